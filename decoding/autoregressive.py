@@ -1,0 +1,31 @@
+"""One model writes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+
+from decoding.lm import LM
+from decoding.run import Run
+from decoding.sampling import DRAW
+from decoding.text import Commit
+
+
+class Autoregressive:
+    """Plain decoding: the baseline that every other decoder is measured against."""
+
+    scratch: ClassVar[int] = 0
+
+    def __init__(self, model: LM):
+        self.models = [model]
+
+    def write(self, run: Run) -> Iterator[Commit]:
+        text, (session,) = run.text, run.sessions
+        while True:
+            rows = text.rows
+            lengths = text.lengths[rows]
+            logits = session.catch_up(text.ids, lengths, rows)[:, -1]
+            tokens = run.sampling.draw(logits, text.uniform(rows, lengths - text.prompts[rows], DRAW))
+            yield Commit.one(rows, tokens, torch.zeros_like(tokens))

@@ -1,0 +1,205 @@
+"""generate: the one place where decoding starts, stops, is counted and is timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from decoding.lm import LM, check_compatible
+from decoding.run import Run
+from decoding.sampling import Sampling
+from decoding.stream import Piece, PieceStream, StopStrings
+from decoding.text import Commit, Text
+
+NEUTRAL = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "bad_words_ids": None,
+    "sequence_bias": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": None,
+}
+"""Settings of a generation_config that change logits, with the values at which they do nothing."""
+
+
+class Decoder(Protocol):
+    """Models, cheapest first; how many scratch slots a draft needs; and a generator of commits."""
+
+    models: list[LM]
+    scratch: int
+
+    def write(self, run: Run) -> Iterator[Commit]: ...
+
+
+@dataclass(slots=True)
+class Result:
+    """What ``generate`` returns."""
+
+    sequences: Tensor
+    """[batch, prompt + new] prompt as given and answer, right-padded"""
+    lengths: Tensor
+    """[batch] new tokens, EOS kept and counted"""
+    writers: Tensor
+    """int8 [batch, new] index of the model that wrote each token, -1 where padded"""
+    counts: dict
+    """calls and tokens read per model; drafted, accepted, escalated"""
+    seconds: dict
+    """total wall time; prefill and per model (inside forwards, host clock: meaningful on CPU)"""
+
+
+@torch.inference_mode()
+def generate(
+    decoder: Decoder,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    max_new_tokens: int = 128,
+    eos_token_id: int | Sequence[int] | None = None,
+    pad_token_id: int | None = None,
+    stop_strings: Sequence[str] = (),
+    sampling: Sampling = Sampling(),
+    seed: int | None = None,
+    stream: Callable[[Piece], None] | None = None,
+) -> Result:
+    """Write at most ``max_new_tokens`` after each row of ``input_ids`` [batch, length] (left-padded when ragged).
+
+    ``eos_token_id`` None means the last model's generation_config, ``()`` never ends early; a stop string ends a row
+    after the token that completes it. Row r of a batch seeded s draws what a single run seeded s + r draws; ``seed``
+    None takes a fresh one. ``stream(piece)`` is called for every token (``decoding.stream.Piece``).
+
+    Raises ValueError before any work for input that does not fit (shapes, context length, unequal tokenizers, logits
+    processors that would be ignored), FloatingPointError at the step in which a model returns NaN.
+    """
+    began = time.perf_counter()
+    run = start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed)
+    tokenizer = decoder.models[-1].tokenizer
+    stops = StopStrings(stop_strings, tokenizer) if stop_strings else None
+    pieces = PieceStream(stream, tokenizer, len(input_ids)) if stream is not None else None
+    for _ in commits(decoder, run, stops, pieces):
+        pass
+    pad = _pad(decoder.models[-1], pad_token_id)
+    return _result(run, input_ids, pad, time.perf_counter() - began)
+
+
+def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed) -> Run:
+    """Check everything and open the sessions; see ``generate``."""
+    attention_mask = _check_input(input_ids, attention_mask, max_new_tokens)
+    models = decoder.models
+    vocab = check_compatible(models)
+    if int(input_ids.max()) >= vocab or int(input_ids.min()) < 0:
+        raise ValueError(f"input_ids must be token ids in [0, {vocab}), not up to {int(input_ids.max())}")
+    _refuse_processors(models)
+    eos = _eos(models[-1], eos_token_id)
+    seed = int(torch.randint(2**31, ())) if seed is None else seed
+    text = Text(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
+    needed = int(text.prompts.max()) + max_new_tokens
+    for lm in models:
+        if needed > lm.context:
+            raise ValueError(
+                f"the longest prompt ({needed - max_new_tokens} tokens) and max_new_tokens ({max_new_tokens}) need "
+                f"{needed} positions, but {lm.identity()['name']} has {lm.context}"
+            )
+    sessions = [lm.session(len(input_ids), text.capacity) for lm in models]
+    for session in sessions:
+        session.vocab = vocab
+    return Run(text, sessions, sampling)
+
+
+def commits(
+    decoder: Decoder, run: Run, stops: StopStrings | None = None, pieces: PieceStream | None = None
+) -> Iterator[Commit]:
+    """Drive a decoder to the end of every row; each commit has been written to ``run.text`` when it is yielded."""
+    writing = decoder.write(run)
+    stop = (lambda row, new: stops.find(run.text, row, new)) if stops is not None else None
+    while len(run.text.rows):
+        commit = next(writing)
+        for session in run.sessions:
+            session.check()
+        run.text.append(commit, stop)
+        if pieces is not None:
+            pieces.update(run.text, commit.rows.tolist())
+        yield commit
+    writing.close()
+
+
+def _check_input(input_ids: Tensor, attention_mask: Tensor | None, max_new_tokens: int) -> Tensor:
+    if input_ids.dim() != 2 or input_ids.dtype != torch.long or 0 in input_ids.shape:
+        raise ValueError(
+            f"input_ids must be a LongTensor [batch, length], not {input_ids.dtype} {list(input_ids.shape)}"
+        )
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}")
+    attention_mask = attention_mask.to(torch.long)
+    if bool((attention_mask[:, 1:] < attention_mask[:, :-1]).any()) or bool((attention_mask[:, -1] == 0).any()):
+        raise ValueError("attention_mask must be left-padded: zeros, then ones, and no empty row")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    return attention_mask
+
+
+def _refuse_processors(models: Sequence[LM]) -> None:
+    for lm in models:
+        config = getattr(lm.model, "generation_config", None)
+        for name, neutral in NEUTRAL.items():
+            value = getattr(config, name, None)
+            if value is not None and value != neutral:
+                raise ValueError(
+                    f"the generation_config of {lm.identity()['name']} sets {name}={value}, which this engine does not "
+                    f"apply; set it to {neutral} to decode without it"
+                )
+
+
+def _eos(lm: LM, eos: int | Sequence[int] | None) -> tuple[int, ...]:
+    if eos is None:
+        eos = getattr(lm.model.generation_config, "eos_token_id", None)
+        eos = () if eos is None else eos
+    return (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def _pad(lm: LM, pad: int | None) -> int:
+    if pad is None:
+        pad = getattr(lm.model.generation_config, "pad_token_id", None)
+    if pad is None:
+        pad = (*_eos(lm, None), 0)[0]
+    return pad
+
+
+def _result(run: Run, input_ids: Tensor, pad: int, seconds: float) -> Result:
+    text, sessions = run.text, run.sessions
+    lengths = text.lengths - text.prompts
+    column = torch.arange(int(lengths.max()), device=text.device)
+    where = text.prompts[:, None] + column
+    written = column < lengths[:, None]
+    answers = text.ids.gather(1, where).masked_fill(~written, pad)
+    return Result(
+        sequences=torch.cat([input_ids, answers], 1),
+        lengths=lengths,
+        writers=text.signed.gather(1, where).masked_fill(~written, -1),
+        counts={
+            "calls": [s.calls for s in sessions],
+            "tokens_read": [int(s.tokens) for s in sessions],
+            "drafted": run.drafted,
+            "accepted": run.accepted,
+            "escalated": run.escalated,
+        },
+        seconds={
+            "total": seconds,
+            "prefill": sum(s.prefill for s in sessions),
+            "models": [s.seconds for s in sessions],
+        },
+    )

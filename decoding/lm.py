@@ -1,0 +1,139 @@
+"""LM: weights and a tokenizer, no state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from decoding.session import Session, use_grouped_attention
+
+EXACT = ("llama", "qwen2", "qwen3")
+"""model_type of the architectures that the cache is tested to be exact for."""
+CONFIG_KEYS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+class LM:
+    """A causal language model and its tokenizer.
+
+    ``LM.load`` takes a folder, a hub id or a ``.gguf`` file; ``LM(hf_model, tokenizer)`` wraps a loaded model, whose
+    attention implementation it sets. Raises ValueError for an architecture that would not be exact.
+    """
+
+    def __init__(self, model, tokenizer=None):
+        _refuse_inexact(model.config)
+        self.model, self.tokenizer = model.eval(), tokenizer
+        use_grouped_attention(model)
+        self.vocab = len(tokenizer) if tokenizer is not None else model.config.vocab_size
+        self.context = model.config.max_position_embeddings
+
+    @classmethod
+    def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False) -> LM:
+        """Load weights and tokenizer; GGUF weights become a plain dense model of ``dtype``.
+
+        Raises FileNotFoundError for a path that is not there, ValueError for an unknown dtype.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if not isinstance(kind, torch.dtype):
+            raise ValueError(f"dtype must be a torch floating type such as float32 or bfloat16, not {dtype!r}")
+        folder, gguf = _locate(source)
+        options = {"trust_remote_code": trust_remote_code} | gguf
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **options, **_dequantize(gguf))
+        if gguf:
+            # 5.23 leaves the note of a quantised file on a dense model, which then refuses .float() and saving.
+            model.is_quantized = False
+            vars(model.config).pop("quantization_config", None)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        return cls(model.to(device), tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def session(self, batch: int, capacity: int) -> Session:
+        """A cache of its own for ``batch`` rows of at most ``capacity`` tokens."""
+        return Session(self, batch, capacity)
+
+    def identity(self) -> dict[str, str]:
+        """name and the hashes of tokenizer, config and a few weights, stored with a policy tuned on this model."""
+        config = self.model.config
+        weights = dict(self.model.named_parameters())
+        few = [weights[name] for name in sorted(weights)[:: max(1, len(weights) // 8)]]
+        values = b"".join(
+            w.flatten()[:512].detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes() for w in few
+        )
+        return {
+            "name": str(getattr(config, "name_or_path", "") or config.model_type),
+            "tokenizer": _digest(json.dumps(_vocabulary(self))),
+            "config": _digest(json.dumps([str(getattr(config, key, None)) for key in CONFIG_KEYS])),
+            "weights": _digest(values),
+        }
+
+
+def check_compatible(models: list[LM]) -> int:
+    """Number of token ids that all models share; ValueError names the first token on which two tokenizers differ.
+
+    Padded output heads may differ in size: only the tokenizer counts. Without tokenizers the heads must be equal.
+    """
+    first = models[0]
+    for other in models[1:]:
+        if first.tokenizer is None or other.tokenizer is None:
+            if first.vocab != other.vocab:
+                raise ValueError(
+                    f"models without tokenizers need one vocabulary size, not {first.vocab} and {other.vocab}"
+                )
+            continue
+        mine, theirs = _vocabulary(first), _vocabulary(other)
+        if mine != theirs:
+            token = next((t for t in sorted(mine.keys() | theirs.keys(), key=str) if mine.get(t) != theirs.get(t)))
+            raise ValueError(
+                f"the models have different tokenizers: {token!r} is {mine.get(token)} in one and {theirs.get(token)} "
+                "in the other; two models can only share a text when their tokenizers are the same"
+            )
+    return min(lm.vocab for lm in models)
+
+
+def _vocabulary(lm: LM) -> dict[str, int | None]:
+    if lm.tokenizer is None:
+        return {"size": lm.vocab}
+    special = {
+        f"<{name} of the tokenizer>": getattr(lm.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id")
+    }
+    return dict(sorted(lm.tokenizer.get_vocab().items())) | special
+
+
+def _digest(data: str | bytes) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()[:16]
+
+
+def _locate(source) -> tuple[str, dict[str, str]]:
+    path = Path(source)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise FileNotFoundError(f"no GGUF file at {path}")
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_absolute() and not path.is_dir():
+        raise FileNotFoundError(f"no model folder at {path}")
+    return str(source), {}
+
+
+def _dequantize(gguf: dict[str, str]) -> dict:
+    try:
+        from transformers import GgufConfig
+    except ImportError:  # 5.17 always makes a dense model
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True, **gguf)} if gguf else {}
+
+
+def _refuse_inexact(config) -> None:
+    layers = getattr(config, "layer_types", None) or ["full_attention"]
+    if config.model_type not in EXACT:
+        raise ValueError(f"architecture {config.model_type!r} is not supported yet; exact ones: {', '.join(EXACT)}")
+    if set(layers) != {"full_attention"}:
+        raise ValueError(
+            f"this {config.model_type} uses {sorted(set(layers))} attention; only full attention is exact yet"
+        )

@@ -1,0 +1,80 @@
+"""Temperature, top-k and top-p, and noise that depends on nothing but seed, row and position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DRAW, ACCEPT, REPLACE, POLICY = range(4)
+"""Streams of noise: drawing a token, accepting a draft, the token after a draft, and policies from here on."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a distribution becomes a token, in transformers' order: temperature, then top-k, then top-p.
+
+    ``temperature=0`` is greedy. Raises ValueError for values outside temperature >= 0, top_k >= 1, 0 < top_p <= 1.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be at least 0 and finite, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1 or None, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1] or None, not {self.top_p}")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """[..., vocab] float32 probabilities after temperature and filters; one-hot when greedy."""
+        if self.greedy:
+            return torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+        logits = logits.float() / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k).values[..., -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        probabilities = logits.softmax(-1)
+        if self.top_p is not None and self.top_p < 1:
+            probabilities = self._nucleus(probabilities)
+        return probabilities
+
+    def _nucleus(self, probabilities: Tensor) -> Tensor:
+        """Keep the fewest most likely tokens whose mass reaches ``top_p``. After a top-k only those are sorted."""
+        few = self.top_k if self.top_k is not None else probabilities.shape[-1]
+        ranked, where = probabilities.topk(min(few, probabilities.shape[-1]))
+        kept = ranked.masked_fill(ranked.cumsum(-1) - ranked >= self.top_p, 0.0)
+        kept = torch.zeros_like(probabilities).scatter_(-1, where, kept)
+        return kept / kept.sum(-1, keepdim=True)
+
+    def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """[...] token ids drawn from ``logits`` [..., vocab] by inverting the distribution at ``uniform`` [...]."""
+        return logits.argmax(-1) if self.greedy else invert(self.probabilities(logits), uniform)
+
+
+def invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """[...] the first token whose cumulative weight exceeds ``uniform`` times the total; weights need not sum to 1."""
+    cumulative = weights.cumsum(-1)
+    token = torch.searchsorted(cumulative, (uniform * cumulative[..., -1]).unsqueeze(-1), right=True)
+    return token.squeeze(-1).clamp_(max=weights.shape[-1] - 1)
+
+
+def noise(seeds: Tensor, positions: Tensor, stream: int) -> Tensor:
+    """Uniform [0, 1) float32 from a counter: splitmix64 of (seed, position, stream), the same on every device.
+
+    Multiplication wraps; arithmetic shifts are masked into logical ones. 23 bits are kept so that ``u * total`` can
+    never round up to ``total``.
+    """
+    x = seeds * -7046029254386353131 + positions * -4417276706812531889 + (stream + 1) * 1609587929392839161
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    x = x ^ ((x >> 31) & 0x1FFFFFFFF)
+    return ((x >> 41) & 0x7FFFFF).float() * 2.0**-23

@@ -1,0 +1,168 @@
+"""Session: the key-value cache of one model in one decoder. The only file that knows a cache.
+
+Slot = position: the token at position i of a row lies in slot i of that row, so rolling back is only a smaller
+``read``; what lies beyond is masked until it is overwritten. Rows have lengths of their own.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "grouped_sdpa"
+
+
+class Plan:
+    """Where the next forward writes (``slots`` [rows * q], flat over row and slot) and how far it reads (``reach``)."""
+
+    slots: Tensor
+    reach: int
+    rows: Tensor | None
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values [batch, slots, heads, width] of one layer; the last slot takes what padding writes."""
+
+    def __init__(self, plan: Plan, batch: int, capacity: int):
+        super().__init__()
+        self.plan, self.batch, self.capacity = plan, batch, capacity
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        _, heads, _, width = key_states.shape
+        self.keys = key_states.new_zeros(self.batch, self.capacity + 1, heads, width)
+        self.values = value_states.new_zeros(self.batch, self.capacity + 1, heads, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        return self._write(self.keys, key_states), self._write(self.values, value_states)
+
+    def _write(self, store: Tensor, states: Tensor) -> Tensor:
+        plan = self.plan
+        store.flatten(0, 1).index_copy_(0, plan.slots, states.transpose(1, 2).flatten(0, 1))
+        seen = store[:, : plan.reach] if plan.rows is None else store[plan.rows, : plan.reach]
+        return seen.transpose(1, 2)
+
+    def get_seq_length(self, *args) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+    get_max_cache_shape = get_max_length
+
+    def get_mask_sizes(self, query_length: int, *args) -> tuple[int, int]:
+        return self.plan.reach, 0
+
+
+class Session:
+    """One model's cache over the rows of a batch, and what it has cost.
+
+    ``read`` [batch] is how many tokens of each row are in the cache; ``calls`` and ``tokens`` count forwards and
+    tokens read; ``seconds`` is host time inside them (``prefill`` the part that read a prompt; meaningful where
+    forwards are synchronous, on CPU).
+    """
+
+    def __init__(self, lm, batch: int, capacity: int):
+        self.model, self.vocab, self.batch = lm.model, lm.vocab, batch
+        self.plan, self.capacity = Plan(), capacity
+        self.cache = Cache(
+            layers=[SlotLayer(self.plan, batch, capacity) for _ in range(lm.model.config.num_hidden_layers)]
+        )
+        self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
+        self.nan = torch.zeros((), dtype=torch.bool, device=lm.device)
+        self.calls, self.tokens = 0, torch.zeros((), dtype=torch.long, device=lm.device)
+        self.seconds, self.prefill = 0.0, 0.0
+
+    @torch.no_grad()
+    def catch_up(self, ids: Tensor, lengths: Tensor, rows: Tensor, keep: int = 1, hidden: bool = False):
+        """Read what ``rows`` [r] have not read of ``ids`` [batch, ...] up to ``lengths`` [r], in one forward.
+
+        Returns logits [r, keep, vocab] after the last ``keep`` tokens, right-aligned: of a row with fewer unread
+        tokens only that many columns mean anything (never fewer than one: the last token is read again if need be).
+        With ``hidden`` also the last hidden states [r, keep, width].
+        """
+        began = time.perf_counter()
+        start = torch.minimum(self.read[rows], lengths - 1)
+        reach, longest, first = torch.stack([lengths.max(), (lengths - start).max(), start.min()]).tolist()
+        positions = lengths[:, None] + torch.arange(-max(longest, keep), 0, device=ids.device)
+        real = positions >= start[:, None]
+        self._plan(rows, positions, real, reach)
+        out = self.model(
+            input_ids=ids[rows[:, None], positions.clamp(min=0)],
+            position_ids=positions.clamp(min=0),
+            attention_mask=self._mask(positions, reach),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=keep,
+            output_hidden_states=hidden,
+        )
+        logits = out.logits[..., : self.vocab]
+        self.read[rows] = lengths
+        self.nan |= logits.amax(-1).isnan().any()
+        self._count(real, first == 0, time.perf_counter() - began)
+        return (logits, out.hidden_states[-1][:, -keep:]) if hidden else logits
+
+    def next(self, ids: Tensor, lengths: Tensor, rows: Tensor, hidden: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits [r, vocab] after the last token of ``rows`` [r], and with ``hidden`` its hidden state [r, width]."""
+        out = self.catch_up(ids, lengths, rows, hidden=hidden)
+        return (out[0][:, -1], out[1][:, -1]) if hidden else (out[:, -1], None)
+
+    def rollback(self, rows: Tensor, lengths: Tensor) -> None:
+        """Forget what ``rows`` [r] hold beyond ``lengths`` [r] tokens."""
+        self.read[rows] = torch.minimum(self.read[rows], lengths)
+
+    def check(self) -> None:
+        """Raise FloatingPointError when the model has returned NaN."""
+        if bool(self.nan):
+            name = getattr(self.model.config, "name_or_path", "") or self.model.config.model_type
+            raise FloatingPointError(f"the model {name} returned NaN logits; check its weights or use a wider dtype")
+
+    def _plan(self, rows: Tensor, positions: Tensor, real: Tensor, reach: int) -> None:
+        slots = torch.where(real, positions, self.capacity) + rows[:, None] * (self.capacity + 1)
+        self.plan.slots, self.plan.reach = slots.flatten(), reach
+        self.plan.rows = None if len(rows) == self.batch else rows
+
+    def _mask(self, positions: Tensor, reach: int) -> Tensor | None:
+        """[r, 1, q, reach]: slots up to the query's position; padding looks at slot 0, its output is not used."""
+        slots = torch.arange(reach, device=positions.device)
+        return (slots <= positions.clamp(min=0)[..., None])[:, None]
+
+    def _count(self, real: Tensor, prompt: bool, seconds: float) -> None:
+        self.calls += 1
+        self.tokens += real.sum()
+        self.seconds += seconds
+        self.prefill += seconds if prompt else 0.0
+
+
+def grouped_sdpa(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+    """Grouped-query attention without repeating keys: the query heads of a group become queries of one head.
+
+    query [b, heads, q, d], key and value [b, groups, k, d]. transformers' own function copies keys and values
+    ``heads / groups`` times whenever a mask is given, and ours always is. Without a mask of ours it takes over again.
+    """
+    if attention_mask is None or kwargs.get("position_bias") is not None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    b, heads, q, d = query.shape
+    groups = key.shape[1]
+    folded = query.reshape(b, groups, heads // groups * q, d)
+    mask = attention_mask.repeat(1, 1, heads // groups, 1) if q > 1 and heads != groups else attention_mask
+    out = F.scaled_dot_product_attention(folded, key, value, mask, dropout_p=dropout, scale=scaling)
+    return out.view(b, heads, q, -1).transpose(1, 2), None
+
+
+def use_grouped_attention(model) -> None:
+    """Set ``grouped_sdpa`` on a transformers model; its own ``generate`` keeps working."""
+    AttentionInterface.register(ATTENTION, grouped_sdpa)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    model.set_attn_implementation(ATTENTION)

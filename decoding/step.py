@@ -1,0 +1,38 @@
+"""The one object a decision is taken on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Step:
+    """What a policy may look at, as raw tensors with one leading shape ``[...]``.
+
+    The leading shape is ``[batch]`` for a hand-off or a draft-length decision, ``[batch, k]`` when ``k``
+    drafted tokens are verified at once, and ``[n]`` for rows read back from traces.
+    """
+
+    logits: Tensor
+    """[..., vocab] logits of the model that is about to write, before temperature and filters."""
+    position: Tensor
+    """[...] tokens of the answer already written; 0 at the first."""
+    since_large: Tensor
+    """[...] tokens written since the larger model last wrote or checked one, counted from the prompt before that."""
+    agreed: Tensor
+    """[...] 1 where the larger model, when last asked, chose the smaller one's token, else 0; NaN before it was asked."""
+    large_entropy: Tensor
+    """[...] entropy in nats of the larger model's distribution when it was last asked; NaN before."""
+    last_token: Tensor
+    """[...] id of the token before this position."""
+    uniform: Tensor
+    """[...] noise in [0, 1), a function of seed, row and position only."""
+    hidden: Tensor | None = None
+    """[..., width] last hidden state of the model about to write, when the policy sets ``needs_hidden``."""
+    target_logits: Tensor | None = None
+    """[..., vocab] logits of the larger model at this position; verification only."""
+    history: Tensor | None = None
+    """[..., window, k] the ``k`` features named by ``policy.history`` at the ``window`` positions before this one,
+    oldest first; NaN where there was none."""

@@ -1,0 +1,73 @@
+"""Tokens to text while they are being written: pieces for a stream, and stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from decoding.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One new token of a row: its id, who wrote it, and the text it completes.
+
+    ``text`` is empty while a multi-byte character is unfinished; the pieces of a row join to its decoded answer.
+    """
+
+    row: int
+    text: str
+    token: int
+    writer: int
+
+
+class PieceStream:
+    """Calls ``sink(piece)`` for every new token. Without a tokenizer the text of every piece is empty."""
+
+    def __init__(self, sink: Callable[[Piece], None], tokenizer, rows: int):
+        self.sink, self.tokenizer = sink, tokenizer
+        self.sent = [0] * rows
+        self.prefix = [0] * rows
+        self.shown = [0] * rows
+
+    def update(self, text: Text, rows: Sequence[int]) -> None:
+        """Send what ``rows`` have gained since the last call."""
+        for row in rows:
+            answer, closed = text.answer(row), row not in text.rows.tolist()
+            writers = text.writers_of(row)
+            for end in range(self.sent[row] + 1, len(answer) + 1):
+                last = closed and end == len(answer)
+                self.sink(Piece(row, self._piece(row, answer[:end], last), answer[end - 1], writers[end - 1]))
+            self.sent[row] = len(answer)
+
+    def _piece(self, row: int, answer: list[int], last: bool) -> str:
+        """Text that ``answer`` adds. Decoding starts a little earlier, so that spaces between words survive."""
+        if self.tokenizer is None:
+            return ""
+        before = self._decode(answer[self.prefix[row] : self.shown[row]])
+        now = self._decode(answer[self.prefix[row] :])
+        if now.endswith("\ufffd") and not last:
+            return ""
+        self.prefix[row], self.shown[row] = self.shown[row], len(answer)
+        return now[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+class StopStrings:
+    """Finds the shortest answer of a row that contains a stop string. Raises ValueError without a tokenizer."""
+
+    def __init__(self, strings: Sequence[str], tokenizer):
+        if tokenizer is None:
+            raise ValueError("stop_strings need a tokenizer: build the last model as LM(model, tokenizer)")
+        self.strings, self.tokenizer = [strings] if isinstance(strings, str) else list(strings), tokenizer
+
+    def find(self, text: Text, row: int, new: int) -> int | None:
+        """Length at which the answer of ``row`` first contains a stop string, looking at its last ``new`` tokens."""
+        answer = text.answer(row)
+        for length in range(len(answer) - new + 1, len(answer) + 1):
+            written = self.tokenizer.decode(answer[:length])
+            if any(string in written for string in self.strings):
+                return length
+        return None

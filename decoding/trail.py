@@ -1,0 +1,70 @@
+"""What happened so far in each row, as far as a policy may see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from decoding.sampling import POLICY
+from decoding.step import Step
+from decoding.text import Text
+
+Policy = Callable[[Step], Tensor]
+
+
+class Trail:
+    """Builds the ``Step`` of one policy from the text and from what the larger model last said.
+
+    All of it belongs to rows of the batch, nothing to the policy. ``history`` is stored by position like a cache, so
+    rolling back is free: a position is written again before anything later reads it.
+    """
+
+    def __init__(self, policy: Policy, text: Text, stream: int = 0):
+        batch, device = len(text.lengths), text.device
+        self.policy, self.text, self.stream = policy, text, POLICY + stream
+        self.checked = text.prompts.clone()
+        self.agreed = torch.full((batch,), torch.nan, device=device)
+        self.large_entropy = torch.full((batch,), torch.nan, device=device)
+        self.window = getattr(policy, "window", 0)
+        columns = len(getattr(policy, "history", ()))
+        size = self.window + text.capacity + 1
+        self.history = torch.full((batch, size, columns), torch.nan, device=device) if columns else None
+        self.needs_hidden = getattr(policy, "needs_hidden", False)
+
+    def step(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Step:
+        """The step of ``rows`` [r] that are about to write the token after ``lengths`` [r] tokens."""
+        position = lengths - self.text.prompts[rows]
+        step = Step(
+            logits=logits,
+            position=position,
+            since_large=lengths - self.checked[rows],
+            agreed=self.agreed[rows],
+            large_entropy=self.large_entropy[rows],
+            last_token=self.text.ids[rows, lengths - 1],
+            uniform=self.text.uniform(rows, position, self.stream),
+            hidden=hidden,
+        )
+        if self.history is not None:
+            self._remember(step, rows, position)
+        return step
+
+    def _remember(self, step: Step, rows: Tensor, position: Tensor) -> None:
+        earlier = position[:, None] + torch.arange(self.window, device=position.device)
+        step.history = self.history[rows[:, None], earlier]
+        self.history[rows, position + self.window] = self.policy.observe(step).float()
+        # The next position may have been seen in a draft that was dropped; it is unknown until it is seen again.
+        self.history[rows, position + self.window + 1] = torch.nan
+
+    def checked_by_large(self, rows: Tensor, lengths: Tensor, agreed: Tensor, logits: Tensor) -> None:
+        """The larger model has spoken: ``rows`` are checked up to ``lengths``; ``logits`` [r, vocab] is its last word."""
+        self.checked[rows] = lengths
+        self.agreed[rows] = agreed.float()
+        self.large_entropy[rows] = entropy(logits)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """[...] entropy in nats of the softmax of ``logits`` [..., vocab]."""
+    logp = logits.float().log_softmax(-1)
+    return torch.special.entr(logp.exp()).sum(-1)

@@ -1,0 +1,27 @@
+"""Decision functions: one risk, one threshold, one answer per row."""
+
+from policies.classes import token_classes
+from policies.controls import Periodic, Random
+from policies.features import FEATURES, features, history_for
+from policies.files import PolicyError
+from policies.loading import KINDS, load
+from policies.logistic import Logistic
+from policies.mlp import MLP
+from policies.policy import Policy
+from policies.rule import Rule
+
+__all__ = [
+    "FEATURES",
+    "KINDS",
+    "MLP",
+    "Logistic",
+    "Periodic",
+    "Policy",
+    "PolicyError",
+    "Random",
+    "Rule",
+    "features",
+    "history_for",
+    "load",
+    "token_classes",
+]

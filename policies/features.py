@@ -1,0 +1,144 @@
+"""Every number a policy may look at, each defined once as a function of a Step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from policies.classes import BITS
+
+WINDOW = 8
+"""Earlier positions that a moving average covers."""
+
+
+class View:
+    """A Step as the features see it: what several of them need is computed once, at its first use."""
+
+    def __init__(self, step, history: Sequence[str] = (), classes: Tensor | None = None):
+        self.step, self.history, self.classes = step, tuple(history), classes
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """[..., vocab] float32, floored at -200, where a probability is 0 in float32: no 0 * -inf in a sum."""
+        return torch.log_softmax(self.step.logits.float(), dim=-1).clamp(min=-200.0)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        return self.log_probs.exp()
+
+    @cached_property
+    def top(self) -> Tensor:
+        """[..., 10] largest probabilities, descending; fewer in a smaller vocabulary."""
+        return self.log_probs.topk(min(10, self.log_probs.shape[-1]), dim=-1).values.exp()
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        return -(self.probs * self.log_probs).sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column: how to compute it from a View, and what it asks for."""
+
+    compute: Callable[[View], Tensor]
+    averages: str | None = None
+    """The base feature that a moving average is taken of."""
+    optional: bool = False
+    """NaN means "not known yet" and may be imputed. For the others it means a broken model, and must escalate."""
+    needs_classes: bool = False
+
+
+def _entropy(view: View) -> Tensor:
+    """Entropy in nats: SVIP and AdaEDL stop drafting on it."""
+    return view.entropy
+
+
+def _varentropy(view: View) -> Tensor:
+    """Variance of the surprise -log p, in nats squared."""
+    return (view.probs * (view.log_probs + view.entropy.unsqueeze(-1)).square()).sum(dim=-1)
+
+
+def _top1(view: View) -> Tensor:
+    """Largest probability: BiLD's fallback."""
+    return view.log_probs.amax(dim=-1).exp()  # far cheaper than the topk that the next ones need
+
+
+def _margin(view: View) -> Tensor:
+    """Largest minus second largest probability."""
+    return view.top[..., 0] - view.top[..., 1]
+
+
+def _top10(view: View) -> Tensor:
+    """Largest probability among the ten largest renormalised: what llama.cpp's p_min is compared with."""
+    return view.top[..., 0] / view.top.sum(dim=-1)
+
+
+def _top10_mass(view: View) -> Tensor:
+    """Sum of the ten largest probabilities."""
+    return view.top.sum(dim=-1)
+
+
+def _field(name: str, view: View) -> Tensor:
+    return getattr(view.step, name).float()
+
+
+def _mean(base: str, view: View) -> Tensor:
+    """Mean over the positions in the window where it was known; NaN when it never was."""
+    if base not in view.history or view.step.history is None:
+        raise ValueError(f"'mean_{base}' needs step.history with a column for {base!r}; it has {view.history}")
+    return view.step.history[..., view.history.index(base)].float().nanmean(dim=-1)
+
+
+def _last_is(name: str, view: View) -> Tensor:
+    if view.classes is None:
+        raise ValueError(f"'last_is_{name}' needs classes=token_classes(tokenizer), the table of this vocabulary")
+    return (view.classes[view.step.last_token] & BITS[name] != 0).float()
+
+
+FEATURES: dict[str, Feature] = {
+    "entropy": Feature(_entropy),
+    "varentropy": Feature(_varentropy),
+    "top1": Feature(_top1),
+    "margin": Feature(_margin),
+    "top10": Feature(_top10),
+    "top10_mass": Feature(_top10_mass),
+    "position": Feature(partial(_field, "position")),
+    "since_large": Feature(partial(_field, "since_large")),
+    "agreed": Feature(partial(_field, "agreed"), optional=True),
+    "large_entropy": Feature(partial(_field, "large_entropy"), optional=True),
+    "uniform": Feature(partial(_field, "uniform")),
+    "mean_entropy": Feature(partial(_mean, "entropy"), averages="entropy", optional=True),
+    "mean_agreed": Feature(partial(_mean, "agreed"), averages="agreed", optional=True),
+    **{f"last_is_{name}": Feature(partial(_last_is, name), needs_classes=True) for name in BITS},
+}
+
+
+def history_for(names: Sequence[str]) -> tuple[str, ...]:
+    """The base features that ``names`` average, in order of first use: the columns of ``step.history``."""
+    bases = (FEATURES[name].averages for name in names)
+    return tuple(dict.fromkeys(base for base in bases if base is not None))
+
+
+def features(step, names: Sequence[str], history: Sequence[str] = (), classes: Tensor | None = None) -> Tensor:
+    """The columns ``names`` of a Step, float32 [..., len(names)]; only these are computed.
+
+    ``history`` names the columns of ``step.history`` (``history_for(names)`` lists those needed) and ``classes`` is
+    ``token_classes(tokenizer)``. NaN logits give NaN; masked ones (-inf) are fine.
+    Raises ValueError for an unknown name, or for a history column or class table that a name needs and lacks.
+    """
+    check_names(names)
+    if not names:
+        return torch.empty(*step.position.shape, 0, device=step.position.device)
+    view = View(step, history, classes)
+    return torch.stack([FEATURES[name].compute(view) for name in names], dim=-1)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ValueError at the first name that is not a feature."""
+    for name in names:
+        if name not in FEATURES:
+            raise ValueError(f"unknown feature {name!r}; the known ones are {', '.join(FEATURES)}")

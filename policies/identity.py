@@ -1,0 +1,39 @@
+"""Whether the models a policy was measured on are the models it is about to serve."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from policies.files import PolicyError, show
+
+IDENTITY = ("name", "tokenizer", "config", "weights")
+"""What a model is known by: its name, and hashes of the three things that can change under it."""
+
+
+def identities(models: Any) -> list[dict[str, str]]:
+    """``models`` as it came, once it is a list of dicts with the strings of ``IDENTITY``; else ValueError."""
+    if isinstance(models, list) and all(map(_is_identity, models)):
+        return models
+    raise ValueError(f"'models' is {show(models)}; it must be a list of dicts with the strings {', '.join(IDENTITY)}")
+
+
+def compare(path: Path, saved: list[dict[str, str]], live: list[dict[str, str]], strict: bool) -> None:
+    """Refuse another tokenizer, and other configs or weights too when ``strict``; warn of those otherwise."""
+    if len(saved) != len(live):
+        raise PolicyError(f"{path}: made for {len(saved)} models, not {len(live)}; pass as many, cheapest first")
+    for i, (then, now) in enumerate(zip(saved, live, strict=True)):
+        changed = [key for key in IDENTITY[1:] if then[key] != now[key]]
+        if not changed:
+            continue
+        message = f"{path}: model {i} was {then['name']} and is {now['name']}, with another {' and '.join(changed)}"
+        if "tokenizer" in changed:
+            raise PolicyError(f"{message}; a policy is tied to its tokenizer, so fit it again for this pair")
+        if strict:
+            raise PolicyError(f"{message}; fit it again for this pair, or load it with strict=False")
+        warnings.warn(f"{message}; its threshold was not measured on this pair", stacklevel=3)
+
+
+def _is_identity(model: Any) -> bool:
+    return isinstance(model, dict) and all(isinstance(model.get(key), str) for key in IDENTITY)

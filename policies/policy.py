@@ -1,0 +1,153 @@
+"""What every policy is: a risk, a threshold, and a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from policies.features import FEATURES, WINDOW, check_names, features, history_for
+from policies.files import PolicyError, short, write
+from policies.identity import identities
+
+SCHEMA = 1
+
+
+class Policy(nn.Module):
+    """Says, row by row, whether the cheap choice is too risky: True escalates a hand-off and ends a draft.
+
+    A kind of policy is a subclass with a ``kind`` and a ``_score``; list it in ``policies.loading.KINDS``.
+    ``names`` are the features it reads and ``threshold`` is in units of its score. Everything it holds is a buffer on
+    one device: move it with ``.to(device)`` to where the logits are. It keeps no state between steps.
+    """
+
+    kind: ClassVar[str]
+    needs_hidden = False
+    threshold: Tensor
+
+    def __init__(self, names: Sequence[str], threshold: float, classes: Tensor | None = None):
+        super().__init__()
+        check_names(names)
+        self.names = tuple(names)
+        self.models: list[dict[str, str]] = []
+        self.provenance: dict[str, Any] = {}
+        self.register_buffer("threshold", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("classes", classes if self.needs_classes else None)
+        self.set_threshold(threshold)
+
+    def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
+        """Risk [...] from columns [..., len(names)] and, when ``needs_hidden``, hidden states [..., width]."""
+        raise NotImplementedError
+
+    @property
+    def needs_classes(self) -> bool:
+        return any(FEATURES[name].needs_classes for name in self.names)
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """The features that the decoder records for it at every position: the columns of ``step.history``."""
+        return history_for(self.names)
+
+    @property
+    def window(self) -> int:
+        """How many earlier positions ``step.history`` must cover."""
+        return WINDOW if self.history else 0
+
+    def observe(self, step) -> Tensor:
+        """What to record at this position: float32 [..., len(history)]."""
+        return features(step, self.history, classes=self.classes)
+
+    def score(self, step) -> Tensor:
+        """Risk [...] that the cheap choice is not good enough, float32; higher is riskier."""
+        table = features(step, self.names, self.history, self.classes)
+        return self.score_table(table, step.hidden if self.needs_hidden else None)
+
+    def score_table(self, table, hidden=None) -> Tensor:
+        """The same risk from columns already computed, [..., len(names)] in that order; an array or a tensor."""
+        table = torch.as_tensor(table, dtype=torch.float32)
+        if table.shape[-1] != len(self.names):
+            raise ValueError(f"a table of {table.shape[-1]} columns; this policy reads {len(self.names)}: {self.names}")
+        return self._score(table, None if hidden is None else torch.as_tensor(hidden))
+
+    def forward(self, step) -> Tensor:
+        """bool [...]: True where score >= threshold, or where the score is NaN."""
+        return ~(self.score(step) < self.threshold)  # not "score >= threshold", which is False for NaN
+
+    def set_threshold(self, value: float) -> None:
+        """Fill the threshold in place, so that a captured graph uses the new one; infinite is allowed, NaN is not."""
+        value = float(value)
+        if math.isnan(value):
+            raise ValueError("a threshold of NaN would never escalate; use a number")
+        self.threshold.fill_(value)
+
+    def describe(self) -> str:
+        """One line for a person."""
+        reads = [*self.names, "the hidden state"] if self.needs_hidden else self.names
+        return f"{self.kind} on {', '.join(reads)}: escalate when risk >= {self.threshold.item():.4g}"
+
+    def settings(self) -> dict[str, Any]:
+        """What the file must hold, besides names, threshold and weights, to build the policy again."""
+        return {}
+
+    @classmethod
+    def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Policy:
+        """The inverse of ``settings``; weights and threshold are filled in afterwards. ValueError or KeyError if wrong."""
+        return cls()
+
+    def numbers(self) -> dict[str, Tensor]:
+        """Weights short enough to be read, which the JSON holds."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights that go to the safetensors file."""
+        return {}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight, by name."""
+        return {}
+
+    def set_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take weights that match ``shapes``. ValueError if their values make no sense."""
+
+    def save(
+        self, path: str | Path, models: list[dict[str, str]] | None = None, provenance: dict | None = None
+    ) -> None:
+        """Write ``path`` (policy.json), and a .safetensors beside it when there is something long to keep.
+
+        ``models``: identities (name and hashes of tokenizer, config and weights), which ``load`` can compare;
+        ``provenance``: anything JSON takes. Either defaults to what the policy was loaded with.
+        How it was fitted (C, epochs ...) is not kept: that is provenance. PolicyError when it cannot be written.
+        """
+        path = Path(path)
+        try:
+            document = self._document(models, provenance)
+        except ValueError as error:
+            raise PolicyError(f"{path}: not written, because {error}") from error
+        table = {} if self.classes is None else {"classes": self.classes}
+        write(path, document, self.tensors() | table)
+
+    def _document(self, models: list[dict[str, str]] | None, provenance: dict | None) -> dict[str, Any]:
+        if not math.isfinite(self.threshold.item()):
+            raise ValueError("the threshold is infinite; save Rule.always() or Rule.never()")
+        if self.needs_classes and self.classes is None:
+            raise ValueError("the token-class features need a table; set classes=token_classes(tokenizer)")
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "features": list(self.names),
+            "threshold": short(self.threshold.item()),
+            "history": list(self.history),
+            "window": self.window,
+            "settings": self.settings(),
+            "weights": {name: _rounded(value.tolist()) for name, value in self.numbers().items()},
+            "models": identities(self.models if models is None else models),
+            "provenance": self.provenance if provenance is None else provenance,
+        }
+
+
+def _rounded(value: float | list) -> float | list:
+    return [_rounded(item) for item in value] if isinstance(value, list) else short(value)

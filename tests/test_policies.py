@@ -1,0 +1,315 @@
+"""What every kind of policy must do; a kind without a specimen here fails."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from policies import KINDS, MLP, Logistic, Periodic, Random, Rule, features, load
+
+VOCAB, WIDTH = 40, 6
+CLASSES = torch.arange(VOCAB, dtype=torch.uint8) % 16
+COLUMNS = ("entropy", "margin", "agreed", "mean_entropy", "last_is_digit")
+
+
+def _data(n=400):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, len(COLUMNS)))
+    x[rng.random(n) < 0.2, 2] = np.nan  # agreed, before the larger model was asked
+    y = 1 / (1 + np.exp(-2 * x[:, 0] + x[:, 1]))
+    return x, y, rng.normal(size=(n, WIDTH))
+
+
+def _logistic():
+    x, y, _ = _data()
+    return Logistic(COLUMNS, classes=CLASSES).fit(x, y)
+
+
+def _mlp():
+    x, y, hidden = _data()
+    return MLP(COLUMNS, hidden=(8,), use_hidden=True, epochs=3, classes=CLASSES).fit(x, y, hidden=hidden)
+
+
+SPECIMENS = {
+    "always": Rule.always,
+    "never": Rule.never,
+    "rule": lambda: Rule("top1", 0.1, "<="),
+    "random": lambda: Random(0.3),
+    "periodic": lambda: Periodic(3),
+    "logistic": _logistic,
+    "mlp": _mlp,
+}
+BLIND = ("always", "never", "random", "periodic")  # they read no logits, so broken ones change nothing
+
+
+@pytest.fixture(params=sorted(KINDS))
+def policy(request):
+    return copy.deepcopy(SPECIMENS[request.param]())
+
+
+def make_step(*shape, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    unit = torch.rand(shape, generator=g)
+    return SimpleNamespace(
+        logits=3 * torch.randn(*shape, VOCAB, generator=g),
+        position=torch.randint(0, 50, shape, generator=g),
+        since_large=torch.randint(0, 9, shape, generator=g),
+        agreed=torch.where(unit < 0.3, torch.nan, (unit < 0.6).float()),
+        large_entropy=torch.where(unit < 0.3, torch.nan, unit),
+        last_token=torch.randint(0, VOCAB, shape, generator=g),
+        uniform=torch.rand(shape, generator=g),
+        hidden=torch.randn(*shape, WIDTH, generator=g),
+        target_logits=None,
+        history=torch.rand(*shape, 8, 1, generator=g),
+    )
+
+
+def rows_of(step, index):
+    return SimpleNamespace(**{k: None if v is None else v[index] for k, v in vars(step).items()})
+
+
+def test_every_kind_has_a_specimen():
+    assert set(SPECIMENS) == set(KINDS)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 4), (2, 0)])
+def test_shapes_and_types(policy, shape):
+    step = make_step(*shape)
+    score, decision, seen = policy.score(step), policy(step), policy.observe(step)
+    assert score.shape == decision.shape == shape
+    assert score.dtype == torch.float32 and decision.dtype == torch.bool and not score.requires_grad
+    assert seen.shape == (*shape, len(policy.history)) and seen.dtype == torch.float32
+    assert policy.window == (8 if policy.history else 0)
+    assert "\n" not in policy.describe() and not list(policy.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_logits_dtype(policy, dtype):
+    step = make_step(5)
+    step.logits, step.hidden = step.logits.to(dtype), step.hidden.to(dtype)
+    assert policy(step).shape == (5,) and policy.score(step).dtype == torch.float32
+
+
+def test_a_row_depends_on_no_other(policy):
+    step = make_step(4, 3)
+    policy.set_threshold(_between(policy.score(step)))
+    score, decision = policy.score(step), policy(step)
+    for row in range(4):
+        for column in range(3):
+            alone = rows_of(step, (slice(row, row + 1), slice(column, column + 1)))
+            torch.testing.assert_close(policy.score(alone).squeeze(), score[row, column], rtol=1e-5, atol=1e-6)
+            assert policy(alone).item() == decision[row, column].item()
+
+
+def _between(scores):
+    """A threshold in the widest gap of the finite scores, so that no rounding decides."""
+    values = scores[scores.isfinite()].unique()
+    if len(values) < 2:
+        return 0.0
+    gap = values.diff().argmax()
+    return ((values[gap] + values[gap + 1]) / 2).item()
+
+
+def test_broken_logits_escalate(policy):
+    step = make_step(6)
+    policy.set_threshold(1e9)
+    before = policy(step)
+    step.logits[2] = torch.nan
+    after = policy(step)
+    assert torch.equal(after[[0, 1, 3, 4, 5]], before[[0, 1, 3, 4, 5]])
+    assert after[2].item() == (before[2].item() if policy.kind in BLIND else True)
+
+
+def test_masked_logits_are_no_trouble(policy):
+    step = make_step(6)
+    step.logits[:, 5:] = -torch.inf
+    assert not policy.score(step).isnan().any()
+
+
+def test_threshold_extremes(policy):
+    step = make_step(20)
+    policy.set_threshold(-torch.inf)
+    assert policy(step).all()
+    policy.set_threshold(torch.inf)
+    assert policy(step).all() if policy.kind == "always" else not policy(step).any()
+    with pytest.raises(ValueError, match="NaN"):
+        policy.set_threshold(torch.nan)
+
+
+def test_the_threshold_is_filled_in_place(policy):
+    buffer, address = policy.threshold, policy.threshold.data_ptr()
+    policy.set_threshold(torch.tensor(0.25))
+    assert policy.threshold is buffer and buffer.data_ptr() == address and buffer.item() == 0.25
+    assert buffer.shape == () and buffer.dtype == torch.float32
+
+
+def test_equality_escalates(policy):
+    step = make_step(9)
+    score = policy.score(step)
+    policy.set_threshold(score[0])
+    assert policy(step)[0]
+
+
+def test_deterministic_and_without_grad_modes(policy):
+    step = make_step(9)
+    with torch.inference_mode():
+        inside = policy.score(step), policy(step)
+        policy.set_threshold(policy.threshold)
+    assert torch.equal(inside[0], policy.score(step)) and torch.equal(inside[1], policy(step))
+
+
+def test_a_table_scores_as_the_step_does(policy):
+    step = make_step(11)
+    table = features(step, policy.names, policy.history, policy.classes)
+    hidden = step.hidden if policy.needs_hidden else None
+    assert torch.equal(policy.score_table(table, hidden), policy.score(step))
+    assert torch.equal(policy.score_table(table.double().numpy(), hidden), policy.score(step))
+    with pytest.raises(ValueError, match="columns"):
+        policy.score_table(torch.zeros(3, len(policy.names) + 1))
+
+
+def test_round_trip(policy, tmp_path):
+    step = make_step(50)
+    models = [{"name": "a", "tokenizer": "t", "config": "c", "weights": "w"}]
+    policy.save(tmp_path / "new" / "policy.json", models, {"note": "kept", "nested": {"loss": 0.1}})
+    text = (tmp_path / "new" / "policy.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)
+    loaded = load(tmp_path / "new" / "policy.json", models=models)
+    assert type(loaded) is type(policy) and loaded.describe() == policy.describe()
+    assert torch.equal(loaded.threshold, policy.threshold) and loaded.names == policy.names
+    assert torch.equal(loaded.score(step), policy.score(step)) and torch.equal(loaded(step), policy(step))
+    assert loaded.models == models and loaded.provenance == {"note": "kept", "nested": {"loss": 0.1}}
+    loaded.save(tmp_path / "again" / "policy.json")  # models and provenance travel along
+    assert (tmp_path / "again" / "policy.json").read_text() == text
+
+
+def test_rules_read_as_written():
+    step = make_step(30)
+    top1 = features(step, ("top1",))[:, 0]
+    assert torch.equal(Rule("top1", 0.4, "<=")(step), top1 <= 0.4)
+    assert torch.equal(Rule("top1", 0.4)(step), top1 >= 0.4)
+    assert Rule("top1", 0.4, "<=").describe() == "escalate when top1 <= 0.4"
+    with pytest.raises(ValueError, match="direction"):
+        Rule("top1", 0.4, "<")
+    with pytest.raises(ValueError, match="unknown feature"):
+        Rule("top", 0.4)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
+def test_random_escalates_exactly_its_rate(rate):
+    step = make_step(1000)
+    step.uniform = torch.arange(1000) / 1000  # 0 is in it: a rate of 0 must still be never
+    policy = Random(rate)
+    assert policy(step).sum().item() == 1000 * rate and abs(policy.rate - rate) < 1e-6
+
+
+def test_periodic():
+    step = make_step(10)
+    step.position = torch.arange(10)
+    assert Periodic(4)(step).nonzero().flatten().tolist() == [0, 4, 8]
+    with pytest.raises(ValueError, match="whole number"):
+        Periodic(0)
+
+
+@pytest.mark.parametrize("kind", [Logistic, MLP])
+def test_fitting_recovers_soft_labels(kind):
+    rng = np.random.default_rng(1)
+    x = rng.normal(2.0, 3.0, size=(3000, 1))
+    y = 1 / (1 + np.exp(-(x[:, 0] - 2.0)))
+    fitted = kind(("entropy",)).fit(x, y)
+    assert np.abs(fitted.score_table(x).numpy() - y).mean() < 0.03
+
+
+def test_a_soft_label_is_a_share_of_hard_ones():
+    x = _data(200)[0]
+    share = 0.25 + 0.5 * (x[:, 0] > 0)
+    soft = Logistic(COLUMNS).fit(x, share)
+    hard_y = np.concatenate([np.ones(200), np.zeros(200)])
+    hard = Logistic(COLUMNS).fit(np.concatenate([x, x]), hard_y, weight=np.concatenate([share, 1 - share]))
+    torch.testing.assert_close(soft.coef_, hard.coef_, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [Logistic, MLP])
+def test_unknown_is_the_training_mean_and_broken_is_nan(kind):
+    x, y, _ = _data()
+    fitted = kind(COLUMNS).fit(x, y)
+    row = torch.zeros(1, len(COLUMNS))
+    unknown, mean, broken = row.clone(), row.clone(), row.clone()
+    unknown[0, 2], mean[0, 2], broken[0, 0] = torch.nan, fitted.mean_[2], torch.nan
+    torch.testing.assert_close(fitted.score_table(unknown), fitted.score_table(mean))
+    assert fitted.score_table(broken).isnan().all()
+
+
+def test_fitting_an_mlp_is_reproducible_and_leaves_the_global_generator_alone():
+    x, y, hidden = _data()
+    state = torch.get_rng_state()
+    groups = np.arange(len(y)) // 10
+    first, second = (MLP(COLUMNS, use_hidden=True, epochs=5).fit(x, y, None, groups, hidden) for _ in range(2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
+    assert first.validation_loss_ == second.validation_loss_
+
+
+def test_refitting_writes_into_the_same_buffers():
+    x, y, _ = _data()
+    for fitted in (Logistic(COLUMNS).fit(x, y), MLP(COLUMNS, epochs=1).fit(x, y)):
+        before = {name: buffer.data_ptr() for name, buffer in fitted.named_buffers()}
+        fitted.fit(x, 1 - y)
+        assert before == {name: buffer.data_ptr() for name, buffer in fitted.named_buffers()}
+
+
+def test_validation_groups_are_not_split():
+    from policies.mlp import _held_out
+
+    groups = np.repeat(np.arange(10), 7)
+    held = _held_out(groups, 0.2, torch.Generator().manual_seed(0))
+    assert held.sum() == 14 and all(held[groups == g].all() or not held[groups == g].any() for g in range(10))
+    with pytest.raises(ValueError, match="one group"):
+        _held_out(np.zeros(5), 0.2, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.full(400, 0.0)}, "all 0 or all 1"),
+        ({"y": np.full(400, 1.5)}, "outside"),
+        ({"y": np.full(400, np.nan)}, "outside"),
+        ({"x": np.full((400, 5), np.nan)}, "'entropy' is not finite"),
+        ({"x": np.zeros((400, 2))}, "shapes"),
+        ({"weight": np.zeros(400)}, "weights"),
+        ({"groups": np.zeros(3)}, "shapes"),
+    ],
+)
+def test_a_bad_training_table_is_refused(change, message):
+    x, y, _ = _data()
+    with pytest.raises(ValueError, match=message):
+        Logistic(COLUMNS).fit(**({"x": x, "y": y} | change))
+
+
+def test_what_is_missing_is_said():
+    step = make_step(2)
+    for unfitted in (Logistic(), MLP()):
+        with pytest.raises(RuntimeError, match="call fit"):
+            unfitted(step)
+    with pytest.raises(ValueError, match="hidden states"):
+        MLP(COLUMNS, use_hidden=True).fit(*_data()[:2])
+    step.hidden = None
+    with pytest.raises(ValueError, match="hidden states"):
+        _mlp()(step)
+    with pytest.raises(ValueError, match="token_classes"):
+        Rule("last_is_digit", 0.5)(step)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_without_waiting_for_the_host(policy):
+    step = SimpleNamespace(**{k: None if v is None else v.cuda() for k, v in vars(make_step(6)).items()})
+    policy.cuda()
+    policy(step)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        policy(step), policy.observe(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,87 @@
+"""Write a Llama as one Q8_0 GGUF that llama.cpp, OpenVINO and transformers read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM
+
+LAYER_TENSORS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: str, notes: dict[str, str]) -> None:
+    """Write ``model`` to ``path`` with the tokenizer metadata of the GGUF ``tokenizer_from``.
+
+    Matrices are stored as Q8_0 (8.5 bits a weight), norms as float32; ``notes`` become ``distill.*`` metadata.
+    The file appears whole or not at all. Raises ValueError for a model that is not a tied-embedding Llama.
+    """
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType, quantize
+
+    if model.config.model_type != "llama" or not model.config.tie_word_embeddings:
+        raise ValueError("only a Llama with tied embeddings can be written as GGUF")
+    unfinished = path.with_suffix(".tmp")
+    writer = GGUFWriter(unfinished, "llama")
+    _write_hyperparameters(writer, model.config, name)
+    writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
+    for key, value in notes.items():
+        writer.add_string(f"distill.{key}", value)
+    for key, field in GGUFReader(tokenizer_from).fields.items():
+        if key.startswith("tokenizer."):
+            item_type = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], sub_type=item_type)
+    for key, tensor in _tensors(model):
+        array = tensor.detach().float().cpu().numpy()
+        kind = GGMLQuantizationType.Q8_0 if array.ndim == 2 else GGMLQuantizationType.F32
+        writer.add_tensor(key, quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    os.replace(unfinished, path)
+
+
+def _write_hyperparameters(writer, config, name: str) -> None:
+    writer.add_name(name)
+    writer.add_license("apache-2.0")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _tensors(model: LlamaForCausalLM):
+    state, config = model.state_dict(), model.config
+    yield "token_embd.weight", state["model.embed_tokens.weight"]
+    yield "output_norm.weight", state["model.norm.weight"]
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    for layer in range(config.num_hidden_layers):
+        for ours, theirs in LAYER_TENSORS.items():
+            tensor = state[f"model.layers.{layer}.{theirs}.weight"]
+            if ours in heads:
+                tensor = _interleave(tensor, heads[ours])
+            yield f"blk.{layer}.{ours}.weight", tensor
+
+
+def _interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Llama in GGUF rotates neighbouring pairs, transformers rotates halves: reorder the rows of each head."""
+    rows, columns = weight.shape
+    return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)

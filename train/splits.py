@@ -1,0 +1,135 @@
+"""Splits: group prompts that belong together, share the groups out."""
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from train.prompts import Prompt, PromptError
+
+NGRAM = 8
+OVERLAP = 0.5
+
+
+def groups(prompts: Sequence[Prompt]) -> list[str]:
+    """Final group id of each prompt: two prompts of one group must never be in two splits.
+
+    Joined are prompts with the same upstream `group`, with the same text (case, spacing and punctuation aside), or that
+    share more than half of the 8-grams of the one that has fewer. An 8-gram in at least max(5, 2 %) of a family's prompts
+    is the family's template and does not count. The id is a hash of the members' ids, whatever their order.
+    """
+    words = [re.findall(r"\w+", prompt.text.lower()) for prompt in prompts]
+    parent = list(range(len(prompts)))
+    _join_equal([prompt.group for prompt in prompts], parent)
+    _join_equal([" ".join(w) if w else prompt.text for w, prompt in zip(words, prompts, strict=True)], parent)
+    for i, j in _overlapping(_content([prompt.family for prompt in prompts], words)):
+        _join(parent, i, j)
+    roots = [_root(parent, i) for i in range(len(prompts))]
+    members = defaultdict(list)
+    for root, prompt in zip(roots, prompts, strict=True):
+        members[root].append(prompt.id)
+    names = {root: _digest(sorted(ids))[:16] for root, ids in members.items()}
+    return [names[root] for root in roots]
+
+
+def split(prompts: Sequence[Prompt], shares: dict[str, float] | None = None, seed: int = 0) -> dict[str, list[Prompt]]:
+    """Share prompts out by whole groups, each family in about the given shares; the order in `prompts` does not matter.
+
+    shares: split name -> positive share, together 1; default fit .5, tune .25, holdout .25.
+    Raises PromptError when the shares are wrong or there are fewer groups than splits.
+    """
+    shares = {"fit": 0.5, "tune": 0.25, "holdout": 0.25} if shares is None else shares
+    if not shares or not all(share > 0 for share in shares.values()) or not math.isclose(sum(shares.values()), 1):
+        raise PromptError(f"shares are {shares}; they must be positive and add up to 1")
+    names = groups(prompts)
+    members = defaultdict(list)
+    for name, prompt in zip(names, prompts, strict=True):
+        members[name].append(prompt)
+    if len(members) < len(shares):
+        raise PromptError(
+            f"{len(prompts)} prompts form {len(members)} group(s); {len(shares)} splits ({', '.join(shares)}) need at least "
+            f"{len(shares)} groups, so give more prompts that do not overlap"
+        )
+    place = _fill_empty(_assign(members, shares, seed), members, shares)
+    return {part: [p for name, p in zip(names, prompts, strict=True) if place[name] == part] for part in shares}
+
+
+def split_hash(prompts: Iterable[Prompt]) -> str:
+    """SHA-256 over the prompts' ids and token ids, whatever their order: two runs with the same hash saw the same split."""
+    return _digest(sorted([prompt.id, list(prompt.ids)] for prompt in prompts))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _root(parent: list[int], i: int) -> int:
+    while parent[i] != i:
+        parent[i] = i = parent[parent[i]]
+    return i
+
+
+def _join(parent: list[int], i: int, j: int) -> None:
+    parent[_root(parent, i)] = _root(parent, j)
+
+
+def _join_equal(keys: list[str], parent: list[int]) -> None:
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        _join(parent, i, first.setdefault(key, i))
+
+
+def _content(families: list[str], words: list[list[str]]) -> list[set[tuple[str, ...]]]:
+    """The 8-grams of each prompt, less those that are its family's template."""
+    grams = [{tuple(w[i : i + NGRAM]) for i in range(len(w) - NGRAM + 1)} for w in words]
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for family, own in zip(families, grams, strict=True):
+        counts[family].update(own)
+    least = {family: max(5, 0.02 * size) for family, size in Counter(families).items()}
+    return [
+        {gram for gram in own if counts[family][gram] < least[family]}
+        for family, own in zip(families, grams, strict=True)
+    ]
+
+
+def _overlapping(grams: list[set[tuple[str, ...]]]) -> Iterator[tuple[int, int]]:
+    """Pairs that share more than OVERLAP of the smaller one's 8-grams, by an index from 8-gram to the prompts before."""
+    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for i, own in enumerate(grams):
+        shared = Counter(j for gram in own for j in holders[gram])
+        yield from ((i, j) for j, n in shared.items() if n > OVERLAP * min(len(own), len(grams[j])))
+        for gram in own:
+            holders[gram].append(i)
+
+
+def _assign(members: dict[str, list[Prompt]], shares: dict[str, float], seed: int) -> dict[str, str]:
+    """Group -> split: family by family, big groups first, each to the split that lacks most in the family and overall."""
+    families = defaultdict(list)
+    for name, prompts in members.items():
+        families[min(prompts, key=lambda prompt: prompt.id).family].append(name)
+    place: dict[str, str] = {}
+    overall: Counter = Counter()
+    for family in sorted(families):
+        names = sorted(families[family], key=lambda name: (-len(members[name]), _digest([seed, name])))
+        goal = sum(len(members[name]) for name in names)
+        total = goal + overall.total()
+        have: Counter = Counter()
+        for name in names:
+            part = max(shares, key=lambda part: shares[part] * (goal + total) - have[part] - overall[part])
+            place[name] = part
+            have[part] += len(members[name])
+            overall[part] += len(members[name])
+    return place
+
+
+def _fill_empty(place: dict[str, str], members: dict[str, list[Prompt]], shares: dict[str, float]) -> dict[str, str]:
+    """Give each empty split the smallest group of the split that has the most groups."""
+    for part in shares:
+        if part not in place.values():
+            rich = Counter(place.values()).most_common(1)[0][0]
+            name = min((n for n in place if place[n] == rich), key=lambda n: (len(members[n]), n))
+            place = {**place, name: part}
+    return place
