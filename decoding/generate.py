@@ -60,7 +60,6 @@ class Result:
     """total wall time; prefill and per model (inside forwards, host clock: meaningful on CPU)"""
 
 
-@torch.inference_mode()
 def generate(
     decoder: Decoder,
     input_ids: Tensor,
@@ -84,13 +83,15 @@ def generate(
     processors that would be ignored), FloatingPointError at the step in which a model returns NaN.
     """
     began = time.perf_counter()
-    run = start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed)
-    tokenizer = decoder.models[-1].tokenizer
-    stops = StopStrings(stop_strings, tokenizer) if stop_strings else None
-    pieces = PieceStream(stream, tokenizer, len(input_ids)) if stream is not None else None
-    for _ in commits(decoder, run, stops, pieces):
-        pass
+    with torch.inference_mode():
+        run = start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed)
+        tokenizer = decoder.models[-1].tokenizer
+        stops = StopStrings(stop_strings, tokenizer) if stop_strings else None
+        pieces = PieceStream(stream, tokenizer, len(input_ids)) if stream is not None else None
+        for _ in commits(decoder, run, stops, pieces):
+            pass
     pad = _pad(decoder.models[-1], pad_token_id)
+    # Outside inference mode: a result may be trained on.
     return _result(run, input_ids, pad, time.perf_counter() - began)
 
 
@@ -110,7 +111,7 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
         if needed > lm.context:
             raise ValueError(
                 f"the longest prompt ({needed - max_new_tokens} tokens) and max_new_tokens ({max_new_tokens}) need "
-                f"{needed} positions, but {lm.identity()['name']} has {lm.context}"
+                f"{needed} positions, but {lm.name} has {lm.context}"
             )
     sessions = [lm.session(len(input_ids), text.capacity) for lm in models]
     for session in sessions:
@@ -159,7 +160,7 @@ def _refuse_processors(models: Sequence[LM]) -> None:
             value = getattr(config, name, None)
             if value is not None and value != neutral:
                 raise ValueError(
-                    f"the generation_config of {lm.identity()['name']} sets {name}={value}, which this engine does not "
+                    f"the generation_config of {lm.name} sets {name}={value}, which this engine does not "
                     f"apply; set it to {neutral} to decode without it"
                 )
 

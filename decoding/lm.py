@@ -26,7 +26,10 @@ class LM:
         _refuse_inexact(model.config)
         self.model, self.tokenizer = model.eval(), tokenizer
         use_grouped_attention(model)
-        self.vocab = len(tokenizer) if tokenizer is not None else model.config.vocab_size
+        self.vocab = model.config.vocab_size
+        if tokenizer is not None:
+            # Not len(tokenizer): ids may have holes, and a tokenizer may know tokens that the head does not.
+            self.vocab = min(self.vocab, max(tokenizer.get_vocab().values()) + 1)
         self.context = model.config.max_position_embeddings
 
     @classmethod
@@ -38,7 +41,7 @@ class LM:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if not isinstance(kind, torch.dtype):
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise ValueError(f"dtype must be a torch floating type such as float32 or bfloat16, not {dtype!r}")
         folder, gguf = _locate(source)
         options = {"trust_remote_code": trust_remote_code} | gguf
@@ -47,8 +50,15 @@ class LM:
             # 5.23 leaves the note of a quantised file on a dense model, which then refuses .float() and saving.
             model.is_quantized = False
             vars(model.config).pop("quantization_config", None)
+            model.config.name_or_path = str(source)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         return cls(model.to(device), tokenizer)
+
+    @property
+    def name(self) -> str:
+        """Hub id, or the last part of the path it was loaded from."""
+        source = str(self.model.config.name_or_path) or self.model.config.model_type
+        return Path(source).name if Path(source).is_absolute() else source
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +77,7 @@ class LM:
             w.flatten()[:512].detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes() for w in few
         )
         return {
-            "name": str(getattr(config, "name_or_path", "") or config.model_type),
+            "name": self.name,
             "tokenizer": _digest(json.dumps(_vocabulary(self))),
             "config": _digest(json.dumps([str(getattr(config, key, None)) for key in CONFIG_KEYS])),
             "weights": _digest(values),
@@ -89,7 +99,7 @@ def check_compatible(models: list[LM]) -> int:
             continue
         mine, theirs = _vocabulary(first), _vocabulary(other)
         if mine != theirs:
-            token = next((t for t in sorted(mine.keys() | theirs.keys(), key=str) if mine.get(t) != theirs.get(t)))
+            token = next(t for t in sorted(mine.keys() | theirs.keys(), key=str) if mine.get(t) != theirs.get(t))
             raise ValueError(
                 f"the models have different tokenizers: {token!r} is {mine.get(token)} in one and {theirs.get(token)} "
                 "in the other; two models can only share a text when their tokenizers are the same"

@@ -72,7 +72,7 @@ class Session:
     """
 
     def __init__(self, lm, batch: int, capacity: int):
-        self.model, self.vocab, self.batch = lm.model, lm.vocab, batch
+        self.model, self.name, self.vocab, self.batch = lm.model, lm.name, lm.vocab, batch
         self.plan, self.capacity = Plan(), capacity
         self.cache = Cache(
             layers=[SlotLayer(self.plan, batch, capacity) for _ in range(lm.model.config.num_hidden_layers)]
@@ -123,8 +123,9 @@ class Session:
     def check(self) -> None:
         """Raise FloatingPointError when the model has returned NaN."""
         if bool(self.nan):
-            name = getattr(self.model.config, "name_or_path", "") or self.model.config.model_type
-            raise FloatingPointError(f"the model {name} returned NaN logits; check its weights or use a wider dtype")
+            raise FloatingPointError(
+                f"the model {self.name} returned NaN logits; check its weights or use a wider dtype"
+            )
 
     def _plan(self, rows: Tensor, positions: Tensor, real: Tensor, reach: int) -> None:
         slots = torch.where(real, positions, self.capacity) + rows[:, None] * (self.capacity + 1)

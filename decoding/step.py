@@ -20,7 +20,7 @@ class Step:
     position: Tensor
     """[...] tokens of the answer already written; 0 at the first."""
     since_large: Tensor
-    """[...] tokens written since the larger model last wrote or checked one, counted from the prompt before that."""
+    """[...] tokens written since the larger model last wrote or checked one (before that: since the prompt)."""
     agreed: Tensor
     """[...] 1 where the larger model, when last asked, chose the smaller one's token, else 0; NaN before it was asked."""
     large_entropy: Tensor

@@ -46,7 +46,7 @@ class PieceStream:
             return ""
         before = self._decode(answer[self.prefix[row] : self.shown[row]])
         now = self._decode(answer[self.prefix[row] :])
-        if now.endswith("\ufffd") and not last:
+        if now == before or (now.endswith("\ufffd") and not last):
             return ""
         self.prefix[row], self.shown[row] = self.shown[row], len(answer)
         return now[len(before) :]

@@ -58,7 +58,7 @@ class Trail:
         self.history[rows, position + self.window + 1] = torch.nan
 
     def checked_by_large(self, rows: Tensor, lengths: Tensor, agreed: Tensor, logits: Tensor) -> None:
-        """The larger model has spoken: ``rows`` are checked up to ``lengths``; ``logits`` [r, vocab] is its last word."""
+        """The larger model has spoken: ``rows`` are checked up to ``lengths``, ``logits`` [r, vocab] is its last."""
         self.checked[rows] = lengths
         self.agreed[rows] = agreed.float()
         self.large_entropy[rows] = entropy(logits)

@@ -20,11 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from decoding.lm import LM
-from decoding.pairs import default_target, target_source
+from decoding.pairs import target_source
 from train.gguf_file import write_gguf
 from train.teacher import Sequence, TopK, batches, pad, read_generations, read_text
 

@@ -1,0 +1,133 @@
+"""The command line: two models write one answer, and you see who wrote what."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+import warnings
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+
+import tyro
+
+from decoding.options import METHODS, Options, check_numbers, method_of, read_text
+
+# torch and transformers take seconds to import: every function imports what it needs, so that --help need not wait.
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 written, 2 bad input (one sentence on standard error), 130 interrupted."""
+    options = tyro.cli(Options, args=argv, prog="python -m decoding", config=(tyro.conf.FlagCreatePairsOff,))
+    try:
+        method = method_of(options)
+        decoder, run = prepare(options, method)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return write(decoder, run, METHODS[method])
+
+
+def prepare(options: Options, method: str):
+    """The decoder and its run, ready to write. ValueError or OSError for whatever is wrong with the input."""
+    text = read_text(options.text)
+    check_numbers(options)
+    load_policy(options)  # now, so that a broken file is refused before any model is loaded
+    from rich.console import Console
+
+    from decoding import Sampling
+    from decoding.generate import start
+
+    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    # The status keeps the real standard error; transformers' progress bars, one of which cannot be turned off, do not.
+    with Console(file=sys.stderr).status("loading the models"), redirect_stderr(StringIO()):
+        models = [load_model(name, options) for name in METHODS[method]]
+    decoder = decoder_of(method, models, load_policy(options, models), options.length)
+    ids = encode(models[-1].tokenizer, text, options.raw).to(models[-1].device)
+    return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed)
+
+
+def load_policy(options: Options, models=None):
+    if options.policy is None:
+        return None
+    from policies import load
+
+    identities = None if models is None else [lm.identity() for lm in models]
+    with warnings.catch_warnings(record=True) as caught:
+        policy = load(options.policy, identities, strict=not options.allow_other_models)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return policy.to(options.device)
+
+
+def load_model(name: str, options: Options):
+    import transformers
+
+    from decoding.lm import LM
+    from decoding.pairs import DRAFTER, default_target
+
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    source = getattr(options, name)
+    if source is None and name == "large":
+        return default_target(options.device, options.dtype)
+    source = str(DRAFTER) if source is None else source
+    # Only owner/name can be a hub id. Any other missing folder is refused here, for the hub is asked for half a minute.
+    if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "~", "/"))):
+        raise ValueError(f"no {name} model at {source}; pass a folder, a .gguf file or a hub id")
+    try:
+        return LM.load(source, options.device, options.dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the {name} model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def decoder_of(method: str, models: list, policy, length: int):
+    from decoding import Autoregressive, Backoff, Speculative
+
+    if method == "backoff":
+        return Backoff(models, policy)
+    return Speculative(models, length, stop=policy) if method == "speculative" else Autoregressive(*models)
+
+
+def encode(tokenizer, text: str, raw: bool):
+    """input_ids [1, length] of the text, in the tokenizer's chat template where there is one."""
+    chat = not raw and tokenizer.chat_template is not None
+    if chat:
+        messages = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=not chat, return_tensors="pt")["input_ids"].long()
+    if not ids.numel():
+        raise ValueError("the tokenizer makes no token of the text; write some text it knows")
+    return ids
+
+
+def write(decoder, run, names: tuple[str, ...]) -> int:
+    """Write to the end, or until Ctrl-C, and say what it took."""
+    import torch
+
+    from decoding.generate import commits
+    from decoding.show import painter, show_statistics
+    from decoding.stream import PieceStream
+
+    began, code = time.perf_counter(), 0
+    pieces = PieceStream(painter(names), decoder.models[-1].tokenizer, 1)
+    try:
+        with torch.inference_mode():
+            for _ in commits(decoder, run, pieces=pieces):
+                pass
+    except KeyboardInterrupt:
+        code = 130
+    seconds = time.perf_counter() - began
+    print(flush=True)
+    show_statistics(run, names, seconds)
+    return code
+
+
+if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # "| head" ends it without a traceback
+    sys.exit(main())

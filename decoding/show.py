@@ -1,0 +1,32 @@
+"""What a person sees of two models writing: whose token each is, and one line of statistics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+STYLES = {"small": "green", "large": "black on yellow"}
+
+
+def painter(names: Sequence[str]) -> Callable:
+    """Shows a ``Piece`` in its writer's colours on a terminal, elsewhere (or with NO_COLOR) as plain text."""
+    sys.stdout.reconfigure(errors="replace")  # a character that the terminal cannot show must not end the answer
+    console = Console(soft_wrap=True)
+    if console.color_system is None or console.no_color:
+        return lambda piece: print(piece.text, end="", flush=True)
+    return lambda piece: console.print(Text(piece.text, STYLES[names[piece.writer]]), end="")
+
+
+def show_statistics(run, names: Sequence[str], seconds: float) -> None:
+    """Print one line on standard error; on a terminal the colours of the names are the legend."""
+    writers = run.text.writers_of(0)
+    parts = [f"{len(writers)} tokens", f"{len(writers) / seconds:.1f} tokens/s"]
+    for i, (name, session) in enumerate(zip(names, run.sessions, strict=True)):
+        share = writers.count(i) / max(len(writers), 1)
+        parts.append(f"[{STYLES[name]}]{name}[/] wrote {share:.0%} in {session.calls} calls")
+    if run.drafted:
+        parts.append(f"{run.accepted} of {run.drafted} drafted tokens accepted")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(", ".join(parts))

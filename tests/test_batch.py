@@ -1,0 +1,62 @@
+"""A batch of n equals n single runs: no row is touched by the others, by padding, or by when they end."""
+
+import pytest
+import torch
+from conftest import tiny
+from toys import ending_tokens, nudged
+
+from decoding import Autoregressive, Backoff, Sampling, Speculative, generate
+from policies import Random, Rule
+
+NEW, SEED = 18, 40
+large = tiny("llama", layers=2, seed=1)
+small = nudged(large)
+other = tiny("llama", layers=1, seed=3)
+cut = Rule("entropy", 2.4)
+averaged = Rule("mean_entropy", 2.4)
+
+DECODERS = {
+    "autoregressive": Autoregressive(large),
+    "backoff": Backoff([small, large], cut),
+    "backoff-random": Backoff([small, large], Random(0.4)),
+    "backoff-history": Backoff([small, large], averaged),
+    "backoff-three": Backoff([other, small, large], [Random(0.6), Random(0.5)]),
+    "speculative": Speculative([small, large], length=4),
+    "speculative-stop": Speculative([small, large], length=5, stop=cut),
+    "speculative-history": Speculative([small, large], length=5, stop=averaged),
+    "speculative-random-keep": Speculative([small, large], length=5, stop=Random(0.3), keep=True),
+}
+SAMPLING = {
+    "greedy": Sampling(),
+    "sampling": Sampling(temperature=0.9),
+    "filtered": Sampling(temperature=1.2, top_k=9, top_p=0.9),
+}
+
+
+@pytest.mark.parametrize("sampling", SAMPLING.values(), ids=SAMPLING)
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+def test_batch_is_single_runs(decoder, sampling, prompts):
+    ids, mask = prompts
+    width = ids.shape[1]
+    options = {"max_new_tokens": NEW, "sampling": sampling, "pad_token_id": 0}
+    free = generate(decoder, ids, mask, eos_token_id=(), seed=SEED, **options)
+    for eos in ending_tokens(free.sequences[:, width:]):  # a backoff may write another text once an EOS is checked
+        batch = generate(decoder, ids, mask, eos_token_id=eos, seed=SEED, **options)
+        if len(batch.lengths.unique()) > 1:
+            break
+    assert len(batch.lengths.unique()) > 1
+    for row, prompt in enumerate(mask.sum(1).tolist()):
+        one = generate(decoder, ids[row : row + 1, width - prompt :], eos_token_id=eos, seed=SEED + row, **options)
+        new = int(one.lengths)
+        assert new == batch.lengths[row]
+        assert torch.equal(one.sequences[0, prompt:], batch.sequences[row, width : width + new])
+        assert torch.equal(one.writers[0], batch.writers[row, :new])
+
+
+def test_other_seeds_write_other_texts(prompts):
+    ids, mask = prompts
+    options = {"max_new_tokens": 8, "eos_token_id": (), "sampling": Sampling(temperature=1.5)}
+    texts = [generate(Autoregressive(large), ids, mask, seed=s, **options).sequences for s in (1, 1, 100, None)]
+    assert torch.equal(texts[0], texts[1])
+    assert not torch.equal(texts[0], texts[2])
+    assert not torch.equal(texts[0], texts[3])

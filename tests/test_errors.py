@@ -1,0 +1,200 @@
+"""What cannot be served is refused by name, before any model has worked; broken weights stop at once."""
+
+import copy
+
+import pytest
+import torch
+from conftest import tiny
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from toys import nudged, words
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate
+from policies import Rule
+
+large = tiny(layers=2, seed=1)
+small = nudged(large)
+never = Rule.never()
+IDS = torch.tensor([[3, 4, 5], [6, 7, 8]])
+
+
+@pytest.fixture
+def refuses():
+    """refuses(match, decoder, ids, ...): generate raises this ValueError and no model has been called."""
+
+    def check(match, decoder, ids=IDS, mask=None, **options):
+        calls = []
+        hooks = [lm.model.register_forward_pre_hook(lambda *_: calls.append(1)) for lm in decoder.models]
+        with pytest.raises(ValueError, match=match):
+            generate(decoder, ids, mask, **options)
+        for hook in hooks:
+            hook.remove()
+        assert not calls
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [IDS[0], IDS[None], IDS.int(), IDS.float(), IDS[:0], IDS[:, :0]],
+    ids=["1-d", "3-d", "int32", "float", "no rows", "no columns"],
+)
+def test_input_ids(refuses, ids):
+    refuses(r"input_ids must be a LongTensor \[batch, length\]", Autoregressive(large), ids)
+
+
+@pytest.mark.parametrize("token", [37, -1])
+def test_ids_outside_the_vocabulary(refuses, token):
+    refuses(r"token ids in \[0, 37\)", Autoregressive(large), torch.tensor([[3, token, 4]]))
+
+
+@pytest.mark.parametrize(
+    ("mask", "match"),
+    [
+        ([[1, 1, 1], [1, 1, 0]], "left-padded"),
+        ([[1, 1, 1], [1, 0, 1]], "left-padded"),
+        ([[1, 1, 1], [0, 0, 0]], "left-padded"),
+        ([[1, 1, 1]], r"\[1, 3\].*\[2, 3\]"),
+    ],
+    ids=["right-padded", "hole", "empty row", "shape"],
+)
+def test_attention_mask(refuses, mask, match):
+    refuses(match, Autoregressive(large), IDS, torch.tensor(mask))
+
+
+@pytest.mark.parametrize("budget", [0, -3])
+def test_a_budget_of_nothing(refuses, budget):
+    refuses(f"max_new_tokens must be at least 1, not {budget}", Autoregressive(large), max_new_tokens=budget)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_context_of_every_model(refuses, which):
+    models = [small, large]
+    models[which] = tiny(max_position_embeddings=20)
+    refuses(r"prompt \(3 tokens\) and max_new_tokens \(18\) need 21.* 20$", Backoff(models, never), max_new_tokens=18)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    "setting",
+    [("repetition_penalty", 1.2, 1.0), ("no_repeat_ngram_size", 3, 0), ("suppress_tokens", [4], None)],
+    ids=lambda setting: setting[0],
+)
+def test_processors_of_a_generation_config(refuses, which, setting):
+    models = [small, large]
+    models[which] = nudged(large, 0.0)
+    name, value, neutral = setting
+    setattr(models[which].model.generation_config, name, value)
+    refuses(f"llama sets {name}=", Speculative(models))
+    setattr(models[which].model.generation_config, name, neutral)
+    generate(Speculative(models), IDS, max_new_tokens=1)
+
+
+def with_tokenizer(lm, tokenizer):
+    return LM(copy.deepcopy(lm.model), tokenizer)
+
+
+def test_vocabularies_without_tokenizers(refuses):
+    refuses("one vocabulary size, not 41 and 37", Backoff([tiny(vocab_size=41), large], never))
+    refuses("one vocabulary size, not 41 and 37", Backoff([tiny(vocab_size=41), with_tokenizer(large, words())], never))
+
+
+def test_the_first_differing_token_is_named(refuses):
+    first, swapped = with_tokenizer(small, words()), with_tokenizer(large, words(swap=(20, 12)))
+    refuses("'w12' is 12 in one and 20 in the other", Speculative([first, swapped]))
+    refuses("'w12' is 12 in one and 20 in the other", Backoff([first, first, swapped], [never, never]))
+
+
+def test_a_token_that_one_model_lacks(refuses):
+    first, short = with_tokenizer(small, words()), with_tokenizer(large, words(36))
+    refuses("'w36' is 36 in one and None in the other", Speculative([first, short]))
+
+
+def test_special_tokens_must_agree(refuses):
+    other = words()
+    other.eos_token = "w9"
+    models = [with_tokenizer(small, words()), with_tokenizer(large, other)]
+    refuses("eos_token_id of the tokenizer.* is 2 in one and 9 in the other", Speculative(models))
+
+
+def test_equal_tokenizers_with_unequal_heads_are_one_vocabulary():
+    models = [LM(tiny(vocab_size=v).model, words(30)) for v in (30, 37)]
+    assert generate(Speculative(models), IDS, max_new_tokens=3, eos_token_id=()).lengths.tolist() == [3, 3]
+
+
+def test_ids_with_holes_are_all_kept_and_ids_beyond_the_head_are_not():
+    """The highest id counts, not how many there are: three tokens, of which the last is 30 or 99."""
+
+    def vocabulary(last):
+        core = Tokenizer(WordLevel({"a": 0, "b": 1, "c": last}, unk_token="a"))
+        return LM(large.model, PreTrainedTokenizerFast(tokenizer_object=core)).vocab
+
+    assert vocabulary(30) == 31
+    assert vocabulary(99) == 37
+
+
+def test_architectures_by_name():
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=37, n_embd=32, n_layer=1, n_head=2, n_positions=32))
+    with pytest.raises(ValueError, match=r"'gpt2' is not supported.*llama, qwen2, qwen3"):
+        LM(gpt2)
+    windowed = Qwen2Config(
+        vocab_size=37,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        use_sliding_window=True,
+        sliding_window=4,
+        max_window_layers=1,
+    )
+    with pytest.raises(ValueError, match=r"qwen2 uses.*sliding_attention"):
+        LM(Qwen2ForCausalLM(windowed))
+
+
+def test_decoders_check_their_parts():
+    with pytest.raises(ValueError, match="not 1 models and 0 policies"):
+        Backoff([large], [])
+    with pytest.raises(ValueError, match="not 3 models and 1 policies"):
+        Backoff([small, small, large], never)
+    with pytest.raises(ValueError, match="not 3 models"):
+        Speculative([small, small, large])
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        Speculative([small, large], length=0)
+
+
+def test_sources_and_dtypes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model folder at"):
+        LM.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no GGUF file at"):
+        LM.load(tmp_path / "nothing.gguf")
+    for dtype in ("float3", "int8"):
+        with pytest.raises(ValueError, match=f"not '{dtype}'"):
+            LM.load(tmp_path, dtype=dtype)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)], ids=["greedy", "sampling"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_broken_weights_stop_in_the_step_that_shows_them(which, sampling):
+    broken = nudged(large, 0.0)
+    with torch.no_grad():
+        broken.model.model.layers[1].mlp.down_proj.weight[3, 3] = float("nan")
+    models = [small, large]
+    models[which] = broken
+    pieces = []
+    for decoder in (Autoregressive(broken), Speculative(models), Backoff(models, Rule.always())):
+        with pytest.raises(FloatingPointError, match="llama returned NaN logits"):
+            generate(decoder, IDS, sampling=sampling, stream=pieces.append)
+    assert not pieces
+    if which == 1:  # a model that is never asked does no harm
+        generate(Backoff(models, never, verify_eos=False), IDS, max_new_tokens=3)
+
+
+def test_one_broken_row_is_enough():
+    broken = nudged(large, 0.0)
+    with torch.no_grad():
+        broken.model.model.embed_tokens.weight[7] = float("nan")
+    generate(Autoregressive(broken), IDS[:1], max_new_tokens=1)
+    with pytest.raises(FloatingPointError):
+        generate(Autoregressive(broken), IDS, max_new_tokens=1)

@@ -1,0 +1,117 @@
+"""Files are where they belong: names that shadow nothing, imports in one direction, nothing unsafe to load."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("policies", "decoding", "train", "experiments")
+MAY_IMPORT = {
+    "policies": {"policies"},
+    "decoding": {"decoding"},
+    "train": {"train", "policies", "decoding"},
+    "experiments": set(PACKAGES),
+}
+NOT_FOR_POLICIES = {"transformers"}
+UNSAFE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "joblib", "marshal"}
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+each = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+
+
+def imported(tree):
+    """Top-level names of everything that a file imports, functions included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module"):
+            name = node.args[0]
+            yield name.value.split(".")[0] if isinstance(name, ast.Constant) else "anything"
+
+
+def allowed(path):
+    package = path.relative_to(ROOT).parts[0]
+    extra = {"policies"} if path == ROOT / "decoding" / "__main__.py" else set()
+    return MAY_IMPORT[package] | extra
+
+
+def loads(tree):
+    """Calls that read files with a pickle inside: (what is called, whether it is told not to)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            options = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+            name = ast.unparse(node.func)
+            if name in ("torch.load", "load_state_dict_from_url"):
+                yield name, options.get("weights_only") is True
+            if name in ("np.load", "numpy.load"):
+                yield name, not options.get("allow_pickle", False)
+
+
+def test_there_is_something_to_look_at():
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("folder", ["train", "experiments"])
+def test_scripts_are_named_like_nothing_else(folder):
+    """The folder of a script comes first on sys.path: a queue.py there would be everybody's queue."""
+    taken = set(sys.stdlib_module_names) | set(packages_distributions()) | set(PACKAGES)
+    names = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
+    assert not names & taken
+
+
+@each
+def test_imports_go_one_way(path):
+    names = set(imported(ast.parse(path.read_text())))
+    assert not (names & set(PACKAGES)) - allowed(path)
+    assert "anything" not in names
+    if path.is_relative_to(ROOT / "policies"):
+        assert not names & NOT_FOR_POLICIES
+
+
+@each
+def test_nothing_loads_a_pickle(path):
+    tree = ast.parse(path.read_text())
+    assert not set(imported(tree)) & UNSAFE
+    assert all(safe for _, safe in loads(tree))
+
+
+@pytest.mark.parametrize(
+    ("source", "safe"),
+    [
+        ("torch.load(x)", False),
+        ("torch.load(x, weights_only=False)", False),
+        ("torch.load(x, weights_only=True)", True),
+        ("np.load(x, allow_pickle=True)", False),
+        ("np.load(x)", True),
+    ],
+)
+def test_the_search_for_pickles_finds_them(source, safe):
+    assert [found for _, found in loads(ast.parse(source))] == [safe]
+
+
+def test_the_search_for_imports_looks_into_functions():
+    source = "import a.b\ndef f():\n    from c.d import e\n    __import__('g.h')\n"
+    assert list(imported(ast.parse(source))) == ["a", "c", "g"]
+
+
+def test_importing_is_light():
+    """policies brings no transformers; neither brings a heavy library, starts CUDA, or touches the global seed."""
+    code = """
+import sys, torch
+state = torch.random.get_rng_state()
+import policies
+assert not {"transformers", "sklearn", "decoding", "train", "experiments"} & set(sys.modules), "policies"
+import decoding
+heavy = {"sklearn", "train", "experiments", "optuna", "datasets", "wandb", "matplotlib", "plotly", "gguf"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert not torch.cuda.is_initialized()
+assert torch.equal(state, torch.random.get_rng_state())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

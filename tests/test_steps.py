@@ -1,0 +1,123 @@
+"""What a policy is shown: checked by hand for models that count, and against the text for those that do not."""
+
+import pytest
+import torch
+from conftest import tiny
+from toys import eager, nudged, successor
+
+from decoding import Backoff, Speculative, generate
+from decoding.generate import commits, start
+from decoding.sampling import POLICY, Sampling, noise
+from decoding.trail import entropy
+
+NAN = float("nan")
+counting, mistaken = successor({}), successor({5: 0})
+
+
+class Watcher:
+    """A policy that writes down what it was shown."""
+
+    def __init__(self, decide=lambda step: torch.zeros_like(step.position, dtype=torch.bool)):
+        self.decide, self.steps = decide, []
+
+    def __call__(self, step):
+        self.steps.append(step)
+        return self.decide(step)
+
+    def column(self, name):
+        return [getattr(step, name)[0].item() for step in self.steps]
+
+
+def test_steps_of_a_backoff_by_hand():
+    watcher = Watcher(lambda step: step.position % 4 == 3)
+    generate(Backoff([mistaken, counting], watcher), torch.tensor([[2]]), max_new_tokens=10, eos_token_id=(), seed=6)
+    assert watcher.column("position") == list(range(10))
+    assert watcher.column("last_token") == list(range(2, 12))
+    assert watcher.column("since_large") == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert watcher.column("agreed") == pytest.approx([NAN] * 4 + [0] * 4 + [1] * 2, nan_ok=True)
+    said = entropy(counting.model(torch.tensor([[5], [9]])).logits[:, -1]).tolist()
+    expected = [NAN] * 4 + [said[0]] * 4 + [said[1]] * 2
+    assert watcher.column("large_entropy") == pytest.approx(expected, nan_ok=True, rel=1e-5)
+    assert watcher.column("uniform") == noise(torch.tensor([6]), torch.arange(10), POLICY).tolist()
+
+
+def test_steps_of_a_draft_by_hand():
+    """It drafts 3 4 5 and a wrong 0, is told 6, and starts again after it."""
+    watcher = Watcher()
+    decoder = Speculative([mistaken, counting], length=4, stop=watcher)
+    generate(decoder, torch.tensor([[2]]), max_new_tokens=10, eos_token_id=())
+    assert watcher.column("position") == [0, 1, 2, 3, 4, 5, 6, 7, 9][: len(watcher.steps)]
+    assert watcher.column("last_token")[:8] == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert watcher.column("since_large")[:8] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert watcher.column("agreed")[:8] == pytest.approx([NAN] * 4 + [0] * 4, nan_ok=True)
+
+
+def test_each_policy_of_a_backoff_has_noise_of_its_own():
+    watchers = [Watcher(lambda step: step.position >= 0), Watcher()]
+    decoder = Backoff([counting, mistaken, counting], watchers)
+    generate(decoder, torch.tensor([[2]]), max_new_tokens=5, eos_token_id=(), seed=1)
+    for i, watcher in enumerate(watchers):
+        assert watcher.column("uniform") == noise(torch.tensor([1]), torch.arange(5), POLICY + i).tolist()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_logits_and_hidden_states_are_those_of_the_text(kind, prompts):
+    ids, mask = prompts
+    large = tiny(kind, layers=2, seed=1)
+    small = nudged(large)
+    watcher = Watcher(lambda step: step.position % 2 == 0)
+    watcher.needs_hidden = True
+    result = generate(Backoff([small, large], watcher), ids, mask, max_new_tokens=6, eos_token_id=())
+    reference = eager(small)
+    for row, prompt in enumerate(mask.sum(1).tolist()):
+        text = result.sequences[row : row + 1, ids.shape[1] - prompt :]
+        fresh = reference(text, output_hidden_states=True)
+        for position, step in enumerate(watcher.steps):
+            at = prompt + position - 1
+            torch.testing.assert_close(step.logits[row], fresh.logits[0, at], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(step.hidden[row], fresh.hidden_states[-1][0, at], atol=1e-4, rtol=1e-4)
+
+
+class Historian:
+    """Keeps the last token and the position of each step as history, and compares what it is given with the text."""
+
+    history, window = ("last_token", "position"), 5
+
+    def __init__(self, decide):
+        self.decide, self.known = decide, 0
+
+    def observe(self, step):
+        return torch.stack([step.last_token, step.position], -1)
+
+    def __call__(self, step):
+        position, length = int(step.position), int(self.text.prompts + step.position)
+        for back in range(1, self.window + 1):
+            token, where = step.history[0, -back].tolist()
+            if where == where:
+                assert where == position - back
+                assert token == self.text.ids[0, length - back - 1]
+                self.known += 1
+            else:
+                assert token != token
+        return self.decide(step)
+
+
+@pytest.mark.parametrize("name", ["backoff", "speculative", "stopped"])
+def test_history_is_that_of_the_text_after_every_rollback(name):
+    large = tiny("llama", layers=2, seed=1)
+    small = nudged(large)
+    rare = Historian(lambda step: step.uniform < 0.3)
+    decoder = {
+        "backoff": Backoff([small, nudged(large, seed=6), large], [lambda step: step.uniform < 0.5, rare]),
+        "speculative": Speculative([small, large], length=6, stop=Historian(lambda step: step.uniform < 0)),
+        "stopped": Speculative([small, large], length=6, stop=rare),
+    }[name]
+    watched = decoder.policies[1] if name == "backoff" else decoder.stop
+    for seed in range(3):
+        run = start(decoder, torch.tensor([[5, 9, 4]]), None, 40, (), Sampling(1.0), seed)
+        watched.text = run.text
+        for _ in commits(decoder, run):
+            pass
+    assert watched.known > 40
+    if name != "backoff":
+        assert 0 < run.accepted < run.drafted

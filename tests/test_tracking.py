@@ -1,0 +1,175 @@
+"""Tracking writes every trial to an offline W&B run, and nothing W&B does costs the search."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from train import report
+from train.tracking import Tracker
+
+RESULT = {
+    "verdict": "fine",
+    "chosen_trial": 1,
+    "methods": [
+        {"key": "large", "label": "large alone", "speedup": 1.0, "loss": 0.0, "large_share": None},
+        {"key": "tuned", "label": "tuned", "speedup": 1.32, "loss": 0.048, "large_share": 0.5},
+    ],
+}
+
+
+def objective(trial):
+    x = trial.suggest_float("x", 0, 1)
+    if trial.number == 2:
+        raise optuna.TrialPruned
+    trial.set_user_attr("predicted_speedup", 1 + x)
+    trial.set_user_attr("not a scalar", [1, 2])
+    trial.set_constraint("speed", 0.5 - x)
+    return x
+
+
+def search(callback, trials=3):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=trials, callbacks=[callback])
+    return study
+
+
+def inspect(folder: Path, *flags: str) -> str:
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    wandb = Path(sys.executable).with_name("wandb")
+    command = [str(wandb), "leet", "inspect", "--json", *flags, str(run)]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+
+
+def test_offline_run_holds_every_trial_and_the_table(tmp_path, capfd, monkeypatch):
+    for name in ("WANDB_SILENT", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = tmp_path / "run"
+    with Tracker("offline", folder, "night", {"path": Path("/x"), "seeds": (1, 2)}) as tracker:
+        report.figure(RESULT, folder / "frontier.png")
+        study = search(tracker.trial)
+        tracker.table(RESULT)
+    assert "wandb" not in capfd.readouterr().err
+    assert "WANDB_DATA_DIR" not in os.environ
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and folder not in p.parents]
+
+    records = [json.loads(line) for line in inspect(folder).splitlines()]
+    rows = [r["history"]["item"] for r in records if r["type"] == "history"]
+    trials = [row for row in rows if "state" in row]
+    assert [row["trial"] for row in trials] == [0, 1, 2]
+    assert [row["param/x"] for row in trials] == [t.params["x"] for t in study.trials]
+    for row, trial in zip(trials[:2], study.trials, strict=False):
+        assert row["objective/value"] == trial.value
+        assert row["constraint/speed"] == trial.constraints["speed"]
+        assert row["feasible"] == (trial.constraints["speed"] <= 0)
+        assert row["attr/predicted_speedup"] == 1 + trial.params["x"]
+        assert "attr/not a scalar" not in row
+    assert trials[2]["state"] == "PRUNED"
+    assert "objective/value" not in trials[2]
+    assert [r["metric"]["step_metric"] for r in records if r["type"] == "metric" and "glob_name" in r["metric"]] == [
+        "trial"
+    ]
+
+    run = json.loads(inspect(folder, "--summary"))
+    assert run["name"] == "night"
+    assert run["config"] == {"path": "/x", "seeds": [1, 2]}
+    assert run["summary"]["tuned/speedup"] == 1.32
+    assert run["summary"]["verdict"] == "fine"
+    assert run["summary"]["methods"]["nrows"] == 2
+    assert run["summary"]["frontier"]["_type"] == "image-file"
+    assert run["exit_code"] == 0
+
+
+def test_disabled_does_not_import_wandb(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with Tracker("disabled", tmp_path / "run", "night", {}) as tracker:
+        search(tracker.trial)
+        tracker.table(RESULT)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_wandb_is_one_line_and_a_whole_search(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with Tracker("offline", tmp_path, "night", {}) as tracker:
+        study = search(tracker.trial)
+        tracker.table(RESULT)
+    assert len(study.trials) == 3
+    assert_one_line(capfd)
+
+
+class Broken:
+    """A run in which the named methods raise."""
+
+    def __init__(self, *names):
+        self.names = names
+        self.summary = {}
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.calls.append(name)
+            if name in self.names:
+                raise OSError(28, "No space left\non device")
+
+        return call
+
+
+@pytest.mark.parametrize("name", ["define_metric", "log", "finish"])
+def test_first_failure_turns_tracking_off(name, tmp_path, monkeypatch, capfd):
+    import wandb
+
+    run = Broken(name)
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
+    with Tracker("offline", tmp_path, "night", {}) as tracker:
+        search(tracker.trial)
+        tracker.table(RESULT)
+    assert run.calls.count(name) == 1
+    assert_one_line(capfd)
+
+
+def test_online_without_network_goes_on_offline(tmp_path, monkeypatch, capfd):
+    import wandb
+
+    run, asked = Broken(), []
+
+    def init(mode, **kwargs):
+        asked.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("no network")
+        return run
+
+    monkeypatch.setattr(wandb, "init", init)
+    with Tracker("online", tmp_path, "night", {}) as tracker:
+        search(tracker.trial)
+    assert asked == ["online", "offline"]
+    assert run.calls.count("log") == 3
+    assert run.calls[-1] == "finish"
+    assert_one_line(capfd)
+
+
+def test_the_runs_own_error_passes_through(tmp_path, monkeypatch):
+    import wandb
+
+    codes = []
+    run = Broken()
+    run.finish = lambda exit_code: codes.append(exit_code)
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
+    with pytest.raises(KeyError, match="mine"), Tracker("offline", tmp_path, "night", {}):
+        raise KeyError("mine")
+    assert codes == [1]
+
+
+def test_unknown_mode_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="sometimes"):
+        Tracker("sometimes", tmp_path, "night", {})
+
+
+def assert_one_line(capfd):
+    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("[I ")]
+    assert len(lines) == 1
+    assert "racking" in lines[0]

@@ -1,0 +1,83 @@
+"""Tune a decision policy for a pair of models, and measure what it is worth.
+
+Give it models, prompts and a target; it gives you a policy, a measured frontier and a report:
+
+    python train/fit_policy.py                                  # the embedded pair and prompts, 1.3x faster
+    python train/fit_policy.py --quality-budget 0.05            # the fastest policy that loses at most 0.05
+    python train/fit_policy.py --small S --large L --prompts my.jsonl --policy mlp --name mine
+
+The steps: collect traces of both models on prompts, split by prompt group; fit; search thresholds with Optuna by
+replaying the traces; run the best three live on the tuning prompts, which corrects the threshold once; measure the
+hold-out once, live, paired and interleaved with its controls. Loss is the guarded regret (0: the large model's own
+text, 1: worst). A run that was stopped goes on where it was when started again with the same settings.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass
+class FitPolicy:
+    """Tune a decision policy for a pair of models, and measure what it is worth."""
+
+    target_speedup: float | None = None
+    """least loss at this speedup over the large model alone (the default goal: 1.3)"""
+    quality_budget: float | None = None
+    """best speedup at this mean guarded regret per prompt, in [0, 1], instead"""
+    policy: Literal["rule", "logistic", "mlp"] = "logistic"
+    """kind of policy to fit"""
+    label: Literal["regret", "kl", "disagree"] = "regret"
+    """what a learned policy predicts of the small model's token: its clipped regret under the large model, whether
+    KL(small || large) is above its median, or whether the two best tokens differ"""
+    small: str | None = None
+    """folder, hub id or .gguf of the small model (default: the drafter in the repository)"""
+    large: str | None = None
+    """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
+    prompts: str | None = None
+    """.jsonl with `prompt` or `messages`, .txt with a prompt a line, or a `datasets` name (default: embedded)"""
+    limit: int | None = 88
+    """use at most this many prompts, spread over their families"""
+    max_new_tokens: int = 96
+    traces: Path | None = None
+    """folder of traces collected earlier with these models and prompts, instead of collecting them"""
+    trials: int = 150
+    """Optuna trials; each is replayed on the traces in milliseconds"""
+    name: str = "default"
+    """name of the run"""
+    output: Path = Path("runs")
+    """results go to OUTPUT/NAME: policy.json, report.html, frontier.png, result.json, study.db, traces/"""
+    wandb: Literal["offline", "online", "disabled"] = "offline"
+    """trials and results are logged to Weights & Biases; a failure there never costs the run"""
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = None
+    """CPU threads (default: torch's choice)"""
+    seed: int = 0
+    sizes: tuple[float, float, float] = field(default=(0.5, 0.2, 0.3))
+    """shares of the prompts that are fitted on, tuned on and held out"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    import tyro
+
+    config = tyro.cli(FitPolicy, args=argv, description=__doc__)
+    from train.job import InputError, run
+
+    try:
+        run(config)
+    except InputError as error:
+        print(f"fit_policy: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on from {config.output / config.name}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

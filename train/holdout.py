@@ -1,0 +1,117 @@
+"""The hold-out: measured once, live, paired and interleaved with every control."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from decoding import Autoregressive, Backoff, Speculative
+from policies import Random, Rule
+from train import live
+from train.search import GRID, Search
+
+if TYPE_CHECKING:
+    from train.job import Chosen, Job
+
+BRACKET = (0.85, 1.18)
+"""Random hand-off runs at two rates whose expected speeds are these multiples of the tuned policy's."""
+
+
+def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
+    """Measure the tuned policy and its controls on the held-out prompts; the rest of the result."""
+    models, device = [job.small, job.large], job.large.device
+    low, high = random_rates(search, chosen)
+    decoders = {
+        live.LARGE: Autoregressive(job.large),
+        "small": Backoff(models, Rule.never(), verify_eos=False),
+        "random_low": Backoff(models, Random(low).to(device)),
+        "random_high": Backoff(models, Random(high).to(device)),
+        "speculative": Speculative(models, length=length),
+        "tuned": Backoff(models, chosen.policy.to(device)),
+    }
+    labels = {
+        live.LARGE: "large model alone",
+        "small": "small model alone",
+        "random_low": f"random hand-off, rate {low:.2f}",
+        "random_high": f"random hand-off, rate {high:.2f}",
+        "speculative": f"speculative, exact, length {length}",
+        "tuned": f"tuned {job.config.policy} policy",
+    }
+    measured = live.measure(
+        decoders, job.splits["holdout"], job.config.max_new_tokens, job.large, job.folder / "holdout.jsonl", "hold-out"
+    )
+    methods = [summary(measured, key, labels[key]) for key in decoders]
+    comparison = against_random(measured)
+    return {"methods": methods, "comparison": comparison, "verdict": verdict(job, methods, comparison)}
+
+
+def random_rates(search: Search, chosen: Chosen) -> tuple[float, float]:
+    """Rates of random hand-off that should bracket the tuned policy's speed: (slower, faster)."""
+    speeds = search.random_curve()[:, 0] * chosen.faster
+    wanted = search.replay(chosen.policy, chosen.quantile)[0] * chosen.faster
+    return tuple(float(1 - np.interp(wanted * factor, speeds, GRID)) for factor in BRACKET)
+
+
+def summary(measured: dict, key: str, label: str) -> dict:
+    """One row of the table; intervals are 95 % bootstrap over prompts."""
+    own, large, small = measured[key], measured[live.LARGE], measured["small"]
+    n = len(own["loss"])
+    span = small["loss"].mean()
+    return {
+        "key": key,
+        "label": label,
+        "tokens_per_second": float(own["tokens"].sum() / own["seconds"].sum()),
+        "speedup": live.speedup(measured, key),
+        "speedup_interval": live.bootstrap(lambda rows: live.speedup(measured, key, rows), n),
+        "loss": float(own["loss"].mean()),
+        "loss_interval": live.bootstrap(lambda rows: own["loss"][rows].mean(), n),
+        "large_share": None if key == "speculative" else float(np.average(own["large_share"], weights=own["tokens"])),
+        "length_ratio": float(own["tokens"].sum() / large["tokens"].sum()),
+        "total_time_ratio": float(own["seconds"].sum() / large["seconds"].sum()),
+        "recovered": float(1 - own["loss"].mean() / span) if span > 0 else None,
+        "plain_regret": float(own["regret"].mean()),
+    }
+
+
+def against_random(measured: dict) -> dict:
+    """The tuned policy's loss minus that of random hand-off at the same measured speed, interpolated per prompt."""
+    n = len(measured["tuned"]["loss"])
+
+    def difference(rows) -> float:
+        return float(measured["tuned"]["loss"][rows].mean() - random_loss(measured, rows))
+
+    return {
+        "random_loss_at_same_speed": random_loss(measured, np.arange(n)),
+        "difference": difference(np.arange(n)),
+        "interval": live.bootstrap(difference, n),
+        "confidence": 0.95,
+        "bracketed": 0.0 <= mixture(measured, np.arange(n)) <= 1.0,
+    }
+
+
+def mixture(measured: dict, rows) -> float:
+    """Share of the faster random rate in the mixture of the two that is as fast as the tuned policy."""
+    slow, fast, tuned = (live.speedup(measured, key, rows) for key in ("random_low", "random_high", "tuned"))
+    # Seconds per token, not speedups, are what a mixture of prompts averages.
+    return float((1 / tuned - 1 / slow) / (1 / fast - 1 / slow))
+
+
+def random_loss(measured: dict, rows) -> float:
+    share = mixture(measured, rows)
+    low, high = (measured[key]["loss"][rows] for key in ("random_low", "random_high"))
+    return float(((1 - share) * low + share * high).mean())
+
+
+def verdict(job: Job, methods: list[dict], comparison: dict) -> str:
+    """What the hold-out says, in one sentence."""
+    tuned = next(m for m in methods if m["key"] == "tuned")
+    low, high = comparison["interval"]
+    better = "less" if high < 0 else "more" if low > 0 else "not clearly less or more"
+    goal = f"target {job.goal.speedup:g}x" if job.goal.budget is None else f"budget {job.goal.budget:g}"
+    return (
+        f"On {len(job.splits['holdout'])} held-out prompts the tuned policy is {tuned['speedup']:.2f}x as fast as the "
+        f"large model alone at a loss of {tuned['loss']:.3f} ({goal}); random hand-off at the same speed loses "
+        f"{comparison['random_loss_at_same_speed']:.3f}, so it loses {better} than chance "
+        f"(difference {comparison['difference']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f})."
+    )

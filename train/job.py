@@ -1,0 +1,322 @@
+"""The main job step by step; ``train/fit_policy.py`` is its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from rich.console import Console
+
+from decoding import LM, Autoregressive, Backoff
+from decoding.cost import measure as measure_cost
+from decoding.lm import check_compatible
+from decoding.pairs import DRAFTER, default_target
+from policies import Policy, PolicyError, token_classes
+from train import live, report
+from train.collect import collect
+from train.holdout import hold_out
+from train.prompts import Prompt, PromptError, load_prompts, template_hash
+from train.replay import Cost, best_length
+from train.search import GRID, Goal, Search, finalists, open_study, run_study, solve
+from train.splits import split, split_hash
+from train.traces import TraceError, Traces, read_traces
+from train.tracking import Tracker
+
+console = Console()
+LEAST_SPEEDUP = 1.05
+FALLBACK = "use the large model alone, or exact speculative decoding"
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message is one sentence."""
+
+
+@dataclass
+class Job:
+    """Everything the steps share."""
+
+    config: object
+    goal: Goal
+    folder: Path
+    small: LM
+    large: LM
+    splits: dict[str, list[Prompt]]
+    cost: Cost
+
+
+def run(config) -> None:
+    """Traces, search, live correction, hold-out, report. Raises InputError before any work is done."""
+    try:
+        job = prepare(config)
+        traces = trace(job)
+    except (PromptError, TraceError, PolicyError, FileNotFoundError, ValueError) as error:
+        raise InputError(str(error)) from error
+    search = make_search(job, traces)
+    settings = {name: str(value) for name, value in asdict(config).items()}
+    with Tracker(config.wandb, job.folder, config.name, settings) as tracker:
+        study = open_study(job.folder / "study.db", config.seed, search.baselines())
+        run_study(study, search, config.trials, [tracker.trial])
+        chosen = tune_live(job, search, finalists(study, 3))
+        if chosen is None:
+            console.print(f"[bold]{_unreachable(job, search)}[/bold]")
+            return
+        length, _ = best_length(traces.of({p.id for p in job.splits["fit"]}, "large"), job.cost)
+        result = describe(job, search, study, chosen) | hold_out(job, search, chosen, length)
+        _write(job, chosen, result)
+        tracker.table(result)
+
+
+def prepare(config) -> Job:
+    """Check the settings and load models, prompts and the timing table."""
+    goal = _goal(config)
+    folder = _folder(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    small, large = _models(config)
+    tokenizer = large.tokenizer
+    longest = min(small.context, large.context) - config.max_new_tokens
+    prompts = load_prompts(config.prompts, tokenizer, config.limit, max_tokens=longest)
+    splits = split(prompts, dict(zip(("fit", "tune", "holdout"), config.sizes, strict=True)), config.seed)
+    _remember(folder, config, [small.identity(), large.identity()], splits)
+    return Job(config, goal, folder, small, large, splits, _cost(folder, small, large))
+
+
+def trace(job: Job) -> Traces:
+    """The traces of the fitting and tuning prompts, collected or read."""
+    config, prompts = job.config, job.splits["fit"] + job.splits["tune"]
+    meta = {
+        "models": [job.small.identity(), job.large.identity()],
+        "template": template_hash(job.large.tokenizer),
+        "prompts": split_hash(prompts),
+        "max_new_tokens": config.max_new_tokens,
+        "seed": config.seed,
+    }
+    if config.traces is None:
+        collect(job.small, job.large, prompts, job.folder / "traces", config.max_new_tokens, config.seed, meta)
+    return _checked(read_traces(config.traces or job.folder / "traces"), prompts)
+
+
+def _checked(traces: Traces, prompts: list[Prompt]) -> Traces:
+    missing = {p.id for p in prompts} - set(traces["prompt"].tolist())
+    if missing:
+        raise InputError(f"the traces lack {len(missing)} of {len(prompts)} prompts, such as {min(missing)}")
+    return traces
+
+
+def make_search(job: Job, traces: Traces) -> Search:
+    fit = traces.of({p.id for p in job.splits["fit"]})
+    tune = traces.of({p.id for p in job.splits["tune"]}, "mixed")
+    classes = token_classes(job.large.tokenizer)
+    return Search(job.config.policy, job.config.label, fit, tune, job.cost, job.goal, classes, job.config.seed)
+
+
+@dataclass
+class Chosen:
+    """The policy, the trial it came from, and how live runs on the tuning prompts compared with replay."""
+
+    policy: Policy
+    trial: int
+    quantile: float
+    faster: float
+    worse: float
+
+
+def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
+    """Run the best trials on the tuning prompts and correct the best one's threshold; None when none can win."""
+    decoders = {live.LARGE: Autoregressive(job.large)}
+    for trial in trials:
+        policy = search.policy(trial.params)
+        policy.set_threshold(search.threshold(policy, trial.params["quantile"]))
+        decoders[f"trial {trial.number}"] = Backoff([job.small, job.large], policy.to(job.large.device))
+    measured = live.measure(
+        decoders, job.splits["tune"], job.config.max_new_tokens, job.large, job.folder / "tune.jsonl", "live, tuning"
+    )
+    options = []
+    for trial in trials:
+        name, policy = f"trial {trial.number}", search.policy(trial.params)
+        speed, loss = search.replay(policy, trial.params["quantile"])
+        faster = live.speedup(measured, name) / speed
+        worse = float(measured[name]["loss"].mean()) / loss if loss > 0 else 1.0
+        curve = search.curve(policy)
+        i = solve(curve, job.goal, faster, worse)
+        console.print(
+            f"trial {trial.number}: replay {speed:.3f}x at loss {loss:.4f}, "
+            f"live {speed * faster:.3f}x at loss {loss * worse:.4f}"
+        )
+        if i is not None:
+            value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * worse)
+            options.append((value, Chosen(policy, trial.number, float(GRID[i]), faster, worse)))
+    if not options:
+        return None
+    chosen = min(options, key=lambda option: option[0])[1]
+    chosen.policy.set_threshold(search.threshold(chosen.policy, chosen.quantile))
+    return chosen
+
+
+def _unreachable(job: Job, search: Search) -> str:
+    fastest = search.random_curve()[-1, 0]
+    if job.goal.budget is None:
+        return (
+            f"{job.goal.speedup:g}x is out of reach of this pair on this machine: the small model alone is about "
+            f"{fastest:.2f}x as fast as the large one; {FALLBACK}"
+        )
+    return f"a loss of {job.goal.budget:g} allows no speedup over {LEAST_SPEEDUP:g}x with this pair: {FALLBACK}"
+
+
+def describe(job: Job, search: Search, study, chosen: Chosen) -> dict:
+    """The part of the result that is known before the hold-out is touched."""
+    policy, config = chosen.policy, job.config
+    weights = getattr(policy, "coef_", None)
+    return {
+        "name": config.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(config),
+        "models": [job.small.identity(), job.large.identity()],
+        "goal": {"target_speedup": job.goal.speedup}
+        if job.goal.budget is None
+        else {"quality_budget": job.goal.budget},
+        "policy": {
+            "describe": policy.describe(),
+            "kind": config.policy,
+            "label": config.label,
+            "threshold": float(policy.threshold),
+            "quantile": chosen.quantile,
+            "features": list(policy.names),
+            "weights": None if weights is None else dict(zip(policy.names, np.ravel(weights).tolist(), strict=True)),
+        },
+        "splits": {
+            name: {
+                "prompts": len(prompts),
+                "groups": len({p.group for p in prompts}),
+                "hash": split_hash(prompts),
+            }
+            for name, prompts in job.splits.items()
+        },
+        "cost": {"small": job.cost.small, "large": job.cost.large},
+        "replay": {"live_speedup_over_replayed": chosen.faster, "live_loss_over_replayed": chosen.worse},
+        "frontier": {"policy": search.curve(policy).tolist(), "random": search.random_curve().tolist()},
+        "trials": [
+            {
+                "number": t.number,
+                "params": t.params,
+                "loss": t.user_attrs["loss"],
+                "speedup": t.user_attrs["speedup"],
+                "feasible": t.constraints["goal"] <= 0,
+            }
+            for t in study.trials
+            if t.values is not None
+        ],
+        "chosen_trial": chosen.trial,
+    }
+
+
+def machine(config) -> dict:
+    """What a speed depends on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next(
+            (x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")), cpu
+        )
+    return {
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if config.device.startswith("cuda") else config.device,
+        "dtype": config.dtype,
+    }
+
+
+def _write(job: Job, chosen: Chosen, result: dict) -> None:
+    provenance = {key: result[key] for key in ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods")}
+    provenance["groups"] = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
+    provenance["label"] = job.config.label
+    chosen.policy.save(job.folder / "policy.json", models=result["models"], provenance=provenance)
+    write_json(job.folder / "result.json", result)
+    report.figure(result, job.folder / "frontier.png")
+    report.write_html(result, job.folder / "report.html")
+    report.print_table(result, console)
+    console.print(f"[bold]{result['verdict']}[/bold]")
+    console.print(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON whole or not at all."""
+    path.with_suffix(".tmp").write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def _goal(config) -> Goal:
+    speedup, budget = config.target_speedup, config.quality_budget
+    if speedup is not None and budget is not None:
+        raise ValueError("give --target-speedup or --quality-budget, not both")
+    if budget is not None:
+        if not 0 < budget < 1:
+            raise ValueError(f"--quality-budget is a mean loss between 0 and 1, not {budget:g}")
+        return Goal(budget=budget)
+    speedup = 1.3 if speedup is None else speedup
+    if not 1 < speedup < 1000:
+        raise ValueError(f"--target-speedup is a factor over 1, not {speedup:g}")
+    return Goal(speedup=speedup)
+
+
+def _folder(config) -> Path:
+    if not config.name or Path(config.name).name != config.name:
+        raise ValueError(f"--name must be a plain folder name, not {config.name!r}")
+    folder = config.output / config.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".write").touch()
+        (folder / ".write").unlink()
+    except OSError as error:
+        raise ValueError(f"the output folder {folder} cannot be written: {error.strerror}") from error
+    return folder
+
+
+def _models(config) -> tuple[LM, LM]:
+    with console.status("loading the models"):
+        if config.large is None:
+            large = default_target(config.device, config.dtype)
+        else:
+            large = LM.load(config.large, config.device, config.dtype)
+        small = LM.load(DRAFTER if config.small is None else config.small, config.device, config.dtype)
+    check_compatible([small, large])
+    return small, large
+
+
+def _remember(folder: Path, config, models: list[dict], splits: dict) -> None:
+    """Refuse to go on with a run of other settings: its trials and measurements would be mixed with these."""
+    path = folder / "run.json"
+    settings = {key: str(value) for key, value in asdict(config).items() if key not in ("trials", "wandb", "output")}
+    now = {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
+    if not path.exists():
+        write_json(path, now)
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        flat = {**before["settings"], "models": before["models"], "splits": before["splits"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged; use another --name or delete {folder}") from error
+    differing = [
+        key for key, value in {**settings, "models": models, "splits": now["splits"]}.items() if flat.get(key) != value
+    ]
+    if differing:
+        raise ValueError(f"{folder} holds a run with another {', '.join(differing)}; use another --name or delete it")
+
+
+def _cost(folder: Path, small: LM, large: LM) -> Cost:
+    """The timing table, measured once per run."""
+    path = folder / "cost.json"
+    if not path.exists():
+        with console.status("timing both models"):
+            tables = measure_cost([small, large])
+        write_json(path, [{str(n): s for n, s in table.items()} for table in tables])
+    return Cost(*json.loads(path.read_text(encoding="utf-8")))

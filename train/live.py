@@ -1,0 +1,95 @@
+"""Live measurement: several decoders on the same prompts, one after the other in turn, timed and judged."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from decoding import LM, generate
+from train.prompts import Prompt
+from train.quality import guarded_regret, score
+
+LARGE = "large"
+"""Key of the reference method in every measurement."""
+
+
+def measure(
+    decoders: dict[str, object], prompts: Sequence[Prompt], max_new_tokens: int, large: LM, path: Path, title: str
+) -> dict[str, dict[str, np.ndarray]]:
+    """Per decoder and per prompt [n]: seconds, tokens, loss, regret, large_share.
+
+    Decoders take turns on each prompt, in an order that rotates. Every finished prompt is appended to ``path``; a
+    run that was killed goes on after the last one. One of ``decoders`` must be called "large": the reference.
+    """
+    done = {row["id"]: row for row in _read(path) if row["methods"].keys() == decoders.keys()}
+    names = list(decoders)
+    todo = [(i, p) for i, p in enumerate(prompts) if p.id not in done]
+    for name in names if todo else ():
+        _answer(decoders[name], prompts[0], 8)  # warm-up
+    for i, prompt in track(todo, title, disable=not todo):
+        order = names[i % len(names) :] + names[: i % len(names)]
+        answers = {name: _answer(decoders[name], prompt, max_new_tokens) for name in order}
+        row = {"id": prompt.id, "family": prompt.family, "methods": _judge(large, prompt, answers)}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        done[prompt.id] = row
+    rows = [done[p.id]["methods"] for p in prompts]
+    fields = ("seconds", "tokens", "loss", "regret", "large_share")
+    return {name: {f: np.array([row[name][f] for row in rows], float) for f in fields} for name in names}
+
+
+def _read(path: Path) -> list[dict]:
+    """Finished prompts; a last line cut short by a kill is removed, so that the next starts afresh."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if len(whole) < len(lines):
+        path.with_suffix(".tmp").write_bytes(b"".join(whole))
+        os.replace(path.with_suffix(".tmp"), path)
+    return [json.loads(line) for line in whole]
+
+
+def _answer(decoder, prompt: Prompt, max_new_tokens: int) -> dict:
+    ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
+    result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=0)
+    return {
+        "tokens": int(result.lengths[0]),
+        "seconds": result.seconds["total"],
+        "answer": result.sequences[0, ids.shape[1] :].tolist(),
+        "writers": result.writers[0].tolist(),
+        "large_share": float((result.writers[0] == len(decoder.models) - 1).float().mean()),
+        "counts": result.counts,
+    }
+
+
+def _judge(large: LM, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
+    eos = large.model.generation_config.eos_token_id
+    eos = [eos] if isinstance(eos, int) else list(eos or ())
+    reference = answers[LARGE]["answer"]
+    scores = score(large, [prompt.ids] * len(answers), [a["answer"] for a in answers.values()])
+    for answer, judged in zip(answers.values(), scores, strict=True):
+        answer["regret"] = float(judged.regret.mean())
+        answer["loss"] = guarded_regret(judged, answer["answer"], reference, eos)
+    return answers
+
+
+def speedup(measured: dict, name: str, rows=slice(None)) -> float:
+    """(large model's seconds per new token) / (the method's), sums over the same prompts."""
+    large, own = measured[LARGE], measured[name]
+    return float(
+        (large["seconds"][rows].sum() / large["tokens"][rows].sum())
+        / (own["seconds"][rows].sum() / own["tokens"][rows].sum())
+    )
+
+
+def bootstrap(statistic, n: int, seed: int = 0, draws: int = 2000, confidence: float = 0.95) -> list[float]:
+    """Percentile interval of ``statistic(rows)`` over prompts drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    values = [statistic(rng.integers(0, n, n)) for _ in range(draws)]
+    tail = (1 - confidence) / 2
+    return [float(v) for v in np.quantile(values, [tail, 1 - tail])]

@@ -1,0 +1,73 @@
+"""Replay: what a policy would have cost and lost on logged traces, in milliseconds.
+
+Greedy speculative decoding replays exactly: its output is the large model's text whatever the draft length. Backoff
+is approximate (``exact=False`` in spirit): the trace's own text is kept, as if every kept token had been followed by
+it, so a live run has to confirm the figures.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from decoding.cost import seconds
+from train.quality import CAP
+from train.traces import Traces
+
+
+class Cost:
+    """Measured seconds of both models by tokens read, see ``decoding.cost``."""
+
+    def __init__(self, small: dict, large: dict):
+        self.small, self.large = small, large
+
+    def alone(self, traces: Traces) -> np.ndarray:
+        """[trajectories] seconds of the large model alone for as many tokens."""
+        first = traces.starts[:-1]
+        tokens = np.diff(traces.starts)
+        return seconds(self.large, traces["prompt_tokens"][first]) + (tokens - 1) * seconds(self.large, 1)
+
+
+def backoff(traces: Traces, escalate: np.ndarray, cost: Cost) -> tuple[float, float]:
+    """(speedup over the large model alone, mean loss per prompt) had ``escalate`` [rows] decided the hand-offs."""
+    lost = np.where(escalate, 0.0, np.minimum(traces["regret"], CAP) / CAP)
+    loss = np.add.reduceat(lost, traces.starts[:-1]) / np.diff(traces.starts)
+    position = traces["position"].astype(int)
+    prompt = traces["prompt_tokens"]
+    last = np.where(escalate, position, -1)
+    before = np.concatenate([[-1], _last_so_far(last, traces)[:-1]])
+    before[traces.starts[:-1]] = -1
+    # The large model reads the gap since it was last asked, and the prompt the first time.
+    gap = np.where(before < 0, prompt + position, position - before)
+    large = np.where(escalate, seconds(cost.large, gap), 0.0).sum()
+    small = len(traces) * seconds(cost.small, 1) + seconds(cost.small, prompt[traces.starts[:-1]]).sum()
+    return float(cost.alone(traces).sum() / (small + large)), float(loss.mean())
+
+
+def _last_so_far(last: np.ndarray, traces: Traces) -> np.ndarray:
+    """Running maximum that starts anew with every trajectory."""
+    offset = traces.trajectory_of * (last.max() + 2)
+    return np.maximum.accumulate(last + offset) - offset
+
+
+def speculative(traces: Traces, length: int, cost: Cost) -> float:
+    """Speedup of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
+    agree = traces["small_token"] == traces["large_token"]
+    total = 0.0
+    for start, end in zip(traces.starts[:-1], traces.starts[1:], strict=True):
+        prompt = traces["prompt_tokens"][start]
+        total += float(seconds(cost.small, prompt) + seconds(cost.large, prompt) - seconds(cost.large, 1))
+        at = start
+        while at < end:
+            drafted = min(length, end - at - 1)
+            run = agree[at : at + drafted]
+            accepted = drafted if run.all() else int(run.argmin())
+            total += float(drafted * seconds(cost.small, 1) + seconds(cost.large, drafted + 1))
+            at += accepted + 1
+    return float(cost.alone(traces).sum() / total)
+
+
+def best_length(traces: Traces, cost: Cost, lengths=range(1, 9)) -> tuple[int, float]:
+    """(draft length, speedup) of the fastest fixed draft length."""
+    speeds = {length: speculative(traces, length, cost) for length in lengths}
+    best = max(speeds, key=speeds.get)
+    return best, speeds[best]

@@ -1,0 +1,203 @@
+"""Search for the policy: Optuna proposes, replay on traces judges, thresholds live in quantiles of the score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import optuna
+
+from policies import MLP, Logistic, Policy, Rule
+from train.quality import CAP
+from train.replay import Cost, backoff
+from train.traces import Traces
+
+CONFIDENCE = ("entropy", "varentropy", "top1", "margin", "top10", "top10_mass")
+HISTORY = ("position", "since_large", "agreed", "large_entropy", "mean_entropy", "mean_agreed")
+TOKEN = ("last_is_word_start", "last_is_digit", "last_is_punctuation", "last_is_newline")
+FEATURE_SETS = {
+    "confidence": CONFIDENCE,
+    "confidence+history": CONFIDENCE + HISTORY,
+    "confidence+token": CONFIDENCE + TOKEN,
+    "all": CONFIDENCE + HISTORY + TOKEN,
+}
+GRID = np.linspace(0.0, 1.0, 201)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Either a speedup to reach at the least loss, or a loss not to exceed at the best speedup."""
+
+    speedup: float | None = None
+    budget: float | None = None
+
+    def violation(self, speedup: float, loss: float) -> float:
+        """At most 0 where the goal is met."""
+        return self.speedup - speedup if self.budget is None else loss - self.budget
+
+    def value(self, speedup: float, loss: float) -> float:
+        """What is minimised among those that meet it."""
+        return loss if self.budget is None else -speedup
+
+
+def labels(traces: Traces, kind: str) -> np.ndarray:
+    """[rows] in [0, 1]: how bad the small model's token would be.
+
+    ``regret`` is the expected clipped loss itself; ``kl`` is 1 where KL(small || large) is above its median (the
+    paper's fixed cut holds nearly everywhere for a small drafter); ``disagree`` is 1 where the best tokens differ.
+    """
+    if kind == "regret":
+        return np.minimum(traces["regret"], CAP) / CAP
+    if kind == "kl":
+        return (traces["kl"] > np.median(traces["kl"])).astype(float)
+    return (traces["small_token"] != traces["large_token"]).astype(float)
+
+
+@dataclass
+class Search:
+    """Fits on ``fit`` (both trajectories), judges by replay on ``tune`` (random hand-off, as in deployment)."""
+
+    kind: str
+    label: str
+    fit: Traces
+    tune: Traces
+    cost: Cost
+    goal: Goal
+    classes: object
+    seed: int = 0
+    fitted: dict[str, Policy] = field(default_factory=dict)
+
+    def suggest(self, trial: optuna.Trial) -> dict:
+        if self.kind == "rule":
+            trial.suggest_categorical("feature", list(CONFIDENCE + HISTORY))
+            trial.suggest_categorical("direction", [">=", "<="])
+        else:
+            trial.suggest_categorical("features", list(FEATURE_SETS))
+        if self.kind == "logistic":
+            trial.suggest_float("C", 1e-4, 10.0, log=True)
+        if self.kind == "mlp":
+            trial.suggest_categorical("width", [8, 16, 32])
+            trial.suggest_float("weight_decay", 1e-4, 1.0, log=True)
+        trial.suggest_float("quantile", 0.0, 1.0)
+        return trial.params
+
+    def baselines(self) -> list[dict]:
+        """Settings that every search tries first."""
+        starts = (0.3, 0.5, 0.7)
+        if self.kind == "rule":
+            rules = [("entropy", ">="), ("top1", "<="), ("margin", "<=")]
+            return [{"feature": f, "direction": d, "quantile": q} for f, d in rules for q in starts]
+        extra = {"C": 0.1} if self.kind == "logistic" else {"width": 16, "weight_decay": 0.01}
+        return [{"features": name, "quantile": q} | extra for name in FEATURE_SETS for q in starts]
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """The objective: replayed loss under a speedup constraint, or the other way round."""
+        params = self.suggest(trial)
+        speedup, loss = self.replay(self.policy(params), params["quantile"])
+        trial.set_user_attr("speedup", speedup)
+        trial.set_user_attr("loss", loss)
+        value = self.goal.value(speedup, loss)
+        trial.set_constraint("goal", self.goal.violation(speedup, loss))  # write-once, so it comes last
+        return value
+
+    def policy(self, params: dict) -> Policy:
+        """The fitted policy of ``params``; its threshold is set by ``set_quantile``."""
+        key = json.dumps({k: v for k, v in params.items() if k != "quantile"}, sort_keys=True)
+        if key not in self.fitted:
+            self.fitted[key] = self._fit(params)
+        return self.fitted[key]
+
+    def _fit(self, params: dict) -> Policy:
+        if self.kind == "rule":
+            return Rule(params["feature"], 0.0, params["direction"])
+        names = FEATURE_SETS[params["features"]]
+        if self.kind == "logistic":
+            policy = Logistic(names, C=params["C"], classes=self.classes)
+        else:
+            policy = MLP(
+                names, (params["width"],), weight_decay=params["weight_decay"], seed=self.seed, classes=self.classes
+            )
+        return policy.fit(self.fit.table(names), labels(self.fit, self.label), groups=self.fit["group"])
+
+    def scores(self, policy: Policy, traces: Traces) -> np.ndarray:
+        """[rows] risk; unknown counts as the highest, as it escalates."""
+        risk = policy.score_table(traces.table(policy.names)).numpy().astype(float)
+        return np.where(np.isnan(risk), np.inf, risk)
+
+    def threshold(self, policy: Policy, quantile: float) -> float:
+        """The score below which the share ``quantile`` of the tuning positions lies."""
+        risk = self.scores(policy, self.tune)
+        known = np.sort(risk[np.isfinite(risk)])
+        if quantile >= 1:
+            return float(np.nextafter(np.float32(known[-1]), np.float32(np.inf)))
+        return float(np.quantile(known, quantile))
+
+    def replay(self, policy: Policy, quantile: float) -> tuple[float, float]:
+        """(speedup, loss) predicted on the tuning traces when the share ``quantile`` of positions is kept small."""
+        return backoff(self.tune, self.scores(policy, self.tune) >= self.threshold(policy, quantile), self.cost)
+
+    def curve(self, policy: Policy) -> np.ndarray:
+        """[201, 2] predicted (speedup, loss) at every quantile of ``GRID``."""
+        risk = self.scores(policy, self.tune)
+        return np.array([backoff(self.tune, risk >= self.threshold(policy, q), self.cost) for q in GRID])
+
+    def random_curve(self) -> np.ndarray:
+        """[201, 2] predicted (speedup, loss) of random hand-off at the rates ``1 - GRID``."""
+        draw = np.random.default_rng(self.seed).random(len(self.tune))
+        return np.array([backoff(self.tune, draw >= q, self.cost) for q in GRID])
+
+
+def solve(curve: np.ndarray, goal: Goal, faster: float = 1.0, worse: float = 1.0) -> int | None:
+    """Index of the point of ``curve`` [n, 2] (speedup, loss) that meets the goal best, None when none does.
+
+    ``faster`` and ``worse`` are what a live run measured divided by what replay predicted.
+    """
+    points = [(speed * faster, loss * worse) for speed, loss in curve]
+    met = [i for i, point in enumerate(points) if goal.violation(*point) <= 0]
+    return min(met, key=lambda i: goal.value(*points[i])) if met else None
+
+
+def open_study(path: Path, seed: int, baselines: list[dict]) -> optuna.Study:
+    """The SQLite study at ``path``, made with its baselines enqueued or resumed with all its finished trials.
+
+    A trial that a killed run left unfinished is marked failed.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    study = optuna.create_study(study_name="policy", storage=storage, direction="minimize", load_if_exists=True)
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    for params in baselines:
+        study.enqueue_trial(params, skip_if_exists=True)
+    return study
+
+
+def run_study(study: optuna.Study, search: Search, trials: int, callbacks: list[Callable]) -> None:
+    """Bring the study to ``trials`` finished trials."""
+    from rich.progress import Progress
+
+    finished = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    with Progress() as progress:
+        bar = progress.add_task("searching", total=trials, completed=finished)
+        study.optimize(search, max(0, trials - finished), callbacks=[*callbacks, lambda s, t: progress.advance(bar)])
+
+
+def finalists(study: optuna.Study, count: int) -> list[optuna.trial.FrozenTrial]:
+    """The best feasible trials that differ in more than the threshold; the nearest ones when none is feasible."""
+    done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    ranked = sorted(done, key=lambda t: (max(0.0, t.constraints["goal"]), t.value))
+    different: dict[str, optuna.trial.FrozenTrial] = {}
+    for trial in ranked:
+        kind = json.dumps(
+            {
+                k: v if isinstance(v, str | int) else round(np.log10(v))
+                for k, v in trial.params.items()
+                if k != "quantile"
+            }
+        )
+        different.setdefault(kind, trial)
+    return list(different.values())[:count]

@@ -1,0 +1,123 @@
+"""Traces: one row per written position, what both models said there, in Parquet shards.
+
+Columns of a row: ``prompt`` and ``group`` (ids), ``trajectory`` ("large" or "mixed") and ``rate`` of random hand-off,
+``prompt_tokens``, ``position``, ``token``, ``writer`` (0 small, 1 large), ``small_token`` and ``large_token`` (their
+best), ``small_logprob`` and ``large_logprob`` of the token written, ``small_logprob_small`` and
+``large_logprob_small`` of the small model's best, ``regret`` (nats lost under the large model by the small model's
+best token), ``kl`` (KL(small || large), nats), and every feature of ``FEATURE_COLUMNS``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from policies import FEATURES
+
+FEATURE_COLUMNS = tuple(name for name in FEATURES if name != "uniform")
+SCHEMA = 1
+
+
+class TraceError(ValueError):
+    """Traces that are missing, unfinished or of another run; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Columns as arrays [rows], in the order they were written: trajectory by trajectory, position by position."""
+
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.columns["position"])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def table(self, names) -> np.ndarray:
+        """float32 [rows, len(names)] of feature columns."""
+        return np.stack([self.columns[name] for name in names], 1).astype(np.float32)
+
+    def where(self, keep: np.ndarray) -> Traces:
+        return Traces({name: column[keep] for name, column in self.columns.items()})
+
+    def of(self, prompts: set[str], trajectory: str | None = None) -> Traces:
+        """Rows of the given prompts, of one trajectory or of both."""
+        keep = np.isin(self["prompt"], list(prompts))
+        return self.where(keep & (self["trajectory"] == trajectory) if trajectory else keep)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Index of the first row of each trajectory, and the number of rows at the end."""
+        return np.append(np.flatnonzero(self["position"] == 0), len(self))
+
+    @cached_property
+    def trajectory_of(self) -> np.ndarray:
+        """[rows] number of the trajectory that a row belongs to."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+
+def write_shard(folder: Path, index: int, columns: dict[str, np.ndarray]) -> None:
+    """Write one shard; it appears whole or not at all."""
+    from datasets import Dataset
+
+    path = shard_path(folder, index)
+    unfinished = path.with_suffix(".tmp")
+    Dataset.from_dict(columns).to_parquet(str(unfinished))
+    os.replace(unfinished, path)
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:05d}.parquet"
+
+
+def open_folder(folder: Path, meta: dict) -> None:
+    """Make ``folder`` for traces of the run that ``meta`` describes; TraceError when it holds another run's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, meta = folder / "meta.json", json.loads(json.dumps(meta | {"schema": SCHEMA}))
+    if not path.exists():
+        path.with_suffix(".tmp").write_text(json.dumps(meta, indent=1))
+        os.replace(path.with_suffix(".tmp"), path)
+        return
+    found = read_meta(folder)
+    differing = sorted(key for key in meta.keys() | found.keys() if meta.get(key) != found.get(key))
+    if differing:
+        raise TraceError(
+            f"{folder} holds traces of another run ({', '.join(differing)} differ); use another --name or --output"
+        )
+
+
+def read_meta(folder: Path) -> dict:
+    """The description of the run that wrote ``folder``. TraceError when it is not there or of a newer schema."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        schema = int(meta["schema"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TraceError(f"{folder} is not a folder of traces: its meta.json is missing or damaged") from error
+    if schema > SCHEMA:
+        raise TraceError(f"{folder} was written by a newer version (schema {schema}, this one reads {SCHEMA})")
+    return meta
+
+
+def read_traces(folder: Path) -> Traces:
+    """All finished shards of ``folder``, in order. TraceError when there are none."""
+    from datasets import Dataset, concatenate_datasets
+
+    read_meta(folder)
+    shards = sorted(folder.glob("shard-*.parquet"))
+    if not shards:
+        raise TraceError(f"{folder} holds no shards; collect traces first")
+    try:
+        data = concatenate_datasets([Dataset.from_parquet(str(path), keep_in_memory=True) for path in shards])
+        columns = {name: np.asarray(data.with_format("numpy")[name][:]) for name in data.column_names}
+    except Exception as error:  # pyarrow and datasets raise many kinds
+        raise TraceError(f"the shards in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+    missing = [name for name in ("prompt", "regret", *FEATURE_COLUMNS) if name not in columns]
+    if missing:
+        raise TraceError(f"the traces in {folder} lack the column {missing[0]}")
+    return Traces(columns)
