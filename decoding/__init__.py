@@ -1,24 +1,24 @@
 """Decoders in which two or more language models of one tokenizer share the writing of a text."""
 
-from decoding.acceptance import Exact
-from decoding.autoregressive import Autoregressive
-from decoding.backoff import Backoff
-from decoding.generate import Result, generate
-from decoding.lm import LM
-from decoding.pairs import default_pair
-from decoding.sampling import Sampling
-from decoding.speculative import Speculative
-from decoding.step import Step
+from importlib import import_module
 
-__all__ = [
-    "LM",
-    "Autoregressive",
-    "Backoff",
-    "Exact",
-    "Result",
-    "Sampling",
-    "Speculative",
-    "Step",
-    "default_pair",
-    "generate",
-]
+_HOME = {
+    "LM": "lm",
+    "Autoregressive": "autoregressive",
+    "Backoff": "backoff",
+    "Exact": "acceptance",
+    "Result": "generation",
+    "Sampling": "sampling",
+    "Speculative": "speculative",
+    "Step": "step",
+    "default_pair": "pairs",
+    "generate": "generation",
+}
+__all__ = list(_HOME)  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first asked for: torch takes seconds, and --help should not."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'decoding' has no attribute {name!r}")
+    return getattr(import_module(f"decoding.{_HOME[name]}"), name)

@@ -40,7 +40,7 @@ def prepare(options: Options, method: str):
     from rich.console import Console
 
     from decoding import Sampling
-    from decoding.generate import start
+    from decoding.generation import start
 
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     # The status keeps the real standard error; transformers' progress bars, one of which cannot be turned off, do not.
@@ -109,7 +109,7 @@ def write(decoder, run, names: tuple[str, ...]) -> int:
     """Write to the end, or until Ctrl-C, and say what it took."""
     import torch
 
-    from decoding.generate import commits
+    from decoding.generation import commits
     from decoding.show import painter, show_statistics
     from decoding.stream import PieceStream
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from toys import eager, nudged
 
 from decoding import Autoregressive, Backoff, Sampling, Speculative, generate
-from decoding.generate import commits, start
+from decoding.generation import commits, start
 from policies import Random, Rule
 
 ROWS, SLOTS = 3, 16

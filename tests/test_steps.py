@@ -6,7 +6,7 @@ from conftest import tiny
 from toys import eager, nudged, successor
 
 from decoding import Backoff, Speculative, generate
-from decoding.generate import commits, start
+from decoding.generation import commits, start
 from decoding.sampling import POLICY, Sampling, noise
 from decoding.trail import entropy
 

@@ -130,6 +130,8 @@ def new_drafter(config: Distill, target) -> LlamaForCausalLM:
     )
     u, s, _ = torch.linalg.svd(target.get_input_embeddings().weight.float(), full_matrices=False)
     embedding = u[:, : config.width] * s[: config.width]
+    # Rows of norm 1 on average: the tied head then starts with logits of unit spread instead of being surely wrong.
+    embedding /= embedding.norm(dim=1).mean()
     drafter.get_input_embeddings().weight.data.copy_(embedding)
     return drafter.to(target.device)
 
