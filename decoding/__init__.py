@@ -14,7 +14,7 @@ _HOME = {
     "default_pair": "pairs",
     "generate": "generation",
 }
-__all__ = list(_HOME)  # noqa: PLE0604
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str):

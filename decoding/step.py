@@ -22,7 +22,7 @@ class Step:
     since_large: Tensor
     """[...] tokens written since the larger model last wrote or checked one (before that: since the prompt)."""
     agreed: Tensor
-    """[...] 1 where the larger model, when last asked, chose the smaller one's token, else 0; NaN before it was asked."""
+    """[...] 1 where the larger model, when last asked, chose the smaller one's token, else 0; NaN before that."""
     large_entropy: Tensor
     """[...] entropy in nats of the larger model's distribution when it was last asked; NaN before."""
     last_token: Tensor

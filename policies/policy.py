@@ -95,7 +95,7 @@ class Policy(nn.Module):
 
     @classmethod
     def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Policy:
-        """The inverse of ``settings``; weights and threshold are filled in afterwards. ValueError or KeyError if wrong."""
+        """The inverse of ``settings``; weights and threshold are filled in later. ValueError or KeyError if wrong."""
         return cls()
 
     def numbers(self) -> dict[str, Tensor]:

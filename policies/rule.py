@@ -53,7 +53,7 @@ class Rule(Policy):
 
 
 class _Constant(Policy):
-    """The same answer everywhere. The risk is infinite, so that every finite threshold gives it, and files hold none."""
+    """The same answer everywhere. The risk is infinite: every finite threshold gives it, and files hold none."""
 
     risk: float
 

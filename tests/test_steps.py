@@ -78,6 +78,24 @@ def test_logits_and_hidden_states_are_those_of_the_text(kind, prompts):
             torch.testing.assert_close(step.hidden[row], fresh.hidden_states[-1][0, at], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3], ids=["fixed", "stopped"])
+def test_a_draft_reads_the_text_after_every_rollback(rate):
+    """A draft that read what was rejected would still end in the right text, only later."""
+    large = tiny("llama", layers=2, seed=1)
+    small = nudged(large)
+    reference = eager(small)
+
+    def reader(step):
+        length = int(run.text.prompts + step.position)
+        torch.testing.assert_close(step.logits, reference(run.text.ids[:, :length]).logits[:, -1], atol=1e-4, rtol=1e-4)
+        return step.uniform < rate
+
+    run = start(Speculative([small, large], length=6), torch.tensor([[5, 9, 4]]), None, 20, (), Sampling(1.0), 0)
+    for _ in commits(Speculative([small, large], length=6, stop=reader), run):
+        pass
+    assert 0 < run.accepted < run.drafted
+
+
 class Historian:
     """Keeps the last token and the position of each step as history, and compares what it is given with the text."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from train import report
+from train import figure
 from train.tracking import Tracker
 
 RESULT = {
@@ -51,7 +51,7 @@ def test_offline_run_holds_every_trial_and_the_table(tmp_path, capfd, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = tmp_path / "run"
     with Tracker("offline", folder, "night", {"path": Path("/x"), "seeds": (1, 2)}) as tracker:
-        report.figure(RESULT, folder / "frontier.png")
+        figure.draw(RESULT, folder / "frontier.png")
         study = search(tracker.trial)
         tracker.table(RESULT)
     assert "wandb" not in capfd.readouterr().err

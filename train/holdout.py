@@ -39,7 +39,14 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
         "tuned": f"tuned {job.config.policy} policy",
     }
     measured = live.measure(
-        decoders, job.splits["holdout"], job.config.max_new_tokens, job.large, job.folder / "holdout.jsonl", "hold-out"
+        decoders,
+        job.splits["holdout"],
+        job.config.max_new_tokens,
+        job.large,
+        job.folder / "holdout.jsonl",
+        "hold-out",
+        # More trials may choose another policy: what was measured of this one is not what that one does.
+        setting=f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}",
     )
     methods = [summary(measured, key, labels[key]) for key in decoders]
     comparison = against_random(measured)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +17,18 @@ import transformers
 from rich.console import Console
 
 from decoding import LM, Autoregressive, Backoff
+from decoding.__main__ import load_model
 from decoding.cost import measure as measure_cost
 from decoding.lm import check_compatible
-from decoding.pairs import DRAFTER, default_target
-from policies import Policy, PolicyError, token_classes
-from train import live, report
+from policies import Policy, token_classes
+from train import figure, live, report, tables
 from train.collect import collect
 from train.holdout import hold_out
-from train.prompts import Prompt, PromptError, load_prompts, template_hash
+from train.prompts import Prompt, load_prompts, template_hash
 from train.replay import Cost, best_length
 from train.search import GRID, Goal, Search, finalists, open_study, run_study, solve
 from train.splits import split, split_hash
-from train.traces import TraceError, Traces, read_traces
+from train.traces import TraceError, Traces, read_meta, read_traces
 from train.tracking import Tracker
 
 console = Console()
@@ -56,8 +58,8 @@ def run(config) -> None:
     try:
         job = prepare(config)
         traces = trace(job)
-    except (PromptError, TraceError, PolicyError, FileNotFoundError, ValueError) as error:
-        raise InputError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from error
     search = make_search(job, traces)
     settings = {name: str(value) for name, value in asdict(config).items()}
     with Tracker(config.wandb, job.folder, config.name, settings) as tracker:
@@ -67,23 +69,24 @@ def run(config) -> None:
         if chosen is None:
             console.print(f"[bold]{_unreachable(job, search)}[/bold]")
             return
-        length, _ = best_length(traces.of({p.id for p in job.splits["fit"]}, "large"), job.cost)
+        length, _ = best_length(traces.of({p.id for p in job.splits["fit"]}, "large"), job.cost, config.max_new_tokens)
         result = describe(job, search, study, chosen) | hold_out(job, search, chosen, length)
         _write(job, chosen, result)
         tracker.table(result)
 
 
 def prepare(config) -> Job:
-    """Check the settings and load models, prompts and the timing table."""
+    """Check the settings and load models, prompts and the timing table; nothing is written before all is checked."""
     goal = _goal(config)
     folder = _folder(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    _check_numbers(config)
     small, large = _models(config)
     tokenizer = large.tokenizer
     longest = min(small.context, large.context) - config.max_new_tokens
     prompts = load_prompts(config.prompts, tokenizer, config.limit, max_tokens=longest)
     splits = split(prompts, dict(zip(("fit", "tune", "holdout"), config.sizes, strict=True)), config.seed)
+    if config.traces is not None:
+        _given(config.traces, _about(config, small, large, splits))
     _remember(folder, config, [small.identity(), large.identity()], splits)
     return Job(config, goal, folder, small, large, splits, _cost(folder, small, large))
 
@@ -91,22 +94,36 @@ def prepare(config) -> Job:
 def trace(job: Job) -> Traces:
     """The traces of the fitting and tuning prompts, collected or read."""
     config, prompts = job.config, job.splits["fit"] + job.splits["tune"]
-    meta = {
-        "models": [job.small.identity(), job.large.identity()],
-        "template": template_hash(job.large.tokenizer),
-        "prompts": split_hash(prompts),
+    about = _about(config, job.small, job.large, job.splits)
+    if config.traces is not None:
+        return _given(config.traces, about)
+    folder = job.folder / "traces"
+    collect(job.small, job.large, prompts, folder, config.max_new_tokens, config.seed, about | {"seed": config.seed})
+    return read_traces(folder)
+
+
+def _about(config, small: LM, large: LM, splits: dict[str, list[Prompt]]) -> dict:
+    """What traces are of: written beside them, and compared with when they are given."""
+    return {
+        "models": [small.identity(), large.identity()],
+        "template": template_hash(large.tokenizer),
+        "prompts": {p.id: split_hash([p]) for p in splits["fit"] + splits["tune"]},
         "max_new_tokens": config.max_new_tokens,
-        "seed": config.seed,
     }
-    if config.traces is None:
-        collect(job.small, job.large, prompts, job.folder / "traces", config.max_new_tokens, config.seed, meta)
-    return _checked(read_traces(config.traces or job.folder / "traces"), prompts)
 
 
-def _checked(traces: Traces, prompts: list[Prompt]) -> Traces:
-    missing = {p.id for p in prompts} - set(traces["prompt"].tolist())
+def _given(folder: Path, about: dict) -> Traces:
+    """The traces in ``folder``, which may hold more prompts than needed. TraceError when they are of something else."""
+    meta, traces = read_meta(folder), read_traces(folder)
+    differing = [key for key, value in about.items() if key != "prompts" and meta.get(key) != value]
+    if differing:
+        raise TraceError(f"the traces in {folder} are of another run ({', '.join(differing)} differ)")
+    there, known = set(traces["prompt"].tolist()), meta.get("prompts", {})
+    missing = [name for name, digest in about["prompts"].items() if name not in there or known.get(name) != digest]
     if missing:
-        raise InputError(f"the traces lack {len(missing)} of {len(prompts)} prompts, such as {min(missing)}")
+        raise TraceError(
+            f"the traces in {folder} lack {len(missing)} of {len(about['prompts'])} prompts, such as {missing[0]}"
+        )
     return traces
 
 
@@ -150,7 +167,7 @@ def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
             f"trial {trial.number}: replay {speed:.3f}x at loss {loss:.4f}, "
             f"live {speed * faster:.3f}x at loss {loss * worse:.4f}"
         )
-        if i is not None:
+        if i is not None and (job.goal.budget is None or curve[i, 0] * faster >= LEAST_SPEEDUP):
             value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * worse)
             options.append((value, Chosen(policy, trial.number, float(GRID[i]), faster, worse)))
     if not options:
@@ -241,9 +258,9 @@ def _write(job: Job, chosen: Chosen, result: dict) -> None:
     provenance["label"] = job.config.label
     chosen.policy.save(job.folder / "policy.json", models=result["models"], provenance=provenance)
     write_json(job.folder / "result.json", result)
-    report.figure(result, job.folder / "frontier.png")
+    figure.draw(result, job.folder / "frontier.png")
     report.write_html(result, job.folder / "report.html")
-    report.print_table(result, console)
+    tables.print_table(result, console)
     console.print(f"[bold]{result['verdict']}[/bold]")
     console.print(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
 
@@ -269,25 +286,33 @@ def _goal(config) -> Goal:
 
 
 def _folder(config) -> Path:
-    if not config.name or Path(config.name).name != config.name:
+    """OUTPUT/NAME, which is made once everything else has been checked."""
+    if config.name in ("", ".", "..") or Path(config.name).name != config.name:
         raise ValueError(f"--name must be a plain folder name, not {config.name!r}")
     folder = config.output / config.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".write").touch()
-        (folder / ".write").unlink()
-    except OSError as error:
-        raise ValueError(f"the output folder {folder} cannot be written: {error.strerror}") from error
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"the output folder {folder} cannot be made or written: look at {there}")
     return folder
 
 
+def _check_numbers(config) -> None:
+    for name, least in {"max_new_tokens": 1, "trials": 1, "threads": 1, "seed": 0}.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ValueError(f"no device {config.device!r} here: {str(error).splitlines()[0]}") from error
+
+
 def _models(config) -> tuple[LM, LM]:
-    with console.status("loading the models"):
-        if config.large is None:
-            large = default_target(config.device, config.dtype)
-        else:
-            large = LM.load(config.large, config.device, config.dtype)
-        small = LM.load(DRAFTER if config.small is None else config.small, config.device, config.dtype)
+    # The status keeps the real standard output; transformers' progress bars do not keep standard error.
+    with console.status("loading the models"), redirect_stderr(StringIO()):
+        large, small = load_model("large", config), load_model("small", config)
     check_compatible([small, large])
     return small, large
 
@@ -297,6 +322,7 @@ def _remember(folder: Path, config, models: list[dict], splits: dict) -> None:
     path = folder / "run.json"
     settings = {key: str(value) for key, value in asdict(config).items() if key not in ("trials", "wandb", "output")}
     now = {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
+    folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_json(path, now)
         return

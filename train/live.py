@@ -20,22 +20,30 @@ LARGE = "large"
 
 
 def measure(
-    decoders: dict[str, object], prompts: Sequence[Prompt], max_new_tokens: int, large: LM, path: Path, title: str
+    decoders: dict[str, object],
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    large: LM,
+    path: Path,
+    title: str,
+    setting: str = "",
 ) -> dict[str, dict[str, np.ndarray]]:
     """Per decoder and per prompt [n]: seconds, tokens, loss, regret, large_share.
 
     Decoders take turns on each prompt, in an order that rotates. Every finished prompt is appended to ``path``; a
     run that was killed goes on after the last one. One of ``decoders`` must be called "large": the reference.
+    ``setting`` is what their names do not say: prompts measured with another one are measured again.
     """
-    done = {row["id"]: row for row in _read(path) if row["methods"].keys() == decoders.keys()}
+    same = lambda row: row["methods"].keys() == decoders.keys() and row["setting"] == setting  # noqa: E731
+    done = {row["id"]: row for row in _read(path) if same(row)}
     names = list(decoders)
     todo = [(i, p) for i, p in enumerate(prompts) if p.id not in done]
     for name in names if todo else ():
         _answer(decoders[name], prompts[0], 8)  # warm-up
     for i, prompt in track(todo, title, disable=not todo):
         order = names[i % len(names) :] + names[: i % len(names)]
-        answers = {name: _answer(decoders[name], prompt, max_new_tokens) for name in order}
-        row = {"id": prompt.id, "family": prompt.family, "methods": _judge(large, prompt, answers)}
+        answers = {name: _answer(decoders[name], prompt, max_new_tokens, seed=i) for name in order}
+        row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": _judge(large, prompt, answers)}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         done[prompt.id] = row
@@ -54,9 +62,9 @@ def _read(path: Path) -> list[dict]:
     return [json.loads(line) for line in whole]
 
 
-def _answer(decoder, prompt: Prompt, max_new_tokens: int) -> dict:
+def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict:
     ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
-    result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=0)
+    result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=seed)
     return {
         "tokens": int(result.lengths[0]),
         "seconds": result.seconds["total"],

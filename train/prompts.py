@@ -30,7 +30,7 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt. `text` is raw, `ids` are its tokens after the chat template, `group` is the upstream item it is from."""
+    """One prompt: `text` is raw, `ids` its tokens after the chat template, `group` the upstream item it is from."""
 
     id: str
     family: str
@@ -61,7 +61,7 @@ def load_prompts(
         or a set of the `datasets` hub as `name`, `name:split` or `name:config:split` (split "train" when absent; slices
         such as "train[:500]" work): the first column of HUB_COLUMNS is read, closing assistant turns are dropped.
     limit: at most this many, taken in turn from each family in file order, so that every family is represented.
-    max_tokens: the longest prompt allowed, in tokens after the chat template; checked on the prompts that `limit` leaves.
+    max_tokens: the longest prompt allowed, in tokens after the chat template; checked on what `limit` leaves.
     Raises PromptError, one sentence, for whatever cannot be read, checked or tokenised.
     """
     if limit is not None and limit < 1:

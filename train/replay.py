@@ -7,6 +7,8 @@ it, so a live run has to confirm the figures.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from decoding.cost import seconds
@@ -39,7 +41,8 @@ def backoff(traces: Traces, escalate: np.ndarray, cost: Cost) -> tuple[float, fl
     # The large model reads the gap since it was last asked, and the prompt the first time.
     gap = np.where(before < 0, prompt + position, position - before)
     large = np.where(escalate, seconds(cost.large, gap), 0.0).sum()
-    small = len(traces) * seconds(cost.small, 1) + seconds(cost.small, prompt[traces.starts[:-1]]).sum()
+    first = traces.starts[:-1]
+    small = (len(traces) - len(first)) * seconds(cost.small, 1) + seconds(cost.small, prompt[first]).sum()
     return float(cost.alone(traces).sum() / (small + large)), float(loss.mean())
 
 
@@ -49,25 +52,46 @@ def _last_so_far(last: np.ndarray, traces: Traces) -> np.ndarray:
     return np.maximum.accumulate(last + offset) - offset
 
 
-def speculative(traces: Traces, length: int, cost: Cost) -> float:
-    """Speedup of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
+class Rounds(NamedTuple):
+    """Rounds of speculative decoding, as arrays [rounds]."""
+
+    drafted: np.ndarray
+    accepted: np.ndarray
+    small_reads: np.ndarray
+    """tokens that the draft's first call of the round reads; its others read 1, and without a draft there is none"""
+    large_reads: np.ndarray
+
+
+def rounds(traces: Traces, length: int, budget: int) -> Rounds:
+    """The rounds of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone.
+
+    A draft is cut by ``budget`` (max_new_tokens), not by an EOS, which it does not foresee. What would have been
+    accepted beyond an EOS is not counted: it is no text.
+    """
     agree = traces["small_token"] == traces["large_token"]
-    total = 0.0
+    found = []
     for start, end in zip(traces.starts[:-1], traces.starts[1:], strict=True):
-        prompt = traces["prompt_tokens"][start]
-        total += float(seconds(cost.small, prompt) + seconds(cost.large, prompt) - seconds(cost.large, 1))
-        at = start
+        at, small, large = start, traces["prompt_tokens"][start], traces["prompt_tokens"][start]
         while at < end:
-            drafted = min(length, end - at - 1)
-            run = agree[at : at + drafted]
-            accepted = drafted if run.all() else int(run.argmin())
-            total += float(drafted * seconds(cost.small, 1) + seconds(cost.large, drafted + 1))
+            drafted = min(length, budget - (at - start) - 1)
+            run = agree[at : min(at + drafted, end)]
+            accepted = len(run) if run.all() else int(run.argmin())
+            found.append((drafted, accepted, small, large + drafted))
+            # The draft has not read its own last token: after a whole block it is two behind.
+            small, large = 2 if accepted == drafted else 1, 1
             at += accepted + 1
-    return float(cost.alone(traces).sum() / total)
+    return Rounds(*np.array(found, dtype=int).reshape(-1, 4).T)
 
 
-def best_length(traces: Traces, cost: Cost, lengths=range(1, 9)) -> tuple[int, float]:
+def speculative(traces: Traces, length: int, cost: Cost, budget: int) -> float:
+    """Speedup of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
+    drafted, _, small_reads, large_reads = rounds(traces, length, budget)
+    small = np.where(drafted > 0, seconds(cost.small, small_reads) + (drafted - 1) * seconds(cost.small, 1), 0.0)
+    return float(cost.alone(traces).sum() / (small.sum() + seconds(cost.large, large_reads).sum()))
+
+
+def best_length(traces: Traces, cost: Cost, budget: int, lengths=range(1, 9)) -> tuple[int, float]:
     """(draft length, speedup) of the fastest fixed draft length."""
-    speeds = {length: speculative(traces, length, cost) for length in lengths}
+    speeds = {length: speculative(traces, length, cost, budget) for length in lengths}
     best = max(speeds, key=speeds.get)
     return best, speeds[best]

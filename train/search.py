@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import torch
 
 from policies import MLP, Logistic, Policy, Rule
 from train.quality import CAP
@@ -124,7 +125,8 @@ class Search:
 
     def scores(self, policy: Policy, traces: Traces) -> np.ndarray:
         """[rows] risk; unknown counts as the highest, as it escalates."""
-        risk = policy.score_table(traces.table(policy.names)).numpy().astype(float)
+        table = torch.from_numpy(traces.table(policy.names)).to(policy.threshold.device)  # it may be on a GPU by now
+        risk = policy.score_table(table).cpu().numpy().astype(float)
         return np.where(np.isnan(risk), np.inf, risk)
 
     def threshold(self, policy: Policy, quantile: float) -> float:
@@ -163,7 +165,7 @@ def solve(curve: np.ndarray, goal: Goal, faster: float = 1.0, worse: float = 1.0
 def open_study(path: Path, seed: int, baselines: list[dict]) -> optuna.Study:
     """The SQLite study at ``path``, made with its baselines enqueued or resumed with all its finished trials.
 
-    A trial that a killed run left unfinished is marked failed.
+    A trial that a killed run left unfinished is marked failed; if it was a baseline, it is tried again.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
@@ -171,6 +173,8 @@ def open_study(path: Path, seed: int, baselines: list[dict]) -> optuna.Study:
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        if "fixed_params" in trial.system_attrs:
+            study.enqueue_trial(trial.system_attrs["fixed_params"])
     for params in baselines:
         study.enqueue_trial(params, skip_if_exists=True)
     return study

@@ -18,8 +18,8 @@ def groups(prompts: Sequence[Prompt]) -> list[str]:
     """Final group id of each prompt: two prompts of one group must never be in two splits.
 
     Joined are prompts with the same upstream `group`, with the same text (case, spacing and punctuation aside), or that
-    share more than half of the 8-grams of the one that has fewer. An 8-gram in at least max(5, 2 %) of a family's prompts
-    is the family's template and does not count. The id is a hash of the members' ids, whatever their order.
+    share more than half of the 8-grams of the one that has fewer. An 8-gram in at least max(5, 2 %) of a family's
+    prompts is the family's template and does not count. The id is a hash of the members' ids, whatever their order.
     """
     words = [re.findall(r"\w+", prompt.text.lower()) for prompt in prompts]
     parent = list(range(len(prompts)))
@@ -50,15 +50,15 @@ def split(prompts: Sequence[Prompt], shares: dict[str, float] | None = None, see
         members[name].append(prompt)
     if len(members) < len(shares):
         raise PromptError(
-            f"{len(prompts)} prompts form {len(members)} group(s); {len(shares)} splits ({', '.join(shares)}) need at least "
-            f"{len(shares)} groups, so give more prompts that do not overlap"
+            f"{len(prompts)} prompts form {len(members)} group(s); {len(shares)} splits ({', '.join(shares)}) need "
+            f"at least {len(shares)} groups, so give more prompts that do not overlap"
         )
     place = _fill_empty(_assign(members, shares, seed), members, shares)
     return {part: [p for name, p in zip(names, prompts, strict=True) if place[name] == part] for part in shares}
 
 
 def split_hash(prompts: Iterable[Prompt]) -> str:
-    """SHA-256 over the prompts' ids and token ids, whatever their order: two runs with the same hash saw the same split."""
+    """SHA-256 over the prompts' ids and token ids, whatever their order: the same hash means the same split."""
     return _digest(sorted([prompt.id, list(prompt.ids)] for prompt in prompts))
 
 
@@ -96,7 +96,7 @@ def _content(families: list[str], words: list[list[str]]) -> list[set[tuple[str,
 
 
 def _overlapping(grams: list[set[tuple[str, ...]]]) -> Iterator[tuple[int, int]]:
-    """Pairs that share more than OVERLAP of the smaller one's 8-grams, by an index from 8-gram to the prompts before."""
+    """Pairs that share more than OVERLAP of the smaller one's 8-grams, by an index from 8-gram to earlier prompts."""
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, own in enumerate(grams):
         shared = Counter(j for gram in own for j in holders[gram])
@@ -106,7 +106,7 @@ def _overlapping(grams: list[set[tuple[str, ...]]]) -> Iterator[tuple[int, int]]
 
 
 def _assign(members: dict[str, list[Prompt]], shares: dict[str, float], seed: int) -> dict[str, str]:
-    """Group -> split: family by family, big groups first, each to the split that lacks most in the family and overall."""
+    """Group -> split: family by family, big groups first, each to the split that lacks most there and overall."""
     families = defaultdict(list)
     for name, prompts in members.items():
         families[min(prompts, key=lambda prompt: prompt.id).family].append(name)

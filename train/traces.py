@@ -16,10 +16,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet  # datasets would copy every shard that is read into the user's cache
 
 from policies import FEATURES
 
 FEATURE_COLUMNS = tuple(name for name in FEATURES if name != "uniform")
+NEEDED = ("prompt", "group", "trajectory", "prompt_tokens", "small_token", "large_token", "regret", "kl")
 SCHEMA = 1
 
 
@@ -64,11 +67,9 @@ class Traces:
 
 def write_shard(folder: Path, index: int, columns: dict[str, np.ndarray]) -> None:
     """Write one shard; it appears whole or not at all."""
-    from datasets import Dataset
-
     path = shard_path(folder, index)
     unfinished = path.with_suffix(".tmp")
-    Dataset.from_dict(columns).to_parquet(str(unfinished))
+    parquet.write_table(pa.table(columns), unfinished)
     os.replace(unfinished, path)
 
 
@@ -106,18 +107,21 @@ def read_meta(folder: Path) -> dict:
 
 def read_traces(folder: Path) -> Traces:
     """All finished shards of ``folder``, in order. TraceError when there are none."""
-    from datasets import Dataset, concatenate_datasets
-
     read_meta(folder)
     shards = sorted(folder.glob("shard-*.parquet"))
     if not shards:
         raise TraceError(f"{folder} holds no shards; collect traces first")
     try:
-        data = concatenate_datasets([Dataset.from_parquet(str(path), keep_in_memory=True) for path in shards])
-        columns = {name: np.asarray(data.with_format("numpy")[name][:]) for name in data.column_names}
-    except Exception as error:  # pyarrow and datasets raise many kinds
-        raise TraceError(f"the shards in {folder} cannot be read: {str(error).splitlines()[0]}") from error
-    missing = [name for name in ("prompt", "regret", *FEATURE_COLUMNS) if name not in columns]
+        data = pa.concat_tables([parquet.read_table(path) for path in shards])
+        columns = {name: _array(data[name]) for name in data.column_names}
+    except Exception as error:  # pyarrow raises many kinds
+        raise TraceError(f"the shards in {folder} cannot be read: {' '.join(str(error).split())}") from error
+    missing = [name for name in (*NEEDED, *FEATURE_COLUMNS) if name not in columns]
     if missing:
         raise TraceError(f"the traces in {folder} lack the column {missing[0]}")
     return Traces(columns)
+
+
+def _array(column) -> np.ndarray:
+    values = column.to_numpy()
+    return values.astype(str) if values.dtype == object else values

@@ -1,0 +1,110 @@
+"""How good and how cheap is the drafter? Agreement with the target's own text on unseen prompts, and its cost.
+
+    python experiments/drafter.py --limit 100
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+
+@dataclass
+class Drafter:
+    """Greedy agreement of a drafter with the target's own answers, by prompt family, and both models' cost."""
+
+    small: str | None = None
+    """folder, hub id or .gguf of the drafter (default: the one in the repository)"""
+    prompts: str | None = None
+    """prompts the drafter never saw (default: the embedded ones)"""
+    limit: int = 100
+    max_new_tokens: int = 96
+    threads: int | None = None
+    output: Path | None = None
+    """write the figures to this JSON file"""
+
+
+def main(config: Drafter) -> dict:
+    from decoding import LM
+    from decoding.cost import measure
+    from decoding.pairs import DRAFTER, default_target
+    from train.prompts import load_prompts
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    large = default_target()
+    small = LM.load(DRAFTER if config.small is None else config.small)
+    prompts = load_prompts(config.prompts, large.tokenizer, config.limit)
+    runs = [agreements(small, large, prompt, config.max_new_tokens) for prompt in track(prompts, "target's answers")]
+    by_family = defaultdict(list)
+    for prompt, agree in zip(prompts, runs, strict=True):
+        by_family[prompt.family].append(agree)
+    small_cost, large_cost = measure([small, large])
+    result = {
+        "prompts": len(prompts),
+        "tokens": sum(map(len, runs)),
+        "agreement": float(np.concatenate(runs).mean()),
+        "by_family": {family: float(np.concatenate(some).mean()) for family, some in sorted(by_family.items())},
+        "accepted_at_length_4": expected_accepted(runs, 4),
+        "seconds_one_token": {"small": small_cost[1], "large": large_cost[1]},
+        "cost_ratio": small_cost[1] / large_cost[1],
+        "threads": torch.get_num_threads(),
+    }
+    show(result)
+    if config.output is not None:
+        config.output.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def agreements(small, large, prompt, max_new_tokens: int) -> np.ndarray:
+    """bool [n]: where the drafter's best token is the one in the target's greedy answer, which it reads as written."""
+    from decoding import Autoregressive, generate
+    from train.quality import answer_logits
+
+    ids = torch.tensor([prompt.ids])
+    result = generate(Autoregressive(large), ids, max_new_tokens=max_new_tokens)
+    answer = result.sequences[0, ids.shape[1] :].tolist()
+    with torch.inference_mode():
+        best = answer_logits(small, prompt.ids, answer).argmax(-1)
+    return best.numpy() == np.array(answer)
+
+
+def expected_accepted(runs: list[np.ndarray], length: int) -> float:
+    """Mean accepted tokens per round of greedy speculative decoding, replayed exactly."""
+    accepted = []
+    for agree in runs:
+        at = 0
+        while at < len(agree):
+            run = agree[at : at + length]
+            kept = len(run) if run.all() else int(run.argmin())
+            accepted.append(kept)
+            at += kept + 1
+    return float(np.mean(accepted))
+
+
+def show(result: dict) -> None:
+    table = Table("family", "agreement", title=f"{result['prompts']} unseen prompts, {result['tokens']} tokens")
+    for family, value in result["by_family"].items():
+        table.add_row(family, f"{value:.3f}")
+    table.add_row("all", f"{result['agreement']:.3f}", style="bold")
+    console = Console()
+    console.print(table)
+    seconds = result["seconds_one_token"]
+    console.print(
+        f"accepted at length 4: {result['accepted_at_length_4']:.2f} a round; one token: small "
+        f"{seconds['small'] * 1e3:.1f} ms, large {seconds['large'] * 1e3:.1f} ms, ratio {result['cost_ratio']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Drafter, description=__doc__))

@@ -1,0 +1,82 @@
+"""A tiny pair of saved models, prompts for it, and the main job as a subprocess."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from conftest import tiny
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from toys import nudged
+from transformers import PreTrainedTokenizerFast
+
+from decoding import LM
+from train.prompts import Prompt
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = "{% for m in messages %}w3 {{ m['content'] }} w4{% endfor %}"
+ENV = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
+FAST = ("--trials", 12, "--max-new-tokens", 12, "--wandb", "disabled", "--threads", 1)
+
+
+def word_tokenizer(letter: str = "w") -> PreTrainedTokenizerFast:
+    vocab = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"{letter}{i}": i for i in range(3, 37)}
+    inner = Tokenizer(WordLevel(vocab, unk_token="<pad>"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<pad>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def save_model(folder: Path, seed: int, layers: int, letter: str = "w") -> str:
+    tiny(seed=seed, layers=layers).model.save_pretrained(folder)
+    word_tokenizer(letter).save_pretrained(folder)
+    return str(folder)
+
+
+def write_prompts(path: Path, count: int = 40) -> str:
+    """Prompts of different words, in two families."""
+    rows = [
+        {
+            "id": f"p{i}",
+            "family": "even" if i % 2 == 0 else "odd",
+            "prompt": " ".join(f"w{5 + (7 * i + i * j + j * j) % 32}" for j in range(2 + i % 5)) + f" w{5 + i % 32}",
+        }
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, str(ROOT / "train" / "fit_policy.py"), *map(str, arguments)]
+
+
+def fit_policy(*arguments, cwd: Path) -> subprocess.CompletedProcess:
+    """Run the job as a user would, elsewhere than in the repository."""
+    return subprocess.run(command(*arguments), cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+
+
+def toy_prompts(count: int, seed: int = 0) -> list[Prompt]:
+    """Prompts of the tiny vocabulary, of 2 to 6 tokens."""
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(2, 7, count)
+    return [
+        Prompt(f"p{i}", "default", f"g{i // 2}", "", tuple(draw.integers(3, 37, n).tolist()), None)
+        for i, n in enumerate(lengths)
+    ]
+
+
+def toy_pair() -> tuple[LM, LM]:
+    """A large model and one of its kind that agrees with it about half the time; they end some answers."""
+    large = tiny(layers=2, seed=1, initializer_range=0.25)
+    large.tokenizer = word_tokenizer()
+    small = nudged(large, 0.35)
+    small.tokenizer = large.tokenizer
+    return small, large

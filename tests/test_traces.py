@@ -1,0 +1,235 @@
+"""Traces: what is logged is what a policy saw live, shards are made once, and nothing foreign is read."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from job_toys import toy_pair, toy_prompts
+
+from decoding import Autoregressive, Backoff, generate
+from policies import Random, features, history_for, token_classes
+from policies.features import WINDOW
+from train import collect as collecting
+from train.collect import collect
+from train.quality import CAP
+from train.search import labels
+from train.traces import FEATURE_COLUMNS, SCHEMA, TraceError, read_traces, shard_path, write_shard
+
+NEW = 24
+META = {"models": ["tiny"], "seed": 3}
+prompts = toy_prompts(20)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return toy_pair()
+
+
+@pytest.fixture(scope="module")
+def collected(pair, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "traces"
+    collect(*pair, prompts, folder, NEW, 3, META)
+    return folder
+
+
+@pytest.fixture
+def folder(collected, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(collected, tmp_path / "traces")
+
+
+@pytest.fixture(scope="module")
+def traces(collected):
+    return read_traces(collected)
+
+
+class Recorder:
+    """Hands off as ``Random`` does, and keeps every feature that it could have seen."""
+
+    history, window = history_for(FEATURE_COLUMNS), WINDOW
+
+    def __init__(self, rate, classes):
+        self.policy, self.classes, self.seen = Random(rate), classes, []
+
+    def observe(self, step):
+        return features(step, self.history)
+
+    def __call__(self, step):
+        self.seen.append(features(step, FEATURE_COLUMNS, self.history, self.classes)[0])
+        return self.policy(step)
+
+
+def test_logged_features_are_what_a_policy_saw_live(pair, traces):
+    classes = token_classes(pair[1].tokenizer)
+    unknown = 0
+    for i, prompt in enumerate(prompts):
+        rows = traces.of({prompt.id}, "mixed")
+        recorder = Recorder(float(rows["rate"][0]), classes)
+        # The trace's hand-offs are those of this rate and seed.
+        seed = 3 + i
+        result = generate(Backoff(pair, recorder), torch.tensor([prompt.ids]), max_new_tokens=NEW, seed=seed)
+        assert result.sequences[0, len(prompt.ids) :].tolist() == rows["token"].tolist()
+        assert result.writers[0].tolist() == rows["writer"].tolist()
+        live = torch.stack(recorder.seen).numpy()
+        for j, name in enumerate(FEATURE_COLUMNS):
+            np.testing.assert_allclose(rows[name], live[:, j], rtol=1e-3, atol=2e-5, equal_nan=True, err_msg=name)
+        unknown += int(np.isnan(live).sum())
+    assert unknown > 0
+    for name in FEATURE_COLUMNS:  # a column that is always the same would agree for nothing
+        if not name.startswith("last_is"):
+            assert len(np.unique(traces[name])) > 1, name
+
+
+def test_the_large_trajectory_is_the_large_model_alone(pair, traces):
+    early = 0
+    for prompt in prompts:
+        rows = traces.of({prompt.id}, "large")
+        answer = generate(Autoregressive(pair[1]), torch.tensor([prompt.ids]), max_new_tokens=NEW).sequences[0]
+        assert rows["token"].tolist() == rows["large_token"].tolist() == answer[len(prompt.ids) :].tolist()
+        assert (rows["writer"] == 1).all()
+        assert (rows["rate"] == 1).all()
+        assert (rows["since_large"] == 0).all()
+        assert np.isnan(rows["agreed"][0])
+        assert (rows["agreed"][1:] == (rows["small_token"] == rows["large_token"])[:-1]).all()
+        early += len(rows) < NEW
+    assert 0 < early < len(prompts)
+
+
+def test_one_row_per_written_position(traces):
+    assert len(traces.starts) == 2 * len(prompts) + 1
+    for start, end in zip(traces.starts[:-1], traces.starts[1:], strict=True):
+        assert traces["position"][start:end].tolist() == list(range(end - start))
+        assert 1 <= end - start <= NEW
+        for name in ("prompt", "group", "trajectory", "rate", "prompt_tokens"):
+            assert len(set(traces[name][start:end].tolist())) == 1
+    assert traces.trajectory_of.tolist() == np.repeat(range(40), np.diff(traces.starts)).tolist()
+    assert dict(zip(traces["prompt"], traces["group"], strict=True)) == {p.id: p.group for p in prompts}
+    assert dict(zip(traces["prompt"], traces["prompt_tokens"], strict=True)) == {p.id: len(p.ids) for p in prompts}
+    rates = np.unique(traces["rate"][traces["trajectory"] == "mixed"])
+    assert len(rates) == len(prompts)
+    assert rates.min() >= 0.1
+    assert rates.max() <= 0.9
+
+
+@torch.no_grad()
+def test_what_both_models_thought(pair, traces):
+    for prompt in prompts[:3]:
+        for kind in ("large", "mixed"):
+            rows = traces.of({prompt.id}, kind)
+            text = list(prompt.ids)
+            for i, token in enumerate(rows["token"].tolist()):
+                q, p = (lm.model(torch.tensor([text])).logits[0, -1].double().log_softmax(-1) for lm in pair)
+                a, b = int(q.argmax()), int(p.argmax())
+                kl = sum(float(q[v].exp() * (q[v] - p[v])) for v in range(len(q)))
+                assert (rows["small_token"][i], rows["large_token"][i]) == (a, b)
+                expected = {
+                    "small_logprob": q[token],
+                    "large_logprob": p[token],
+                    "small_logprob_small": q[a],
+                    "large_logprob_small": p[a],
+                    "regret": p.max() - p[a],
+                    "kl": kl,
+                }
+                for name, value in expected.items():
+                    assert rows[name][i] == pytest.approx(float(value), abs=1e-3), name
+                text.append(token)
+
+
+def test_labels(traces):
+    assert labels(traces, "regret").tolist() == [min(r, CAP) / CAP for r in traces["regret"]]
+    assert labels(traces, "kl").mean() == pytest.approx(0.5, abs=1 / len(traces))
+    differ = labels(traces, "disagree")
+    assert differ.tolist() == [a != b for a, b in zip(traces["small_token"], traces["large_token"], strict=True)]
+    assert ((traces["regret"] > 0) == (differ == 1)).all()
+    assert 0.1 < differ.mean() < 0.9
+
+
+def test_only_a_missing_shard_is_made_again(pair, folder):
+    paths = [shard_path(folder, i) for i in range(3)]
+    assert sorted(folder.glob("*.parquet")) == paths
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+    paths[1].unlink()
+    paths[1].with_suffix(".tmp").write_bytes(b"half a shard")  # what a kill leaves
+    collect(*pair, prompts, folder, NEW, 3, META)
+    for path in paths:
+        content, when = before[path]
+        assert path.read_bytes() == content
+        assert (path.stat().st_mtime_ns == when) == (path != paths[1])
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_finished_traces_ask_no_model(pair, folder, monkeypatch):
+    monkeypatch.setattr(collecting, "generate", None)
+    collect(*pair, prompts, folder, NEW, 3, META)
+
+
+def test_another_run_is_refused(pair, folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for other in (META | {"seed": 4}, META | {"models": ["other"]}, {"seed": 3}):
+        with pytest.raises(TraceError, match="traces of another run") as error:
+            collect(*pair, prompts, folder, NEW, 3, other)
+        assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_reading_leaves_nothing_behind(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    before = sorted(tmp_path.rglob("*"))
+    read_traces(folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def refused(folder, match):
+    with pytest.raises(TraceError, match=match) as error:
+        read_traces(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 not really PAR1", None], ids=["empty", "garbage", "cut"])
+def test_a_corrupt_shard_is_refused(folder, content):
+    path = shard_path(folder, 1)
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    refused(folder, "cannot be read")
+
+
+def test_a_newer_schema_is_refused(folder):
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"schema": SCHEMA + 1}))
+    refused(folder, f"schema {SCHEMA + 1}, this one reads {SCHEMA}")
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema": "x"}', "{}"])
+def test_a_damaged_description_is_refused(folder, content):
+    os.remove(folder / "meta.json")
+    if content is not None:
+        (folder / "meta.json").write_text(content)
+    refused(folder, "meta.json is missing or damaged")
+
+
+@pytest.mark.parametrize("name", ["regret", "prompt", "mean_entropy", "position", "small_token"])
+def test_a_missing_column_is_refused(folder, name):
+    for path in folder.glob("*.parquet"):
+        parquet.write_table(parquet.read_table(path).drop_columns(name), path)
+    refused(folder, f"lack the column {name}")
+
+
+def test_a_folder_without_shards_is_refused(folder):
+    for path in folder.glob("*.parquet"):
+        path.unlink()
+    refused(folder, "holds no shards")
+
+
+def test_columns_come_back_as_they_were(tmp_path, collected):
+    columns = dict(read_traces(collected).columns)
+    shutil.copy(collected / "meta.json", tmp_path)
+    write_shard(tmp_path, 0, columns)
+    again = read_traces(tmp_path).columns
+    assert again.keys() == columns.keys()
+    for name, column in columns.items():
+        np.testing.assert_array_equal(again[name], column)
+        assert again[name].dtype == column.dtype
