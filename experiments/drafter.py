@@ -1,6 +1,6 @@
 """How good and how cheap is the drafter? Agreement with the target's own text on unseen prompts, and its cost.
 
-    python experiments/drafter.py --limit 100
+python experiments/drafter.py --limit 100
 """
 
 from __future__ import annotations

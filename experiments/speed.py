@@ -1,6 +1,6 @@
 """This engine against transformers' own generate on the same model, prompts and tokens, in one run, interleaved.
 
-    python experiments/speed.py --limit 12
+python experiments/speed.py --limit 12
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def show(result: dict) -> None:
     table = Table("way", "ms/token (median)", "against transformers (median of pairs)", "same tokens")
     for name, row in result.items():
         low, high = row["speedup_range"]
-        table.add_row(name, f"{row['ms_per_token']:.1f}", f"{row['speedup']:.2f}x ({low:.2f} to {high:.2f})", row["equal"])
+        table.add_row(
+            name, f"{row['ms_per_token']:.1f}", f"{row['speedup']:.2f}x ({low:.2f} to {high:.2f})", row["equal"]
+        )
     Console().print(table)
 
 

@@ -13,7 +13,7 @@ from train.quality import CAP
 from train.replay import Cost, backoff, best_length, rounds, speculative
 from train.traces import Traces
 
-NEW = 30
+NEW = 20
 SMALL = {"1": 1.0, "2": 1.5, "4": 2.0, "8": 4.0}
 LARGE = {"1": 10.0, "2": 11.0, "4": 14.0, "8": 30.0}
 cost = Cost(SMALL, LARGE)
@@ -22,19 +22,17 @@ cost = Cost(SMALL, LARGE)
 @pytest.fixture(scope="module")
 def logged():
     """(pair, prompts, traces of the large model alone): some answers end early, some in the middle of a draft."""
-    pair, prompts = toy_pair(), toy_prompts(12, seed=4)
+    pair, prompts = toy_pair(), toy_prompts(6, seed=10)
     classes = token_classes(pair[1].tokenizer)
     answers = _large_answers(pair[1], prompts, NEW)
-    rows = [
-        trajectory(*pair, p, a, [1] * len(a), classes, "large", 1.0) for p, a in zip(prompts, answers, strict=True)
-    ]
+    rows = [trajectory(*pair, p, a, [1] * len(a), classes, "large", 1.0) for p, a in zip(prompts, answers, strict=True)]
     lengths = {len(a) for a in answers}
     assert NEW in lengths
     assert len(lengths) > 1
     return pair, prompts, Traces({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("length", [1, 3, 8])
 def test_speculative_is_replayed_exactly(logged, length):
     pair, prompts, traces = logged
     kept = 0
@@ -130,7 +128,7 @@ def test_trajectories_do_not_touch_each_other():
     small = 3 * (2.0 + 5 * 1.0)
     large = seconds(LARGE, 5) + seconds(LARGE, 3) + seconds(LARGE, 4) + 5 * 10.0
     assert speedup == pytest.approx(3 * (14.0 + 5 * 10.0) / (small + large))
-    assert loss == pytest.approx((1.7 / 6 + 3.7 / 6 + 0) / 3)
+    assert loss == pytest.approx((1.7 / 6 + 2.7 / 6 + 0) / 3)
 
 
 def test_always_and_never(logged):

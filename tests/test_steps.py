@@ -120,7 +120,7 @@ class Historian:
         return self.decide(step)
 
 
-@pytest.mark.parametrize("name", ["backoff", "speculative", "stopped"])
+@pytest.mark.parametrize("name", ["backoff", "speculative", "stopped", "kept"])
 def test_history_is_that_of_the_text_after_every_rollback(name):
     large = tiny("llama", layers=2, seed=1)
     small = nudged(large)
@@ -129,6 +129,7 @@ def test_history_is_that_of_the_text_after_every_rollback(name):
         "backoff": Backoff([small, nudged(large, seed=6), large], [lambda step: step.uniform < 0.5, rare]),
         "speculative": Speculative([small, large], length=6, stop=Historian(lambda step: step.uniform < 0)),
         "stopped": Speculative([small, large], length=6, stop=rare),
+        "kept": Speculative([small, large], length=6, stop=rare, keep=True),
     }[name]
     watched = decoder.policies[1] if name == "backoff" else decoder.stop
     for seed in range(3):

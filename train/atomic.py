@@ -1,6 +1,10 @@
-"""Files are written whole or not at all."""
+"""Files that survive a kill: written whole or not at all, or line by line."""
 
+from __future__ import annotations
+
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -14,3 +18,24 @@ def write(path: Path | str, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value) -> None:
+    write(path, json.dumps(value, indent=1).encode())
+
+
+def append_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Append rows to a jsonl and wait until they are on disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Rows of a jsonl that is appended to; a last line that a kill cut short is removed from the file."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if len(whole) < len(lines):
+        write(path, b"".join(whole))
+    return [json.loads(line) for line in whole]

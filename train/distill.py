@@ -5,7 +5,10 @@ log-probabilities are computed once and kept, then the drafter trains on them fo
 cross-entropy against the target's top-k and its best token. The token embedding starts as the
 truncated SVD of the target's. Everything is resumable: run the same command again.
 
-    python train/distill.py --generations answers.jsonl --text corpus.txt --minutes 60 --output runs/drafter
+    python train/distill.py --prompts mine.jsonl --text corpus.txt --minutes 60 --output runs/drafter
+
+On CPU glibc's allocator gives big tensors back after every step; half the time is lost unless it is told not to:
+MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=16000000000 MALLOC_TOP_PAD_=500000000 python train/distill.py ...
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import hashlib
 import json
 import math
 import os
+import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,7 +29,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from decoding.lm import LM
 from decoding.pairs import target_source
+from train import atomic
+from train.generations import write_generations
 from train.gguf_file import write_gguf
+from train.prompts import load_prompts
 from train.teacher import Sequence, TopK, batches, pad, read_generations, read_text
 
 
@@ -32,8 +40,12 @@ from train.teacher import Sequence, TopK, batches, pad, read_generations, read_t
 class Distill:
     """Distil a drafter from a target's own answers and from text."""
 
+    prompts: list[str] = field(default_factory=list)
+    """prompts (as for fit_policy) that the target answers first, greedily and at temperature 0.7"""
+    answer_tokens: int = 150
+    """tokens of such an answer"""
     generations: list[Path] = field(default_factory=list)
-    """jsonl files with `prompt_ids` and `new_ids`, written by the target"""
+    """answers that the target has written already: jsonl with `prompt_ids` and `new_ids`"""
     text: list[Path] = field(default_factory=list)
     """plain text files; the target's predictions on them are learned too"""
     text_tokens: int = 400_000
@@ -67,32 +79,79 @@ class Distill:
 
 
 def main(config: Distill) -> None:
+    """Answers, the target's top-k, training, export; see the module."""
+    _check(config)
     torch.manual_seed(config.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
     config.output.mkdir(parents=True, exist_ok=True)
     source = config.target if config.target is not None else target_source()
     target = LM.load(source, config.device, "bfloat16")
-    sequences = corpus(config, target.tokenizer)
+    sequences = corpus(config, [*config.generations, *own_answers(config, target)], target.tokenizer)
     held = heldout(sequences)
     store = TopK(config.output / "store", sequences, config.top_k)
     store.fill(target.model, config.batch_tokens)
     trainer = Trainer(config, target.model, store, held)
     trainer.run()
     notes = {
-        "target": target.model.config.name_or_path or str(source),
+        "target": target.name,
         "heldout_agreement": f"{trainer.agreement():.4f}",
         "training_prompts": prompt_hashes([s for i, s in enumerate(sequences) if i not in held]),
-        "settings": json.dumps({k: str(v) for k, v in asdict(config).items()}),
+        "settings": json.dumps(settings(config)),
         "trained_minutes": f"{trainer.elapsed / 60:.1f}",
         "trained_tokens": str(trainer.tokens),
     }
-    write_gguf(trainer.model, Path(source), config.output / "drafter.gguf", "two-model drafter", notes)
-    print(f"wrote {config.output / 'drafter.gguf'}: held-out agreement {notes['heldout_agreement']}")
+    path = export(trainer.model, target, source, config.output, notes)
+    print(f"wrote {path}: held-out agreement {notes['heldout_agreement']}")
 
 
-def corpus(config: Distill, tokenizer) -> list[Sequence]:
-    sequences = [s for path in config.generations for s in read_generations(path, config.max_length)]
+def export(model: LlamaForCausalLM, target: LM, source: str, folder: Path, notes: dict[str, str]) -> Path:
+    """One GGUF where the target is one (its tokenizer metadata is copied), else a transformers folder."""
+    if source.endswith(".gguf"):
+        path = folder / "drafter.gguf"
+        write_gguf(model, Path(source), path, "two-model drafter", notes)
+        return path
+    path = folder / "drafter"
+    model.save_pretrained(path)
+    target.tokenizer.save_pretrained(path)
+    atomic.write_json(path / "distill.json", notes)
+    return path
+
+
+def _check(config: Distill) -> None:
+    if not (config.prompts or config.generations or config.text):
+        raise ValueError("nothing to learn from: give --prompts, --generations or --text")
+    missing = [path for path in (*config.generations, *config.text) if not path.is_file()]
+    if missing:
+        raise ValueError(f"there is no file {missing[0]}")
+    if config.width % config.heads or config.width // config.heads % 2:
+        raise ValueError(f"--width {config.width} must be an even multiple of --heads {config.heads}")
+
+
+def settings(config: Distill) -> dict:
+    """What made the drafter, without the folders of the machine that did."""
+
+    def bare(value):
+        if isinstance(value, list):
+            return [bare(item) for item in value]
+        return Path(value).name if isinstance(value, Path) or os.path.isabs(str(value)) else value
+
+    return {name: bare(value) for name, value in asdict(config).items()}
+
+
+def own_answers(config: Distill, target: LM) -> list[Path]:
+    """Let the target answer ``config.prompts``; what is answered already is kept."""
+    path = config.output / "generations.jsonl"
+    for source in config.prompts:
+        prompts = load_prompts(source, target.tokenizer, max_tokens=config.max_length)
+        for temperature in (0.0, 0.7):
+            write_generations(target, prompts, path, config.answer_tokens, temperature)
+    return [path] if config.prompts else []
+
+
+def corpus(config: Distill, generations: list[Path], tokenizer) -> list[Sequence]:
+    """The target's answers and, up to ``text_tokens``, text."""
+    sequences = [s for path in generations for s in read_generations(path, config.max_length)]
     text = [s for path in config.text for s in read_text(path, tokenizer, config.max_length)]
     keep = np.random.default_rng(config.seed).permutation(len(text))[: config.text_tokens // config.max_length]
     return sequences + [text[i] for i in keep]
@@ -104,7 +163,12 @@ def heldout(sequences: list[Sequence]) -> set[int]:
 
 
 def prompt_hash(sequence: Sequence) -> str:
-    return hashlib.sha256(repr(sequence.ids[: sequence.prompt]).encode()).hexdigest()[:12]
+    return hash_of(sequence.ids[: sequence.prompt])
+
+
+def hash_of(ids: Iterable[int]) -> str:
+    """What is stored of a training prompt: 12 hexadecimal digits of the hash of its token ids."""
+    return hashlib.sha256(repr([int(i) for i in ids]).encode()).hexdigest()[:12]
 
 
 def prompt_hashes(sequences: list[Sequence]) -> str:
@@ -165,7 +229,14 @@ class Trainer:
         os.replace(self.checkpoint.with_suffix(".tmp"), self.checkpoint)
 
     def run(self) -> None:
-        """Train for the minutes that are left, saving and reporting after every epoch."""
+        """Train for the minutes that are left; saves after every epoch and when it is interrupted."""
+        try:
+            self._epochs()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+
+    def _epochs(self) -> None:
         budget = self.config.minutes * 60
         train = [i for i in range(len(self.store.sequences)) if i not in self.held]
         order = [
@@ -242,9 +313,10 @@ class Trainer:
         rest = torch.ones(vocabulary, dtype=torch.bool, device=self.device)
         rest[own] = False
         rest = rest.nonzero().squeeze(1)
-        drawn = rest[torch.randint(len(rest), (min(self.config.negatives, len(rest)),), device=self.device)]
+        count = min(self.config.negatives, len(rest))
+        drawn = rest[torch.randint(max(1, len(rest)), (count,), device=self.device)]
         correction = torch.zeros(len(own) + len(drawn), device=self.device)
-        correction[len(own) :] = math.log(len(rest) / max(1, len(drawn)))
+        correction[len(own) :] = math.log(max(1, len(rest)) / max(1, count))
         return torch.cat([own, drawn]), columns, correction
 
     @torch.inference_mode()
@@ -264,7 +336,20 @@ class Trainer:
         return right / max(1, total)
 
 
-if __name__ == "__main__":
+def cli(argv: list[str] | None = None) -> int:
     import tyro
 
-    main(tyro.cli(Distill, description=__doc__))
+    config = tyro.cli(Distill, args=argv, description=__doc__)
+    try:
+        main(config)
+    except (ValueError, OSError) as error:
+        print(f"distill: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on from {config.output}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

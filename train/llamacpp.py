@@ -42,4 +42,4 @@ class LlamaCpp:
         reply = json.loads(reply) if isinstance(reply, str) else reply
         choice = reply["choices"][0]
         ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
-        return (ids + [self.tokenizer.eos_token_id] if choice["finish_reason"] == "stop" else ids), seconds
+        return ([*ids, self.tokenizer.eos_token_id] if choice["finish_reason"] == "stop" else ids), seconds

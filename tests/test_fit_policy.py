@@ -1,0 +1,314 @@
+"""The main job: what it leaves, what it refuses, and that a stopped run goes on where it was."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from job_toys import ENV, FAST, command, fit_policy, save_model, write_prompts
+
+from decoding import LM
+from policies import load
+from train.fit_policy import main
+
+SURELY = {"quality_budget": 0.95}
+RESULTS = ["frontier.png", "policy.json", "report.html", "result.json"]
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toys")
+    return SimpleNamespace(
+        small=save_model(folder / "small", seed=1, layers=1),
+        large=save_model(folder / "large", seed=2, layers=12),
+        other=save_model(folder / "other", seed=3, layers=1),
+        foreign=save_model(folder / "foreign", seed=4, layers=1, letter="v"),
+        prompts=write_prompts(folder / "prompts.jsonl"),
+        folder=folder,
+    )
+
+
+def arguments(toys, output, **changes):
+    """The options of a run."""
+    options = {"small": toys.small, "large": toys.large, "prompts": toys.prompts, "output": output} | FAST | changes
+    return [str(x) for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
+
+
+@pytest.fixture(scope="module")
+def finished(toys, tmp_path_factory):
+    """A run from the start to the end: its folder and what it said."""
+    output = tmp_path_factory.mktemp("finished")
+    process = fit_policy(*arguments(toys, "runs", **SURELY), cwd=output)
+    return SimpleNamespace(output=output / "runs", folder=output / "runs" / "default", process=process)
+
+
+def trials(folder: Path) -> dict[int, float]:
+    """Values of the finished trials; read only, so that a running job is left alone."""
+    try:
+        base = sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True)
+        rows = base.execute(
+            "select number, value from trials join trial_values using (trial_id) where state = 'COMPLETE'"
+        ).fetchall()
+        base.close()
+    except sqlite3.OperationalError:  # not there yet, or not yet with its tables
+        return {}
+    return dict(rows)
+
+
+def lines(path: Path) -> list[bytes]:
+    """Whole lines."""
+    return [x for x in path.read_bytes().splitlines(keepends=True) if x.endswith(b"\n")] if path.exists() else []
+
+
+def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
+    assert finished.process.returncode == 0, finished.process.stderr
+    assert finished.process.stderr == ""
+    assert "held-out prompts the tuned policy is" in " ".join(finished.process.stdout.split())
+    folder = finished.folder
+    names = {path.name for path in folder.iterdir()}
+    assert names - {"policy.safetensors"} == {
+        *RESULTS, "study.db", "traces", "run.json", "cost.json", "tune.jsonl", "holdout.jsonl"
+    }  # fmt: skip
+    identities = [LM.load(toys.small).identity(), LM.load(toys.large).identity()]
+    policy = load(folder / "policy.json", models=identities)
+    assert policy.kind == "logistic"
+    result = json.loads((folder / "result.json").read_text())
+    assert [m["key"] for m in result["methods"]][0] == "large"
+    assert {m["key"] for m in result["methods"]} == {
+        "large", "small", "random_low", "random_high", "speculative", "tuned"
+    }  # fmt: skip
+    tuned = next(m for m in result["methods"] if m["key"] == "tuned")
+    assert tuned["speedup"] > 1
+    assert tuned["loss"] <= 1
+    assert {name: part["prompts"] for name, part in result["splits"].items()} == {"fit": 20, "tune": 8, "holdout": 12}
+    assert len(lines(folder / "tune.jsonl")) == 8
+    assert len(lines(folder / "holdout.jsonl")) == 12
+    assert len(result["trials"]) == len(trials(folder)) == 12
+    assert policy.provenance["splits"] == result["splits"]
+    assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert "<html" in (folder / "report.html").read_text(encoding="utf-8").lower()
+    assert sorted(path.name for path in finished.output.parent.iterdir()) == ["runs"]
+
+
+def refusal(capfd, *options) -> str:
+    """The one line of a refused run."""
+    capfd.readouterr()
+    code = main(list(options))
+    err = capfd.readouterr().err
+    assert code == 2, err
+    assert err.startswith("fit_policy: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    return err
+
+
+def test_the_same_command_again_changes_no_trial_and_no_measurement(toys, finished, tmp_path, capfd):
+    folder = shutil.copytree(finished.output, tmp_path / "runs") / "default"
+    for name in RESULTS:
+        (folder / name).unlink()
+    before, measured = trials(folder), [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")]
+    shards = {path.name: path.stat().st_mtime_ns for path in (folder / "traces").iterdir()}
+    assert main(arguments(toys, tmp_path / "runs", **SURELY)) == 0
+    assert trials(folder) == before
+    study = optuna.load_study(study_name="policy", storage=f"sqlite:///{folder / 'study.db'}")
+    assert len(study.trials) == 12
+    assert [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")] == measured
+    assert {path.name: path.stat().st_mtime_ns for path in (folder / "traces").iterdir()} == shards
+    assert all((folder / name).exists() for name in RESULTS)
+    old, new = (json.loads((x / "result.json").read_text()) for x in (finished.folder, folder))
+    assert {k: v for k, v in new.items() if k != "created"} == {k: v for k, v in old.items() if k != "created"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"quality_budget": 0.9}, "quality_budget"),
+        ({"quality_budget": 0.95, "seed": 1}, "seed"),
+        ({"quality_budget": 0.95, "policy": "rule"}, "policy"),
+        ({"quality_budget": 0.95, "limit": 30}, "limit"),
+        ({"quality_budget": 0.95, "small": "other"}, "small"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_settings_are_refused(toys, finished, capfd, changes, what):
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
+    changes = changes | ({"small": toys.other} if "small" in changes else {})
+    assert what in refusal(capfd, *arguments(toys, finished.output, **changes))
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
+
+
+def test_traces_may_be_given(toys, finished, tmp_path, capfd):
+    changes = {"traces": finished.folder / "traces", "quality_budget": 0.001, "policy": "rule"}
+    assert main(arguments(toys, tmp_path, **changes)) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "a loss of 0.001 allows no speedup over 1.05x with this pair: use the large model alone" in out
+    assert not (tmp_path / "default" / "traces").exists()
+    assert not (tmp_path / "default" / "policy.json").exists()
+
+
+def test_a_speedup_out_of_reach_is_said(toys, finished, tmp_path, capfd):
+    changes = {"traces": finished.folder / "traces", "target_speedup": 500, "policy": "rule"}
+    assert main(arguments(toys, tmp_path, **changes)) == 0
+    assert "500x is out of reach of this pair" in " ".join(capfd.readouterr().out.split())
+    assert not (tmp_path / "default" / "policy.json").exists()
+
+
+def test_traces_of_something_else_are_refused(toys, finished, tmp_path, capfd):
+    given, output = finished.folder / "traces", tmp_path / "runs"
+    (tmp_path / "empty").mkdir()
+    spoilt = shutil.copytree(given, tmp_path / "spoilt")
+    next(spoilt.glob("*.parquet")).write_bytes(b"PAR1")
+    fewer = shutil.copytree(given, tmp_path / "fewer")
+    next(fewer.glob("*.parquet")).unlink()
+    others = write_prompts(tmp_path / "others.jsonl", 40)
+    text = Path(others).read_text().replace("w5 ", "w6 ")
+    Path(others).write_text(text)  # the same ids, other prompts
+    for match, changes in {
+        "is not a folder of traces": {"traces": tmp_path / "nowhere"},
+        "meta.json is missing": {"traces": tmp_path / "empty"},
+        "cannot be read": {"traces": spoilt},
+        "lack": {"traces": fewer},
+        "models differ": {"traces": given, "small": toys.other},
+        "of 28 prompts": {"traces": given, "prompts": others},
+        "max_new_tokens differ": {"traces": given, "max_new_tokens": 5},
+    }.items():
+        assert match in refusal(capfd, *arguments(toys, output, **SURELY, **changes))
+        assert not output.exists()
+
+
+BAD = {
+    "no prompts file": ({"prompts": "nowhere.jsonl"}, "does not exist"),
+    "empty prompts": ({"prompts": b""}, "empty"),
+    "blank prompts": ({"prompts": b"\n \n"}, "holds no prompts"),
+    "not UTF-8": ({"prompts": b'{"prompt": "w5"}\n{"prompt": "\xff"}\n'}, "line 2: byte 0xff is not UTF-8"),
+    "not JSON": ({"prompts": b"w5 w6\n"}, "invalid JSON"),
+    "too few prompts": ({"prompts": b'{"prompt": "w5 w6"}\n'}, "need at least 3 groups"),
+    "long prompt": ({"prompts": b'{"prompt": "' + b"w5 " * 250 + b'"}\n'}, "has 252 tokens and the limit is 244"),
+    "no room": ({"max_new_tokens": 300}, "the limit is -44"),
+    "both goals": ({"target_speedup": 1.5, "quality_budget": 0.1}, "not both"),
+    "budget": ({"quality_budget": 1.5}, "between 0 and 1"),
+    "speedup": ({"target_speedup": 0.9}, "factor over 1"),
+    "NaN": ({"target_speedup": "nan"}, "factor over 1"),
+    "no small model": ({"small": "/nowhere/small"}, "no small model at /nowhere/small"),
+    "no large model": ({"large": "/nowhere/large.gguf"}, "no large model at /nowhere/large.gguf"),
+    "tokenizers": ({"small": "foreign"}, "different tokenizers"),
+    "device": ({"device": "abacus"}, "'abacus'"),
+    "dtype": ({"dtype": "float99"}, "'float99'"),
+    "limit": ({"limit": 0}, "limit is 0"),
+    "trials": ({"trials": 0}, "--trials must be at least 1"),
+    "tokens": ({"max_new_tokens": 0}, "--max-new-tokens must be at least 1"),
+    "threads": ({"threads": 0}, "--threads must be at least 1"),
+    "seed": ({"seed": -1}, "--seed must be at least 0"),
+    "name": ({"name": "a/b"}, "plain folder name"),
+    "name of the parent": ({"name": ".."}, "plain folder name"),
+    "no name": ({"name": ""}, "plain folder name"),
+    "file in the way": ({"output": "file"}, "cannot be made or written"),
+    "file above": ({"output": "file/deeper"}, "cannot be made or written"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_sentence_and_writes_nothing(toys, tmp_path, capfd, changes, message):
+    (tmp_path / "file").write_text("in the way")
+    changes = dict(changes)
+    if isinstance(changes.get("prompts"), bytes):
+        (tmp_path / "own.jsonl").write_bytes(changes["prompts"])
+        changes["prompts"] = tmp_path / "own.jsonl"
+    if changes.get("small") == "foreign":
+        changes["small"] = toys.foreign
+    output = tmp_path / changes.pop("output", "runs")
+    before = sorted(tmp_path.rglob("*"))
+    assert message in refusal(capfd, *arguments(toys, output, **changes))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_unknown_kind_of_policy_is_refused(toys, tmp_path, capfd):
+    with pytest.raises(SystemExit) as error:
+        main(arguments(toys, tmp_path / "runs", policy="oracle"))
+    assert error.value.code == 2
+    assert "oracle" in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_script_says_one_line_and_exits_2(toys, tmp_path):
+    process = fit_policy(*arguments(toys, "runs", prompts="nowhere.jsonl"), cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.count("\n") == 1
+    assert process.stderr.startswith("fit_policy: nowhere.jsonl does not exist")
+    assert not list(tmp_path.iterdir())
+
+
+def collecting(folder):
+    return len(list(folder.glob("traces/*.parquet"))) >= 2
+
+
+def searching(folder):
+    return len(trials(folder)) >= 4
+
+
+def tuning(folder):
+    return len(lines(folder / "tune.jsonl")) >= 3
+
+
+def holding_out(folder):
+    return len(lines(folder / "holdout.jsonl")) >= 4
+
+
+def reporting(folder):
+    return len(lines(folder / "holdout.jsonl")) == 12
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_five_times_loses_nothing(toys, tmp_path):
+    run = arguments(toys, "runs", **SURELY, trials=40)
+    folder = tmp_path / "runs" / "default"
+    kept = {}
+    for moment in (collecting, searching, tuning, holding_out, reporting):
+        process = subprocess.Popen(
+            command(*run), cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        while not moment(folder):
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"it ended before it was killed while {moment.__name__}"
+        assert not (folder / "policy.json").exists()
+        found = state(folder)
+        keeps(kept, found)
+        kept = found
+        assert kept["trials"] or moment is collecting
+    done = fit_policy(*run, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    keeps(kept, state(folder))
+    assert len(trials(folder)) == 40
+    assert len(lines(folder / "tune.jsonl")) == 8
+    assert len(lines(folder / "holdout.jsonl")) == 12
+    assert not list(folder.rglob("*.tmp"))
+    assert all((folder / name).exists() for name in RESULTS)
+
+
+def state(folder: Path) -> dict:
+    """All that is finished."""
+    files = [*folder.glob("traces/*.parquet"), *folder.glob("*.json"), *folder.glob("traces/meta.json")]
+    return {
+        "files": {path: path.stat().st_mtime_ns for path in files if path.name not in RESULTS},
+        "trials": trials(folder),
+        "tune": lines(folder / "tune.jsonl"),
+        "holdout": lines(folder / "holdout.jsonl"),
+    }
+
+
+def keeps(before: dict, after: dict) -> None:
+    for key, value in before.items():
+        if isinstance(value, dict):
+            assert after[key].items() >= value.items(), key
+        else:
+            assert after[key][: len(value)] == value, key

@@ -1,0 +1,219 @@
+"""The search: goals and their solutions, thresholds as quantiles, and studies that survive being stopped."""
+
+import itertools
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from policies import Logistic, Rule
+from policies.classes import BITS
+from train.replay import Cost
+from train.search import FEATURE_SETS, GRID, Goal, Search, finalists, open_study, run_study, solve
+from train.traces import FEATURE_COLUMNS, Traces
+
+COST = Cost({"1": 1.0, "4": 1.5, "16": 4.0}, {"1": 4.0, "4": 5.0, "16": 10.0})
+point = st.tuples(st.floats(0.1, 10), st.floats(0, 1))
+curves = st.lists(point, max_size=20).map(lambda points: np.array(points).reshape(-1, 2))
+factors = st.floats(0.5, 2)
+goals = st.one_of(
+    st.floats(1.01, 5).map(lambda x: Goal(speedup=x)),
+    st.floats(0.01, 0.9).map(lambda x: Goal(budget=x)),
+)
+
+
+def made_up(prompts=12, tokens=20, seed=0):
+    """Traces in which entropy tells regret and some features are unknown at the start of each trajectory."""
+    draw = np.random.default_rng(seed)
+    n = prompts * tokens
+    columns = {name: draw.random(n).astype(np.float32) for name in FEATURE_COLUMNS}
+    columns |= {f"last_is_{name}": draw.integers(0, 2, n).astype(np.float32) for name in BITS}
+    columns["position"] = np.tile(np.arange(tokens), prompts)
+    start = columns["position"] == 0
+    for name in ("agreed", "large_entropy", "mean_entropy", "mean_agreed"):
+        columns[name] = np.where(start, np.float32(np.nan), columns[name])
+    columns |= {
+        "prompt": np.repeat([f"p{i}" for i in range(prompts)], tokens),
+        "group": np.repeat([f"g{i}" for i in range(prompts)], tokens),
+        "trajectory": np.array(["mixed"] * n),
+        "prompt_tokens": np.full(n, 8),
+        "regret": 4 * columns["entropy"] ** 2 + 0.1 * draw.random(n),
+        "kl": draw.random(n),
+        "small_token": draw.integers(0, 2, n),
+        "large_token": np.zeros(n, int),
+    }
+    return Traces(columns)
+
+
+def searcher(kind="rule", goal=Goal(speedup=1.5), label="regret", seed=0):
+    return Search(kind, label, made_up(seed=1), made_up(seed=2), COST, goal, classes=None, seed=seed)
+
+
+def in_memory(search):
+    """What ``open_study`` makes, without its file."""
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    for params in search.baselines():
+        study.enqueue_trial(params)
+    return study
+
+
+def done(study):
+    return {t.number: (t.value, t.params) for t in study.get_trials(states=[TrialState.COMPLETE])}
+
+
+@given(st.floats(0.1, 5), st.floats(0, 1))
+def test_goals(speed, loss):
+    fast, good = Goal(speedup=1.5), Goal(budget=0.1)
+    assert (fast.violation(speed, loss) <= 0) == (speed >= 1.5)
+    assert (good.violation(speed, loss) <= 0) == (loss <= 0.1)
+    assert fast.value(speed, loss) == loss
+    assert good.value(speed, loss) == -speed
+
+
+@given(curves, goals, factors, factors)
+def test_solve_finds_the_best_point_that_meets_the_goal(curve, goal, faster, worse):
+    i = solve(curve, goal, faster, worse)
+    corrected = [(speed * faster, loss * worse) for speed, loss in curve]
+    met = [p for p in corrected if (p[0] >= goal.speedup if goal.budget is None else p[1] <= goal.budget)]
+    if i is None:
+        assert not met
+    elif goal.budget is None:
+        assert corrected[i][0] >= goal.speedup
+        assert corrected[i][1] == min(loss for _, loss in met)
+    else:
+        assert corrected[i][1] <= goal.budget
+        assert corrected[i][0] == max(speed for speed, _ in met)
+
+
+@given(curves, goals)
+def test_a_harder_goal_is_no_better(curve, goal):
+    harder = Goal(speedup=goal.speedup * 1.2) if goal.budget is None else Goal(budget=goal.budget / 1.2)
+    i, j = solve(curve, goal), solve(curve, harder)
+    if j is not None:
+        assert i is not None
+        assert goal.value(*curve[i]) <= goal.value(*curve[j])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(0, 1), st.sampled_from(["entropy", "top1", "position", "mean_entropy"]), st.sampled_from([">=", "<="]))
+def test_a_threshold_at_a_quantile_keeps_that_share(quantile, feature, direction):
+    search = searcher()
+    policy = Rule(feature, 0.0, direction)
+    risk = search.scores(policy, search.tune)
+    known = np.isfinite(risk)
+    kept = (risk < search.threshold(policy, quantile))[known].mean()
+    tie = max(np.mean(risk[known] == value) for value in np.unique(risk[known]))
+    assert quantile - tie - 0.005 <= kept <= quantile + 0.005
+    assert (risk[~known] == np.inf).all()
+
+
+def test_the_ends_of_the_quantiles_are_always_and_never():
+    search, policy = searcher(), Rule("entropy", 0.0)
+    curve = search.curve(policy)
+    assert len(curve) == len(GRID) == len(search.random_curve())
+    assert curve[0, 1] == 0
+    assert curve[0, 0] < 1
+    assert curve[-1, 0] == max(curve[:, 0])
+    assert (np.diff(curve[:, 1]) >= 0).all()
+    assert (np.diff(curve[:, 0]) >= -1e-9).all()
+    assert search.random_curve()[[0, -1]] == pytest.approx(curve[[0, -1]])
+    # It beats chance where it has a choice, since entropy tells regret here.
+    assert (curve[20:-20, 1] < search.random_curve()[20:-20, 1]).all()
+
+
+def test_the_threshold_decides_live_as_it_did_in_replay():
+    search = searcher("logistic")
+    policy = search.policy({"features": "all", "C": 0.1, "quantile": 0.4})
+    policy.set_threshold(search.threshold(policy, 0.4))
+    risk = policy.score_table(search.tune.table(policy.names))
+    live = ~(risk < policy.threshold)
+    assert abs(int(live.sum()) - int((search.scores(policy, search.tune) >= search.threshold(policy, 0.4)).sum())) <= 1
+
+
+@pytest.mark.parametrize("kind", ["rule", "logistic", "mlp"])
+def test_a_study_tries_its_baselines_first_and_records_every_constraint(kind, monkeypatch):
+    search = searcher(kind)
+    trials = len(search.baselines()) + 3
+    if kind == "mlp":
+        monkeypatch.setattr(search, "_fit", lambda params: Rule("entropy", 0.0))
+    study = in_memory(search)
+    seen = []
+    run_study(study, search, trials, [lambda study, trial: seen.append(trial.number)])
+    assert seen == list(range(trials))
+    for trial, params in zip(study.trials, search.baselines(), strict=False):
+        assert trial.params == params
+    for trial in study.trials:
+        speedup, loss = trial.user_attrs["speedup"], trial.user_attrs["loss"]
+        assert trial.constraints["goal"] == pytest.approx(1.5 - speedup)
+        assert trial.value == pytest.approx(loss)
+        assert (speedup, loss) == search.replay(search.policy(trial.params), trial.params["quantile"])
+    assert any(t.constraints["goal"] <= 0 for t in study.trials)
+
+
+def test_a_resumed_study_keeps_its_trials_and_enqueues_nothing_twice(tmp_path):
+    search, path = searcher(), tmp_path / "study.db"
+    baselines = search.baselines()
+    run_study(open_study(path, 0, baselines), search, 5, [])
+    first = done(open_study(path, 0, baselines))
+    assert len(first) == 5
+    assert len(open_study(path, 0, baselines).trials) == len(baselines)
+    study = open_study(path, 0, baselines)
+    run_study(study, search, 14, [])
+    assert done(study).items() >= first.items()
+    assert len(done(study)) == len(study.trials) == 14
+    assert [t.params for t in study.trials[: len(baselines)]] == baselines
+    study = open_study(path, 0, baselines)
+    run_study(study, search, 14, [])
+    assert len(study.trials) == 14
+    run_study(study, search, 3, [])  # fewer than there are
+    assert len(study.trials) == 14
+
+
+def test_a_trial_that_was_killed_is_failed_and_its_baseline_tried_again(tmp_path):
+    search, path = searcher(), tmp_path / "study.db"
+    baselines = search.baselines()
+    study = open_study(path, 0, baselines)
+    run_study(study, search, 2, [])
+    killed = study.ask()
+    search.suggest(killed)
+    assert study.trials[2].state == TrialState.RUNNING
+    study = open_study(path, 0, baselines)
+    assert study.trials[2].state == TrialState.FAIL
+    run_study(study, search, len(baselines), [])
+    finished = [t.params for t in study.get_trials(states=[TrialState.COMPLETE])]
+    assert all(params in finished for params in baselines)
+    assert len(finished) == len(baselines) == len(study.trials) - 1
+
+
+@pytest.mark.parametrize("goal", [Goal(speedup=1.5), Goal(budget=0.1), Goal(speedup=900)])
+def test_finalists_differ_and_the_feasible_come_first(goal):
+    search = searcher(goal=goal)
+    study = in_memory(search)
+    run_study(study, search, 20, [])
+    best = finalists(study, 3)
+    kinds = [(t.params["feature"], t.params["direction"]) for t in best]
+    assert len(best) == len(set(kinds)) == 3
+    ranks = [(max(0, t.constraints["goal"]), t.value) for t in best]
+    assert ranks == sorted(ranks)
+    assert ranks[0] == min((max(0, t.constraints["goal"]), t.value) for t in study.trials)
+
+
+def test_learned_policies_are_fitted_once_per_setting():
+    search = searcher("logistic", label="disagree")
+    one = search.policy({"features": "confidence", "C": 0.1, "quantile": 0.3})
+    assert one is search.policy({"features": "confidence", "C": 0.1, "quantile": 0.7})
+    assert one is not search.policy({"features": "confidence", "C": 0.2, "quantile": 0.3})
+    assert isinstance(one, Logistic)
+    assert one.names == FEATURE_SETS["confidence"]
+
+
+def test_baselines_are_valid_suggestions():
+    for kind in ("rule", "logistic", "mlp"):
+        search = searcher(kind)
+        for params in search.baselines():
+            assert search.suggest(optuna.trial.FixedTrial(params)) == params
+        pairs = itertools.combinations(search.baselines(), 2)
+        assert all(a != b for a, b in pairs)

@@ -1,0 +1,47 @@
+"""The target's own answers: what a drafter is trained on, because it is what it will be asked to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from decoding import LM, Autoregressive, Sampling, generate
+from train.atomic import append_rows, read_rows
+from train.prompts import Prompt
+
+
+def write_generations(
+    target: LM, prompts: Sequence[Prompt], path: Path, max_new_tokens: int, temperature: float, batch: int = 32
+) -> None:
+    """Append one answer per prompt to the jsonl ``path`` (``prompt_ids``, ``new_ids``, ``temperature``).
+
+    Prompts go in batches of similar length; those that the file already answers at this temperature are skipped, so
+    a run that was killed goes on.
+    """
+    done = {tuple(row["prompt_ids"]) for row in read_rows(path) if row["temperature"] == temperature}
+    todo = sorted((p for p in prompts if p.ids not in done), key=lambda p: len(p.ids))
+    sampling = Sampling(temperature, top_p=0.95) if temperature > 0 else Sampling()
+    starts = range(0, len(todo), batch)
+    for start in track(starts, f"target's answers, temperature {temperature:g}", disable=not todo):
+        rows = answers(target, todo[start : start + batch], max_new_tokens, sampling, seed=start)
+        append_rows(
+            path,
+            [
+                {"source": p.id, "temperature": temperature, "prompt_ids": list(p.ids), "new_ids": new}
+                for p, new in zip(todo[start : start + batch], rows, strict=True)
+            ],
+        )
+
+
+def answers(
+    lm: LM, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
+) -> list[list[int]]:
+    """What ``lm`` alone answers, all prompts in one batch: token ids, EOS included."""
+    width = max(len(p.ids) for p in prompts)
+    ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=lm.device)
+    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=lm.device)
+    result = generate(Autoregressive(lm), ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
+    return [row[width : width + n].tolist() for row, n in zip(result.sequences, result.lengths.tolist(), strict=True)]
