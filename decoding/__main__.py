@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import time
 import warnings
-from contextlib import redirect_stderr
-from io import StringIO
-from pathlib import Path
 
 import tyro
 
@@ -41,11 +37,12 @@ def prepare(options: Options, method: str):
 
     from decoding import Sampling
     from decoding.generation import start
+    from decoding.pairs import load_model
 
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    # The status keeps the real standard error; transformers' progress bars, one of which cannot be turned off, do not.
-    with Console(file=sys.stderr).status("loading the models"), redirect_stderr(StringIO()):
-        models = [load_model(name, options) for name in METHODS[method]]
+    with Console(file=sys.stderr).status("loading the models"):
+        sources = {name: getattr(options, name) for name in METHODS[method]}
+        models = [load_model(name, source, options.device, options.dtype) for name, source in sources.items()]
     decoder = decoder_of(method, models, load_policy(options, models), options.length)
     ids = encode(models[-1].tokenizer, text, options.raw).to(models[-1].device)
     return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed)
@@ -62,27 +59,6 @@ def load_policy(options: Options, models=None):
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     return policy.to(options.device)
-
-
-def load_model(name: str, options: Options):
-    import transformers
-
-    from decoding.lm import LM
-    from decoding.pairs import DRAFTER, default_target
-
-    transformers.logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    source = getattr(options, name)
-    if source is None and name == "large":
-        return default_target(options.device, options.dtype)
-    source = str(DRAFTER) if source is None else source
-    # Only owner/name can be a hub id. Any other missing folder is refused here, for the hub is asked for half a minute.
-    if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "~", "/"))):
-        raise ValueError(f"no {name} model at {source}; pass a folder, a .gguf file or a hub id")
-    try:
-        return LM.load(source, options.device, options.dtype)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the {name} model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def decoder_of(method: str, models: list, policy, length: int):

@@ -31,6 +31,10 @@ NEUTRAL = {
     "forced_eos_token_id": None,
     "exponential_decay_length_penalty": None,
     "guidance_scale": None,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
 }
 """Settings of a generation_config that change logits, with the values at which they do nothing."""
 

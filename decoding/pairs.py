@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
+
+import transformers
 
 from decoding.lm import LM
 
@@ -30,10 +35,38 @@ def default_target(device: str = "cpu", dtype: str = "float32") -> LM:
         raise FileNotFoundError(f"the large model of the default pair was not found; run: {INSTALL}") from error
 
 
+def load_model(role: str, source: str | None, device: str = "cpu", dtype: str = "float32") -> LM:
+    """The model at ``source``, or the default pair's ``role`` ("small" or "large"), without progress bars.
+
+    Raises ValueError or FileNotFoundError, one sentence, when it cannot be loaded.
+    """
+    if source is None and role == "large":
+        with _quiet():
+            return default_target(device, dtype)
+    source = str(DRAFTER) if source is None else str(source)
+    # Only owner/name can be a hub id. Any other missing folder is refused here, for the hub is asked for half a minute.
+    if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "~", "/"))):
+        raise ValueError(f"no {role} model at {source}; pass a folder, a .gguf file or a hub id")
+    try:
+        with _quiet():
+            return LM.load(source, device, dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the {role} model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _quiet():
+    """Hold back transformers' progress bars, one of which cannot be turned off, and the hub's warnings."""
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    with redirect_stderr(StringIO()):
+        yield
+
+
 def default_pair(device: str = "cpu", dtype: str = "float32") -> tuple[LM, LM]:
     """(small, large): our distilled 4-layer drafter and SmolLM2-135M-Instruct, one tokenizer.
 
     Raises FileNotFoundError with the line to run when the large model is nowhere to be had.
     """
-    large = default_target(device, dtype)
-    return LM.load(DRAFTER, device=device, dtype=dtype), large
+    large = load_model("large", None, device, dtype)
+    return load_model("small", None, device, dtype), large

@@ -118,9 +118,15 @@ def test_special_tokens_must_agree(refuses):
     refuses("eos_token_id of the tokenizer.* is 2 in one and 9 in the other", Speculative(models))
 
 
-def test_equal_tokenizers_with_unequal_heads_are_one_vocabulary():
-    models = [LM(tiny(vocab_size=v).model, words(30)) for v in (30, 37)]
-    assert generate(Speculative(models), IDS, max_new_tokens=3, eos_token_id=()).lengths.tolist() == [3, 3]
+@pytest.mark.parametrize("size", [30, 37])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)], ids=["greedy", "sampling"])
+def test_equal_tokenizers_with_unequal_heads_are_one_vocabulary(size, sampling):
+    """Heads larger than the tokenizer, or one that lacks its last ids: what all know is used."""
+    models = [LM(tiny(vocab_size=v).model, words(size)) for v in (37, 30)]
+    for decoder in (Speculative(models), Speculative(models[::-1])):
+        result = generate(decoder, IDS, max_new_tokens=12, eos_token_id=(), sampling=sampling, seed=0)
+        assert result.lengths.tolist() == [12, 12]
+        assert result.sequences.max() < 30
 
 
 def test_ids_with_holes_are_all_kept_and_ids_beyond_the_head_are_not():

@@ -103,8 +103,15 @@ def test_bytes_a_folder_and_nothing_are_refused(tmp_path):
         _refusal(path)
 
 
-@pytest.mark.parametrize(("kind", "settings"), [(Rule("top1", 0.4, "<="), {"direction": "<"}), (Periodic(3), {"every": 3.0}),
-                                                (Periodic(3), {"every": True}), (Random(0.5), {"rate": 0.5})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Rule("top1", 0.4, "<="), {"direction": "<"}),
+        (Periodic(3), {"every": 3.0}),
+        (Periodic(3), {"every": True}),
+        (Random(0.5), {"rate": 0.5}),
+    ],
+)
 def test_settings_are_checked(tmp_path, kind, settings):
     path = _saved(kind, tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": settings}))

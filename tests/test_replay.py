@@ -8,7 +8,8 @@ from job_toys import toy_pair, toy_prompts
 from decoding import Speculative, generate
 from decoding.cost import seconds
 from policies import token_classes
-from train.collect import _large_answers, trajectory
+from train.collect import trajectory
+from train.generations import answers as large_answers
 from train.quality import CAP
 from train.replay import Cost, backoff, best_length, rounds, speculative
 from train.traces import Traces
@@ -24,7 +25,7 @@ def logged():
     """(pair, prompts, traces of the large model alone): some answers end early, some in the middle of a draft."""
     pair, prompts = toy_pair(), toy_prompts(6, seed=10)
     classes = token_classes(pair[1].tokenizer)
-    answers = _large_answers(pair[1], prompts, NEW)
+    answers = large_answers(pair[1], prompts, NEW)
     rows = [trajectory(*pair, p, a, [1] * len(a), classes, "large", 1.0) for p, a in zip(prompts, answers, strict=True)]
     lengths = {len(a) for a in answers}
     assert NEW in lengths

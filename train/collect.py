@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from decoding import LM, Autoregressive, Backoff, Step, generate
+from decoding import LM, Backoff, Step, generate
 from decoding.trail import entropy
 from policies import Random, features, history_for, token_classes
 from policies.features import WINDOW
+from train.generations import answers
 from train.prompts import Prompt
 from train.quality import answer_logits
 from train.traces import FEATURE_COLUMNS, open_folder, shard_path, write_shard
@@ -34,23 +35,14 @@ def collect(
     todo = [i for i in range(len(shards)) if not shard_path(folder, i).exists()]
     classes = token_classes(large.tokenizer)
     for i in track(todo, "collecting traces", disable=not todo):
-        answers = _large_answers(large, shards[i], max_new_tokens)
+        large_answers = answers(large, shards[i], max_new_tokens)
         rows = []
-        for j, (prompt, answer) in enumerate(zip(shards[i], answers, strict=True)):
+        for j, (prompt, answer) in enumerate(zip(shards[i], large_answers, strict=True)):
             rate = float(np.random.default_rng([seed, i, j]).uniform(*RATES))
             mixed, writers = _mixed_answer(small, large, prompt, rate, max_new_tokens, seed + i * SHARD + j)
             rows.append(trajectory(small, large, prompt, answer, [1] * len(answer), classes, "large", 1.0))
             rows.append(trajectory(small, large, prompt, mixed, writers, classes, "mixed", rate))
         write_shard(folder, i, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
-
-
-def _large_answers(large: LM, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
-    """The large model's greedy answers, in one batch."""
-    width = max(len(p.ids) for p in prompts)
-    ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=large.device)
-    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=large.device)
-    result = generate(Autoregressive(large), ids, mask, max_new_tokens=max_new_tokens)
-    return [row[width : width + n].tolist() for row, n in zip(result.sequences, result.lengths.tolist(), strict=True)]
 
 
 def _mixed_answer(small: LM, large: LM, prompt: Prompt, rate: float, max_new_tokens: int, seed: int):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from decoding import Autoregressive, Backoff, Speculative
+from decoding.pairs import target_source
 from policies import Random, Rule
 from train import live
+from train.llamacpp import LlamaCpp
 from train.search import GRID, Search
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
         "speculative": f"speculative, exact, length {length}",
         "tuned": f"tuned {job.config.policy} policy",
     }
+    source = job.config.large or target_source()
+    if LlamaCpp.available(source):
+        decoders["llamacpp"] = LlamaCpp(source, job.large.tokenizer, job.large.context)
+        labels["llamacpp"] = "large model alone in llama.cpp"
     measured = live.measure(
         decoders,
         job.splits["holdout"],

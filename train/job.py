@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,11 @@ import transformers
 from rich.console import Console
 
 from decoding import LM, Autoregressive, Backoff
-from decoding.__main__ import load_model
 from decoding.cost import measure as measure_cost
 from decoding.lm import check_compatible
+from decoding.pairs import load_model
 from policies import Policy, token_classes
-from train import figure, live, report, tables
+from train import atomic, figure, live, report, tables
 from train.collect import collect
 from train.holdout import hold_out
 from train.prompts import Prompt, load_prompts, template_hash
@@ -257,18 +255,12 @@ def _write(job: Job, chosen: Chosen, result: dict) -> None:
     provenance["groups"] = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
     provenance["label"] = job.config.label
     chosen.policy.save(job.folder / "policy.json", models=result["models"], provenance=provenance)
-    write_json(job.folder / "result.json", result)
+    atomic.write_json(job.folder / "result.json", result)
     figure.draw(result, job.folder / "frontier.png")
     report.write_html(result, job.folder / "report.html")
     tables.print_table(result, console)
     console.print(f"[bold]{result['verdict']}[/bold]")
     console.print(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
-
-
-def write_json(path: Path, value) -> None:
-    """Write JSON whole or not at all."""
-    path.with_suffix(".tmp").write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(path.with_suffix(".tmp"), path)
 
 
 def _goal(config) -> Goal:
@@ -310,9 +302,9 @@ def _check_numbers(config) -> None:
 
 
 def _models(config) -> tuple[LM, LM]:
-    # The status keeps the real standard output; transformers' progress bars do not keep standard error.
-    with console.status("loading the models"), redirect_stderr(StringIO()):
-        large, small = load_model("large", config), load_model("small", config)
+    with console.status("loading the models"):
+        large = load_model("large", config.large, config.device, config.dtype)
+        small = load_model("small", config.small, config.device, config.dtype)
     check_compatible([small, large])
     return small, large
 
@@ -324,7 +316,7 @@ def _remember(folder: Path, config, models: list[dict], splits: dict) -> None:
     now = {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_json(path, now)
+        atomic.write_json(path, now)
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -344,5 +336,5 @@ def _cost(folder: Path, small: LM, large: LM) -> Cost:
     if not path.exists():
         with console.status("timing both models"):
             tables = measure_cost([small, large])
-        write_json(path, [{str(n): s for n, s in table.items()} for table in tables])
+        atomic.write_json(path, [{str(n): s for n, s in table.items()} for table in tables])
     return Cost(*json.loads(path.read_text(encoding="utf-8")))

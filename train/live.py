@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import torch
 from rich.progress import track
 
 from decoding import LM, generate
+from train.atomic import append_rows, read_rows
+from train.llamacpp import LlamaCpp
 from train.prompts import Prompt
 from train.quality import guarded_regret, score
 
@@ -35,7 +35,7 @@ def measure(
     ``setting`` is what their names do not say: prompts measured with another one are measured again.
     """
     same = lambda row: row["methods"].keys() == decoders.keys() and row["setting"] == setting  # noqa: E731
-    done = {row["id"]: row for row in _read(path) if same(row)}
+    done = {row["id"]: row for row in read_rows(path) if same(row)}
     names = list(decoders)
     todo = [(i, p) for i, p in enumerate(prompts) if p.id not in done]
     for name in names if todo else ():
@@ -44,25 +44,17 @@ def measure(
         order = names[i % len(names) :] + names[: i % len(names)]
         answers = {name: _answer(decoders[name], prompt, max_new_tokens, seed=i) for name in order}
         row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": _judge(large, prompt, answers)}
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_rows(path, [row])
         done[prompt.id] = row
     rows = [done[p.id]["methods"] for p in prompts]
     fields = ("seconds", "tokens", "loss", "regret", "large_share")
     return {name: {f: np.array([row[name][f] for row in rows], float) for f in fields} for name in names}
 
 
-def _read(path: Path) -> list[dict]:
-    """Finished prompts; a last line cut short by a kill is removed, so that the next starts afresh."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    if len(whole) < len(lines):
-        path.with_suffix(".tmp").write_bytes(b"".join(whole))
-        os.replace(path.with_suffix(".tmp"), path)
-    return [json.loads(line) for line in whole]
-
-
 def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict:
+    if isinstance(decoder, LlamaCpp):
+        answer, seconds = decoder.answer(prompt.ids, max_new_tokens)
+        return {"tokens": len(answer), "seconds": seconds, "answer": answer, "writers": [], "large_share": 1.0}
     ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
     result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=seed)
     return {

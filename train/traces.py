@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet  # datasets would copy every shard that is read into the user's cache
 
 from policies import FEATURES
+from train import atomic
 
 FEATURE_COLUMNS = tuple(name for name in FEATURES if name != "uniform")
 NEEDED = ("prompt", "group", "trajectory", "prompt_tokens", "small_token", "large_token", "regret", "kl")
@@ -82,8 +83,7 @@ def open_folder(folder: Path, meta: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, meta = folder / "meta.json", json.loads(json.dumps(meta | {"schema": SCHEMA}))
     if not path.exists():
-        path.with_suffix(".tmp").write_text(json.dumps(meta, indent=1))
-        os.replace(path.with_suffix(".tmp"), path)
+        atomic.write_json(path, meta)
         return
     found = read_meta(folder)
     differing = sorted(key for key in meta.keys() | found.keys() if meta.get(key) != found.get(key))
