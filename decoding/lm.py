@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -64,6 +65,20 @@ class LM:
     def device(self) -> torch.device:
         return self.model.device
 
+    @cached_property
+    def vocabulary(self) -> dict[str, int | None]:
+        """Token to id, special ids included; only the size when there is no tokenizer."""
+        if self.tokenizer is None:
+            return {"size": self.vocab}
+        names = ("bos_token_id", "eos_token_id")
+        special = {f"<{name} of the tokenizer>": getattr(self.tokenizer, name, None) for name in names}
+        return dict(sorted(self.tokenizer.get_vocab().items())) | special
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Equal where two models may share a text. Kept: hashing a vocabulary takes longer than writing a token."""
+        return _digest(json.dumps(self.vocabulary))
+
     def session(self, batch: int, capacity: int) -> Session:
         """A cache of its own for ``batch`` rows of at most ``capacity`` tokens."""
         return Session(self, batch, capacity)
@@ -78,7 +93,7 @@ class LM:
         )
         return {
             "name": self.name,
-            "tokenizer": _digest(json.dumps(_vocabulary(self))),
+            "tokenizer": self.tokenizer_hash,
             "config": _digest(json.dumps([str(getattr(config, key, None)) for key in CONFIG_KEYS])),
             "weights": _digest(values),
         }
@@ -96,24 +111,14 @@ def check_compatible(models: list[LM]) -> int:
                 raise ValueError(
                     f"models without tokenizers need one vocabulary size, not {first.vocab} and {other.vocab}"
                 )
-            continue
-        mine, theirs = _vocabulary(first), _vocabulary(other)
-        if mine != theirs:
+        elif first.tokenizer_hash != other.tokenizer_hash:
+            mine, theirs = first.vocabulary, other.vocabulary
             token = next(t for t in sorted(mine.keys() | theirs.keys(), key=str) if mine.get(t) != theirs.get(t))
             raise ValueError(
                 f"the models have different tokenizers: {token!r} is {mine.get(token)} in one and {theirs.get(token)} "
                 "in the other; two models can only share a text when their tokenizers are the same"
             )
     return min(lm.vocab for lm in models)
-
-
-def _vocabulary(lm: LM) -> dict[str, int | None]:
-    if lm.tokenizer is None:
-        return {"size": lm.vocab}
-    special = {
-        f"<{name} of the tokenizer>": getattr(lm.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id")
-    }
-    return dict(sorted(lm.tokenizer.get_vocab().items())) | special
 
 
 def _digest(data: str | bytes) -> str:
