@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     import tyro
 
     config = tyro.cli(FitPolicy, args=argv, description=__doc__)
-    from train.job import InputError, run
+    from train.job import run
+    from train.prepare import InputError
 
     try:
         run(config)

@@ -14,7 +14,8 @@ from train.llamacpp import LlamaCpp
 from train.search import GRID, Search
 
 if TYPE_CHECKING:
-    from train.job import Chosen, Job
+    from train.prepare import Job
+    from train.tune import Chosen
 
 BRACKET = (0.85, 1.18)
 """Random hand-off runs at two rates whose expected speeds are these multiples of the tuned policy's."""
