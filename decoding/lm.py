@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from decoding.packed import pack
 from decoding.session import Session, use_grouped_attention
 
 EXACT = ("llama", "qwen2", "qwen3")
@@ -34,9 +35,10 @@ class LM:
         self.context = model.config.max_position_embeddings
 
     @classmethod
-    def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False) -> LM:
+    def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True) -> LM:
         """Load weights and tokenizer; GGUF weights become a plain dense model of ``dtype``.
 
+        On CPU the linear layers are ``packed``: faster, and in memory twice (see ``decoding.packed``).
         Raises FileNotFoundError for a path that is not there, ValueError for an unknown dtype.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -53,7 +55,10 @@ class LM:
             vars(model.config).pop("quantization_config", None)
             model.config.name_or_path = str(source)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        return cls(model.to(device), tokenizer)
+        model.to(device)
+        if packed and model.device.type == "cpu":
+            pack(model)
+        return cls(model, tokenizer)
 
     @property
     def name(self) -> str:
