@@ -29,6 +29,9 @@ class Step:
     """[...] id of the token before this position."""
     uniform: Tensor
     """[...] noise in [0, 1), a function of seed, row and position only."""
+    repeated: Tensor | None = None
+    """[...] length of the longest end of the answer that it holds earlier too, at most 8: a loop that is starting.
+    A small model in a loop is sure of itself, so no confidence shows it."""
     hidden: Tensor | None = None
     """[..., width] last hidden state of the model about to write, when the policy sets ``needs_hidden``."""
     target_logits: Tensor | None = None

@@ -31,6 +31,8 @@ class Trail:
         columns = len(getattr(policy, "history", ()))
         size = self.window + text.capacity + 1
         self.history = torch.full((batch, size, columns), torch.nan, device=device) if columns else None
+        # A policy that does not say what it reads may read anything.
+        self.needs_repeated = "repeated" in getattr(policy, "names", ("repeated",))
         self.needs_hidden = getattr(policy, "needs_hidden", False)
 
     def step(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Step:
@@ -44,11 +46,16 @@ class Trail:
             large_entropy=self.large_entropy[rows],
             last_token=self.text.ids[rows, lengths - 1],
             uniform=self.text.uniform(rows, position, self.stream),
+            repeated=self._repeated(rows, position) if self.needs_repeated else None,
             hidden=hidden,
         )
         if self.history is not None:
             self._remember(step, rows, position)
         return step
+
+    def _repeated(self, rows: Tensor, position: Tensor) -> Tensor:
+        where = self.text.prompts[rows, None] + torch.arange(self.text.budget, device=position.device)
+        return repeated(self.text.ids[rows[:, None], where], position)
 
     def _remember(self, step: Step, rows: Tensor, position: Tensor) -> None:
         earlier = position[:, None] + torch.arange(self.window, device=position.device)
@@ -62,6 +69,18 @@ class Trail:
         self.checked[rows] = lengths
         self.agreed[rows] = agreed.float()
         self.large_entropy[rows] = entropy(logits)
+
+
+def repeated(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:
+    """[r] length of the longest end of ``answers`` [r, n], cut to ``lengths`` [r], that occurs earlier in it too."""
+    back = torch.arange(limit, device=answers.device)
+    ends = torch.arange(answers.shape[1], device=answers.device)
+    last = lengths[:, None] - 1 - back
+    tail = answers.gather(1, last.clamp(min=0))
+    where = ends[:, None] - back
+    same = answers[:, where.clamp(min=0)] == tail[:, None]
+    same &= (where >= 0) & (last >= 0)[:, None] & (ends < lengths[:, None] - 1)[..., None]
+    return same.long().cumprod(-1).sum(-1).amax(1)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -33,15 +33,14 @@ class Drafter:
 
 
 def main(config: Drafter) -> dict:
-    from decoding import LM
     from decoding.cost import measure
-    from decoding.pairs import DRAFTER, default_target
+    from decoding.pairs import load_model
     from train.prompts import load_prompts
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    large = default_target()
-    small = LM.load(DRAFTER if config.small is None else config.small)
+    large = load_model("large", None)
+    small = load_model("small", config.small)
     prompts = load_prompts(config.prompts, large.tokenizer, config.limit)
     runs = [agreements(small, large, prompt, config.max_new_tokens) for prompt in track(prompts, "target's answers")]
     by_family = defaultdict(list)

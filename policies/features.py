@@ -108,6 +108,7 @@ FEATURES: dict[str, Feature] = {
     "top10_mass": Feature(_top10_mass),
     "position": Feature(partial(_field, "position")),
     "since_large": Feature(partial(_field, "since_large")),
+    "repeated": Feature(partial(_field, "repeated")),
     "agreed": Feature(partial(_field, "agreed"), optional=True),
     "large_entropy": Feature(partial(_field, "large_entropy"), optional=True),
     "uniform": Feature(partial(_field, "uniform")),

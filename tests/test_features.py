@@ -18,6 +18,7 @@ def step_of(logits, **fields):
     given = {
         "position": torch.full(shape, 3),
         "since_large": torch.full(shape, 2),
+        "repeated": torch.full(shape, 3),
         "agreed": torch.ones(shape),
         "large_entropy": torch.full(shape, 0.5),
         "last_token": torch.zeros(shape, dtype=torch.long),

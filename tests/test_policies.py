@@ -57,6 +57,7 @@ def make_step(*shape, seed=0):
         logits=3 * torch.randn(*shape, VOCAB, generator=g),
         position=torch.randint(0, 50, shape, generator=g),
         since_large=torch.randint(0, 9, shape, generator=g),
+        repeated=torch.randint(0, 9, shape, generator=g),
         agreed=torch.where(unit < 0.3, torch.nan, (unit < 0.6).float()),
         large_entropy=torch.where(unit < 0.3, torch.nan, unit),
         last_token=torch.randint(0, VOCAB, shape, generator=g),

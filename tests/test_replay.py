@@ -26,7 +26,9 @@ def logged():
     pair, prompts = toy_pair(), toy_prompts(6, seed=10)
     classes = token_classes(pair[1].tokenizer)
     answers = large_answers(pair[1], prompts, NEW)
-    rows = [trajectory(*pair, p, a, [1] * len(a), classes, "large", 1.0) for p, a in zip(prompts, answers, strict=True)]
+    rows = [
+        trajectory(*pair, p, a, a, [1] * len(a), classes, "large", 1.0) for p, a in zip(prompts, answers, strict=True)
+    ]
     lengths = {len(a) for a in answers}
     assert NEW in lengths
     assert len(lengths) > 1
@@ -71,6 +73,7 @@ def table(prompt_tokens, agree, regret=None, trajectories=1):
         "small_token": np.where(agree, 5, 6),
         "large_token": np.full(n, 5),
         "regret": np.zeros(n) if regret is None else np.asarray(regret, float),
+        "small_repeats": np.zeros(n, bool),
     }
     return Traces({name: np.tile(column, trajectories) for name, column in one.items()})
 

@@ -41,6 +41,7 @@ def made_up(prompts=12, tokens=20, seed=0):
         "trajectory": np.array(["mixed"] * n),
         "prompt_tokens": np.full(n, 8),
         "regret": 4 * columns["entropy"] ** 2 + 0.1 * draw.random(n),
+        "small_repeats": np.zeros(len(columns["entropy"]), bool),
         "kl": draw.random(n),
         "small_token": draw.integers(0, 2, n),
         "large_token": np.zeros(n, int),

@@ -8,7 +8,7 @@ from toys import eager, nudged, successor
 from decoding import Backoff, Speculative, generate
 from decoding.generation import commits, start
 from decoding.sampling import POLICY, Sampling, noise
-from decoding.trail import entropy
+from decoding.trail import entropy, repeated
 
 NAN = float("nan")
 counting, mistaken = successor({}), successor({5: 0})
@@ -140,3 +140,17 @@ def test_history_is_that_of_the_text_after_every_rollback(name):
     assert watched.known > 40
     if name != "backoff":
         assert 0 < run.accepted < run.drafted
+
+
+def test_repeated_is_the_longest_end_that_was_there_before():
+    def by_hand(answer):
+        ends = [answer[:i] for i in range(len(answer))]
+        lengths = range(min(8, len(answer)) + 1)
+        return max(k for k in lengths if k == 0 or any(len(e) >= k and e[-k:] == answer[-k:] for e in ends))
+
+    generator = torch.Generator().manual_seed(0)
+    answers = torch.randint(0, 2, (60, 20), generator=generator)
+    lengths = torch.randint(0, 21, (60,), generator=generator)
+    found = repeated(answers, lengths).tolist()
+    assert found == [by_hand(row[:n].tolist()) for row, n in zip(answers, lengths.tolist(), strict=True)]
+    assert len(set(found)) > 4

@@ -140,7 +140,8 @@ def test_what_both_models_thought(pair, traces):
 
 
 def test_labels(traces):
-    assert labels(traces, "regret").tolist() == [min(r, CAP) / CAP for r in traces["regret"]]
+    rows = zip(traces["regret"].tolist(), traces["small_repeats"].tolist(), strict=True)
+    assert labels(traces, "regret").tolist() == pytest.approx([1 if again else min(r, CAP) / CAP for r, again in rows])
     assert labels(traces, "kl").mean() == pytest.approx(0.5, abs=1 / len(traces))
     differ = labels(traces, "disagree")
     assert differ.tolist() == [a != b for a, b in zip(traces["small_token"], traces["large_token"], strict=True)]

@@ -14,12 +14,12 @@ import torch
 from rich.progress import track
 
 from decoding import LM, Backoff, Step, generate
-from decoding.trail import entropy
+from decoding.trail import entropy, repeated
 from policies import Random, features, history_for, token_classes
 from policies.features import WINDOW
 from train.generations import answers
 from train.prompts import Prompt
-from train.quality import answer_logits
+from train.quality import answer_logits, repeats
 from train.traces import FEATURE_COLUMNS, open_folder, shard_path, write_shard
 
 SHARD = 8
@@ -40,8 +40,8 @@ def collect(
         for j, (prompt, answer) in enumerate(zip(shards[i], large_answers, strict=True)):
             rate = float(np.random.default_rng([seed, i, j]).uniform(*RATES))
             mixed, writers = _mixed_answer(small, large, prompt, rate, max_new_tokens, seed + i * SHARD + j)
-            rows.append(trajectory(small, large, prompt, answer, [1] * len(answer), classes, "large", 1.0))
-            rows.append(trajectory(small, large, prompt, mixed, writers, classes, "mixed", rate))
+            rows.append(trajectory(small, large, prompt, answer, answer, [1] * len(answer), classes, "large", 1.0))
+            rows.append(trajectory(small, large, prompt, mixed, answer, writers, classes, "mixed", rate))
         write_shard(folder, i, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
 
@@ -54,9 +54,20 @@ def _mixed_answer(small: LM, large: LM, prompt: Prompt, rate: float, max_new_tok
 
 @torch.inference_mode()
 def trajectory(
-    small: LM, large: LM, prompt: Prompt, answer: list[int], writers: list[int], classes, kind: str, rate: float
+    small: LM,
+    large: LM,
+    prompt: Prompt,
+    answer: list[int],
+    reference: list[int],
+    writers: list[int],
+    classes,
+    kind: str,
+    rate: float,
 ) -> dict[str, np.ndarray]:
-    """The trace rows of one answer, as columns [n]: the features are those that a policy saw, or would have seen."""
+    """The trace rows of one answer, as columns [n]: the features are those that a policy saw, or would have seen.
+
+    ``reference`` is the large model's own answer.
+    """
     q_logits = answer_logits(small, prompt.ids, answer).float()
     p_logits = answer_logits(large, prompt.ids, answer).float()
     q, p = q_logits.log_softmax(-1), p_logits.log_softmax(-1)
@@ -85,6 +96,7 @@ def trajectory(
         "prompt": np.array([prompt.id] * n),
         "group": np.array([prompt.group] * n),
         "trajectory": np.array([kind] * n),
+        "small_repeats": repeats(answer, best_q.tolist(), reference),
         "rate": np.full(n, rate, np.float32),
         "prompt_tokens": np.full(n, len(prompt.ids)),
     } | {name: column.cpu().numpy() for name, column in columns.items()}
@@ -107,6 +119,7 @@ def _step(q_logits, p_logits, prompt: Prompt, token, writers) -> Step:
         large_entropy=torch.where(known, entropy(p_logits)[before.clamp(min=0)], unknown),
         last_token=torch.cat([token.new_tensor(prompt.ids[-1:]), token[:-1]]),
         uniform=unknown,
+        repeated=repeated(token.expand(n, n), position),
     )
 
 

@@ -31,7 +31,7 @@ class FitPolicy:
     policy: Literal["rule", "logistic", "mlp"] = "logistic"
     """kind of policy to fit"""
     label: Literal["regret", "kl", "disagree"] = "regret"
-    """what a learned policy predicts of the small model's token: its clipped regret under the large model, whether
+    """what a learned policy predicts of the small model's token: its guarded regret under the large model, whether
     KL(small || large) is above its median, or whether the two best tokens differ"""
     small: str | None = None
     """folder, hub id or .gguf of the small model (default: the drafter in the repository)"""
@@ -39,7 +39,7 @@ class FitPolicy:
     """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
     prompts: str | None = None
     """.jsonl with `prompt` or `messages`, .txt with a prompt a line, or a `datasets` name (default: embedded)"""
-    limit: int | None = 80
+    limit: int | None = 64
     """use at most this many prompts, spread over their families"""
     max_new_tokens: int = 64
     traces: Path | None = None

@@ -62,7 +62,7 @@ def guarded_regret(score: Score, answer: Sequence[int], reference: Sequence[int]
     if not len(answer):
         return 1.0 if len(reference) else 0.0
     cost = np.minimum(score.regret, CAP) / CAP
-    cost[_repeats(answer, reference)] = 1.0
+    cost[repeats(answer, answer, reference)] = 1.0
     against = score.regret > STOP
     ended_itself = np.isin(answer, eos)
     wanted = np.isin(score.best, eos) & against & ~ended_itself
@@ -73,14 +73,15 @@ def guarded_regret(score: Score, answer: Sequence[int], reference: Sequence[int]
     return float((cost.sum() + missing) / (len(answer) + missing))
 
 
-def _repeats(answer: Sequence[int], reference: Sequence[int]) -> list[int]:
-    """Positions that complete a 6-gram already in the answer and absent from the reference."""
+def repeats(answer: Sequence[int], candidates: Sequence[int], reference: Sequence[int]) -> np.ndarray:
+    """bool [n]: would ``candidates[i]`` instead of ``answer[i]`` complete a 6-gram that the answer already holds before
+    position i and that is not in the reference?"""
     own = {tuple(reference[i : i + NGRAM]) for i in range(len(reference) - NGRAM + 1)}
     seen: set[tuple[int, ...]] = set()
-    positions = []
-    for i in range(len(answer) - NGRAM + 1):
-        gram = tuple(answer[i : i + NGRAM])
-        if gram in seen and gram not in own:
-            positions.append(i + NGRAM - 1)
-        seen.add(gram)
-    return positions
+    found = np.zeros(len(answer), bool)
+    for i in range(NGRAM - 1, len(answer)):
+        before = tuple(answer[i - NGRAM + 1 : i])
+        gram = (*before, candidates[i])
+        found[i] = gram in seen and gram not in own
+        seen.add((*before, answer[i]))
+    return found

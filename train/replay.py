@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from decoding.cost import seconds
-from train.quality import CAP
 from train.traces import Traces
 
 
@@ -31,7 +30,7 @@ class Cost:
 
 def backoff(traces: Traces, escalate: np.ndarray, cost: Cost) -> tuple[float, float]:
     """(speedup over the large model alone, mean loss per prompt) had ``escalate`` [rows] decided the hand-offs."""
-    lost = np.where(escalate, 0.0, np.minimum(traces["regret"], CAP) / CAP)
+    lost = np.where(escalate, 0.0, traces.cost)
     loss = np.add.reduceat(lost, traces.starts[:-1]) / np.diff(traces.starts)
     position = traces["position"].astype(int)
     prompt = traces["prompt_tokens"]

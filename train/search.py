@@ -12,12 +12,11 @@ import optuna
 import torch
 
 from policies import MLP, Logistic, Policy, Rule
-from train.quality import CAP
 from train.replay import Cost, backoff
 from train.traces import Traces
 
 CONFIDENCE = ("entropy", "varentropy", "top1", "margin", "top10", "top10_mass")
-HISTORY = ("position", "since_large", "agreed", "large_entropy", "mean_entropy", "mean_agreed")
+HISTORY = ("position", "since_large", "agreed", "large_entropy", "mean_entropy", "mean_agreed", "repeated")
 TOKEN = ("last_is_word_start", "last_is_digit", "last_is_punctuation", "last_is_newline")
 FEATURE_SETS = {
     "confidence": CONFIDENCE,
@@ -47,11 +46,11 @@ class Goal:
 def labels(traces: Traces, kind: str) -> np.ndarray:
     """[rows] in [0, 1]: how bad the small model's token would be.
 
-    ``regret`` is the expected clipped loss itself; ``kl`` is 1 where KL(small || large) is above its median (the
+    ``regret`` is the expected guarded loss itself; ``kl`` is 1 where KL(small || large) is above its median (the
     paper's fixed cut holds nearly everywhere for a small drafter); ``disagree`` is 1 where the best tokens differ.
     """
     if kind == "regret":
-        return np.minimum(traces["regret"], CAP) / CAP
+        return traces.cost
     if kind == "kl":
         return (traces["kl"] > np.median(traces["kl"])).astype(float)
     return (traces["small_token"] != traces["large_token"]).astype(float)

@@ -4,7 +4,8 @@ Columns of a row: ``prompt`` and ``group`` (ids), ``trajectory`` ("large" or "mi
 ``prompt_tokens``, ``position``, ``token``, ``writer`` (0 small, 1 large), ``small_token`` and ``large_token`` (their
 best), ``small_logprob`` and ``large_logprob`` of the token written, ``small_logprob_small`` and
 ``large_logprob_small`` of the small model's best, ``regret`` (nats lost under the large model by the small model's
-best token), ``kl`` (KL(small || large), nats), and every feature of ``FEATURE_COLUMNS``.
+best token), ``small_repeats`` (that token would complete a 6-gram that the answer holds already and the large model's
+own does not), ``kl`` (KL(small || large), nats), and every feature of ``FEATURE_COLUMNS``.
 """
 
 from __future__ import annotations
@@ -21,9 +22,20 @@ import pyarrow.parquet as parquet  # datasets would copy every shard that is rea
 
 from policies import FEATURES
 from train import atomic
+from train.quality import CAP
 
 FEATURE_COLUMNS = tuple(name for name in FEATURES if name != "uniform")
-NEEDED = ("prompt", "group", "trajectory", "prompt_tokens", "small_token", "large_token", "regret", "kl")
+NEEDED = (
+    "prompt",
+    "group",
+    "trajectory",
+    "prompt_tokens",
+    "small_token",
+    "large_token",
+    "regret",
+    "small_repeats",
+    "kl",
+)
 SCHEMA = 1
 
 
@@ -54,6 +66,11 @@ class Traces:
         """Rows of the given prompts, of one trajectory or of both."""
         keep = np.isin(self["prompt"], list(prompts))
         return self.where(keep & (self["trajectory"] == trajectory) if trajectory else keep)
+
+    @cached_property
+    def cost(self) -> np.ndarray:
+        """[rows] in [0, 1]: guarded cost of the small model's best token: its clipped regret, 1 for a repetition."""
+        return np.where(self["small_repeats"], 1.0, np.minimum(self["regret"], CAP) / CAP)
 
     @cached_property
     def starts(self) -> np.ndarray:
