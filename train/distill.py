@@ -33,6 +33,7 @@ from train import atomic
 from train.generations import write_generations
 from train.gguf_file import write_gguf
 from train.prompts import load_prompts
+from train.self_prompts import write_self_prompts
 from train.teacher import Sequence, TopK, batches, pad, read_generations, read_text
 
 
@@ -41,7 +42,11 @@ class Distill:
     """Distil a drafter from a target's own answers and from text."""
 
     prompts: list[str] = field(default_factory=list)
-    """prompts (as for fit_policy) that the target answers first, greedily and at temperature 0.7"""
+    """prompts (as for fit_policy) that the target answers first"""
+    self_prompts: int = 0
+    """prompts that the target writes itself (needs its chat template), and answers likewise"""
+    temperatures: list[float] = field(default_factory=lambda: [0.0, 0.7])
+    """temperatures at which the target answers every prompt"""
     answer_tokens: int = 150
     """tokens of such an answer"""
     generations: list[Path] = field(default_factory=list)
@@ -119,8 +124,8 @@ def export(model: LlamaForCausalLM, target: LM, source: str, folder: Path, notes
 
 
 def _check(config: Distill) -> None:
-    if not (config.prompts or config.generations or config.text):
-        raise ValueError("nothing to learn from: give --prompts, --generations or --text")
+    if not (config.prompts or config.self_prompts or config.generations or config.text):
+        raise ValueError("nothing to learn from: give --self-prompts, --prompts, --generations or --text")
     missing = [path for path in (*config.generations, *config.text) if not path.is_file()]
     if missing:
         raise ValueError(f"there is no file {missing[0]}")
@@ -142,11 +147,15 @@ def settings(config: Distill) -> dict:
 def own_answers(config: Distill, target: LM) -> list[Path]:
     """Let the target answer ``config.prompts``; what is answered already is kept."""
     path = config.output / "generations.jsonl"
-    for source in config.prompts:
+    sources = list(config.prompts)
+    if config.self_prompts:
+        sources.append(str(config.output / "self_prompts.jsonl"))
+        write_self_prompts(target, config.self_prompts, Path(sources[-1]))
+    for source in sources:
         prompts = load_prompts(source, target.tokenizer, max_tokens=config.max_length)
-        for temperature in (0.0, 0.7):
+        for temperature in config.temperatures:
             write_generations(target, prompts, path, config.answer_tokens, temperature)
-    return [path] if config.prompts else []
+    return [path] if sources else []
 
 
 def corpus(config: Distill, generations: list[Path], tokenizer) -> list[Sequence]:

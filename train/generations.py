@@ -14,7 +14,7 @@ from train.prompts import Prompt
 
 
 def write_generations(
-    target: LM, prompts: Sequence[Prompt], path: Path, max_new_tokens: int, temperature: float, batch: int = 32
+    target: LM, prompts: Sequence[Prompt], path: Path, max_new_tokens: int, temperature: float, batch: int = 96
 ) -> None:
     """Append one answer per prompt to the jsonl ``path`` (``prompt_ids``, ``new_ids``, ``temperature``).
 

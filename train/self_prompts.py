@@ -1,0 +1,69 @@
+"""Prompts that a chat model writes itself: given its template up to where the user would speak, it speaks as the user.
+
+From Magpie (Xu et al., 2406.08464): an aligned model draws its users' questions from what it was tuned on, which is
+the widest set of prompts a drafter of it can be trained on, and no one else's text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+from decoding import LM, Autoregressive, Sampling, generate
+from train.atomic import append_rows, read_rows
+
+LEAST = 3
+"""tokens of the shortest prompt that is kept"""
+
+
+def write_self_prompts(
+    target: LM, count: int, path: Path, max_tokens: int = 96, temperature: float = 0.9, batch: int = 128, seed: int = 0
+) -> None:
+    """Append to the jsonl ``path`` (``id``, ``family``, ``prompt``) until it holds ``count`` different prompts.
+
+    Only prompts that the model ends itself within ``max_tokens`` are kept. A run that was killed goes on.
+    Raises ValueError for a model without a chat template, or one that cannot fill it.
+    """
+    opening = user_opening(target.tokenizer)
+    rows = read_rows(path)
+    known, tried = {row["prompt"] for row in rows}, max((row["batch"] for row in rows), default=-1) + 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids = torch.tensor([opening] * batch, device=target.device)
+    with Progress() as progress:
+        bar = progress.add_task("the target's own prompts", total=count, completed=len(known))
+        while len(known) < count:
+            new = [p for p in _ended(target, ids, max_tokens, temperature, seed + tried * batch) if p not in known]
+            new = list(dict.fromkeys(new))[: count - len(known)]
+            if not new:
+                raise ValueError("the target writes no prompts that it has not written before; lower the number wanted")
+            append_rows(
+                path,
+                [{"id": f"self-{tried}-{i}", "family": "self", "prompt": p, "batch": tried} for i, p in enumerate(new)],
+            )
+            known.update(new)
+            tried += 1
+            progress.update(bar, completed=len(known))
+
+
+def user_opening(tokenizer) -> list[int]:
+    """Token ids of the chat template up to the first character of the user's message. ValueError without a template."""
+    mark = "\N{REPLACEMENT CHARACTER}mark\N{REPLACEMENT CHARACTER}"
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError("the target has no chat template, so it cannot speak as its user; give --prompts")
+    rendered = tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False)
+    before = rendered.split(mark)[0]
+    return tokenizer(before, add_special_tokens=False)["input_ids"]
+
+
+def _ended(target: LM, ids: torch.Tensor, max_tokens: int, temperature: float, seed: int) -> list[str]:
+    """The texts of one batch that end by themselves."""
+    result = generate(
+        Autoregressive(target), ids, max_new_tokens=max_tokens + 1, sampling=Sampling(temperature), seed=seed
+    )
+    answers = [
+        row[ids.shape[1] :][:n].tolist() for row, n in zip(result.sequences, result.lengths.tolist(), strict=True)
+    ]
+    ended = [a[:-1] for a in answers if LEAST < len(a) <= max_tokens]
+    return [text for text in (target.tokenizer.decode(a).strip() for a in ended) if text]
