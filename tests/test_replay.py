@@ -10,7 +10,6 @@ from decoding.cost import seconds
 from policies import token_classes
 from train.collect import trajectory
 from train.generations import answers as large_answers
-from train.quality import CAP
 from train.replay import Cost, backoff, best_length, rounds, speculative
 from train.traces import Traces
 
@@ -27,7 +26,7 @@ def logged():
     classes = token_classes(pair[1].tokenizer)
     answers = large_answers(pair[1], prompts, NEW)
     rows = [
-        trajectory(*pair, p, a, a, [1] * len(a), classes, "large", 1.0) for p, a in zip(prompts, answers, strict=True)
+        trajectory(*pair, p, a, [1] * len(a), a, classes, "large", 1.0) for p, a in zip(prompts, answers, strict=True)
     ]
     lengths = {len(a) for a in answers}
     assert NEW in lengths
@@ -74,6 +73,9 @@ def table(prompt_tokens, agree, regret=None, trajectories=1):
         "large_token": np.full(n, 5),
         "regret": np.zeros(n) if regret is None else np.asarray(regret, float),
         "small_repeats": np.zeros(n, bool),
+        "large_repeats": np.zeros(n, bool),
+        "small_ends": np.zeros(n, bool),
+        "large_ends": np.zeros(n, bool),
     }
     return Traces({name: np.tile(column, trajectories) for name, column in one.items()})
 
@@ -125,6 +127,20 @@ def test_backoff_priced_by_hand():
     assert loss == pytest.approx((0.2 + 0 + 0.4 + 1.0 + 0 + 0.1) / 6)
 
 
+def test_what_replay_charges_besides_regret():
+    """A loop costs 1 whoever goes on with it, so does a missed stop, and the small model ends nothing by itself."""
+    traces = table(4, [1] * 5, regret=[0.0, 0.5, 2.0, 1.5, 1.5])
+    traces.columns["small_repeats"] = np.array([1, 1, 0, 0, 0], bool)
+    traces.columns["large_repeats"] = np.array([1, 0, 0, 0, 0], bool)
+    traces.columns["small_ends"] = np.array([0, 0, 1, 0, 0], bool)
+    traces.columns["large_ends"] = np.array([0, 0, 0, 1, 0], bool)
+    assert traces.risk.tolist() == pytest.approx([0, 1, 0.4, 1, 0.3])
+    kept = backoff(traces, np.zeros(5, bool), cost)
+    assert kept[1] == pytest.approx((1 + 1 + 0 + 1 + 0.3) / 5)
+    assert kept[0] == backoff(traces, np.array([0, 0, 1, 0, 0], bool), cost)[0]  # the end was handed on
+    assert backoff(traces, np.ones(5, bool), cost)[1] == pytest.approx(1 / 5)
+
+
 def test_trajectories_do_not_touch_each_other():
     traces = table(4, [1] * 6, regret=[1.0, 0.0, 2.0, 9.0, 5.0, 0.5], trajectories=3)
     escalate = np.array([0, 1, 0, 0, 1, 0] + [0] * 6 + [1] * 6, bool)
@@ -142,7 +158,7 @@ def test_always_and_never(logged):
     assert loss == 0
     speedup, loss = backoff(traces, np.zeros(len(traces), bool), cost)
     assert speedup > 1
-    clipped = np.minimum(traces["regret"], CAP) / CAP
+    clipped = np.where(traces["small_ends"], 0, traces.small_cost)
     each = [clipped[a:b].mean() for a, b in zip(traces.starts[:-1], traces.starts[1:], strict=True)]
     assert loss == pytest.approx(np.mean(each))
 

@@ -41,7 +41,10 @@ def made_up(prompts=12, tokens=20, seed=0):
         "trajectory": np.array(["mixed"] * n),
         "prompt_tokens": np.full(n, 8),
         "regret": 4 * columns["entropy"] ** 2 + 0.1 * draw.random(n),
-        "small_repeats": np.zeros(len(columns["entropy"]), bool),
+        "small_repeats": np.zeros(n, bool),
+        "large_repeats": np.zeros(n, bool),
+        "small_ends": np.zeros(n, bool),
+        "large_ends": np.zeros(n, bool),
         "kl": draw.random(n),
         "small_token": draw.integers(0, 2, n),
         "large_token": np.zeros(n, int),
@@ -103,7 +106,7 @@ def test_a_harder_goal_is_no_better(curve, goal):
 def test_a_threshold_at_a_quantile_keeps_that_share(quantile, feature, direction):
     search = searcher()
     policy = Rule(feature, 0.0, direction)
-    risk = search.scores(policy, search.tune)
+    risk = search.scores(policy, search.calls)
     known = np.isfinite(risk)
     kept = (risk < search.threshold(policy, quantile))[known].mean()
     tie = max(np.mean(risk[known] == value) for value in np.unique(risk[known]))
@@ -150,7 +153,9 @@ def test_a_study_tries_its_baselines_first_and_records_every_constraint(kind, mo
         speedup, loss = trial.user_attrs["speedup"], trial.user_attrs["loss"]
         assert trial.constraints["goal"] == pytest.approx(1.5 - speedup)
         assert trial.value == pytest.approx(loss)
-        assert (speedup, loss) == search.replay(search.policy(trial.params), trial.params["quantile"])
+        policy = search.policy(trial.params)
+        assert (speedup, loss) == tuple(search.point(policy, trial.params["quantile"]))
+        assert loss == search.replay(policy, trial.params["quantile"])[1]
     assert any(t.constraints["goal"] <= 0 for t in study.trials)
 
 

@@ -11,11 +11,11 @@ import torch
 from job_toys import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff, generate
-from policies import Random, features, history_for, token_classes
+from policies import Random, Rule, features, history_for, token_classes
 from policies.features import WINDOW
 from train import collect as collecting
-from train.collect import collect
-from train.quality import CAP
+from train.collect import collect, explore
+from train.quality import CAP, STOP, end_tokens, guarded_regret, score
 from train.search import labels
 from train.traces import FEATURE_COLUMNS, SCHEMA, TraceError, read_traces, shard_path, write_shard
 
@@ -140,13 +140,53 @@ def test_what_both_models_thought(pair, traces):
 
 
 def test_labels(traces):
-    rows = zip(traces["regret"].tolist(), traces["small_repeats"].tolist(), strict=True)
-    assert labels(traces, "regret").tolist() == pytest.approx([1 if again else min(r, CAP) / CAP for r, again in rows])
+    names = ("regret", "small_repeats", "large_repeats", "small_ends", "large_ends")
+    rows = zip(*(traces[name].tolist() for name in names), strict=True)
+    assert labels(traces, "regret").tolist() == pytest.approx(
+        [
+            (1 if again or (stop and not end and r > STOP) else min(r, CAP) / CAP) * (not too)
+            for r, again, too, end, stop in rows
+        ]
+    )
     assert labels(traces, "kl").mean() == pytest.approx(0.5, abs=1 / len(traces))
     differ = labels(traces, "disagree")
     assert differ.tolist() == [a != b for a, b in zip(traces["small_token"], traces["large_token"], strict=True)]
     assert ((traces["regret"] > 0) == (differ == 1)).all()
     assert 0.1 < differ.mean() < 0.9
+
+
+def test_a_policy_is_traced_on_its_own_path(pair, folder):
+    policy = Rule("entropy", 2.0)
+    explore(*pair, policy, prompts, folder, NEW, 3)
+    traces = read_traces(folder)
+    assert len(traces.starts) == 3 * len(prompts) + 1
+    for prompt in prompts:
+        rows = traces.of({prompt.id}, "policy")
+        result = generate(Backoff(pair, policy), torch.tensor([prompt.ids]), max_new_tokens=NEW, seed=3)
+        assert result.sequences[0, len(prompt.ids) :].tolist() == rows["token"].tolist()
+        assert result.writers[0].tolist() == rows["writer"].tolist()
+        handed = policy.score_table(rows.table(policy.names)).numpy() >= 2.0
+        assert ((handed | rows["small_ends"]) == (rows["writer"] == 1)).all()
+    before = [path.stat().st_mtime_ns for path in sorted(folder.iterdir())]
+    explore(*pair, policy, prompts, folder, NEW, 3)
+    assert [path.stat().st_mtime_ns for path in sorted(folder.iterdir())] == before
+
+
+def test_the_costs_of_what_was_written_sum_to_the_loss(pair, folder):
+    """On a policy's own path the traces' costs of who wrote each token are its guarded regret, stops aside."""
+    explore(*pair, Rule("entropy", 2.0), prompts, folder, NEW, 3)
+    traces = read_traces(folder)
+    checked = 0
+    for prompt in prompts:
+        own, rows = traces.of({prompt.id}, "large")["token"].tolist(), traces.of({prompt.id}, "policy")
+        answer = rows["token"].tolist()
+        (judged,) = score(pair[1], [prompt.ids], [answer])
+        late = rows["large_ends"] & ~rows["small_ends"] & (rows["regret"] > STOP) & (rows["writer"] == 0)
+        if not late.any():
+            cost = np.where(rows["writer"] == 1, rows.large_cost, rows.small_cost)
+            assert cost.mean() == pytest.approx(guarded_regret(judged, answer, own, end_tokens(pair[1])), abs=1e-4)
+            checked += 1
+    assert checked > len(prompts) / 2
 
 
 def test_only_a_missing_shard_is_made_again(pair, folder):
@@ -164,7 +204,7 @@ def test_only_a_missing_shard_is_made_again(pair, folder):
 
 
 def test_finished_traces_ask_no_model(pair, folder, monkeypatch):
-    monkeypatch.setattr(collecting, "generate", None)
+    monkeypatch.setattr(collecting, "write", None)
     collect(*pair, prompts, folder, NEW, 3, META)
 
 

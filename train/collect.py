@@ -1,26 +1,28 @@
 """Collect traces: let the models write, then ask both what they thought at every position.
 
-Two trajectories per prompt: the large model alone, and random hand-off at a rate drawn per prompt, so that history
-features vary and the states look like deployment.
+Three trajectories per prompt: the large model alone; random hand-off at a rate drawn per prompt, so that history
+features vary; and what a first policy, fitted on those two, writes. Only the last shows where a policy ends up: one
+that keeps what a small model is sure of walks into loops, in which it is surest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.progress import track
 
-from decoding import LM, Backoff, Step, generate
+from decoding import LM, Backoff, Step
 from decoding.trail import entropy, repeated
-from policies import Random, features, history_for, token_classes
+from policies import Policy, Random, features, history_for, token_classes
 from policies.features import WINDOW
-from train.generations import answers
+from train.generations import answers, write
 from train.prompts import Prompt
-from train.quality import answer_logits, repeats
-from train.traces import FEATURE_COLUMNS, open_folder, shard_path, write_shard
+from train.quality import answer_logits, end_tokens, repeats
+from train.traces import FEATURE_COLUMNS, open_folder, read_traces, shard_path, write_shard
 
 SHARD = 8
 RATES = (0.1, 0.9)
@@ -31,25 +33,43 @@ def collect(
 ) -> None:
     """Write the traces of ``prompts`` to ``folder``; shards that are there already are kept."""
     open_folder(folder, meta)
-    shards = [prompts[i : i + SHARD] for i in range(0, len(prompts), SHARD)]
-    todo = [i for i in range(len(shards)) if not shard_path(folder, i).exists()]
     classes = token_classes(large.tokenizer)
-    for i in track(todo, "collecting traces", disable=not todo):
-        large_answers = answers(large, shards[i], max_new_tokens)
+    for i, shard in _missing(folder, prompts, 0, "collecting traces"):
+        large_answers = answers(large, shard, max_new_tokens)
         rows = []
-        for j, (prompt, answer) in enumerate(zip(shards[i], large_answers, strict=True)):
+        for j, (prompt, answer) in enumerate(zip(shard, large_answers, strict=True)):
             rate = float(np.random.default_rng([seed, i, j]).uniform(*RATES))
-            mixed, writers = _mixed_answer(small, large, prompt, rate, max_new_tokens, seed + i * SHARD + j)
-            rows.append(trajectory(small, large, prompt, answer, answer, [1] * len(answer), classes, "large", 1.0))
-            rows.append(trajectory(small, large, prompt, mixed, answer, writers, classes, "mixed", rate))
-        write_shard(folder, i, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+            decoder = Backoff([small, large], Random(rate).to(large.device))
+            mixed = write(decoder, [prompt], max_new_tokens, seed=seed + i * SHARD + j)[0]
+            rows.append(trajectory(small, large, prompt, answer, [1] * len(answer), answer, classes, "large", 1.0))
+            rows.append(trajectory(small, large, prompt, *mixed, answer, classes, "mixed", rate))
+        _write_rows(folder, i, rows)
 
 
-def _mixed_answer(small: LM, large: LM, prompt: Prompt, rate: float, max_new_tokens: int, seed: int):
-    ids = torch.tensor([prompt.ids], device=large.device)
-    decoder = Backoff([small, large], Random(rate).to(large.device))
-    result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=seed)
-    return result.sequences[0, ids.shape[1] :].tolist(), result.writers[0].tolist()
+def explore(
+    small: LM, large: LM, policy: Policy, prompts: Sequence[Prompt], folder: Path, max_new_tokens: int, seed: int
+) -> None:
+    """Add the trajectories of ``policy`` to traces that ``collect`` has made (DAgger's second round: 1011.0686)."""
+    classes, traces = token_classes(large.tokenizer), read_traces(folder)
+    decoder = Backoff([small, large], policy.to(large.device))
+    for i, shard in _missing(folder, prompts, math.ceil(len(prompts) / SHARD), "tracing a first policy"):
+        written = write(decoder, shard, max_new_tokens, seed=seed)
+        rows = []
+        for prompt, (answer, writers) in zip(shard, written, strict=True):
+            reference = traces.of({prompt.id}, "large")["token"].tolist()
+            rows.append(trajectory(small, large, prompt, answer, writers, reference, classes, "policy", math.nan))
+        _write_rows(folder, i, rows)
+
+
+def _missing(folder: Path, prompts: Sequence[Prompt], first: int, title: str) -> Iterator[tuple[int, list[Prompt]]]:
+    """(number, prompts) of the shards from number ``first`` on that are not there yet."""
+    shards = [(first + i // SHARD, prompts[i : i + SHARD]) for i in range(0, len(prompts), SHARD)]
+    todo = [shard for shard in shards if not shard_path(folder, shard[0]).exists()]
+    return track(todo, title, disable=not todo)
+
+
+def _write_rows(folder: Path, number: int, rows: list[dict[str, np.ndarray]]) -> None:
+    write_shard(folder, number, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
 
 @torch.inference_mode()
@@ -58,8 +78,8 @@ def trajectory(
     large: LM,
     prompt: Prompt,
     answer: list[int],
-    reference: list[int],
     writers: list[int],
+    reference: list[int],
     classes,
     kind: str,
     rate: float,
@@ -97,6 +117,9 @@ def trajectory(
         "group": np.array([prompt.group] * n),
         "trajectory": np.array([kind] * n),
         "small_repeats": repeats(answer, best_q.tolist(), reference),
+        "large_repeats": repeats(answer, best_p.tolist(), reference),
+        "small_ends": np.isin(best_q.cpu().numpy(), end_tokens(large)),
+        "large_ends": np.isin(best_p.cpu().numpy(), end_tokens(large)),
         "rate": np.full(n, rate, np.float32),
         "prompt_tokens": np.full(n, len(prompt.ids)),
     } | {name: column.cpu().numpy() for name, column in columns.items()}

@@ -40,8 +40,17 @@ def answers(
     lm: LM, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
 ) -> list[list[int]]:
     """What ``lm`` alone answers, all prompts in one batch: token ids, EOS included."""
+    return [answer for answer, _ in write(Autoregressive(lm), prompts, max_new_tokens, sampling, seed)]
+
+
+def write(
+    decoder, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
+) -> list[tuple[list[int], list[int]]]:
+    """(token ids, who wrote them) of each answer, EOS included, all prompts in one batch."""
+    device = decoder.models[-1].device
     width = max(len(p.ids) for p in prompts)
-    ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=lm.device)
-    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=lm.device)
-    result = generate(Autoregressive(lm), ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
-    return [row[width : width + n].tolist() for row, n in zip(result.sequences, result.lengths.tolist(), strict=True)]
+    ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
+    result = generate(decoder, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
+    rows = zip(result.sequences[:, width:].tolist(), result.writers.tolist(), result.lengths.tolist(), strict=True)
+    return [(row[:n], writers[:n]) for row, writers, n in rows]

@@ -62,8 +62,8 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
 
 def random_rates(search: Search, chosen: Chosen) -> tuple[float, float]:
     """Rates of random hand-off that should bracket the tuned policy's speed: (slower, faster)."""
-    speeds = search.random_curve()[:, 0] * chosen.faster
-    wanted = search.replay(chosen.policy, chosen.quantile)[0] * chosen.faster
+    speeds = search.random_curve()[:, 0]
+    wanted = search.point(chosen.policy, chosen.quantile)[0] * chosen.faster
     return tuple(float(1 - np.interp(wanted * factor, speeds, GRID)) for factor in BRACKET)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from policies import token_classes
 from train import atomic, figure, report, tables
-from train.collect import collect
+from train.collect import collect, explore
 from train.holdout import hold_out
 from train.prepare import InputError, Job, about, console, given, machine, prepare
 from train.replay import best_length
@@ -45,21 +45,23 @@ def run(config) -> None:
 
 
 def trace(job: Job) -> Traces:
-    """The traces of the fitting and tuning prompts, collected or read."""
+    """The traces of the fitting and tuning prompts, collected and then explored with a first policy, or read."""
     config, prompts = job.config, job.splits["fit"] + job.splits["tune"]
     description = about(config, job.small, job.large, job.splits)
     if config.traces is not None:
         return given(config.traces, description)
     folder = job.folder / "traces"
-    collect(
-        job.small, job.large, prompts, folder, config.max_new_tokens, config.seed, description | {"seed": config.seed}
-    )
+    how = prompts, folder, config.max_new_tokens, config.seed
+    collect(job.small, job.large, *how, description | {"seed": config.seed})
+    traces = read_traces(folder)
+    policy = make_search(job, traces.where(traces["trajectory"] != "policy")).first()
+    explore(job.small, job.large, policy, *how)
     return read_traces(folder)
 
 
 def make_search(job: Job, traces: Traces) -> Search:
     fit = traces.of({p.id for p in job.splits["fit"]})
-    tune = traces.of({p.id for p in job.splits["tune"]}, "mixed")
+    tune = traces.of({p.id for p in job.splits["tune"]}, "mixed", "policy")
     classes = token_classes(job.large.tokenizer)
     return Search(job.config.policy, job.config.label, fit, tune, job.cost, job.goal, classes, job.config.seed)
 

@@ -13,7 +13,7 @@ from decoding import LM, generate
 from train.atomic import append_rows, read_rows
 from train.llamacpp import LlamaCpp
 from train.prompts import Prompt
-from train.quality import guarded_regret, score
+from train.quality import end_tokens, guarded_regret, score
 
 LARGE = "large"
 """Key of the reference method in every measurement."""
@@ -68,13 +68,11 @@ def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict
 
 
 def _judge(large: LM, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
-    eos = large.model.generation_config.eos_token_id
-    eos = [eos] if isinstance(eos, int) else list(eos or ())
     reference = answers[LARGE]["answer"]
     scores = score(large, [prompt.ids] * len(answers), [a["answer"] for a in answers.values()])
     for answer, judged in zip(answers.values(), scores, strict=True):
         answer["regret"] = float(judged.regret.mean())
-        answer["loss"] = guarded_regret(judged, answer["answer"], reference, eos)
+        answer["loss"] = guarded_regret(judged, answer["answer"], reference, end_tokens(large))
     return answers
 
 

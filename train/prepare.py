@@ -75,7 +75,7 @@ def given(folder: Path, description: dict) -> Traces:
     differing = [key for key, value in description.items() if key != "prompts" and meta.get(key) != value]
     if differing:
         raise TraceError(f"the traces in {folder} are of another run ({', '.join(differing)} differ)")
-    there, known = set(traces["prompt"].tolist()), meta.get("prompts", {})
+    there, known = set(traces["prompt"][traces["trajectory"] == "mixed"].tolist()), meta.get("prompts", {})
     missing = [
         name for name, digest in description["prompts"].items() if name not in there or known.get(name) != digest
     ]

@@ -52,6 +52,12 @@ def answer_logits(lm: LM, prompt: Sequence[int], answer: Sequence[int]) -> torch
     return out.logits[0, :-1, : lm.vocab]
 
 
+def end_tokens(lm: LM) -> list[int]:
+    """Ids with which ``lm`` ends an answer."""
+    eos = lm.model.generation_config.eos_token_id
+    return [eos] if isinstance(eos, int) else list(eos or ())
+
+
 def guarded_regret(score: Score, answer: Sequence[int], reference: Sequence[int], eos: Sequence[int]) -> float:
     """Mean cost of the tokens of ``answer`` (EOS included), given the large model's own answer ``reference``.
 

@@ -29,8 +29,12 @@ class Cost:
 
 
 def backoff(traces: Traces, escalate: np.ndarray, cost: Cost) -> tuple[float, float]:
-    """(speedup over the large model alone, mean loss per prompt) had ``escalate`` [rows] decided the hand-offs."""
-    lost = np.where(escalate, 0.0, traces.cost)
+    """(speedup over the large model alone, mean loss per prompt) had ``escalate`` [rows] decided the hand-offs.
+
+    What the small model would end is handed on in any case, as ``verify_eos`` does.
+    """
+    escalate = escalate | traces["small_ends"]
+    lost = np.where(escalate, traces.large_cost, traces.small_cost)
     loss = np.add.reduceat(lost, traces.starts[:-1]) / np.diff(traces.starts)
     position = traces["position"].astype(int)
     prompt = traces["prompt_tokens"]

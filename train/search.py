@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,11 @@ class Goal:
 def labels(traces: Traces, kind: str) -> np.ndarray:
     """[rows] in [0, 1]: how bad the small model's token would be.
 
-    ``regret`` is the expected guarded loss itself; ``kl`` is 1 where KL(small || large) is above its median (the
-    paper's fixed cut holds nearly everywhere for a small drafter); ``disagree`` is 1 where the best tokens differ.
+    ``regret`` is the guarded loss that handing on would save; ``kl`` is 1 where KL(small || large) is above its median
+    (the paper's fixed cut holds nearly everywhere for a small drafter); ``disagree`` is 1 where the best tokens differ.
     """
     if kind == "regret":
-        return traces.cost
+        return traces.risk
     if kind == "kl":
         return (traces["kl"] > np.median(traces["kl"])).astype(float)
     return (traces["small_token"] != traces["large_token"]).astype(float)
@@ -58,7 +59,11 @@ def labels(traces: Traces, kind: str) -> np.ndarray:
 
 @dataclass
 class Search:
-    """Fits on ``fit`` (both trajectories), judges by replay on ``tune`` (random hand-off, as in deployment)."""
+    """Fits on ``fit``, judges by replay on ``tune``.
+
+    Speed is replayed on both: a policy's share of large calls differs so much between prompts that the few of ``tune``
+    would miss a target speedup, and a dozen weights fitted on thousands of rows do not know their prompts.
+    """
 
     kind: str
     label: str
@@ -96,7 +101,7 @@ class Search:
     def __call__(self, trial: optuna.Trial) -> float:
         """The objective: replayed loss under a speedup constraint, or the other way round."""
         params = self.suggest(trial)
-        speedup, loss = self.replay(self.policy(params), params["quantile"])
+        speedup, loss = self.point(self.policy(params), params["quantile"])
         trial.set_user_attr("speedup", speedup)
         trial.set_user_attr("loss", loss)
         value = self.goal.value(speedup, loss)
@@ -129,26 +134,54 @@ class Search:
         return np.where(np.isnan(risk), np.inf, risk)
 
     def threshold(self, policy: Policy, quantile: float) -> float:
-        """The score below which the share ``quantile`` of the tuning positions lies."""
-        risk = self.scores(policy, self.tune)
-        known = np.sort(risk[np.isfinite(risk)])
+        """The score below which the share ``quantile`` of the positions lies that hand-off wrote."""
+        return self._cut(self.scores(policy, self.calls), quantile)
+
+    def _cut(self, risk: np.ndarray, quantile: float) -> float:
+        known = risk[np.isfinite(risk)]
         if quantile >= 1:
-            return float(np.nextafter(np.float32(known[-1]), np.float32(np.inf)))
+            return float(np.nextafter(np.float32(known.max()), np.float32(np.inf)))
         return float(np.quantile(known, quantile))
 
     def replay(self, policy: Policy, quantile: float) -> tuple[float, float]:
-        """(speedup, loss) predicted on the tuning traces when the share ``quantile`` of positions is kept small."""
+        """(speedup, loss) predicted on the tuning traces when about the share ``quantile`` of positions is kept."""
         return backoff(self.tune, self.scores(policy, self.tune) >= self.threshold(policy, quantile), self.cost)
 
-    def curve(self, policy: Policy) -> np.ndarray:
-        """[201, 2] predicted (speedup, loss) at every quantile of ``GRID``."""
-        risk = self.scores(policy, self.tune)
-        return np.array([backoff(self.tune, risk >= self.threshold(policy, q), self.cost) for q in GRID])
+    def point(self, policy: Policy, quantile: float) -> tuple[float, float]:
+        """The same with the speedup predicted on the prompts of ``fit`` too."""
+        return self.curve(policy, [quantile])[0]
+
+    def curve(self, policy: Policy, quantiles=GRID) -> np.ndarray:
+        """[n, 2] predicted (speedup, loss) at every quantile."""
+        tune, calls = self.scores(policy, self.tune), self.scores(policy, self.calls)
+        limits = [self._cut(calls, q) for q in quantiles]
+        return np.array([self._predict(tune >= limit, calls >= limit) for limit in limits])
 
     def random_curve(self) -> np.ndarray:
         """[201, 2] predicted (speedup, loss) of random hand-off at the rates ``1 - GRID``."""
-        draw = np.random.default_rng(self.seed).random(len(self.tune))
-        return np.array([backoff(self.tune, draw >= q, self.cost) for q in GRID])
+        draw = np.random.default_rng(self.seed)
+        draws = draw.random(len(self.tune)), draw.random(len(self.calls))
+        return np.array([self._predict(*(some >= q for some in draws)) for q in GRID])
+
+    def _predict(self, tune: np.ndarray, calls: np.ndarray) -> tuple[float, float]:
+        return backoff(self.calls, calls, self.cost)[0], backoff(self.tune, tune, self.cost)[1]
+
+    @cached_property
+    def calls(self) -> Traces:
+        """The traces that a speedup is predicted on: what hand-off wrote, of all prompts."""
+        return Traces.joined(self.fit.where(self.fit["trajectory"] != "large"), self.tune)
+
+    def first(self) -> Policy:
+        """The baseline that replay likes best, at the goal or, out of reach, at half the positions."""
+        found = []
+        for params in (params for params in self.baselines() if params["quantile"] == 0.5):
+            policy = self.policy(params)
+            curve = self.curve(policy)
+            i = solve(curve, self.goal)
+            found.append((i is None, 0.0 if i is None else self.goal.value(*curve[i]), len(found), policy, i))
+        *_, policy, i = min(found)
+        policy.set_threshold(self.threshold(policy, 0.5 if i is None else GRID[i]))
+        return policy
 
 
 def solve(curve: np.ndarray, goal: Goal, faster: float = 1.0, worse: float = 1.0) -> int | None:

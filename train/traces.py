@@ -1,11 +1,12 @@
 """Traces: one row per written position, what both models said there, in Parquet shards.
 
-Columns of a row: ``prompt`` and ``group`` (ids), ``trajectory`` ("large" or "mixed") and ``rate`` of random hand-off,
-``prompt_tokens``, ``position``, ``token``, ``writer`` (0 small, 1 large), ``small_token`` and ``large_token`` (their
-best), ``small_logprob`` and ``large_logprob`` of the token written, ``small_logprob_small`` and
+Columns of a row: ``prompt`` and ``group`` (ids), ``trajectory`` ("large", "mixed" or "policy") and ``rate`` of random
+hand-off, ``prompt_tokens``, ``position``, ``token``, ``writer`` (0 small, 1 large), ``small_token`` and
+``large_token`` (their best), ``small_logprob`` and ``large_logprob`` of the token written, ``small_logprob_small`` and
 ``large_logprob_small`` of the small model's best, ``regret`` (nats lost under the large model by the small model's
-best token), ``small_repeats`` (that token would complete a 6-gram that the answer holds already and the large model's
-own does not), ``kl`` (KL(small || large), nats), and every feature of ``FEATURE_COLUMNS``.
+best token), ``small_repeats`` and ``large_repeats`` (that best token would complete a 6-gram that the answer holds
+already and the large model's own does not), ``small_ends`` and ``large_ends`` (it would end the answer), ``kl``
+(KL(small || large), nats), and every feature of ``FEATURE_COLUMNS``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow.parquet as parquet  # datasets would copy every shard that is rea
 
 from policies import FEATURES
 from train import atomic
-from train.quality import CAP
+from train.quality import CAP, STOP
 
 FEATURE_COLUMNS = tuple(name for name in FEATURES if name != "uniform")
 NEEDED = (
@@ -34,9 +35,12 @@ NEEDED = (
     "large_token",
     "regret",
     "small_repeats",
+    "large_repeats",
+    "small_ends",
+    "large_ends",
     "kl",
 )
-SCHEMA = 1
+SCHEMA = 2
 
 
 class TraceError(ValueError):
@@ -59,18 +63,36 @@ class Traces:
         """float32 [rows, len(names)] of feature columns."""
         return np.stack([self.columns[name] for name in names], 1).astype(np.float32)
 
+    @classmethod
+    def joined(cls, *parts: Traces) -> Traces:
+        return cls({name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns})
+
     def where(self, keep: np.ndarray) -> Traces:
         return Traces({name: column[keep] for name, column in self.columns.items()})
 
-    def of(self, prompts: set[str], trajectory: str | None = None) -> Traces:
-        """Rows of the given prompts, of one trajectory or of both."""
+    def of(self, prompts: set[str], *trajectories: str) -> Traces:
+        """Rows of the given prompts, of the trajectories named or of all."""
         keep = np.isin(self["prompt"], list(prompts))
-        return self.where(keep & (self["trajectory"] == trajectory) if trajectory else keep)
+        return self.where(keep & np.isin(self["trajectory"], trajectories) if trajectories else keep)
 
     @cached_property
-    def cost(self) -> np.ndarray:
-        """[rows] in [0, 1]: guarded cost of the small model's best token: its clipped regret, 1 for a repetition."""
-        return np.where(self["small_repeats"], 1.0, np.minimum(self["regret"], CAP) / CAP)
+    def small_cost(self) -> np.ndarray:
+        """[rows] in [0, 1]: guarded cost of the small model's best token.
+
+        Its clipped regret, and 1 for a repetition or for going on where the large model would stop.
+        """
+        late = self["large_ends"] & ~self["small_ends"] & (self["regret"] > STOP)
+        return np.where(self["small_repeats"] | late, 1.0, np.minimum(self["regret"], CAP) / CAP)
+
+    @cached_property
+    def large_cost(self) -> np.ndarray:
+        """[rows] 0 or 1: guarded cost of the large model's best token, which may repeat a loop that has begun."""
+        return self["large_repeats"].astype(float)
+
+    @property
+    def risk(self) -> np.ndarray:
+        """[rows] in [0, 1]: what handing on would save. In a loop that both models go on with, that is nothing."""
+        return np.clip(self.small_cost - self.large_cost, 0.0, 1.0)
 
     @cached_property
     def starts(self) -> np.ndarray:
