@@ -166,7 +166,7 @@ def test_traces_of_something_else_are_refused(toys, finished, tmp_path, capfd):
     spoilt = shutil.copytree(given, tmp_path / "spoilt")
     next(spoilt.glob("*.parquet")).write_bytes(b"PAR1")
     fewer = shutil.copytree(given, tmp_path / "fewer")
-    next(fewer.glob("*.parquet")).unlink()
+    (fewer / "shard-00000.parquet").unlink()
     others = write_prompts(tmp_path / "others.jsonl", 40)
     text = Path(others).read_text().replace("w5 ", "w6 ")
     Path(others).write_text(text)  # the same ids, other prompts
