@@ -51,9 +51,10 @@ def candidates(labels: Tensor, vocabulary: int, negatives: int) -> tuple[Tensor,
     rest = torch.ones(vocabulary, dtype=torch.bool, device=labels.device)
     rest[own] = False
     rest = rest.nonzero().squeeze(1)
-    drawn = rest[torch.randint(max(1, len(rest)), (min(negatives, len(rest)),), device=labels.device)]
+    drawn = rest[torch.randint(len(rest), (negatives,), device=labels.device)] if negatives < len(rest) else rest
     correction = torch.zeros(len(own) + len(drawn), device=labels.device)
-    correction[len(own) :] = math.log(max(1, len(rest)) / max(1, len(drawn)))
+    if len(drawn):
+        correction[len(own) :] = math.log(len(rest) / len(drawn))
     return torch.cat([own, drawn]), columns, correction
 
 
