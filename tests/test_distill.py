@@ -181,6 +181,15 @@ def test_an_interrupted_epoch_goes_on_with_its_next_batch(folder, monkeypatch):
     assert steps[3] == steps[2]
 
 
+def test_compiling_takes_no_training_time(folder, monkeypatch):
+    """Compiled on CPU it takes minutes, and once took all of them from a short run."""
+    calls, elapsed = [], []
+    monkeypatch.setattr(torch, "compile", lambda body, dynamic: lambda *a, **k: calls.append(1) or body(*a, **k))
+    monkeypatch.setattr(Trainer, "_step", lambda self, indices: elapsed.append((len(calls), self.progress.elapsed)))
+    assert cli(command(folder, "run", 1e-6, "--compile")) == 0
+    assert elapsed[0] == (1, 0)  # it has run once, and the clock has not
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
 def test_the_script_sets_the_allocator_for_itself():
     """Without them half the time is lost on CPU; with them in place it does not start itself again."""

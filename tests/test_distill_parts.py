@@ -1,23 +1,24 @@
 """The parts of a distillation: store, corpus, loss, student, trainer, and what is measured."""
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny
 from distill_toys import make_target, settings
+from gguf import GGUFReader
 
 from decoding import LM
 from decoding.pairs import TARGET_WHEEL, target_source
 from train.agreement import agreements, expected_accepted, held_out_report
 from train.batches import Batch, Sequence, batches, collate, pad
 from train.corpus import heldout, read_text, sequence_hash
-from train.gguf_file import check_writable, write_gguf
+from train.drafter_file import export, notes
+from train.gguf_file import check_writable
 from train.objective import candidates, distillation_loss
 from train.on_policy import openings
-from train.student import new_drafter, principal_directions
+from train.student import existing_drafter, new_drafter, principal_directions
 from train.teacher import TopK, Union
 from train.trainer import Trainer
 
@@ -226,12 +227,16 @@ def test_gguf_holds_the_same_model_up_to_eight_bits(tmp_path):
     large = LM.load(target_source())
     torch.manual_seed(0)
     drafter = new_drafter(large.model, 2, 64, 2, 96).eval()
-    write_gguf(drafter, Path(target_source()), tmp_path / "d.gguf", "test", {"note": "kept"})
-    again = LM.load(tmp_path / "d.gguf")
-    assert again.identity()["tokenizer"] == large.identity()["tokenizer"]
+    config = settings(tmp_path, target=target_source(), export="gguf")
+    last = {"heldout_agreement": 0.25, "accepted_at_length_4": None, "minutes": 1.5, "tokens": 7}
+    path = export(drafter, large, config, notes(config, large, "ab cd", last))
+    fields = GGUFReader(path).fields
+    assert fields["distill.heldout_agreement"].contents() == "0.2500"
+    assert fields["distill.training_prompts"].contents() == "ab cd"
+    again = existing_drafter(str(path), large)  # which compares the tokenizers
     ids = torch.randint(3, 49000, (1, 40), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        before, after = drafter(ids).logits, again.model(ids).logits
+        before, after = drafter(ids).logits, again(ids).logits
     # Wrongly interleaved heads, a lost norm or another rope base would be far from this.
     assert (before - after).abs().max() < 0.05 * before.std()
     assert not list(tmp_path.glob("*.tmp"))

@@ -37,7 +37,10 @@ def distillation_loss(
     if len(parts) == 1:
         total = _chunk_loss(*parts[0], head, correction, hard)
     else:
-        total = sum(checkpoint(_chunk_loss, *part, head, correction, hard, use_reentrant=False) for part in parts)
+        total = sum(
+            checkpoint(_chunk_loss, *part, head, correction, hard, use_reentrant=False, preserve_rng_state=False)
+            for part in parts
+        )
     return total / batch.weights.sum()
 
 

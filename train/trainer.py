@@ -29,7 +29,7 @@ class Trainer:
     def __init__(self, config, model, store, held: set[int]):
         self.config, self.model, self.held = config, model.train(), held
         self.device = model.device
-        self.body = torch.compile(model.model, dynamic=True) if config.compile else model.model
+        self.body = model.model
         self.optimizer = self._make_optimizer()
         self.path, self.log = config.output / "checkpoint.safetensors", config.output / "progress.jsonl"
         self.progress = checkpoint.load(self.path, model, self.optimizer) if self.path.exists() else Progress()
@@ -38,6 +38,8 @@ class Trainer:
         self.last: dict | None = None
         self._forget_losses()
         self.use(store)
+        if config.compile:
+            self._compile()
 
     def _make_optimizer(self) -> torch.optim.AdamW:
         embedding = [self.model.get_input_embeddings().weight]
@@ -54,6 +56,12 @@ class Trainer:
         if rounds > self.progress.rounds:
             self.progress.rounds, self.progress.epoch, self.progress.batch = rounds, self.progress.epoch + 1, 0
             self.save()
+
+    def _compile(self) -> None:
+        """Compile before the clock runs: at the first step it would take its minutes from a short training."""
+        self.body = torch.compile(self.model.model, dynamic=True)
+        self.loss(self.batches[-1]).backward()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def save(self) -> None:
         checkpoint.save(self.path, self.model, self.optimizer, self.progress)
@@ -102,11 +110,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.losses += loss.detach()  # stays on the device: reading it every step would make the host wait
         self.steps += 1
+        self.progress.tokens += sum(len(self.store.sequences[i].ids) for i in indices)
 
     def loss(self, indices: list[int]) -> torch.Tensor:
         """The loss of the sequences ``indices``, a scalar on the device."""
         batch = collate(self.store, indices, self.config.prompt_weight, self.device)
-        self.progress.tokens += len(batch.where)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
             hidden = self.body(batch.ids, use_cache=False).last_hidden_state.flatten(0, 1)[batch.where]
             head = self.model.get_output_embeddings().weight
