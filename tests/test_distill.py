@@ -163,6 +163,14 @@ def test_a_damaged_line_of_answers_is_named(folder, capsys):
     (folder / "answers.jsonl").write_text('{"prompt_ids": [3], "new_ids": [4, 5]}\n{"prompt_ids": 3}\n')
     arguments = ["--target", folder / "target", "--generations", folder / "answers.jsonl", "--output", folder / "out"]
     assert "answers.jsonl, line 2" in refused(arguments, capsys)
+    assert not (folder / "out").exists()  # so that the same command with another file is not refused
+    (folder / "answers.jsonl").write_text('{"prompt_ids": [3], "new_ids": []}\n')
+    assert "nothing is left to learn from" in refused(arguments, capsys)
+
+
+def test_on_policy_rounds_need_room(folder, capsys):
+    arguments = command(folder, "run", 1, "--on-policy-rounds", "1", "--on-policy-tokens", "60")
+    assert "no prompt leaves room" in refused(arguments, capsys)
 
 
 def test_an_interrupted_epoch_goes_on_with_its_next_batch(folder, monkeypatch):

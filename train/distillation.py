@@ -38,9 +38,10 @@ def run(config) -> Path:
         model = student(config, target)
         if config.export == "gguf":
             check_writable(model.config)
-        prompts = given_prompts(config, target)
-        remember_run(config)
-        sequences = corpus(config, target, prompts)
+        prompts, given = read_inputs(config, target)
+        remember_run(config)  # not before all that was given could be read: what is wrong may still be changed
+        sequences = own_answers(config, target, prompts) + given
+        check_enough(config, sequences)
     held = heldout(sequences)
     training = [s for i, s in enumerate(sequences) if i not in held]
     trainer = train(config, target, model, sequences, held)
@@ -51,34 +52,33 @@ def run(config) -> Path:
     return path
 
 
-def given_prompts(config, target: LM) -> list[Prompt]:
-    """The prompts of ``config.prompts``. Raises ValueError for one that cannot be used."""
+def read_inputs(config, target: LM) -> tuple[list[Prompt], list[Sequence]]:
+    """The prompts to answer, and the answers and the text at hand. Raises ValueError for what cannot be used."""
     if config.self_prompts:
         user_opening(target.tokenizer)
-    return [
-        p for source in config.prompts for p in load_prompts(source, target.tokenizer, max_tokens=config.max_length)
-    ]
+    length, tokenizer = config.max_length, target.tokenizer
+    prompts = [p for source in config.prompts for p in load_prompts(source, tokenizer, max_tokens=length)]
+    return prompts, read_corpus(config.generations, config.text, tokenizer, length, config.text_tokens, config.seed)
 
 
-def corpus(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
-    """The target's answers to the prompts given and to its own, answers at hand, and text; kept, so never made twice.
-
-    Raises ValueError when nothing is left to train on.
-    """
+def own_answers(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
+    """What the target answers to ``prompts`` and to those it writes itself; kept on disk, so never made twice."""
     path, own = config.output / "generations.jsonl", config.output / "self_prompts.jsonl"
     if config.self_prompts:
         write_self_prompts(target, config.self_prompts, own)
         prompts = prompts + load_prompts(own, target.tokenizer, max_tokens=config.max_length)
     for temperature in config.temperatures if prompts else ():
         write_generations(target, prompts, path, config.answer_tokens, temperature, config.answer_batch)
-    answers = [*config.generations, *([path] if prompts else [])]
-    sequences = read_corpus(answers, config.text, target.tokenizer, config.max_length, config.text_tokens, config.seed)
+    return read_generations(path, config.max_length) if prompts else []
+
+
+def check_enough(config, sequences: list[Sequence]) -> None:
+    """Raises ValueError when nothing is left to train on, or no answer to go on from in on-policy rounds."""
     longest = config.max_length - config.on_policy_tokens
-    if config.on_policy_rounds and not any(s.prompt <= longest for s in sequences if s.prompt):
+    if config.on_policy_rounds and not any(0 < s.prompt <= longest for s in sequences):
         raise ValueError(f"no prompt leaves room for --on-policy-tokens {config.on_policy_tokens} in --max-length")
     if len(heldout(sequences)) == len(sequences):
         raise ValueError("nothing is left to learn from: all texts and answers are shorter than needed, or empty")
-    return sequences
 
 
 def train(config, target: LM, model, sequences: list[Sequence], held: set[int]) -> Trainer:
