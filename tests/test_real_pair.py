@@ -45,7 +45,7 @@ def test_drafter_is_small_and_has_the_targets_tokenizer(pair):
 def test_drafter_never_saw_the_embedded_prompts(pair):
     from gguf import GGUFReader
 
-    from train.distill import hash_of
+    from train.corpus import hash_of
 
     seen = set(GGUFReader(DRAFTER).fields["distill.training_prompts"].contents().split())
     prompts = load_prompts(None, pair[1].tokenizer)

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from train.command import attempt
+
 
 @dataclass
 class FitPolicy:
@@ -67,17 +69,8 @@ def main(argv: list[str] | None = None) -> int:
 
     config = tyro.cli(FitPolicy, args=argv, description=__doc__)
     from train.job import run
-    from train.prepare import InputError
 
-    try:
-        run(config)
-    except InputError as error:
-        print(f"fit_policy: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from {config.output / config.name}", file=sys.stderr)
-        return 130
-    return 0
+    return attempt("fit_policy", lambda: run(config), config.output / config.name)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def write_generations(
     todo = sorted((p for p in prompts if p.ids not in done), key=lambda p: len(p.ids))
     sampling = Sampling(temperature, top_p=0.95) if temperature > 0 else Sampling()
     starts = range(0, len(todo), batch)
-    for start in track(starts, f"target's answers, temperature {temperature:g}", disable=not todo):
+    for start in track(starts, f"answers, temperature {temperature:g}", disable=not todo):
         rows = answers(target, todo[start : start + batch], max_new_tokens, sampling, seed=start)
         append_rows(
             path,

@@ -26,12 +26,11 @@ def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: 
     """Write ``model`` to ``path`` with the tokenizer metadata of the GGUF ``tokenizer_from``.
 
     Matrices are stored as Q8_0 (8.5 bits a weight), norms as float32; ``notes`` become ``distill.*`` metadata.
-    The file appears whole or not at all. Raises ValueError for a model that is not a tied-embedding Llama.
+    The file appears whole or not at all. Raises ValueError as ``check_writable`` does.
     """
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType, quantize
 
-    if model.config.model_type != "llama" or not model.config.tie_word_embeddings:
-        raise ValueError("only a Llama with tied embeddings can be written as GGUF")
+    check_writable(model.config)
     unfinished = path.with_suffix(".tmp")
     writer = GGUFWriter(unfinished, "llama")
     _write_hyperparameters(writer, model.config, name)
@@ -51,6 +50,15 @@ def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: 
     writer.write_tensors_to_file()
     writer.close()
     os.replace(unfinished, path)
+
+
+def check_writable(config) -> None:
+    """Raises ValueError for a model that ``write_gguf`` cannot write: Q8_0 stores rows in blocks of 32."""
+    if config.model_type != "llama" or not config.tie_word_embeddings:
+        raise ValueError("only a Llama with tied embeddings can be written as GGUF")
+    odd = [size for size in (config.hidden_size, config.intermediate_size) if size % 32]
+    if odd:
+        raise ValueError(f"a GGUF stores rows of multiples of 32 weights, and {odd[0]} is none")
 
 
 def _write_hyperparameters(writer, config, name: str) -> None:

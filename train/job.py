@@ -10,8 +10,10 @@ import numpy as np
 from policies import token_classes
 from train import atomic, figure, report, tables
 from train.collect import collect, explore
+from train.command import checking
 from train.holdout import hold_out
-from train.prepare import InputError, Job, about, console, given, machine, prepare
+from train.machine import machine
+from train.prepare import Job, about, console, given, prepare
 from train.replay import best_length
 from train.search import Search, finalists, open_study, run_study
 from train.splits import split_hash
@@ -24,11 +26,9 @@ FALLBACK = "use the large model alone, or exact speculative decoding"
 
 def run(config) -> None:
     """Traces, search, live correction, hold-out, report. Raises InputError before any work is done."""
-    try:
+    with checking():
         job = prepare(config)
         traces = trace(job)
-    except (OSError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from error
     search = make_search(job, traces)
     settings = {name: str(value) for name, value in asdict(config).items()}
     with Tracker(config.wandb, job.folder, config.name, settings) as tracker:

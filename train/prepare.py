@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from rich.console import Console
 
 from decoding import LM
@@ -24,10 +22,6 @@ from train.splits import split, split_hash
 from train.traces import TraceError, Traces, read_meta, read_traces
 
 console = Console()
-
-
-class InputError(ValueError):
-    """Something the user gave is wrong; the message is one sentence."""
 
 
 @dataclass
@@ -84,24 +78,6 @@ def given(folder: Path, description: dict) -> Traces:
             f"the traces in {folder} lack {len(missing)} of {len(description['prompts'])} prompts, such as {missing[0]}"
         )
     return traces
-
-
-def machine(config) -> dict:
-    """What a speed depends on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next(
-            (x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")), cpu
-        )
-    return {
-        "cpu": cpu,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name() if config.device.startswith("cuda") else config.device,
-        "dtype": config.dtype,
-    }
 
 
 def _goal(config) -> Goal:

@@ -1,0 +1,34 @@
+"""What the scripts share: wrong input is one sentence and exit code 2, a stop says how to go on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message is one sentence."""
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """Whatever goes wrong in here is the input's fault: OSError and ValueError become InputError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def attempt(name: str, job: Callable[[], None], folder: Path) -> int:
+    """The exit code of ``job()``: 0 when it is done, 2 after an InputError, 130 when it was stopped."""
+    try:
+        job()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on from {folder}", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,123 @@
+"""The settings of a distillation: automatic values filled in, wrong ones refused, runs of others left alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from decoding.pairs import bfloat16_wins, target_source
+from train import atomic
+
+LEAST = {
+    **dict.fromkeys(
+        ("self_prompts", "text_tokens", "on_policy_rounds", "negatives", "seed", "prompt_weight", "hard"), 0
+    ),
+    **dict.fromkeys(("answer_tokens", "answer_batch", "layers", "width", "heads", "inner", "on_policy_tokens"), 1),
+    **dict.fromkeys(("batch_tokens", "top_k", "threads"), 1),
+    "max_length": 2,
+}
+POSITIVE = ("minutes", "lr", "on_policy_share")
+MAY_CHANGE = (
+    *("minutes", "output", "resume", "export", "answer_batch"),
+    *("device", "dtype", "threads", "compile", "batch_tokens", "negatives"),
+)
+"""Settings that a run may go on with other values of: they say where and how long it runs, not what it learns."""
+
+
+def resolve(config):
+    """``config`` with every automatic value filled in. Raises ValueError, one sentence, before anything is written."""
+    _check_numbers(config)
+    _check_sources(config)
+    if config.init is not None and not (config.layers is config.width is config.heads is config.inner is None):
+        raise ValueError("--layers, --width, --heads and --inner are of a new drafter; --init brings its own")
+    config = _with_size(config) if config.init is None else config
+    cuda = config.device.startswith("cuda")
+    target = target_source() if config.target is None else config.target
+    automatic = {
+        "answer_batch": 256 if cuda else 96,
+        "batch_tokens": 65536 if cuda else 4096,
+        "negatives": 0 if cuda else 2048,
+        "export": "gguf" if target.endswith(".gguf") else "folder",
+    }
+    missing = {name: value for name, value in automatic.items() if getattr(config, name) is None}
+    config = replace(config, target=target, dtype=_dtype(config), **missing)
+    if config.export == "gguf" and not target.endswith(".gguf"):
+        raise ValueError(
+            f"--export gguf takes the tokenizer from the target's own GGUF and {target} is none; use folder"
+        )
+    return config
+
+
+def check_run(config) -> None:
+    """Refuse to go on with a run of other settings, or with any after --no-resume. Raises ValueError."""
+    path = config.output / "settings.json"
+    if config.output.exists() and not config.output.is_dir():
+        raise ValueError(f"--output {config.output} is not a folder")
+    if not path.exists():
+        return
+    if not config.resume:
+        raise ValueError(f"{config.output} holds a run already; go on with it without --no-resume, or name another")
+    before, now = json.loads(path.read_text(encoding="utf-8")), _identity(config)
+    differing = ["--" + name.replace("_", "-") for name, value in now.items() if before.get(name) != value]
+    if differing:
+        raise ValueError(f"{config.output} holds a run with another {', '.join(differing)}; name another --output")
+
+
+def remember_run(config) -> None:
+    """Write the settings that ``check_run`` compares; makes the output folder."""
+    atomic.write_json(config.output / "settings.json", _identity(config))
+
+
+def _identity(config) -> dict:
+    return {
+        name: json.loads(json.dumps(value, default=str))
+        for name, value in asdict(config).items()
+        if name not in MAY_CHANGE
+    }
+
+
+def _dtype(config) -> str:
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if bfloat16_wins(config.device) else "float32"
+
+
+def _with_size(config):
+    width = 256 if config.width is None else config.width
+    heads = max(1, width // 64) if config.heads is None else config.heads
+    if width % heads or width // heads % 2:
+        raise ValueError(f"--width {width} must be an even multiple of --heads {heads}")
+    layers, inner = 4 if config.layers is None else config.layers, 4 * width if config.inner is None else config.inner
+    return replace(config, layers=layers, width=width, heads=heads, inner=inner)
+
+
+def _check_numbers(config) -> None:
+    for name, least in LEAST.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    for name in POSITIVE:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name)}")
+    if config.hard > 1 or config.on_policy_share > 1:
+        raise ValueError("--hard and --on-policy-share are parts, at most 1")
+    if not config.temperatures or min(config.temperatures) < 0:
+        raise ValueError("--temperatures must be at least one, each at least 0")
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ValueError(f"no device {config.device!r} here: {str(error).splitlines()[0]}") from error
+
+
+def _check_sources(config) -> None:
+    answers = config.prompts or config.self_prompts or config.generations
+    if not answers and not config.text:
+        raise ValueError("nothing to learn from: give --self-prompts, --prompts, --generations or --text")
+    if config.on_policy_rounds and not answers:
+        raise ValueError("--on-policy-rounds go on from answers: give --self-prompts, --prompts or --generations")
+    missing = [path for path in (*config.generations, *config.text) if not Path(path).is_file()]
+    if missing:
+        raise ValueError(f"there is no file {missing[0]}")

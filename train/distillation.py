@@ -1,0 +1,106 @@
+"""The distillation step by step; ``train/distill.py`` is its command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from decoding.lm import LM
+from decoding.pairs import load_model
+from train.batches import Sequence
+from train.command import checking
+from train.corpus import heldout, prompt_hashes, read_corpus, read_generations
+from train.distill_settings import check_run, remember_run, resolve
+from train.drafter_file import export, notes
+from train.generations import write_generations
+from train.gguf_file import check_writable
+from train.on_policy import write_round
+from train.prompts import Prompt, load_prompts
+from train.self_prompts import user_opening, write_self_prompts
+from train.student import student
+from train.teacher import TopK, Union
+from train.trainer import Trainer
+
+
+def run(config) -> Path:
+    """Answers, the target's top-k, training in rounds, export; the path of the drafter.
+
+    Raises InputError for wrong input, before any work where it can be known.
+    """
+    with checking():
+        config = resolve(config)
+        check_run(config)
+        torch.manual_seed(config.seed)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        target = load_model("target", config.target, config.device, config.dtype)
+        model = student(config, target)
+        if config.export == "gguf":
+            check_writable(model.config)
+        prompts, given = read_inputs(config, target)
+        remember_run(config)  # not before all that was given could be read: what is wrong may still be changed
+        sequences = own_answers(config, target, prompts) + given
+        check_enough(config, sequences)
+    held = heldout(sequences)
+    training = [s for i, s in enumerate(sequences) if i not in held]
+    trainer = train(config, target, model, sequences, held)
+    last = trainer.report() if trainer.last is None else trainer.last
+    about = notes(config, target, prompt_hashes(training), last)
+    path = export(model, target, config, about)
+    print(f"wrote {path}")
+    return path
+
+
+def read_inputs(config, target: LM) -> tuple[list[Prompt], list[Sequence]]:
+    """The prompts to answer, and the answers and the text at hand. Raises ValueError for what cannot be used."""
+    if config.self_prompts:
+        user_opening(target.tokenizer)
+    length, tokenizer = config.max_length, target.tokenizer
+    prompts = [p for source in config.prompts for p in load_prompts(source, tokenizer, max_tokens=length)]
+    return prompts, read_corpus(config.generations, config.text, tokenizer, length, config.text_tokens, config.seed)
+
+
+def own_answers(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
+    """What the target answers to ``prompts`` and to those it writes itself; kept on disk, so never made twice."""
+    path, own = config.output / "generations.jsonl", config.output / "self_prompts.jsonl"
+    if config.self_prompts:
+        write_self_prompts(target, config.self_prompts, own)
+        prompts = prompts + load_prompts(own, target.tokenizer, max_tokens=config.max_length)
+    for temperature in config.temperatures if prompts else ():
+        write_generations(target, prompts, path, config.answer_tokens, temperature, config.answer_batch)
+    return read_generations(path, config.max_length) if prompts else []
+
+
+def check_enough(config, sequences: list[Sequence]) -> None:
+    """Raises ValueError when nothing is left to train on, or no answer to go on from in on-policy rounds."""
+    longest = config.max_length - config.on_policy_tokens
+    if config.on_policy_rounds and not any(0 < s.prompt <= longest for s in sequences):
+        raise ValueError(f"no prompt leaves room for --on-policy-tokens {config.on_policy_tokens} in --max-length")
+    if len(heldout(sequences)) == len(sequences):
+        raise ValueError("nothing is left to learn from: all texts and answers are shorter than needed, or empty")
+
+
+def train(config, target: LM, model, sequences: list[Sequence], held: set[int]) -> Trainer:
+    """Train in equal parts; between them, in ``config.on_policy_rounds`` rounds, the drafter writes, the target labels.
+
+    A round that the checkpoint counts is not done again, also when the minutes have been raised since.
+    """
+
+    def label(some: list[Sequence]) -> TopK:
+        store = TopK(config.output / "store", some, config.top_k)
+        store.fill(target.model, config.batch_tokens)
+        return store
+
+    stores = [label(sequences)]
+    trainer = Trainer(config, model, stores[0], held)
+    training, seconds = [s for i, s in enumerate(sequences) if i not in held], 60 * config.minutes
+    for number in range(1, config.on_policy_rounds + 1):
+        path = config.output / f"on_policy-{number}.jsonl"
+        if number > trainer.progress.rounds:
+            trainer.run(seconds * number / (config.on_policy_rounds + 1))
+            write_round(model, target.tokenizer, training, path, number, config)
+        stores.append(label(read_generations(path, config.max_length)))
+        trainer.use(Union(stores), number)
+    trainer.run(seconds)
+    return trainer

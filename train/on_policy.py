@@ -1,0 +1,47 @@
+"""On-policy rounds: the drafter writes, the target labels what it wrote.
+
+A drafter that has only read the target's text has never seen its own mistakes, which is where the second and later
+tokens of its drafts are written. GKD (Agarwal et al., 2306.13649) and DistillSpec (Zhou et al., 2310.08461) train on
+the student's own samples, labelled by the teacher. Here the drafter goes on from a random place in the target's own
+answer, its beginning included, for a few tokens: that is how decoding with two models alternates between them.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+
+from decoding.lm import LM
+from train.batches import Sequence
+from train.generations import write_generations
+from train.prompts import Prompt
+
+
+def write_round(model, tokenizer, sequences: list[Sequence], path: Path, number: int, config) -> None:
+    """Let ``model`` write on-policy round ``number`` into the jsonl ``path``; goes on where a kill stopped it.
+
+    sequences: the training answers of which a share is drawn, by seed and round; config: the resolved settings.
+    """
+    # A copy, for LM puts a model into evaluation mode and changes its attention.
+    drafter = LM(copy.deepcopy(model), tokenizer)
+    starts = openings(
+        sequences, config.on_policy_share, config.on_policy_tokens, config.max_length, (config.seed, number)
+    )
+    prompts = [Prompt(f"on-policy-{number}-{i}", "on-policy", "", "", ids, None) for i, ids in enumerate(starts)]
+    write_generations(drafter, prompts, path, config.on_policy_tokens, 1.0, config.answer_batch)
+
+
+def openings(
+    sequences: list[Sequence], share: float, new: int, limit: int, seed: tuple[int, ...]
+) -> list[tuple[int, ...]]:
+    """Token ids of a prompt and a random part of its answer, for about ``share`` of the ``sequences`` that have both.
+
+    Each leaves room for ``new`` tokens in ``limit``.
+    """
+    rng = np.random.default_rng(seed)
+    able = [s for s in sequences if s.prompt and s.prompt + new <= limit]
+    drawn = rng.permutation(len(able))[: max(1, round(share * len(able)))]
+    cuts = [int(rng.integers(able[i].prompt, min(len(able[i].ids), limit - new + 1))) for i in drawn]
+    return [tuple(able[i].ids[:cut]) for i, cut in zip(drawn, cuts, strict=True)]

@@ -1,0 +1,101 @@
+"""The drafter before training: new, with the target's embedding in few dimensions, or an existing one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from decoding.lm import LM, check_compatible
+from decoding.pairs import load_model
+from train.checkpoint import load_weights
+
+
+def student(config, target: LM) -> LlamaForCausalLM:
+    """The drafter that ``config`` (resolved settings) asks for, float32, on the target's device.
+
+    Raises ValueError for a drafter to start from that does not fit the target.
+    """
+    if config.init is None:
+        drafter = new_drafter(target.model, config.layers, config.width, config.heads, config.inner)
+    else:
+        drafter = existing_drafter(config.init, target)
+    source = target.model.generation_config
+    # It must end where the target ends: chat models have more ends of an answer than their config tells.
+    drafter.generation_config = GenerationConfig(
+        bos_token_id=source.bos_token_id, eos_token_id=source.eos_token_id, pad_token_id=source.pad_token_id
+    )
+    return drafter.to(target.device)
+
+
+def new_drafter(target, layers: int, width: int, heads: int, inner: int) -> LlamaForCausalLM:
+    """A Llama of the given size whose token embedding is the truncated SVD of the one of ``target`` (transformers)."""
+    drafter = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=target.config.vocab_size,
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=target.config.max_position_embeddings,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            tie_word_embeddings=True,
+            bos_token_id=target.config.bos_token_id,
+            eos_token_id=target.config.eos_token_id,
+        )
+    )
+    embedding = principal_directions(target.get_input_embeddings().weight.detach().float(), width)
+    # Rows of norm 1 on average: the tied head then starts with logits of unit spread instead of being surely wrong.
+    embedding /= embedding.norm(dim=1).mean()
+    drafter.get_input_embeddings().weight.data[:, : embedding.shape[1]] = embedding.to(drafter.device)
+    return drafter
+
+
+def principal_directions(weight: torch.Tensor, width: int) -> torch.Tensor:
+    """[rows, width] the truncated SVD, U S, of ``weight`` [rows, columns]; at most ``columns`` wide.
+
+    As W V, with V the eigenvectors of the small matrix W' W: the SVD of a whole embedding takes minutes.
+    """
+    _, vectors = torch.linalg.eigh(weight.T @ weight)  # ascending
+    return weight @ vectors[:, -width:].flip(1)
+
+
+def existing_drafter(source: str, target: LM) -> LlamaForCausalLM:
+    """A drafter to go on from: a checkpoint of a run (.safetensors), a folder, a .gguf file or a hub id.
+
+    Raises ValueError when its vocabulary is not the target's.
+    """
+    if source.endswith(".safetensors"):
+        drafter = _from_checkpoint(Path(source))
+    else:
+        lm = load_model("--init", source)
+        check_compatible([lm, target])
+        drafter = _plain(lm.model)
+    if drafter.config.vocab_size != target.model.config.vocab_size:
+        sizes = f"{drafter.config.vocab_size} tokens, the target {target.model.config.vocab_size}"
+        raise ValueError(f"--init {source} has a vocabulary of {sizes}; they must be the same")
+    return drafter
+
+
+def _plain(model):
+    """The same weights in a model without the layers and the attention that ``LM`` has put in for decoding."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    plain = type(model)._from_config(config, attn_implementation="sdpa")
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def _from_checkpoint(path: Path) -> LlamaForCausalLM:
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}")
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    if about is None or "config" not in about:
+        raise ValueError(f"{path} is no checkpoint of a drafter; give its folder instead")
+    drafter = LlamaForCausalLM(LlamaConfig.from_dict(json.loads(about["config"])))
+    load_weights(path, drafter)
+    return drafter

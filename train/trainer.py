@@ -1,0 +1,153 @@
+"""Trains a drafter on the clock: the learning rate follows the minutes, and a kill costs at most five of them."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import torch
+
+from train import checkpoint
+from train.agreement import held_out_report
+from train.atomic import append_rows, read_rows
+from train.batches import batches, collate
+from train.checkpoint import Progress
+from train.objective import distillation_loss
+
+SAVE_EVERY = 300
+"""seconds"""
+
+
+class Trainer:
+    """Trains ``model`` on ``store`` (``TopK`` or ``Union``) but for the sequences ``held``.
+
+    config: resolved settings. The run's checkpoint, when there is one, is gone on from. ``progress.jsonl`` gets a line
+    per epoch, but at most a hundred in all.
+    """
+
+    def __init__(self, config, model, store, held: set[int]):
+        self.config, self.model, self.held = config, model.train(), held
+        self.device = model.device
+        self.body = model.model
+        self.optimizer = self._make_optimizer()
+        self.path, self.log = config.output / "checkpoint.safetensors", config.output / "progress.jsonl"
+        self.progress = checkpoint.load(self.path, model, self.optimizer) if self.path.exists() else Progress()
+        read_rows(self.log)  # a line that a kill cut short goes
+        self.saved = self.reported = self.progress.elapsed
+        self.last: dict | None = None
+        self._forget_losses()
+        self.use(store)
+        if config.compile:
+            self._compile()
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        embedding = [self.model.get_input_embeddings().weight]
+        others = [p for p in self.model.parameters() if p is not embedding[0]]
+        groups = [{"params": others, "scale": 1.0}, {"params": embedding, "scale": 0.5, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+
+    def use(self, store, rounds: int = 0) -> None:
+        """Train on ``store``, with what ``rounds`` on-policy rounds have added; the indices held out stay the same."""
+        self.store = store
+        train = [i for i in range(len(store.sequences)) if i not in self.held]
+        chosen = batches([store.sequences[i] for i in train], self.config.batch_tokens)
+        self.batches = [[train[i] for i in batch] for batch in chosen]
+        if rounds > self.progress.rounds:
+            self.progress.rounds, self.progress.epoch, self.progress.batch = rounds, self.progress.epoch + 1, 0
+            self.save()
+
+    def _compile(self) -> None:
+        """Compile before the clock runs: at the first step it would take its minutes from a short training."""
+        self.body = torch.compile(self.model.model, dynamic=True)
+        self.loss(self.batches[-1]).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def save(self) -> None:
+        checkpoint.save(self.path, self.model, self.optimizer, self.progress)
+        self.saved = self.progress.elapsed
+
+    def run(self, until: float) -> None:
+        """Train until ``until`` seconds have been trained in all; saves then, and when it is interrupted."""
+        try:
+            while self.progress.elapsed < until:
+                self._epoch(until)
+                if self.progress.elapsed >= min(until, self.reported + 0.6 * self.config.minutes):
+                    self.report()
+                    self.save()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+
+    def _epoch(self, until: float) -> None:
+        """The batches of this epoch that are left, or those for which there is time."""
+        progress = self.progress
+        order = np.random.default_rng([self.config.seed, progress.epoch]).permutation(len(self.batches))
+        for index in order[progress.batch :]:
+            began = time.perf_counter()
+            self._step(self.batches[index])
+            progress.elapsed += time.perf_counter() - began
+            progress.batch += 1
+            if progress.elapsed >= until:
+                return
+            if progress.elapsed >= self.saved + SAVE_EVERY:
+                self.save()
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+
+    def learning_rate(self, done: float) -> float:
+        """Two percent of warm-up, then a cosine; ``done`` is the part of the minutes that is over."""
+        warm = min(1.0, done / 0.02 + 0.02)
+        return self.config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done))) + 1e-6
+
+    def _step(self, indices: list[int]) -> None:
+        rate = self.learning_rate(self.progress.elapsed / (60 * self.config.minutes))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        loss = self.loss(indices)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses += loss.detach()  # stays on the device: reading it every step would make the host wait
+        self.steps += 1
+        self.progress.tokens += sum(len(self.store.sequences[i].ids) for i in indices)
+
+    def loss(self, indices: list[int]) -> torch.Tensor:
+        """The loss of the sequences ``indices``, a scalar on the device."""
+        batch = collate(self.store, indices, self.config.prompt_weight, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
+            hidden = self.body(batch.ids, use_cache=False).last_hidden_state.flatten(0, 1)[batch.where]
+            head = self.model.get_output_embeddings().weight
+            return distillation_loss(hidden, head, batch, self.config.hard, self.config.negatives)
+
+    def _forget_losses(self) -> None:
+        self.losses, self.steps = torch.zeros((), device=self.device), 0
+
+    def report(self) -> dict:
+        """A line for the user and one for ``progress.jsonl``: speed, loss, and the held-out answers."""
+        progress, held = self.progress, held_out_report(self.model, self.store, self.held)
+        row = {
+            "epoch": progress.epoch,
+            "minutes": progress.elapsed / 60,
+            "tokens": progress.tokens,
+            "tokens_per_second": progress.tokens / max(progress.elapsed, 1e-9),
+            "on_policy_rounds": progress.rounds,
+            "loss": self.losses.item() / self.steps if self.steps else None,
+            **held,
+        }
+        append_rows(self.log, [row])
+        print(_line(row, self.config.minutes), flush=True)
+        self.reported, self.last = progress.elapsed, row
+        self._forget_losses()
+        return row
+
+
+def _line(row: dict, minutes: float) -> str:
+    loss, agreement, accepted = (
+        "-" if row[name] is None else f"{row[name]:.{digits}f}"
+        for name, digits in (("loss", 3), ("heldout_agreement", 4), ("accepted_at_length_4", 2))
+    )
+    return (
+        f"epoch {row['epoch']}  {row['minutes']:.1f}/{minutes:g} min  {row['tokens_per_second']:,.0f} tokens/s  "
+        f"loss {loss}  held-out agreement {agreement}  accepted at length 4 {accepted}"
+    )
