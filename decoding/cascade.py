@@ -44,8 +44,8 @@ class Cascade:
         distance = (p - q).abs().sum(-1, keepdim=True) / 2
         # Behind the draft of a shorter row there is no q either.
         trusted = TRUSTED[self.rule](raw_p, raw_q, distance, self.alpha) & within(q, draft.lengths)[..., None]
-        mine = q * trusted
-        return mine + p * (1 - mine.sum(-1, keepdim=True)).clamp(min=0)
+        # The sum over the complement, for 1 - q(A) would round where A is almost everything.
+        return q * trusted + p * (q * ~trusted).sum(-1, keepdim=True)
 
 
 def _top(probabilities: Tensor) -> Tensor:
