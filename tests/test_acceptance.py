@@ -239,6 +239,17 @@ def row(draft, i):
 
 @each_sampling
 @pytest.mark.parametrize("name", ALL)
+def test_the_host_waits_for_nothing(name, sampling):
+    """On tensors without values, anything that reads one fails: no loop over rows, no branch on what was accepted."""
+    draft, _ = WORLD.blocks(sampling)
+    fields = {field: getattr(draft, field) for field in type(draft).__slots__}
+    draft = type(draft)(**{field: v.to("meta") if field != "sampling" else v for field, v in fields.items()})
+    accepted, token = ALL[name](draft)
+    assert accepted.shape == token.shape == draft.lengths.shape
+
+
+@each_sampling
+@pytest.mark.parametrize("name", ALL)
 def test_an_empty_draft_is_followed_by_the_target(name, sampling):
     draft, _ = WORLD.blocks(sampling)
     empty = row(draft, 0)
