@@ -118,7 +118,9 @@ def expected(world, rows, sampling, paper):
 def test_a_rule_is_its_paper(name, sampling):
     rule, paper = CASES[name]
     draft, rows = WORLD.blocks(sampling)
-    torch.testing.assert_close(law(rule, draft), expected(WORLD, rows, sampling, paper), atol=3e-6, rtol=0)
+    # What is left of a mixture that is nearly q is a small difference of float32.
+    tolerance = 3e-5 if isinstance(rule, Cascade) else 3e-6
+    torch.testing.assert_close(law(rule, draft), expected(WORLD, rows, sampling, paper), atol=tolerance, rtol=0)
 
 
 def test_the_cases_tell_rules_apart():
@@ -283,7 +285,7 @@ def unlucky(draft):
 @each_sampling
 def test_a_judge_that_trusts_nothing_is_exact_and_one_that_trusts_all_keeps_all(sampling):
     draft, _ = WORLD.blocks(sampling)
-    torch.testing.assert_close(law(Learned(Rule.always()), draft), law(Exact(), draft))
+    torch.testing.assert_close(law(Learned(Rule.always()), draft), law(Exact(), draft), atol=1e-6, rtol=0)
     accepted, _ = ask(
         Learned(Rule.never()), draft, torch.full(draft.tokens.shape, 0.999), torch.zeros(len(draft.tokens))
     )
@@ -296,7 +298,7 @@ def test_rules_with_a_limit_reach_it(sampling):
     draft, _ = WORLD.blocks(sampling)
     exact = law(Exact(), draft)
     for same in (Lenient(1.0), Cascade("token_v3", -1e-6), Cascade("chow", -1e-6), Cascade("diff", -1.0)):
-        torch.testing.assert_close(law(same, draft), exact)
+        torch.testing.assert_close(law(same, draft), exact, atol=1e-6, rtol=0)
     all_kept = (
         Rollback(1e9),
         Divergence("kl", 1e9),
