@@ -12,7 +12,7 @@ from decoding.lossless import Exact
 
 
 class Cascade:
-    """Follow pi(v) = q(v) [v in A] + p(v) (1 - q(A)) instead of p (Narasimhan et al. 2405.19261, section 4).
+    """Follow pi(v) = q(v) [v in A] + p(v) (1 - q(A)) instead of p (Narasimhan et al. 2405.19261).
 
     A is what the draft may write unchecked, by ``rule``; larger ``alpha`` means more of it. With P and Q the
     unfiltered p and q, and TV the total variation of the filtered ones:

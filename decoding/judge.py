@@ -18,7 +18,7 @@ JUDGE = POLICY + 1
 class Learned:
     """Keep a drafted token that ``policy`` does not find too risky, or that ``Exact`` keeps anyway.
 
-    Judge decoding (Bachmann et al. 2501.19309, section 3) with any policy for the judge: one over both models'
+    Judge decoding (Bachmann et al. 2501.19309) with any policy for the judge: one over both models'
     distributions at the drafted token, which the Step then holds as ``target_logits`` and ``token``. After a rejection
     the next token is drawn from max(0, p - q), filtered, so a judge that trusts nothing is ``Exact``.
 

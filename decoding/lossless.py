@@ -42,7 +42,7 @@ class Exact:
 
 
 class Block(Exact):
-    """Block verification: never keeps less than Exact on average, often more (Sun et al. 2403.10444, algorithm 2).
+    """Block verification: never keeps less than Exact on average, often more (Sun et al. 2403.10444).
 
     With P_0 = 1 and P_i = min(1, P_i-1 p(x_i) / q(x_i)), prefix i of n passes with probability
     h_i = s_i / (s_i + 1 - P_i), where s_i = sum of max(0, P_i p - q) over the next token, and h_n = P_n.

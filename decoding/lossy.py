@@ -59,7 +59,7 @@ class Typical:
 
 
 class Rollback:
-    """Keep x where -log p(x) <= threshold, or where x is the target's best (Kim et al. 2302.07863, equation 4; BiLD).
+    """Keep x where -log p(x) <= threshold, or where x is the target's best (BiLD's rollback, Kim et al. 2302.07863).
 
     p is unfiltered: the test is on an absolute probability, exp(-threshold), in nats, and does not read q.
     Raises ValueError for a negative threshold.
@@ -78,7 +78,7 @@ class Rollback:
 class Divergence:
     """Keep a position where the divergence of p and q is at most ``threshold``, whatever was drawn there.
 
-    Fuzzy speculative decoding (Holsman et al. 2502.20704, section 3), which drops what Backoff Decoding would have
+    Fuzzy speculative decoding (Holsman et al. 2502.20704), which drops what Backoff Decoding would have
     handed to the large model. ``kind``: "kl", KL(q || p), or "reverse_kl", in nats; "js", the Jensen-Shannon
     divergence, at most log 2; "tv", the total variation distance, at most 1. p and q are unfiltered unless
     ``filtered``, where the KL is infinite unless the target could draw all that the draft could. Raises ValueError for
@@ -99,7 +99,7 @@ class Divergence:
 class Joint:
     """Keep the longest prefix with log P - log Q > log tau, P and Q the products of p and q over it.
 
-    Multi-token assisted decoding on one chain (Qin et al. 2407.09722, algorithm 1): every prefix is looked at, so a
+    Multi-token assisted decoding on one chain (MTAD, Qin et al. 2407.09722): every prefix is looked at, so a
     good token redeems a bad one before it, unless p was 0 there: a token outside the target's filter kills all longer
     prefixes. ``filtered=False`` compares softmaxes instead, where nothing is 0, also when greedy.
     The test is strict: p = q passes only with tau < 1. Raises ValueError unless tau > 0.

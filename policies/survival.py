@@ -12,7 +12,7 @@ from policies.policy import Policy
 class Survival:
     """End a draft where 1 - the product of its tokens' chances to be accepted exceeds ``threshold``.
 
-    SpecDec++ (Huang et al. 2405.19715, section 3.3): a threshold on this risk is optimal when the chances are right.
+    SpecDec++ (Huang et al. 2405.19715): a threshold on this risk is optimal when the chances are right.
     A token's chance is 1 - ``risk.score``, clamped to [0, 1]: a ``Logistic`` or ``MLP`` fitted to rejections, or any
     policy whose score is a probability. Without a ``risk`` it is the draft's largest probability. A draft is at least
     ``least`` tokens, and at most ``window`` of them are multiplied; give the decoder ``keep=True``, for the paper stops

@@ -54,7 +54,7 @@ def exact(case, target=None):
 
 
 def block(case):
-    """Algorithm 2 with its loop; the last prefix that passes is kept."""
+    """With its loop; the last prefix that passes is kept."""
     n, prefix, passes = case.n, [1.0], [1.0]
     for i, x in enumerate(case.x, 1):
         prefix.append(min(1.0, prefix[-1] * case.p[i - 1][x] / case.q[i - 1][x]))
