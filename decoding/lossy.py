@@ -80,9 +80,9 @@ class Divergence:
 
     Fuzzy speculative decoding (Holsman et al. 2502.20704), which drops what Backoff Decoding would have
     handed to the large model. ``kind``: "kl", KL(q || p), or "reverse_kl", in nats; "js", the Jensen-Shannon
-    divergence, at most log 2; "tv", the total variation distance, at most 1. p and q are unfiltered unless
-    ``filtered``, where the KL is infinite unless the target could draw all that the draft could. Raises ValueError for
-    another kind or a negative threshold.
+    divergence, at most log 2 (the authors' code swaps its arguments, so their thresholds for it are not ours); "tv",
+    the total variation distance, at most 1. p and q are unfiltered unless ``filtered``, where the KL is infinite unless
+    the target could draw all that the draft could. Raises ValueError for another kind or a negative threshold.
     """
 
     def __init__(self, kind: str = "kl", threshold: float = 0.95, filtered: bool = False):
