@@ -1,75 +1,52 @@
-"""How much of a draft is kept."""
+"""How much of a draft is kept: the rules, by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from decoding.sampling import Sampling, invert
-
-
-@dataclass(slots=True)
-class Draft:
-    """A drafted block as an acceptance rule sees it; r rows, at most k drafted tokens."""
-
-    tokens: Tensor
-    """[r, k] drafted ids"""
-    lengths: Tensor
-    """[r] how many of them are meant"""
-    draft_logits: Tensor
-    """[r, k, vocab] of the draft, before sampling"""
-    target_logits: Tensor
-    """[r, k + 1, vocab] of the target at the same positions and at the one after"""
-    sampling: Sampling
-    accept_noise: Tensor
-    """[r, k]"""
-    next_noise: Tensor
-    """[r, k + 1]"""
+from decoding.cascade import Cascade
+from decoding.draft import Draft
+from decoding.judge import Learned
+from decoding.lossless import Block, Exact
+from decoding.lossy import Divergence, FixedRatio, Joint, Lenient, Rollback, Typical
 
 
 class Acceptance(Protocol):
-    """``(accepted [r], next token [r])``: how many drafted tokens are kept, and the one after them."""
+    """``(accepted [r], next token [r])``: how many drafted tokens are kept, and the one after them.
+
+    A rule holds settings, never anything about a text; rows do not touch each other and the host waits for nothing.
+    """
 
     def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]: ...
 
 
-class Exact:
-    """Speculative sampling: the output is distributed as the target's own (Leviathan et al. 2211.17192, algorithm 1).
+RULES: dict[str, Callable[..., Acceptance]] = {
+    rule.__name__: rule
+    for rule in (Exact, Block, Lenient, Typical, Divergence, Cascade, Rollback, Joint, FixedRatio, Learned)
+}
+"""Every rule; all but ``Learned``, which takes a policy, have defaults."""
+LOSSLESS = ("Exact", "Block")
+"""The rules whose output is distributed as the target's own."""
 
-    Greedy keeps the drafted tokens that are the target's best.
+
+class Strict:
+    """``rule``, but a draft that begins within the first ``prefix`` tokens of an answer is verified by ``Exact``.
+
+    Lossy rules lose what an aligned model refuses long before they lose usefulness, and what it refuses is decided in
+    the first tokens (Secure speculative decoding, 2610.08678). Raises ValueError for a negative ``prefix``.
     """
 
+    def __init__(self, rule: Acceptance, prefix: int):
+        if prefix < 0:
+            raise ValueError(f"strict_prefix must be at least 0, not {prefix}")
+        self.rule, self.prefix, self.exact = rule, prefix, Exact()
+
     def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
-        if draft.sampling.greedy:
-            best = draft.target_logits.argmax(-1)
-            accepted = leading(best[:, :-1] == draft.tokens, draft.lengths)
-            return accepted, best.gather(1, accepted[:, None]).squeeze(1)
-        p = draft.sampling.probabilities(draft.target_logits)
-        q = draft.sampling.probabilities(draft.draft_logits)
-        p_drafted = p[:, :-1].gather(2, draft.tokens[..., None]).squeeze(2)
-        q_drafted = q.gather(2, draft.tokens[..., None]).squeeze(2)
-        accepted = leading(draft.accept_noise * q_drafted < p_drafted, draft.lengths)
-        return accepted, invert(self._residual(p, q, accepted, draft.lengths), _at(draft.next_noise, accepted))
-
-    def _residual(self, p: Tensor, q: Tensor, accepted: Tensor, lengths: Tensor) -> Tensor:
-        """max(0, p - q) where a token was rejected, p itself after a draft that was kept whole (unnormalised)."""
-        p_next = _at(p, accepted)
-        q_next = _at(torch.cat([q, torch.zeros_like(p[:, :1])], 1), accepted)
-        rejected = (accepted < lengths)[:, None]
-        residual = torch.where(rejected, (p_next - q_next).clamp(min=0), p_next)
-        # p = q up to rounding leaves nothing to draw from; then p itself is right.
-        return torch.where(residual.sum(-1, keepdim=True) > 0, residual, p_next)
-
-
-def leading(keep: Tensor, lengths: Tensor) -> Tensor:
-    """[r] number of leading True of ``keep`` [r, k] within ``lengths`` [r]."""
-    within = torch.arange(keep.shape[1], device=keep.device) < lengths[:, None]
-    return (keep & within).long().cumprod(1).sum(1)
-
-
-def _at(values: Tensor, index: Tensor) -> Tensor:
-    """values[r, index[r]] for values [r, n, ...]."""
-    return values[torch.arange(len(index), device=index.device), index]
+        strict = draft.starts < self.prefix
+        pairs = zip(self.exact(draft), self.rule(draft), strict=True)
+        accepted, after = (torch.where(strict, exact, lossy) for exact, lossy in pairs)
+        return accepted, after

@@ -57,7 +57,8 @@ class Result:
     lengths: Tensor
     """[batch] new tokens, EOS kept and counted"""
     writers: Tensor
-    """int8 [batch, new] index of the model that wrote each token, -1 where padded"""
+    """int8 [batch, new] index of the model that wrote each token (of what was given as draft and target, also where
+    the draft is no model), -1 where padded"""
     counts: dict
     """calls and tokens read per model; drafted, accepted, escalated"""
     seconds: dict

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.acceptance import Acceptance, Draft, Exact
+from decoding.acceptance import Acceptance, Exact, Strict
+from decoding.draft import Draft, at
+from decoding.drafting import Proposer, draft, noise, propose
+from decoding.judge import JUDGE
 from decoding.lm import LM
 from decoding.run import Run
-from decoding.sampling import ACCEPT, DRAW, REPLACE
+from decoding.sampling import ACCEPT, REPLACE
 from decoding.text import Commit
 from decoding.trail import Policy, Trail
 
@@ -18,33 +21,44 @@ from decoding.trail import Policy, Trail
 class Speculative:
     """Draft up to ``length`` tokens, fewer where ``stop`` says so, and keep what ``accept`` keeps.
 
-    ``stop`` is a policy asked before each drafted token with the draft's distribution: True ends the draft there and
-    drops that token; ``keep=True`` drafts it and then ends, as transformers and OpenVINO do. With ``Exact`` the output
-    is the target's own (Leviathan et al. 2211.17192, section 2).
+    The draft is a model or anything with ``propose``, such as ``PromptLookup(3)``; only the target is then in
+    ``models``, yet writer 0 is the draft and 1 the target. ``stop`` is a policy asked before each drafted token with
+    the draft's distribution: True ends the draft there and drops that token; ``keep=True`` drafts it and then ends, as
+    transformers and OpenVINO do. With ``Exact`` or ``Block`` the output is the target's own (Leviathan et al.
+    2211.17192, section 2). With ``strict_prefix=n`` a lossy rule is not asked about drafts that begin within the
+    first n tokens of an answer: these are verified by ``Exact``.
 
-    Raises ValueError unless there are two models and ``length`` is at least 1.
+    Raises ValueError unless there are a draft and a target, ``length`` is at least 1, ``strict_prefix`` at least 0,
+    and a ``stop`` has a model to look at.
     """
 
     def __init__(
         self,
-        models: Sequence[LM],
+        models: Sequence[LM | Proposer],
         length: int = 4,
         stop: Policy | None = None,
         accept: Acceptance | None = None,
         keep: bool = False,
+        strict_prefix: int = 0,
     ):
         if len(models) != 2:
             raise ValueError(f"speculative decoding takes [draft, target], not {len(models)} models")
         if length < 1:
             raise ValueError(f"the draft length must be at least 1, not {length}")
-        self.models, self.length, self.stop, self.keep = list(models), length, stop, keep
+        self.proposer = models[0] if hasattr(models[0], "propose") else None
+        if stop is not None and self.proposer is not None:
+            raise ValueError("a stop policy looks at the draft's distribution; what only proposes tokens has none")
+        self.models = list(models) if self.proposer is None else [models[1]]
+        self.length, self.stop, self.keep, self.strict_prefix = length, stop, keep, strict_prefix
         self.accept = Exact() if accept is None else accept
+        self.strict = Strict(self.accept, strict_prefix)
         self.scratch = length + 1
 
     def write(self, run: Run) -> Iterator[Commit]:
-        text, (small, large) = run.text, run.sessions
+        text, large = run.text, run.sessions[-1]
         trail = Trail(self.stop, text) if self.stop is not None else None
         run.drafted = run.accepted = 0
+        rounds = 0
         while True:
             rows = text.rows
             lengths = text.lengths[rows]
@@ -54,71 +68,43 @@ class Speculative:
             # Rows are right-aligned: bring the logits of the first drafted token of each to the front.
             shift = (k - drafted)[:, None] + torch.arange(k + 1, device=rows.device)
             checked = checked[torch.arange(len(rows), device=rows.device)[:, None], shift.clamp(max=k)]
-            accepted, after = self.accept(self._block(run, rows, lengths, tokens, drafted, logits, checked))
-            small.rollback(rows, lengths + accepted)
-            large.rollback(rows, lengths + accepted)
+            # A row has gained a token in every round, so the host knows when all are past the strict prefix.
+            accept = self.strict if rounds < self.strict_prefix else self.accept
+            accepted, after = accept(self._block(run, rows, lengths, tokens, drafted, logits, checked))
+            for session in run.sessions:
+                session.rollback(rows, lengths + accepted)
             run.drafted += int(drafted.sum())
             run.accepted += int(accepted.sum())
+            rounds += 1
             if trail is not None:
-                last = checked[torch.arange(len(rows), device=rows.device), accepted]
-                trail.checked_by_large(rows, lengths + accepted + 1, accepted == drafted, last)
+                trail.checked_by_large(rows, lengths + accepted + 1, accepted == drafted, at(checked, accepted))
             yield self._commit(rows, tokens, accepted, after)
 
     def _draft(self, run: Run, trail: Trail | None, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Write a draft into the text's scratch: tokens [r, k], logits [r, k, vocab], lengths [r]."""
-        text, session = run.text, run.sessions[0]
-        drafted = torch.zeros_like(rows)
         # The target writes one token in any case: the budget leaves room for one drafted token fewer.
-        room = (text.prompts[rows] + text.budget - lengths - 1).clamp(max=self.length)
-        going = drafted < room
-        tokens, logits = [], []
-        while bool(going.any()):
-            which = going.nonzero().squeeze(1)
-            at = rows[which]
-            now = lengths[which] + drafted[which]
-            row_logits, hidden = session.next(text.ids, now, at, trail is not None and trail.needs_hidden)
-            stopped = self._stopped(trail, row_logits, at, now, hidden)
-            ahead = which if self.keep else which[~stopped]
-            drawn = run.sampling.draw(row_logits, text.uniform(at, now - text.prompts[at], DRAW))
-            text.ids[at, now] = drawn
-            drafted[ahead] += 1
-            tokens.append(_spread(drawn, which, len(rows)))
-            logits.append(_spread(row_logits, which, len(rows)))
-            going = torch.zeros_like(going).index_fill(0, which[~stopped], True) & (drafted < room)
-        k = int(drafted.max())
-        if k == 0:
-            return (
-                lengths.new_zeros(len(rows), 0),
-                torch.empty(len(rows), 0, session.vocab, device=rows.device),
-                drafted,
-            )
-        return torch.stack(tokens[:k], 1), torch.stack(logits[:k], 1), drafted
-
-    def _stopped(self, trail: Trail | None, logits: Tensor, rows: Tensor, lengths: Tensor, hidden) -> Tensor:
-        if trail is None:
-            return torch.zeros_like(rows, dtype=torch.bool)
-        return trail.policy(trail.step(logits, rows, lengths, hidden))
+        room = (run.text.prompts[rows] + run.text.budget - lengths - 1).clamp(max=self.length)
+        if self.proposer is not None:
+            return propose(run, self.proposer, rows, lengths, room, self.length)
+        return draft(run, trail, rows, lengths, room, self.length, self.keep)
 
     def _block(self, run: Run, rows, lengths, tokens, drafted, draft_logits, target_logits) -> Draft:
-        position = (lengths - run.text.prompts[rows])[:, None] + torch.arange(tokens.shape[1] + 1, device=rows.device)
+        text, place = run.text, torch.arange(tokens.shape[1] + 1, device=rows.device)
+        starts = lengths - text.prompts[rows]
+        fresh = lambda place, stream: noise(text, rows, starts[:, None], place, stream, self.length)  # noqa: E731
         return Draft(
             tokens=tokens,
             lengths=drafted,
             draft_logits=draft_logits,
             target_logits=target_logits,
             sampling=run.sampling,
-            accept_noise=run.text.uniform(rows, position[:, :-1], ACCEPT),
-            next_noise=run.text.uniform(rows, position, REPLACE),
+            accept_noise=fresh(place[:-1], ACCEPT),
+            next_noise=fresh(place, REPLACE),
+            policy_noise=fresh(place[:-1], JUDGE),
+            starts=starts,
+            before=text.ids[rows, lengths - 1],
         )
 
     def _commit(self, rows: Tensor, tokens: Tensor, accepted: Tensor, after: Tensor) -> Commit:
         tokens = torch.cat([tokens, after[:, None]], 1).scatter(1, accepted[:, None], after[:, None])
         writers = torch.zeros_like(tokens).scatter(1, accepted[:, None], 1)
         return Commit(rows, tokens, writers, accepted + 1)
-
-
-def _spread(values: Tensor, which: Tensor, rows: int) -> Tensor:
-    """[rows, ...] with ``values`` at ``which`` and zeros elsewhere."""
-    if len(which) == rows:
-        return values
-    return values.new_zeros(rows, *values.shape[1:]).index_copy(0, which, values)

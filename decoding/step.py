@@ -36,6 +36,8 @@ class Step:
     """[..., width] last hidden state of the model about to write, when the policy sets ``needs_hidden``."""
     target_logits: Tensor | None = None
     """[..., vocab] logits of the larger model at this position; verification only."""
+    token: Tensor | None = None
+    """[...] id of the drafted token that is judged; verification only."""
     history: Tensor | None = None
     """[..., window, k] the ``k`` features named by ``policy.history`` at the ``window`` positions before this one,
     oldest first; NaN where there was none."""

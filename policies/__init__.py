@@ -9,6 +9,7 @@ from policies.logistic import Logistic
 from policies.mlp import MLP
 from policies.policy import Policy
 from policies.rule import Rule
+from policies.survival import Survival
 
 __all__ = [
     "FEATURES",
@@ -20,6 +21,7 @@ __all__ = [
     "PolicyError",
     "Random",
     "Rule",
+    "Survival",
     "features",
     "history_for",
     "load",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from policies.classes import BITS
+from policies.verdicts import VERDICTS
 
 WINDOW = 8
 """Earlier positions that a moving average covers."""
@@ -31,6 +32,13 @@ class View:
         return self.log_probs.exp()
 
     @cached_property
+    def target_log_probs(self) -> Tensor:
+        """[..., vocab] of the larger model, with the same floor."""
+        if self.step.target_logits is None:
+            raise ValueError("features of both models are for drafted tokens that the larger model has read")
+        return torch.log_softmax(self.step.target_logits.float(), dim=-1).clamp(min=-200.0)
+
+    @cached_property
     def top(self) -> Tensor:
         """[..., 10] largest probabilities, descending; fewer in a smaller vocabulary."""
         return self.log_probs.topk(min(10, self.log_probs.shape[-1]), dim=-1).values.exp()
@@ -50,6 +58,8 @@ class Feature:
     optional: bool = False
     """NaN means "not known yet" and may be imputed. For the others it means a broken model, and must escalate."""
     needs_classes: bool = False
+    needs_target: bool = False
+    """Known of drafted tokens only, once the larger model has read them."""
 
 
 def _entropy(view: View) -> Tensor:
@@ -115,6 +125,7 @@ FEATURES: dict[str, Feature] = {
     "mean_entropy": Feature(partial(_mean, "entropy"), averages="entropy", optional=True),
     "mean_agreed": Feature(partial(_mean, "agreed"), averages="agreed", optional=True),
     **{f"last_is_{name}": Feature(partial(_last_is, name), needs_classes=True) for name in BITS},
+    **{name: Feature(compute, needs_target=True) for name, compute in VERDICTS.items()},
 }
 
 

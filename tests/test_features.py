@@ -149,8 +149,35 @@ def test_token_classes(tokenizer):
     )
 
 
+def test_features_of_both_models_match_float64():
+    q, p = torch.randn(2, 50, 7) * 2
+    token = torch.arange(50) % 7
+    names = ("kl", "js", "tv", "target_entropy", "target_surprise", "target_regret", "log_ratio")
+    got = features(step_of(q, target_logits=p, token=token), names).double()
+    a, b = (x.double().softmax(-1) for x in (q, p))
+    m = (a + b) / 2
+    kl = lambda x, y: (x * (x / y).log()).sum(-1)  # noqa: E731
+    mine, large = (x.gather(1, token[:, None])[:, 0] for x in (a, b))
+    expected = [
+        kl(a, b),
+        (kl(a, m) + kl(b, m)) / 2,
+        (a - b).clamp(min=0).sum(-1),
+        -(b * b.log()).sum(-1),
+        -large.log(),
+        b.amax(1).log() - large.log(),
+        (mine / large).log(),
+    ]
+    torch.testing.assert_close(got, torch.stack(expected, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_both_models_need_both():
+    with pytest.raises(ValueError, match="drafted tokens that the larger model has read"):
+        features(step_of(torch.randn(2, 5)), ("kl",))
+
+
 def test_every_feature_has_a_column():
     history, classes = history_for(tuple(FEATURES)), torch.zeros(9, dtype=torch.uint8)
-    step = step_of(torch.randn(2, 3, 9), history=torch.rand(2, 3, 8, 2))
+    judged = {"target_logits": torch.randn(2, 3, 9), "token": torch.zeros(2, 3, dtype=torch.long)}
+    step = step_of(torch.randn(2, 3, 9), history=torch.rand(2, 3, 8, 2), **judged)
     got = features(step, tuple(FEATURES), history, classes)
     assert got.shape == (2, 3, len(FEATURES)) and got.dtype == torch.float32 and got.isfinite().all()

@@ -8,7 +8,7 @@ from conftest import tiny
 from toys import eager, nudged
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from decoding import Autoregressive, Backoff, Exact, Sampling, Speculative, generate
+from decoding import Autoregressive, Backoff, Block, Exact, Sampling, Speculative, generate
 from policies import Random, Rule
 
 VOCAB, NEW, DRAWS, EOS = 6, 3, 4000, 4
@@ -95,8 +95,9 @@ def p_value(decoder, sampling, eos=(), seed=0):
         Autoregressive(target),
         Speculative([draft, target], length=2),
         Speculative([draft, target], length=4, stop=UNSURE),
+        Speculative([draft, target], length=4, stop=UNSURE, accept=Block()),
     ],
-    ids=["autoregressive", "fixed", "stop"],
+    ids=["autoregressive", "fixed", "stop", "stop-block"],
 )
 def test_draws_follow_the_target(decoder, sampling):
     p, result = p_value(decoder, sampling)
@@ -110,7 +111,7 @@ def test_draws_follow_the_target(decoder, sampling):
 
 @pytest.mark.parametrize(
     "options",
-    [{"length": 1}, {"length": 3, "stop": Random(0.4)}, {"length": 3, "stop": UNSURE, "keep": True}],
+    [{"length": 1}, {"length": 3, "stop": Random(0.4)}, {"length": 3, "stop": UNSURE, "keep": True, "accept": Block()}],
     ids=str,
 )
 def test_draws_follow_the_target_to_its_eos(options):

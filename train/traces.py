@@ -25,7 +25,7 @@ from policies import FEATURES
 from train import atomic
 from train.quality import CAP, STOP
 
-FEATURE_COLUMNS = tuple(name for name in FEATURES if name != "uniform")
+FEATURE_COLUMNS = tuple(name for name, f in FEATURES.items() if name != "uniform" and not f.needs_target)
 NEEDED = (
     "prompt",
     "group",

@@ -1,0 +1,91 @@
+"""A drafted block as an acceptance rule sees it, and what rules do with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decoding.sampling import Sampling, invert
+
+
+@dataclass(slots=True)
+class Draft:
+    """r rows, at most k drafted tokens; p is the target's distribution, q the draft's, as in the papers.
+
+    ``filtered`` below: after temperature, top-k and top-p, as tokens are drawn; else the softmax of the logits.
+    """
+
+    tokens: Tensor
+    """[r, k] drafted ids"""
+    lengths: Tensor
+    """[r] how many of them are meant"""
+    draft_logits: Tensor
+    """[r, k, vocab] of the draft, before sampling; 0 and -inf where the draft leaves nothing to chance"""
+    target_logits: Tensor
+    """[r, k + 1, vocab] of the target at the same positions and at the one after"""
+    sampling: Sampling
+    accept_noise: Tensor
+    """[r, k]"""
+    next_noise: Tensor
+    """[r, k + 1]"""
+    policy_noise: Tensor
+    """[r, k]"""
+    starts: Tensor
+    """[r] tokens of the answer before the draft"""
+    before: Tensor
+    """[r] the token before the draft"""
+
+    def probabilities(self) -> tuple[Tensor, Tensor]:
+        """p [r, k + 1, vocab] and q [r, k, vocab], filtered."""
+        return self.sampling.probabilities(self.target_logits), self.sampling.probabilities(self.draft_logits)
+
+    def log_probabilities(self, filtered: bool) -> tuple[Tensor, Tensor]:
+        """log p and log q [r, k, vocab] at the drafted places; -inf outside a filter."""
+        if filtered:
+            p, q = self.probabilities()
+            return p[:, :-1].log(), q.log()
+        return self.target_logits[:, :-1].float().log_softmax(-1), self.draft_logits.float().log_softmax(-1)
+
+    def log_ratio(self, filtered: bool) -> Tensor:
+        """[r, k] log p(x) / q(x) of the drafted tokens x."""
+        log_p, log_q = self.log_probabilities(filtered)
+        return self.of_drafted(log_p) - self.of_drafted(log_q)
+
+    def of_drafted(self, values: Tensor) -> Tensor:
+        """[r, k] the entries of ``values`` [r, k or k + 1, vocab] at the drafted tokens."""
+        return values[:, : self.tokens.shape[1]].gather(2, self.tokens[..., None]).squeeze(2)
+
+    def is_best(self) -> Tensor:
+        """[r, k] True where a drafted token is the target's best."""
+        return self.target_logits[:, :-1].argmax(-1) == self.tokens
+
+    def target_token(self, accepted: Tensor) -> Tensor:
+        """[r] the token after ``accepted`` [r] drafted ones, drawn from p, whatever was rejected there."""
+        return self.sampling.draw(at(self.target_logits, accepted), at(self.next_noise, accepted))
+
+    def draw(self, weights: Tensor, accepted: Tensor) -> Tensor:
+        """[r] the token after ``accepted`` [r] drafted ones, drawn from ``weights`` [r, vocab]."""
+        return invert(weights, at(self.next_noise, accepted))
+
+
+def leading(keep: Tensor, lengths: Tensor) -> Tensor:
+    """[r] number of leading True of ``keep`` [r, k] within ``lengths`` [r]."""
+    return (keep & within(keep, lengths)).long().cumprod(1).sum(1)
+
+
+def furthest(keep: Tensor, lengths: Tensor) -> Tensor:
+    """[r] length of the longest prefix that ends in a True of ``keep`` [r, k] within ``lengths`` [r], else 0."""
+    ends = torch.arange(1, keep.shape[1] + 1, device=keep.device) * (keep & within(keep, lengths))
+    return torch.cat([torch.zeros_like(lengths)[:, None], ends], 1).amax(1)
+
+
+def within(values: Tensor, lengths: Tensor) -> Tensor:
+    """[r, k] True at the first ``lengths`` [r] columns of ``values`` [r, k, ...]."""
+    return torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+
+
+def at(values: Tensor, index: Tensor) -> Tensor:
+    """values[r, index[r]] for values [r, n, ...]."""
+    return values[torch.arange(len(index), device=index.device), index]

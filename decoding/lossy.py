@@ -1,0 +1,161 @@
+"""Acceptance rules that keep more than the target would: faster, and no longer the target's distribution.
+
+All keep the leading drafted tokens that pass, but for ``Joint``. The token that follows is drawn from the target's own
+filtered distribution p, as after a draft that was kept whole, but for ``Lenient``, which is named there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from decoding.draft import Draft, furthest, leading
+from decoding.lossless import Exact
+
+
+class Lenient:
+    """Keep x with probability min(1, p(x) / (l q(x))), l the ``lenience`` (Leviathan et al. 2211.17192, appendix A.5).
+
+    No token becomes more than 1 / l times as likely as under p, and l = 1 is ``Exact``. p and q are filtered; after a
+    rejection the next token is drawn from max(0, p - q). Greedy keeps x where p(x) >= l max p, unfiltered.
+    Raises ValueError unless 0 < lenience <= 1.
+    """
+
+    def __init__(self, lenience: float = 0.5):
+        if not 0 < lenience <= 1:
+            raise ValueError(f"lenience must be in (0, 1], not {lenience}")
+        self.lenience = lenience
+
+    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+        if draft.sampling.greedy:
+            logits = draft.target_logits[:, :-1].float()
+            keep = draft.of_drafted(logits) >= logits.amax(-1) + math.log(self.lenience)
+            return _then_target(draft, keep)
+        p, q = draft.probabilities()
+        keep = draft.accept_noise * self.lenience * draft.of_drafted(q) < draft.of_drafted(p)
+        return Exact().keep(draft, p, q, keep)
+
+
+class Typical:
+    """Keep x where p(x) > min(epsilon, delta exp(-H(p))), H in nats (Cai et al. 2401.10774, section 2.3.1; Medusa).
+
+    p is filtered, so a token that the target could not draw is never kept; greedy keeps the target's best.
+    Raises ValueError unless 0 <= epsilon < 1 and delta >= 0.
+    """
+
+    def __init__(self, epsilon: float = 0.09, delta: float = 0.3):
+        if not (0 <= epsilon < 1 and delta >= 0):
+            raise ValueError(f"typical acceptance needs 0 <= epsilon < 1 and delta >= 0, not {epsilon} and {delta}")
+        self.epsilon, self.delta = epsilon, delta
+
+    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+        p = draft.sampling.probabilities(draft.target_logits[:, :-1])
+        entropy = torch.special.entr(p).sum(-1)
+        bar = (self.delta * (-entropy).exp()).clamp(max=self.epsilon)
+        return _then_target(draft, draft.of_drafted(p) > bar)
+
+
+class Rollback:
+    """Keep x where -log p(x) <= threshold, or where x is the target's best (BiLD's rollback, Kim et al. 2302.07863).
+
+    p is unfiltered: the test is on an absolute probability, exp(-threshold), in nats, and does not read q.
+    Raises ValueError for a negative threshold.
+    """
+
+    def __init__(self, threshold: float = 5.0):
+        if not threshold >= 0:
+            raise ValueError(f"a rollback threshold must be at least 0 nats, not {threshold}")
+        self.threshold = threshold
+
+    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+        log_p = draft.target_logits.float().log_softmax(-1)
+        return _then_target(draft, (-draft.of_drafted(log_p) <= self.threshold) | draft.is_best())
+
+
+class Divergence:
+    """Keep a position where the divergence of p and q is at most ``threshold``, whatever was drawn there.
+
+    Fuzzy speculative decoding (Holsman et al. 2502.20704), which drops what Backoff Decoding would have
+    handed to the large model. ``kind``: "kl", KL(q || p), or "reverse_kl", in nats; "js", the Jensen-Shannon
+    divergence, at most log 2 (the authors' code swaps its arguments, so their thresholds for it are not ours); "tv",
+    the total variation distance, at most 1. p and q are unfiltered unless ``filtered``, where the KL is infinite unless
+    the target could draw all that the draft could. Raises ValueError for another kind or a negative threshold.
+    """
+
+    def __init__(self, kind: str = "kl", threshold: float = 0.95, filtered: bool = False):
+        if kind not in DIVERGENCES:
+            raise ValueError(f"unknown divergence {kind!r}; the known ones are {', '.join(DIVERGENCES)}")
+        if not threshold >= 0:
+            raise ValueError(f"a divergence threshold must be at least 0, not {threshold}")
+        self.kind, self.threshold, self.filtered = kind, threshold, filtered
+
+    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+        return _then_target(draft, DIVERGENCES[self.kind](*draft.log_probabilities(self.filtered)) <= self.threshold)
+
+
+class Joint:
+    """Keep the longest prefix with log P - log Q > log tau, P and Q the products of p and q over it.
+
+    Multi-token assisted decoding on one chain (MTAD, Qin et al. 2407.09722): every prefix is looked at, so a
+    good token redeems a bad one before it, unless p was 0 there: a token outside the target's filter kills all longer
+    prefixes. ``filtered=False`` compares softmaxes instead, where nothing is 0, also when greedy.
+    The test is strict: p = q passes only with tau < 1. Raises ValueError unless tau > 0.
+    """
+
+    def __init__(self, tau: float = 0.5, filtered: bool = True):
+        self.tau, self.filtered = _positive(tau), filtered
+
+    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+        accepted = furthest(draft.log_ratio(self.filtered).cumsum(1) > math.log(self.tau), draft.lengths)
+        return accepted, draft.target_token(accepted)
+
+
+class FixedRatio:
+    """Keep x where p(x) / q(x) > tau: ``Exact`` with a constant for its noise, token by token.
+
+    The control for ``Joint`` that its reviewers asked for: whatever this does too is not due to looking at tokens
+    jointly. Filtered or not as there. Raises ValueError unless tau > 0.
+    """
+
+    def __init__(self, tau: float = 0.5, filtered: bool = True):
+        self.tau, self.filtered = _positive(tau), filtered
+
+    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+        return _then_target(draft, draft.log_ratio(self.filtered) > math.log(self.tau))
+
+
+def _then_target(draft: Draft, keep: Tensor) -> tuple[Tensor, Tensor]:
+    accepted = leading(keep, draft.lengths)
+    return accepted, draft.target_token(accepted)
+
+
+def _positive(tau: float) -> float:
+    if not tau > 0:
+        raise ValueError(f"tau must be positive, not {tau}")
+    return tau
+
+
+def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+    a = log_a.exp()
+    return torch.where(a > 0, a * (log_a - log_b), 0.0).sum(-1)
+
+
+def _js(log_p: Tensor, log_q: Tensor) -> Tensor:
+    middle = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (_kl(log_p, middle) + _kl(log_q, middle)) / 2
+
+
+def _tv(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
+
+
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": lambda log_p, log_q: _kl(log_q, log_p),
+    "reverse_kl": _kl,
+    "js": _js,
+    "tv": _tv,
+}
+"""[...] from log p and log q [..., vocab]."""
