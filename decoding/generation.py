@@ -111,12 +111,12 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     text = Text(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
     needed = int(text.prompts.max()) + max_new_tokens
-    for lm in models:
-        if needed > lm.context:
-            raise ValueError(
-                f"the longest prompt ({needed - max_new_tokens} tokens) and max_new_tokens ({max_new_tokens}) need "
-                f"{needed} positions, but {lm.name} has {lm.context}"
-            )
+    tightest = min(models, key=lambda lm: lm.context)
+    if needed > tightest.context:
+        raise ValueError(
+            f"the longest prompt ({needed - max_new_tokens} tokens) and max_new_tokens ({max_new_tokens}) need "
+            f"{needed} positions, but {tightest.name} has {tightest.context}"
+        )
     sessions = [lm.session(len(input_ids), text.capacity) for lm in models]
     for session in sessions:
         session.vocab = vocab

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
+from decoding.architectures import attention, context
+from decoding.attention import use_attention
 from decoding.packed import pack
-from decoding.session import Session, use_grouped_attention
+from decoding.session import Session
 
-EXACT = ("llama", "qwen2", "qwen3")
-"""model_type of the architectures that the cache is tested to be exact for."""
 CONFIG_KEYS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -25,14 +25,13 @@ class LM:
     """
 
     def __init__(self, model, tokenizer=None):
-        _refuse_inexact(model.config)
+        use_attention(model, attention(model.config))
         self.model, self.tokenizer = model.eval(), tokenizer
-        use_grouped_attention(model)
         self.vocab = model.config.vocab_size
         if tokenizer is not None:
             # Not len(tokenizer): ids may have holes, and a tokenizer may know tokens that the head does not.
             self.vocab = min(self.vocab, max(tokenizer.get_vocab().values()) + 1)
-        self.context = model.config.max_position_embeddings
+        self.context = context(model.config)
 
     @classmethod
     def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True) -> LM:
@@ -147,13 +146,3 @@ def _dequantize(gguf: dict[str, str]) -> dict:
     except ImportError:  # 5.17 always makes a dense model
         return {}
     return {"quantization_config": GgufConfig(dequantize=True, **gguf)} if gguf else {}
-
-
-def _refuse_inexact(config) -> None:
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    if config.model_type not in EXACT:
-        raise ValueError(f"architecture {config.model_type!r} is not supported yet; exact ones: {', '.join(EXACT)}")
-    if set(layers) != {"full_attention"}:
-        raise ValueError(
-            f"this {config.model_type} uses {sorted(set(layers))} attention; only full attention is exact yet"
-        )

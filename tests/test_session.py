@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from conftest import KINDS, tiny
+from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import KINDS
 from toys import eager, nudged
 
 from decoding import Autoregressive, Backoff, Sampling, Speculative, generate
