@@ -67,5 +67,7 @@ def build(kind: str, **changes):
     options = SHAPE | own | changes
     if "layer_types" in options:
         options["layer_types"] = options["layer_types"][-options["num_hidden_layers"] :]
-    config = getattr(transformers, name + "Config")(**options)
-    return transformers.AutoModelForCausalLM.from_config(config)
+    config = getattr(transformers, name + "Config")
+    if not hasattr(config, "num_key_value_heads"):
+        del options["num_key_value_heads"]
+    return transformers.AutoModelForCausalLM.from_config(config(**options))

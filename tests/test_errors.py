@@ -13,6 +13,7 @@ from toys import greedy, nudged, words
 from transformers import BambaConfig, GptOssConfig, MambaConfig, PreTrainedTokenizerFast, T5Config
 
 from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate
+from decoding.generation import NEUTRAL
 from policies import Rule
 
 large = tiny(layers=2, seed=1)
@@ -91,7 +92,7 @@ def test_the_smallest_context_is_named(refuses, order):
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize(
     "setting",
-    [("repetition_penalty", 1.2, 1.0), ("no_repeat_ngram_size", 3, 0), ("suppress_tokens", [4], None)],
+    [(name, [[4]] if neutral is None else neutral + 0.5, neutral) for name, neutral in NEUTRAL.items()],
     ids=lambda setting: setting[0],
 )
 def test_processors_of_a_generation_config(refuses, which, setting):
