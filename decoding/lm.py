@@ -20,8 +20,9 @@ CONFIG_KEYS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_lay
 class LM:
     """A causal language model and its tokenizer.
 
-    ``LM.load`` takes a folder, a hub id or a ``.gguf`` file; ``LM(hf_model, tokenizer)`` wraps a loaded model, whose
-    attention implementation it sets. Raises ValueError for an architecture that would not be exact.
+    ``LM.load`` takes a folder, a hub id or a ``.gguf`` file; ``LM(hf_model, tokenizer)`` wraps a loaded model, also a
+    quantised one or one with a device_map, and sets its attention implementation. Raises ValueError for an
+    architecture that would not be exact.
     """
 
     def __init__(self, model, tokenizer=None):
@@ -67,7 +68,10 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where token ids go: where accelerate runs the embedding, should its weights be kept somewhere else."""
+        hook = getattr(self.model.get_input_embeddings(), "_hf_hook", None)
+        place = getattr(hook, "execution_device", None)
+        return self.model.device if place is None else torch.device(place)
 
     @cached_property
     def vocabulary(self) -> dict[str, int | None]:
@@ -90,7 +94,8 @@ class LM:
     def identity(self) -> dict[str, str]:
         """name and the hashes of tokenizer, config and a few weights, stored with a policy tuned on this model."""
         config = self.model.config
-        weights = dict(self.model.named_parameters())
+        # Not the quantised ones, nor those that accelerate has put away.
+        weights = {n: w for n, w in self.model.named_parameters() if type(w) is torch.nn.Parameter and not w.is_meta}
         few = [weights[name] for name in sorted(weights)[:: max(1, len(weights) // 8)]]
         values = b"".join(
             w.flatten()[:512].detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes() for w in few
