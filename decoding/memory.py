@@ -28,7 +28,7 @@ def check_fits(models: Sequence[LM], batch: int, capacity: int) -> None:
     """Raise ValueError, with the size in GiB, when the caches of all model slots do not fit in available memory."""
     needed = Counter()
     for lm in models:
-        needed[lm.device] += cache_bytes(lm, batch, capacity)
+        needed[lm.device] += cache_bytes(lm, batch, capacity) // _spread(lm)
     for device, size in needed.items():
         room = available(device)
         if size > room:
@@ -50,6 +50,11 @@ def available(device: torch.device) -> float:
         return int(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024
     except (OSError, StopIteration):
         return _physical()
+
+
+def _spread(lm: LM) -> int:
+    """Over how many accelerators a device_map spreads the layers, and their caches with them."""
+    return max(1, len(set(getattr(lm.model, "hf_device_map", {}).values()) - {"cpu", "disk"}))
 
 
 def _physical() -> float:
