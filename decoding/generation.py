@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from decoding.lm import LM, check_compatible
+from decoding.memory import check_fits
 from decoding.run import Run
 from decoding.sampling import Sampling
 from decoding.stream import Piece, PieceStream, StopStrings
@@ -22,7 +23,7 @@ NEUTRAL = {
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
     "min_length": 0,
-    "min_new_tokens": None,
+    "min_new_tokens": 0,
     "bad_words_ids": None,
     "sequence_bias": None,
     "suppress_tokens": None,
@@ -30,11 +31,13 @@ NEUTRAL = {
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
     "exponential_decay_length_penalty": None,
-    "guidance_scale": None,
-    "min_p": None,
+    "guidance_scale": 1,
+    "min_p": 0.0,
+    "top_h": None,
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
+    "watermarking_config": None,
 }
 """Settings of a generation_config that change logits, with the values at which they do nothing."""
 
@@ -84,8 +87,8 @@ def generate(
     after the token that completes it. Row r of a batch seeded s draws what a single run seeded s + r draws; ``seed``
     None takes a fresh one. ``stream(piece)`` is called for every token (``decoding.stream.Piece``).
 
-    Raises ValueError before any work for input that does not fit (shapes, context length, unequal tokenizers, logits
-    processors that would be ignored), FloatingPointError at the step in which a model returns NaN.
+    Raises ValueError before any work for input that does not fit (shapes, context length, memory, unequal tokenizers,
+    logits processors that would be ignored), FloatingPointError at the step in which a model returns NaN.
     """
     began = time.perf_counter()
     with torch.inference_mode():
@@ -112,12 +115,13 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     text = Text(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
     needed = int(text.prompts.max()) + max_new_tokens
-    for lm in models:
-        if needed > lm.context:
-            raise ValueError(
-                f"the longest prompt ({needed - max_new_tokens} tokens) and max_new_tokens ({max_new_tokens}) need "
-                f"{needed} positions, but {lm.name} has {lm.context}"
-            )
+    tightest = min(models, key=lambda lm: lm.context)
+    if needed > tightest.context:
+        raise ValueError(
+            f"the longest prompt ({needed - max_new_tokens} tokens) and max_new_tokens ({max_new_tokens}) need "
+            f"{needed} positions, but {tightest.name} has {tightest.context}"
+        )
+    check_fits(models, len(input_ids), text.capacity)
     sessions = [lm.session(len(input_ids), text.capacity) for lm in models]
     for session in sessions:
         session.vocab = vocab

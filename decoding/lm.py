@@ -9,30 +9,30 @@ from pathlib import Path
 
 import torch
 
+from decoding.architectures import attention, context
+from decoding.attention import use_attention
 from decoding.packed import pack
-from decoding.session import Session, use_grouped_attention
+from decoding.session import Session
 
-EXACT = ("llama", "qwen2", "qwen3")
-"""model_type of the architectures that the cache is tested to be exact for."""
 CONFIG_KEYS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 class LM:
     """A causal language model and its tokenizer.
 
-    ``LM.load`` takes a folder, a hub id or a ``.gguf`` file; ``LM(hf_model, tokenizer)`` wraps a loaded model, whose
-    attention implementation it sets. Raises ValueError for an architecture that would not be exact.
+    ``LM.load`` takes a folder, a hub id or a ``.gguf`` file; ``LM(hf_model, tokenizer)`` wraps a loaded model, also a
+    quantised one or one with a device_map, and sets its attention implementation. Raises ValueError for an
+    architecture that would not be exact.
     """
 
     def __init__(self, model, tokenizer=None):
-        _refuse_inexact(model.config)
+        use_attention(model, attention(model.config))
         self.model, self.tokenizer = model.eval(), tokenizer
-        use_grouped_attention(model)
         self.vocab = model.config.vocab_size
         if tokenizer is not None:
             # Not len(tokenizer): ids may have holes, and a tokenizer may know tokens that the head does not.
             self.vocab = min(self.vocab, max(tokenizer.get_vocab().values()) + 1)
-        self.context = model.config.max_position_embeddings
+        self.context = context(model.config)
 
     @classmethod
     def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True) -> LM:
@@ -68,7 +68,10 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where token ids go: where accelerate runs the embedding, should its weights be kept somewhere else."""
+        hook = getattr(self.model.get_input_embeddings(), "_hf_hook", None)
+        place = getattr(hook, "execution_device", None)
+        return self.model.device if place is None else torch.device(place)
 
     @cached_property
     def vocabulary(self) -> dict[str, int | None]:
@@ -91,7 +94,8 @@ class LM:
     def identity(self) -> dict[str, str]:
         """name and the hashes of tokenizer, config and a few weights, stored with a policy tuned on this model."""
         config = self.model.config
-        weights = dict(self.model.named_parameters())
+        # Not the quantised ones, nor those that accelerate has put away.
+        weights = {n: w for n, w in self.model.named_parameters() if type(w) is torch.nn.Parameter and not w.is_meta}
         few = [weights[name] for name in sorted(weights)[:: max(1, len(weights) // 8)]]
         values = b"".join(
             w.flatten()[:512].detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes() for w in few
@@ -147,13 +151,3 @@ def _dequantize(gguf: dict[str, str]) -> dict:
     except ImportError:  # 5.17 always makes a dense model
         return {}
     return {"quantization_config": GgufConfig(dequantize=True, **gguf)} if gguf else {}
-
-
-def _refuse_inexact(config) -> None:
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    if config.model_type not in EXACT:
-        raise ValueError(f"architecture {config.model_type!r} is not supported yet; exact ones: {', '.join(EXACT)}")
-    if set(layers) != {"full_attention"}:
-        raise ValueError(
-            f"this {config.model_type} uses {sorted(set(layers))} attention; only full attention is exact yet"
-        )

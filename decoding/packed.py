@@ -24,7 +24,7 @@ class PackedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
-        if not x.is_cpu or weight.dtype not in DTYPES or (torch.is_grad_enabled() and x.requires_grad):
+        if not x.is_cpu or not _dense(weight) or (torch.is_grad_enabled() and x.requires_grad):
             return F.linear(x, weight, self.bias)
         version = (weight.data_ptr(), weight._version)
         if self._packed_from != version:
@@ -37,9 +37,17 @@ class PackedLinear(nn.Linear):
 
 
 def pack(model: nn.Module) -> None:
-    """Turn the ``nn.Linear`` layers of a CPU model into ``PackedLinear``; does nothing where oneDNN is missing."""
+    """Turn the ``nn.Linear`` layers of a CPU model into ``PackedLinear``; does nothing where oneDNN is missing.
+
+    Quantised layers stay as they are.
+    """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return
     for module in model.modules():
-        if type(module) is nn.Linear:
+        if type(module) is nn.Linear and _dense(module.weight):
             module.__class__ = PackedLinear
+
+
+def _dense(weight: Tensor) -> bool:
+    """Not so: tensor types of their own, which quantised weights are, with a dtype they only pretend to have."""
+    return weight.dtype in DTYPES and type(weight) in (nn.Parameter, Tensor)

@@ -1,4 +1,4 @@
-"""Temperature, top-k and top-p, and noise that depends on nothing but seed, row and position."""
+"""Temperature, top-k, top-p and min-p, and noise that depends on nothing but seed, row and position."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ DRAW, ACCEPT, REPLACE, POLICY = range(4)
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a distribution becomes a token, in transformers' order: temperature, then top-k, then top-p.
+    """How a distribution becomes a token, in transformers' order: temperature, then top-k, top-p and min-p.
 
-    ``temperature=0`` is greedy. Raises ValueError for values outside temperature >= 0, top_k >= 1, 0 < top_p <= 1.
+    ``temperature=0`` is greedy; ``min_p`` is the least probability kept, in units of the greatest. Raises ValueError
+    for values outside temperature >= 0, top_k an int >= 1, 0 < top_p <= 1, 0 <= min_p <= 1.
     """
 
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be at least 0 and finite, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1 or None, not {self.top_k}")
+        if self.top_k is not None and not (isinstance(self.top_k, int) and self.top_k >= 1):
+            raise ValueError(f"top_k must be a whole number of at least 1 or None, not {self.top_k!r}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1] or None, not {self.top_p}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be in [0, 1] or None, not {self.min_p}")
 
     @property
     def greedy(self) -> bool:
@@ -45,6 +49,10 @@ class Sampling:
         probabilities = logits.softmax(-1)
         if self.top_p is not None and self.top_p < 1:
             probabilities = self._nucleus(probabilities)
+        if self.min_p is not None:
+            least = self.min_p * probabilities.amax(-1, keepdim=True)
+            probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+            probabilities = probabilities / probabilities.sum(-1, keepdim=True)
         return probabilities
 
     def _nucleus(self, probabilities: Tensor) -> Tensor:

@@ -9,21 +9,19 @@ from __future__ import annotations
 import time
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
-
-ATTENTION = "grouped_sdpa"
 
 
 class Plan:
-    """Where the next forward writes (``slots`` [rows * q], flat over row and slot) and how far it reads (``reach``)."""
+    """The next forward: its queries' ``positions`` [r, q], how far it reads (``reach``), and where it writes.
 
-    slots: Tensor
+    ``slots`` [r * q] are flat over row and slot; ``rows`` None means all of them.
+    """
+
+    positions: Tensor
     reach: int
+    slots: Tensor
     rows: Tensor | None
 
 
@@ -47,12 +45,13 @@ class SlotLayer(CacheLayerMixin):
 
     def _write(self, store: Tensor, states: Tensor) -> Tensor:
         plan = self.plan
-        store.flatten(0, 1).index_copy_(0, plan.slots, states.transpose(1, 2).flatten(0, 1))
-        seen = store[:, : plan.reach] if plan.rows is None else store[plan.rows, : plan.reach]
+        slots = plan.slots.to(store.device)  # layers may be on devices of their own
+        store.flatten(0, 1).index_copy_(0, slots, states.transpose(1, 2).flatten(0, 1))
+        seen = store[:, : plan.reach] if plan.rows is None else store[plan.rows.to(store.device), : plan.reach]
         return seen.transpose(1, 2)
 
     def get_seq_length(self, *args) -> int:
-        return 0
+        return self.plan.reach - self.plan.positions.shape[1]
 
     def get_max_length(self) -> int:
         return self.capacity
@@ -61,6 +60,17 @@ class SlotLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int, *args) -> tuple[int, int]:
         return self.plan.reach, 0
+
+
+class SlotCache(Cache):
+    """The layers of one model, asked for masks with positions where transformers expects one offset."""
+
+    def __init__(self, plan: Plan, layers: list[SlotLayer]):
+        super().__init__(layers=layers)
+        self.plan = plan
+
+    def get_query_offset(self, *args) -> Tensor:
+        return self.plan.positions
 
 
 class Session:
@@ -74,9 +84,8 @@ class Session:
     def __init__(self, lm, batch: int, capacity: int):
         self.model, self.name, self.vocab, self.batch = lm.model, lm.name, lm.vocab, batch
         self.plan, self.capacity = Plan(), capacity
-        self.cache = Cache(
-            layers=[SlotLayer(self.plan, batch, capacity) for _ in range(lm.model.config.num_hidden_layers)]
-        )
+        layers = [SlotLayer(self.plan, batch, capacity) for _ in range(lm.model.config.num_hidden_layers)]
+        self.cache = SlotCache(self.plan, layers)
         self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
         self.nan = torch.zeros((), dtype=torch.bool, device=lm.device)
         self.calls, self.tokens = 0, torch.zeros((), dtype=torch.long, device=lm.device)
@@ -97,9 +106,8 @@ class Session:
         real = positions >= start[:, None]
         self._plan(rows, positions, real, reach)
         out = self.model(
-            input_ids=ids[rows[:, None], positions.clamp(min=0)],
-            position_ids=positions.clamp(min=0),
-            attention_mask=self._mask(positions, reach),
+            input_ids=ids[rows[:, None], self.plan.positions],
+            position_ids=self.plan.positions,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep,
@@ -131,39 +139,11 @@ class Session:
         slots = torch.where(real, positions, self.capacity) + rows[:, None] * (self.capacity + 1)
         self.plan.slots, self.plan.reach = slots.flatten(), reach
         self.plan.rows = None if len(rows) == self.batch else rows
-
-    def _mask(self, positions: Tensor, reach: int) -> Tensor | None:
-        """[r, 1, q, reach]: slots up to the query's position; padding looks at slot 0, its output is not used."""
-        slots = torch.arange(reach, device=positions.device)
-        return (slots <= positions.clamp(min=0)[..., None])[:, None]
+        # Padding stands at position 0, where there is something to look at; its output is not used.
+        self.plan.positions = positions.clamp(min=0)
 
     def _count(self, real: Tensor, prompt: bool, seconds: float) -> None:
         self.calls += 1
         self.tokens += real.sum()
         self.seconds += seconds
         self.prefill += seconds if prompt else 0.0
-
-
-def grouped_sdpa(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
-    """Grouped-query attention without repeating keys: the query heads of a group become queries of one head.
-
-    query [b, heads, q, d], key and value [b, groups, k, d]. transformers' own function copies keys and values
-    ``heads / groups`` times whenever a mask is given, and ours always is. Without a mask of ours it takes over again.
-    """
-    if attention_mask is None or kwargs.get("position_bias") is not None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
-        )
-    b, heads, q, d = query.shape
-    groups = key.shape[1]
-    folded = query.reshape(b, groups, heads // groups * q, d)
-    mask = attention_mask.repeat(1, 1, heads // groups, 1) if q > 1 and heads != groups else attention_mask
-    out = F.scaled_dot_product_attention(folded, key, value, mask, dropout_p=dropout, scale=scaling)
-    return out.view(b, heads, q, -1).transpose(1, 2), None
-
-
-def use_grouped_attention(model) -> None:
-    """Set ``grouped_sdpa`` on a transformers model; its own ``generate`` keeps working."""
-    AttentionInterface.register(ATTENTION, grouped_sdpa)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-    model.set_attn_implementation(ATTENTION)

@@ -40,13 +40,14 @@ class Text:
     def __init__(
         self, input_ids: Tensor, attention_mask: Tensor, budget: int, scratch: int, eos: tuple[int, ...], seed: int
     ):
-        batch, width = input_ids.shape
+        batch = len(input_ids)
         self.device, self.budget = input_ids.device, budget
-        self.capacity = width + budget + scratch
         self.prompts = attention_mask.sum(1)
+        longest = int(self.prompts.max())
+        self.capacity = longest + budget + scratch
         self.ids = input_ids.new_zeros(batch, self.capacity)
-        order = attention_mask.long().argsort(dim=1, descending=True, stable=True)
-        self.ids[:, :width] = input_ids.gather(1, order) * attention_mask.gather(1, order)
+        order = attention_mask.long().argsort(dim=1, descending=True, stable=True)[:, :longest]
+        self.ids[:, :longest] = input_ids.gather(1, order) * attention_mask.gather(1, order)
         self.lengths = self.prompts.clone()
         self.signed = torch.full(self.ids.shape, -1, dtype=torch.int8, device=self.device)
         self.eos = torch.tensor(eos, dtype=torch.long, device=self.device)

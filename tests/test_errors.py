@@ -1,16 +1,19 @@
 """What cannot be served is refused by name, before any model has worked; broken weights stop at once."""
 
 import copy
+from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from toys import nudged, words
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from toys import greedy, nudged, words
+from transformers import BambaConfig, GptOssConfig, MambaConfig, PreTrainedTokenizerFast, T5Config
 
 from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate
+from decoding.generation import NEUTRAL
 from policies import Rule
 
 large = tiny(layers=2, seed=1)
@@ -75,10 +78,21 @@ def test_the_context_of_every_model(refuses, which):
     refuses(r"prompt \(3 tokens\) and max_new_tokens \(18\) need 21.* 20$", Backoff(models, never), max_new_tokens=18)
 
 
+@pytest.mark.parametrize("order", permutations([30, 20, 25]), ids=str)
+def test_the_smallest_context_is_named(refuses, order):
+    models = [tiny(max_position_embeddings=n) for n in order]
+    for lm in models:
+        lm.model.config.name_or_path = f"of-{lm.context}"
+    three = Backoff(models, [never, never])
+    refuses(r"need 43 positions, but of-20 has 20$", three, max_new_tokens=40)
+    result = generate(three, IDS, max_new_tokens=17, eos_token_id=())
+    assert result.lengths.tolist() == [17, 17]
+
+
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize(
     "setting",
-    [("repetition_penalty", 1.2, 1.0), ("no_repeat_ngram_size", 3, 0), ("suppress_tokens", [4], None)],
+    [(name, [[4]] if neutral is None else neutral + 0.5, neutral) for name, neutral in NEUTRAL.items()],
     ids=lambda setting: setting[0],
 )
 def test_processors_of_a_generation_config(refuses, which, setting):
@@ -140,23 +154,29 @@ def test_ids_with_holes_are_all_kept_and_ids_beyond_the_head_are_not():
     assert vocabulary(99) == 37
 
 
-def test_architectures_by_name():
-    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=37, n_embd=32, n_layer=1, n_head=2, n_positions=32))
-    with pytest.raises(ValueError, match=r"'gpt2' is not supported.*llama, qwen2, qwen3"):
-        LM(gpt2)
-    windowed = Qwen2Config(
-        vocab_size=37,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        use_sliding_window=True,
-        sliding_window=4,
-        max_window_layers=1,
-    )
-    with pytest.raises(ValueError, match=r"qwen2 uses.*sliding_attention"):
-        LM(Qwen2ForCausalLM(windowed))
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (T5Config(d_model=32, d_ff=48, num_layers=1, num_heads=2), "encoder-decoder"),
+        (MambaConfig(hidden_size=32, num_hidden_layers=1), "cannot be rolled back"),
+        (BambaConfig(num_hidden_layers=1), "cannot be rolled back"),
+        (GptOssConfig(hidden_size=32, num_hidden_layers=1), "has not been tested"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_architectures_by_name(config, reason):
+    model = SimpleNamespace(config=config)
+    with pytest.raises(ValueError, match=f"'{config.model_type}' is not supported: .*{reason}.*; the exact .*llama"):
+        LM(model)
+
+
+def test_positions_at_which_longrope_would_turn(refuses):
+    """Longrope reads short texts with other frequencies than long ones, all rows of a batch alike."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    lm = tiny("phi3", rope_parameters=rope, original_max_position_embeddings=16)
+    refuses("prompt .3 tokens. and max_new_tokens .14. need 17.* 16$", Autoregressive(lm), max_new_tokens=14)
+    expected = greedy(lm, IDS, torch.ones_like(IDS), 13)
+    assert torch.equal(generate(Autoregressive(lm), IDS, max_new_tokens=13, eos_token_id=()).sequences, expected)
 
 
 def test_decoders_check_their_parts():

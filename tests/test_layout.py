@@ -1,6 +1,7 @@
 """Files are where they belong: names that shadow nothing, imports in one direction, nothing unsafe to load."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -115,3 +116,16 @@ assert torch.equal(state, torch.random.get_rng_state())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_table_of_architectures_is_complete():
+    """A row for every architecture that is served, with its attention, and a tiny model of each in the tests."""
+    import transformers
+    from kinds import KINDS
+
+    from decoding.architectures import ATTENTION
+
+    text = (ROOT / "docs" / "architectures.md").read_text()
+    rows = dict(re.findall(r"^\| [^|]+ \| `(\w+)` \| slots, (\w+)", text, re.MULTILINE))
+    assert rows == {kind: name.removesuffix("_sdpa") for kind, name in ATTENTION.items()}
+    assert {getattr(transformers, name + "Config").model_type for name, _ in KINDS.values()} == set(ATTENTION)

@@ -2,9 +2,17 @@
 
 import pytest
 import torch
+from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from decoding import Sampling
 from decoding.sampling import invert, noise
@@ -13,14 +21,27 @@ from decoding.sampling import invert, noise
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [None, 1, 5, 50, 100])
 @pytest.mark.parametrize("top_p", [None, 0.05, 0.6, 0.95, 1.0])
-def test_probabilities_are_those_of_transformers(temperature, top_k, top_p):
+@pytest.mark.parametrize("min_p", [None, 0.0, 0.02, 0.4, 1.0])
+def test_probabilities_are_those_of_transformers(temperature, top_k, top_p, min_p):
     logits = 3 * torch.randn(7, 50, generator=torch.Generator().manual_seed(0))
     scores = TemperatureLogitsWarper(temperature)(None, logits)
     scores = scores if top_k is None else TopKLogitsWarper(top_k)(None, scores)
     scores = scores if top_p is None else TopPLogitsWarper(top_p)(None, scores)
-    mine = Sampling(temperature, top_k, top_p).probabilities(logits)
+    scores = scores if min_p is None else MinPLogitsWarper(min_p)(None, scores)
+    mine = Sampling(temperature, top_k, top_p, min_p).probabilities(logits)
     torch.testing.assert_close(mine, scores.softmax(-1), atol=1e-6, rtol=1e-5)
     assert torch.equal(mine > 0, scores > -torch.inf)
+
+
+def test_the_order_is_that_of_transformers():
+    """The processors that ``generate`` itself makes, on logits for which another order keeps other tokens."""
+    config = GenerationConfig(do_sample=True, temperature=0.5, top_k=3, top_p=0.6, min_p=0.5, num_beams=1)
+    lm = tiny()
+    lm.model._prepare_special_tokens(config)
+    logits = torch.tensor([[2.0, 1.7, 1.6, 1.5, 0.0]])
+    warp = lm.model._get_logits_processor(config, input_ids_seq_length=1, logits_processor=LogitsProcessorList())
+    mine = Sampling(0.5, 3, 0.6, 0.5).probabilities(logits)
+    torch.testing.assert_close(mine, warp(torch.tensor([[1]]), logits).softmax(-1))
 
 
 def test_tied_logits_pass_top_k_together():
@@ -54,6 +75,11 @@ def test_greedy_is_one_hot_and_draws_the_best():
         {"temperature": float("inf")},
         {"temperature": 1.0, "top_k": 0},
         {"temperature": 1.0, "top_k": -3},
+        {"temperature": 1.0, "top_k": 2.5},
+        {"temperature": 1.0, "top_k": 3.0},
+        {"temperature": 1.0, "min_p": -0.1},
+        {"temperature": 1.0, "min_p": 1.01},
+        {"temperature": 1.0, "min_p": float("nan")},
         {"temperature": 1.0, "top_p": 0.0},
         {"temperature": 1.0, "top_p": 1.01},
         {"temperature": 1.0, "top_p": float("nan")},

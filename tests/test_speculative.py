@@ -6,20 +6,22 @@ import pytest
 import torch
 from conftest import tiny
 from toys import eager, nudged
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from decoding import Autoregressive, Backoff, Block, Exact, Sampling, Speculative, generate
 from policies import Random, Rule
 
 VOCAB, NEW, DRAWS, EOS = 6, 3, 4000, 4
 PROMPT = torch.tensor([[3, 1, 5, 2]])
-target = tiny("qwen3", layers=2, seed=1, vocab_size=VOCAB, initializer_range=0.2)
-draft = nudged(target, 0.5)
+WIDTHS = {"llama": 0.25, "gpt2": 0.2, "gemma2": 0.25}  # of the first weights: drafts are right about half the time
+TARGETS = {kind: tiny(kind, seed=3, vocab_size=VOCAB, initializer_range=width) for kind, width in WIDTHS.items()}
+DRAFTS = {kind: nudged(lm, 0.5) for kind, lm in TARGETS.items()}
+draft, target = DRAFTS["llama"], TARGETS["llama"]
 SAMPLING = {
     "T=1": Sampling(temperature=1.0),
     "T=1.3 k=4": Sampling(temperature=1.3, top_k=4),
     "T=0.8 p=0.9": Sampling(temperature=0.8, top_p=0.9),
-    "T=1.5 k=5 p=0.85": Sampling(temperature=1.5, top_k=5, top_p=0.85),
+    "T=1.5 k=5 p=0.85 m=0.1": Sampling(temperature=1.5, top_k=5, top_p=0.85, min_p=0.1),
 }
 UNSURE = Rule("top1", 0.45, "<=")
 
@@ -46,6 +48,7 @@ def warped(scores, sampling):
     warpers = [TemperatureLogitsWarper(sampling.temperature)]
     warpers += [TopKLogitsWarper(sampling.top_k)] if sampling.top_k is not None else []
     warpers += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p is not None else []
+    warpers += [MinPLogitsWarper(sampling.min_p)] if sampling.min_p is not None else []
     for warper in warpers:
         scores = warper(None, scores)
     return scores.double().softmax(-1)
@@ -73,7 +76,7 @@ def p_value(decoder, sampling, eos=(), seed=0):
     result = generate(
         decoder, PROMPT.expand(DRAWS, -1), max_new_tokens=NEW, eos_token_id=eos, sampling=sampling, seed=seed
     )
-    truth = enumerated(target, sampling)
+    truth = enumerated(decoder.models[-1], sampling)
     drawn = result.sequences[:, PROMPT.shape[1] :]
     everything = torch.tensor(list(product(range(VOCAB), repeat=NEW)))
     place = (lambda answers: code(answers)) if eos != () else lambda a: (a * torch.tensor([36, 6, 1])).sum(1)
@@ -89,24 +92,24 @@ def p_value(decoder, sampling, eos=(), seed=0):
 
 
 @pytest.mark.parametrize("sampling", SAMPLING.values(), ids=SAMPLING)
-@pytest.mark.parametrize(
-    "decoder",
-    [
-        Autoregressive(target),
-        Speculative([draft, target], length=2),
-        Speculative([draft, target], length=4, stop=UNSURE),
-        Speculative([draft, target], length=4, stop=UNSURE, accept=Block()),
-    ],
-    ids=["autoregressive", "fixed", "stop", "stop-block"],
-)
-def test_draws_follow_the_target(decoder, sampling):
+@pytest.mark.parametrize("how", ["autoregressive", "fixed", "stop", "stop-block"])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_draws_follow_the_target(kind, how, sampling):
+    target, draft = TARGETS[kind], DRAFTS[kind]
+    decoder = {
+        "autoregressive": Autoregressive(target),
+        "fixed": Speculative([draft, target], length=2),
+        "stop": Speculative([draft, target], length=4, stop=UNSURE),
+        "stop-block": Speculative([draft, target], length=4, stop=UNSURE, accept=Block()),
+    }[how]
     p, result = p_value(decoder, sampling)
     assert p > 0.001
     if isinstance(decoder, Speculative):
         assert 0.1 < result.counts["accepted"] / result.counts["drafted"] < 0.95
         if decoder.stop is not None:
-            fixed = generate(Speculative([draft, target]), PROMPT.expand(99, -1), max_new_tokens=NEW, eos_token_id=())
-            assert result.counts["drafted"] / DRAWS < fixed.counts["drafted"] / 99
+            rows, options = PROMPT.expand(500, -1), {"max_new_tokens": NEW, "eos_token_id": (), "sampling": sampling}
+            fixed = generate(Speculative([draft, target]), rows, seed=0, **options)
+            assert result.counts["drafted"] / DRAWS < fixed.counts["drafted"] / len(rows)
 
 
 @pytest.mark.parametrize(

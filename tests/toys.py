@@ -23,11 +23,14 @@ def nudged(lm: LM, scale: float = 0.04, seed: int = 5) -> LM:
 
 
 def eager(lm: LM):
-    """The same weights in a transformers model of its own, with transformers' eager attention."""
-    kind, config = type(lm.model), lm.model.config
-    model = kind._from_config(type(config).from_dict(config.to_dict()), attn_implementation="eager").eval()
+    """The same weights in a transformers model of its own, with transformers' eager attention (Falcon: sdpa)."""
+    config = lm.model.config
+    # transformers' eager Falcon adds ALiBi twice, as the difference to its own default shows.
+    attention = "sdpa" if config.model_type == "falcon" else "eager"
+    config = type(config).from_dict(config.to_dict())
+    model = type(lm.model)._from_config(config, attn_implementation=attention).eval()
     model.load_state_dict(lm.model.state_dict())
-    assert model.config._attn_implementation == "eager" != lm.model.config._attn_implementation
+    assert model.config._attn_implementation == attention
     return model
 
 

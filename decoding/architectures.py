@@ -1,0 +1,72 @@
+"""Architectures whose cache is tested to be exact, by ``model_type``, and what each of them needs.
+
+Positions, masks and biases come from transformers' own model code, which asks the cache for them; so an architecture
+is one line here and one in the tests.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from decoding.attention import EAGER, GROUPED, SDPA
+
+ATTENTION = {
+    "bloom": EAGER,  # adds ALiBi and the mask to its scores itself
+    "falcon": SDPA,  # its own attention; its eager one adds ALiBi twice
+    "gemma2": EAGER,  # caps its attention scores
+    "cohere": GROUPED,
+    "cohere2": GROUPED,
+    "gemma": GROUPED,
+    "gemma3_text": GROUPED,
+    "glm4": GROUPED,
+    "gpt2": GROUPED,
+    "gpt_neox": GROUPED,
+    "granite": GROUPED,
+    "llama": GROUPED,
+    "mistral": GROUPED,
+    "mixtral": GROUPED,
+    "olmo": GROUPED,
+    "olmo2": GROUPED,
+    "olmo3": GROUPED,
+    "opt": GROUPED,
+    "phi": GROUPED,
+    "phi3": GROUPED,
+    "qwen2": GROUPED,
+    "qwen2_moe": GROUPED,
+    "qwen3": GROUPED,
+    "qwen3_moe": GROUPED,
+    "smollm3": GROUPED,
+    "stablelm": GROUPED,
+    "starcoder2": GROUPED,
+}
+"""The attention function that is exact for each architecture."""
+STATEFUL = ("conv", "hybrid", "linear", "mamba", "recurrent")
+"""How transformers' names of layers begin that keep a state instead of keys and values."""
+
+
+def attention(config) -> str:
+    """The attention function for a model of this config; ValueError, with the reason, if it would not be exact."""
+    kind = config.model_type
+    if kind not in ATTENTION:
+        raise ValueError(
+            f"architecture {kind!r} is not supported: {_reason(config)}; the exact ones are {', '.join(ATTENTION)}"
+        )
+    return ATTENTION[kind]
+
+
+def _reason(config) -> str:
+    if getattr(config, "is_encoder_decoder", False):
+        return "an encoder-decoder does not continue its prompt"
+    states = [layer for layer in getattr(config, "layer_types", None) or () if layer.startswith(STATEFUL)]
+    if states or any(hasattr(config, name) for name in ("state_size", "mamba_d_state")):
+        return "it keeps a state that cannot be rolled back to an earlier token"
+    return "it has not been tested"
+
+
+def context(config) -> int:
+    """The number of positions for which a row's text does not depend on what else is in its batch."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    # Longrope turns all rows, also what they have read, to other frequencies as soon as one row is longer than this.
+    if rope.get("rope_type") == "longrope":
+        return rope["original_max_position_embeddings"]
+    return getattr(config, "max_position_embeddings", sys.maxsize)  # ALiBi has no end

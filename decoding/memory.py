@@ -1,0 +1,73 @@
+"""Whether the caches of a generation fit, known before any model has worked."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from decoding.lm import LM
+
+GIB = 2**30
+
+
+def cache_bytes(lm: LM, batch: int, capacity: int) -> int:
+    """Bytes of keys and values of ``batch`` rows of ``capacity`` tokens, and of the slot that padding writes to."""
+    config = lm.model.config
+    width = getattr(config, "head_dim", None)
+    if width is None:
+        width = config.hidden_size // config.num_attention_heads
+    slots = config.num_hidden_layers * batch * (capacity + 1)
+    return slots * 2 * _key_heads(config) * width * lm.model.dtype.itemsize
+
+
+def check_fits(models: Sequence[LM], batch: int, capacity: int) -> None:
+    """Raise ValueError, with the size in GiB, when the caches of all model slots do not fit in available memory."""
+    needed = Counter()
+    for lm in models:
+        needed[lm.device] += cache_bytes(lm, batch, capacity) // _spread(lm)
+    for device, size in needed.items():
+        room = available(device)
+        if size > room:
+            raise ValueError(
+                f"the caches of {batch} rows of {capacity} tokens need {size / GIB:.2f} GiB, but {device} has "
+                f"{room / GIB:.2f} GiB; take fewer rows, shorter prompts or a smaller max_new_tokens"
+            )
+
+
+def available(device: torch.device) -> float:
+    """Bytes that new tensors may take: what is free, and what torch holds for itself or the system for its files."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type != "cpu":
+        return float("inf")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024
+    except (OSError, StopIteration):
+        return _physical()
+
+
+def _spread(lm: LM) -> int:
+    """Over how many accelerators a device_map spreads the layers, and their caches with them."""
+    return max(1, len(set(getattr(lm.model, "hf_device_map", {}).values()) - {"cpu", "disk"}))
+
+
+def _physical() -> float:
+    """All memory of the machine, where the system does not say what is available; infinite where it says nothing."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
+def _key_heads(config) -> int:
+    if config.model_type != "falcon":
+        heads = getattr(config, "num_key_value_heads", None)
+        return config.num_attention_heads if heads is None else heads
+    # Falcon's new decoder repeats its keys before it stores them; the old one has one key head, or all.
+    return 1 if config.multi_query and not config.new_decoder_architecture else config.num_attention_heads
