@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import tiny
+from kinds import build
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from toys import greedy, nudged, words
@@ -167,6 +168,14 @@ def test_ids_with_holes_are_all_kept_and_ids_beyond_the_head_are_not():
 def test_architectures_by_name(config, reason):
     model = SimpleNamespace(config=config)
     with pytest.raises(ValueError, match=f"'{config.model_type}' is not supported: .*{reason}.*; the exact .*llama"):
+        LM(model)
+
+
+def test_a_falcon_that_adds_alibi_twice():
+    """As transformers' eager attention does; Falcon keeps the attention that it was loaded with."""
+    model = build("falcon-alibi", num_hidden_layers=1)
+    model.config._attn_implementation = "eager"
+    with pytest.raises(ValueError, match="FalconForCausalLM does not take sdpa attention; load it with"):
         LM(model)
 
 
