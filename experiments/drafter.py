@@ -52,8 +52,15 @@ def main(config: Drafter) -> dict:
         "prompts": len(prompts),
         "tokens": sum(map(len, runs)),
         "agreement": float(np.concatenate(runs).mean()),
-        "by_family": {family: float(np.concatenate(some).mean()) for family, some in sorted(by_family.items())},
         "accepted_at_length_4": expected_accepted(runs, 4),
+        "by_family": {
+            family: {
+                "tokens": sum(map(len, some)),
+                "agreement": float(np.concatenate(some).mean()),
+                "accepted_at_length_4": expected_accepted(some, 4),
+            }
+            for family, some in sorted(by_family.items())
+        },
         "seconds_one_token": {"small": small_cost[1], "large": large_cost[1]},
         "cost_ratio": small_cost[1] / large_cost[1],
         "threads": torch.get_num_threads(),
@@ -78,16 +85,15 @@ def agreements(small, large, prompt, max_new_tokens: int) -> np.ndarray:
 
 
 def show(result: dict) -> None:
-    table = Table("family", "agreement", title=f"{result['prompts']} unseen prompts, {result['tokens']} tokens")
-    for family, value in result["by_family"].items():
-        table.add_row(family, f"{value:.3f}")
-    table.add_row("all", f"{result['agreement']:.3f}", style="bold")
+    table = Table("family", "tokens", "agreement", "accepted a round at length 4")
+    for family, row in {**result["by_family"], "all": result}.items():
+        table.add_row(family, f"{row['tokens']}", f"{row['agreement']:.3f}", f"{row['accepted_at_length_4']:.2f}")
     console = Console()
     console.print(table)
     seconds = result["seconds_one_token"]
     console.print(
-        f"accepted at length 4: {result['accepted_at_length_4']:.2f} a round; one token: small "
-        f"{seconds['small'] * 1e3:.1f} ms, large {seconds['large'] * 1e3:.1f} ms, ratio {result['cost_ratio']:.3f}"
+        f"{result['prompts']} unseen prompts; one token: small {seconds['small'] * 1e3:.1f} ms, large "
+        f"{seconds['large'] * 1e3:.1f} ms, ratio {result['cost_ratio']:.3f}"
     )
 
 

@@ -87,9 +87,9 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     tuned = next(m for m in result["methods"] if m["key"] == "tuned")
     assert tuned["speedup"] > 1
     assert tuned["loss"] <= 1
-    assert {name: part["prompts"] for name, part in result["splits"].items()} == {"fit": 20, "tune": 8, "holdout": 12}
+    assert {name: part["prompts"] for name, part in result["splits"].items()} == {"fit": 16, "tune": 8, "holdout": 16}
     assert len(lines(folder / "tune.jsonl")) == 8
-    assert len(lines(folder / "holdout.jsonl")) == 12
+    assert len(lines(folder / "holdout.jsonl")) == 16
     assert len(result["trials"]) == len(trials(folder)) == 12
     assert policy.provenance["splits"] == result["splits"]
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
@@ -176,7 +176,7 @@ def test_traces_of_something_else_are_refused(toys, finished, tmp_path, capfd):
         "cannot be read": {"traces": spoilt},
         "lack": {"traces": fewer},
         "models differ": {"traces": given, "small": toys.other},
-        "of 28 prompts": {"traces": given, "prompts": others},
+        "of 24 prompts": {"traces": given, "prompts": others},
         "max_new_tokens differ": {"traces": given, "max_new_tokens": 5},
     }.items():
         assert match in refusal(capfd, *arguments(toys, output, **SURELY, **changes))
@@ -290,7 +290,7 @@ def test_a_run_that_is_killed_five_times_loses_nothing(toys, tmp_path):
     keeps(kept, state(folder))
     assert len(trials(folder)) == 40
     assert len(lines(folder / "tune.jsonl")) == 8
-    assert len(lines(folder / "holdout.jsonl")) == 12
+    assert len(lines(folder / "holdout.jsonl")) == 16
     assert all((folder / name).exists() for name in RESULTS)
 
 

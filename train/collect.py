@@ -1,6 +1,6 @@
 """Collect traces: let the models write, then ask both what they thought at every position.
 
-Three trajectories per prompt: the large model alone; random hand-off at a rate drawn per prompt, so that history
+Three trajectories per prompt: the large model alone; random hand-off at a rate drawn per shard, so that history
 features vary; and what a first policy, fitted on those two, writes. Only the last shows where a policy ends up: one
 that keeps what a small model is sure of walks into loops, in which it is surest.
 """
@@ -26,6 +26,7 @@ from train.traces import FEATURE_COLUMNS, open_folder, read_traces, shard_path, 
 
 SHARD = 8
 RATES = (0.1, 0.9)
+GOLDEN = (5**0.5 - 1) / 2
 
 
 def collect(
@@ -35,15 +36,20 @@ def collect(
     open_folder(folder, meta)
     classes = token_classes(large.tokenizer)
     for i, shard in _missing(folder, prompts, 0, "collecting traces"):
-        large_answers = answers(large, shard, max_new_tokens)
+        rate = _rate(i, seed)
+        decoder = Backoff([small, large], Random(rate).to(large.device))
+        mixed_answers = write(decoder, shard, max_new_tokens, seed=seed + i * SHARD)
         rows = []
-        for j, (prompt, answer) in enumerate(zip(shard, large_answers, strict=True)):
-            rate = float(np.random.default_rng([seed, i, j]).uniform(*RATES))
-            decoder = Backoff([small, large], Random(rate).to(large.device))
-            mixed = write(decoder, [prompt], max_new_tokens, seed=seed + i * SHARD + j)[0]
+        for prompt, answer, mixed in zip(shard, answers(large, shard, max_new_tokens), mixed_answers, strict=True):
             rows.append(trajectory(small, large, prompt, answer, [1] * len(answer), answer, classes, "large", 1.0))
             rows.append(trajectory(small, large, prompt, *mixed, answer, classes, "mixed", rate))
         _write_rows(folder, i, rows)
+
+
+def _rate(shard: int, seed: int) -> float:
+    """The rate of random hand-off in a shard: steps of the golden section spread any number of shards evenly."""
+    low, high = RATES
+    return low + (high - low) * ((seed + 1 + shard) * GOLDEN % 1)
 
 
 def explore(

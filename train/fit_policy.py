@@ -59,7 +59,7 @@ class FitPolicy:
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0
-    sizes: tuple[float, float, float] = field(default=(0.5, 0.2, 0.3))
+    sizes: tuple[float, float, float] = field(default=(0.4, 0.2, 0.4))
     """shares of the prompts that are fitted on, tuned on and held out"""
 
 
