@@ -41,7 +41,7 @@ class FitPolicy:
     """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
     prompts: str | None = None
     """.jsonl with `prompt` or `messages`, .txt with a prompt a line, or a `datasets` name (default: embedded)"""
-    limit: int | None = 56
+    limit: int | None = 52
     """use at most this many prompts, spread over their families"""
     max_new_tokens: int = 64
     traces: Path | None = None
