@@ -12,6 +12,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+WASTE = 256
+"""Tokens of padding that are worth another forward.
+
+A forward reads every weight once, and in that time an accelerator multiplies about this many tokens (its operations per
+byte of memory); a CPU multiplies fewer, so there this much padding always costs more than another forward.
+"""
+
 
 class Plan:
     """The next forward: its queries' ``positions`` [r, q], how far it reads (``reach``), and where it writes.
@@ -97,27 +104,22 @@ class Session:
 
         Returns logits [r, keep, vocab] after the last ``keep`` tokens, right-aligned: of a row with fewer unread
         tokens only that many columns mean anything (never fewer than one: the last token is read again if need be).
-        With ``hidden`` also the last hidden states [r, keep, width].
+        With ``hidden`` also the last hidden states [r, keep, width]. Rows that are far behind the others are read in a
+        forward of their own where that saves more than ``WASTE`` tokens of padding.
         """
-        began = time.perf_counter()
         start = torch.minimum(self.read[rows], lengths - 1)
-        reach, longest, first = torch.stack([lengths.max(), (lengths - start).max(), start.min()]).tolist()
-        positions = lengths[:, None] + torch.arange(-max(longest, keep), 0, device=ids.device)
-        real = positions >= start[:, None]
-        self._plan(rows, positions, real, reach)
-        out = self.model(
-            input_ids=ids[rows[:, None], self.plan.positions],
-            position_ids=self.plan.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=keep,
-            output_hidden_states=hidden,
-        )
-        logits = out.logits[..., : self.vocab]
+        gaps = (lengths - start).clamp(min=keep)
+        reach, longest, unread, first = torch.stack([lengths.max(), gaps.max(), gaps.sum(), start.min()]).tolist()
+        parts = _apart(gaps) if len(rows) * longest - unread > WASTE else None
+        if parts is not None:
+            read = [self.catch_up(ids, lengths[part], rows[part], keep, hidden) for part in parts]
+            back = torch.cat(parts).argsort()
+            return tuple(torch.cat(both)[back] for both in zip(*read, strict=True)) if hidden else torch.cat(read)[back]
+        positions = lengths[:, None] + torch.arange(-longest, 0, device=ids.device)
+        self._plan(rows, positions, positions >= start[:, None], reach)
+        out = self._forward(ids, rows, first == 0, logits_to_keep=keep, output_hidden_states=hidden)
         self.read[rows] = lengths
-        self.nan |= logits.amax(-1).isnan().any()
-        self._count(real, first == 0, time.perf_counter() - began)
-        return (logits, out.hidden_states[-1][:, -keep:]) if hidden else logits
+        return (out.logits, out.hidden_states[-1][:, -keep:]) if hidden else out.logits
 
     def next(self, ids: Tensor, lengths: Tensor, rows: Tensor, hidden: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits [r, vocab] after the last token of ``rows`` [r], and with ``hidden`` its hidden state [r, width]."""
@@ -141,9 +143,31 @@ class Session:
         self.plan.rows = None if len(rows) == self.batch else rows
         # Padding stands at position 0, where there is something to look at; its output is not used.
         self.plan.positions = positions.clamp(min=0)
-
-    def _count(self, real: Tensor, prompt: bool, seconds: float) -> None:
-        self.calls += 1
         self.tokens += real.sum()
+
+    def _forward(self, ids: Tensor, rows: Tensor, prompt: bool, **options):
+        """The model's output for what is planned, its logits cut to the shared vocabulary; counted and timed."""
+        began = time.perf_counter()
+        positions = self.plan.positions
+        out = self.model(
+            input_ids=ids[rows[:, None], positions],
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            **options,
+        )
+        out.logits = out.logits[..., : self.vocab]
+        self.nan |= out.logits.amax(-1).isnan().any()
+        seconds = time.perf_counter() - began
+        self.calls += 1
         self.seconds += seconds
         self.prefill += seconds if prompt else 0.0
+        return out
+
+
+def _apart(gaps: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Which rows to read first and which after them, the split that pads least; None if it saves too little."""
+    longest, order = gaps.sort(descending=True)
+    saved = (longest[0] - longest[1:]) * torch.arange(len(gaps) - 1, 0, -1, device=gaps.device)
+    most, n = torch.stack(saved.max(0)).tolist()
+    return (order[: n + 1], order[n + 1 :]) if most > WASTE else None

@@ -10,6 +10,7 @@ from toys import eager, nudged
 
 from decoding import Autoregressive, Backoff, Sampling, Speculative, generate
 from decoding.generation import commits, start
+from decoding.session import Session
 from policies import Random, Rule
 
 ROWS, SLOTS = 3, 16
@@ -121,3 +122,47 @@ def test_a_broken_stream_leaves_the_models_usable(decoder, prompts):
     again = generate(decoder, ids, mask, max_new_tokens=10, eos_token_id=())
     assert torch.equal(again.sequences, expected.sequences)
     assert again.counts == expected.counts
+
+
+APART = DECODERS | {
+    "backoff-three": Backoff([tiny("llama", layers=1, seed=3), small, large], [Random(0.6), Random(0.5)]),
+    "speculative-keep": Speculative([small, large], length=3, stop=Random(0.3), keep=True),
+}
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)], ids=["greedy", "sampling"])
+@pytest.mark.parametrize("decoder", APART.values(), ids=APART)
+def test_rows_far_behind_are_read_apart(decoder, sampling, prompts, monkeypatch):
+    """Without any padding the same is written, by more forwards that read the same tokens."""
+    options = {"max_new_tokens": 15, "eos_token_id": 5, "pad_token_id": 0, "sampling": sampling, "seed": 1}
+    together = generate(decoder, *prompts, **options)
+    monkeypatch.setattr("decoding.session.WASTE", 0)
+    forward, padding = Session._forward, []
+    look = lambda session, *args, **kw: padding.append(_padding(session)) or forward(session, *args, **kw)  # noqa: E731
+    monkeypatch.setattr(Session, "_forward", look)
+    apart = generate(decoder, *prompts, **options)
+    assert torch.equal(apart.sequences, together.sequences)
+    assert torch.equal(apart.writers, together.writers)
+    assert apart.counts | {"calls": 0} == together.counts | {"calls": 0}
+    assert sum(apart.counts["calls"]) == len(padding) > sum(together.counts["calls"])
+    assert not any(padding) or isinstance(decoder, Speculative)  # which asks for more logits than a row has tokens
+
+
+def _padding(session):
+    return int((session.plan.slots % (session.capacity + 1) == session.capacity).sum())
+
+
+def test_what_is_read_apart_comes_back_in_order(monkeypatch):
+    """Logits and hidden states of a ragged forward, in any order of the rows; split only where it saves enough."""
+    ids = torch.randint(0, 37, (5, 30), generator=torch.Generator().manual_seed(2))
+    lengths, rows = torch.tensor([3, 30, 4, 28]), torch.tensor([2, 0, 3, 1])
+    found = {}
+    for waste, calls in ((0, 4), (20, 2), (51, 2), (52, 1), (256, 1)):
+        monkeypatch.setattr("decoding.session.WASTE", waste)
+        session = large.session(5, 30)
+        found[waste] = session.catch_up(ids, lengths, rows, keep=2, hidden=True)
+        assert (session.calls, int(session.tokens)) == (calls, 65)
+        assert session.read[rows].tolist() == lengths.tolist()
+    for logits, hidden in found.values():
+        torch.testing.assert_close(logits, found[256][0], atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(hidden, found[256][1], atol=2e-4, rtol=1e-4)
