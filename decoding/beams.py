@@ -54,9 +54,14 @@ class Beams:
         return torch.arange(self.tokens.shape[1], device=self.tokens.device) // self.width
 
     @property
+    def alive(self) -> Tensor:
+        """[r, n]"""
+        return self.weights > -torch.inf
+
+    @property
     def sizes(self) -> Tensor:
         """[r, n] tokens from the text to each node, idle ones not counted."""
-        return (self.tree.seen & ~self.idle[:, None]).sum(-1)
+        return (self.tree.seen & ~self.idle[:, None]).sum(-1) * self.alive
 
     def along(self, values: Tensor) -> Tensor:
         """[r, n] sum of ``values`` [r, n] over each node and its ancestors that are not idle."""

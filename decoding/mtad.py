@@ -73,21 +73,19 @@ class MTAD:
         depth = max(1, int(room.max()))
         beams, q = sample_beams(run, rows, lengths, room, self.beams, depth, self.length)
         best = beams.path(beams.best())
-        likeliest = beams.only(best)
-        drafted = beams if self.tree else likeliest
+        drafted = beams if self.tree else beams.only(best)
         p = self._read(run, rows, lengths, drafted)
-        log_p = self._joint(run, drafted, p)
-        log_q = self._joint(run, likeliest, at_each(q, beams.parents.gather(1, best) + 1))
-        node, accepted = longest(drafted, self.accept.passes(log_p - log_q[:, drafted.levels]), log_p)
+        node, accepted = self._accept(run, beams, best, q, drafted, p)
         path = drafted.path(node)
         large.keep(rows, lengths, path, accepted)
         # Of the last level the draft has only written, not read.
         small.keep(rows, lengths, (path if self.tree else best)[:, : depth - 1], accepted.clamp(max=depth - 1))
+        last = torch.where(accepted > 0, at(path, accepted - 1) + 1, 0)
+        fresh = noise(text, rows, lengths - text.prompts[rows], accepted, REPLACE, self.length)
+        after = run.sampling.draw(at(p, last), fresh)
         run.drafted += int(drafted.sizes.amax(1).sum())
         run.accepted += int(accepted.sum())
-        after = at(p, torch.where(accepted > 0, at(path, accepted - 1) + 1, 0))
-        fresh = noise(text, rows, lengths - text.prompts[rows], accepted, REPLACE, self.length)
-        return Commit.checked(rows, drafted.tokens.gather(1, path), accepted, run.sampling.draw(after, fresh))
+        return Commit.checked(rows, drafted.tokens.gather(1, path), accepted, after)
 
     def _read(self, run: Run, rows: Tensor, lengths: Tensor, drafted: Beams) -> Tensor:
         """Logits [r, 1 + n, vocab] of the target after the text and after each of the n nodes."""
@@ -95,17 +93,22 @@ class MTAD:
         run.text.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
         return run.sessions[1].catch_up(run.text.ids, lengths + n, rows, keep=n + 1, tree=drafted.tree)
 
+    def _accept(self, run: Run, beams: Beams, best: Tensor, q: Tensor, drafted: Beams, p: Tensor):
+        """The last node [r] that is kept, and how many tokens [r] up to it, 0 for none.
+
+        The deepest of all that pass, and the likeliest of several. Logits of the draft q [r, 1 + n - width, vocab] and
+        of the target p [r, 1 + n, vocab]; ``best`` [r, depth] is the likeliest beam.
+        """
+        log_p = self._joint(run, drafted, p)
+        log_q = self._joint(run, beams.only(best), at_each(q, beams.parents.gather(1, best) + 1))
+        passes = self.accept.passes(log_p - log_q[:, drafted.levels]) & drafted.alive
+        depth = torch.where(passes, drafted.levels + 1, 0)
+        deepest = passes & (depth == depth.amax(1, keepdim=True))
+        node = log_p.masked_fill(~deepest, -torch.inf).argmax(1)
+        return node, at(drafted.sizes, node) * passes.any(1)
+
     def _joint(self, run: Run, drafted: Beams, logits: Tensor) -> Tensor:
         """[r, n] log-probability of all tokens up to each node, by logits [r, 1 + n, vocab] after text and nodes."""
         logs = log_probabilities(logits, run.sampling, self.accept.filtered)
         rows = torch.arange(len(logits), device=logits.device)[:, None]
         return drafted.along(logs[rows, drafted.parents + 1, drafted.tokens])
-
-
-def longest(drafted: Beams, passes: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """[r] the deepest node that ``passes`` [r, n], the likeliest of several, and how many tokens it keeps (0: none)."""
-    passes = passes & (drafted.weights > -torch.inf)
-    deepest = torch.where(passes, drafted.levels, -1)
-    at_end = passes & (deepest == deepest.amax(1, keepdim=True))
-    node = log_p.masked_fill(~at_end, -torch.inf).argmax(1)
-    return node, at(drafted.sizes, node) * passes.any(1)

@@ -1,6 +1,7 @@
 """MTAD and MMTAD in lists and dicts, by plain forwards of whole texts, with the same noise."""
 
 import math
+from itertools import pairwise
 
 import torch
 from verification import warped
@@ -37,7 +38,7 @@ class Reference:
     def apart(self, *values):
         """Raise Unsure unless finite values differ by more than rounding."""
         values = sorted(v for v in values if math.isfinite(v))
-        if any(b - a < self.near for a, b in zip(values, values[1:], strict=False)):
+        if any(b - a < self.near for a, b in pairwise(values)):
             raise Unsure
 
     def uniform(self, place, stream):
@@ -76,7 +77,7 @@ class Reference:
                     found = {x: log for x, log in enumerate(q[i]) if log > -math.inf}
                 for x, log in found.items():
                     place = (written * self.length + level) * self.beams * vocab + i * vocab + x
-                    grown[block + (x,)] = levels[-1][block] + log, self.gumbel(place)
+                    grown[(*block, x)] = levels[-1][block] + log, self.gumbel(place)
             ranked = sorted(grown, key=lambda block: -sum(grown[block]))
             self.apart(*(sum(grown[block]) for block in ranked[self.beams - 1 : self.beams + 1]))
             kept = set(ranked[: self.beams])
