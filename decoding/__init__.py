@@ -14,6 +14,7 @@ _HOME = {
     "Joint": "acceptance",
     "Learned": "acceptance",
     "Lenient": "acceptance",
+    "MTAD": "mtad",
     "MTJD": "mtjd",
     "PromptLookup": "prompt_lookup",
     "Result": "generation",

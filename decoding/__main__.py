@@ -43,7 +43,7 @@ def prepare(options: Options, method: str):
     with Console(file=sys.stderr).status("loading the models"):
         sources = {name: getattr(options, name) for name in METHODS[method]}
         models = [load_model(name, source, options.device, options.dtype) for name, source in sources.items()]
-    decoder = decoder_of(method, models, load_policy(options, models), options.length)
+    decoder = decoder_of(method, models, load_policy(options, models), options)
     ids = encode(models[-1].tokenizer, text, options.raw).to(models[-1].device)
     return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed)
 
@@ -61,12 +61,16 @@ def load_policy(options: Options, models=None):
     return policy.to(options.device)
 
 
-def decoder_of(method: str, models: list, policy, length: int):
-    from decoding import Autoregressive, Backoff, Speculative
+def decoder_of(method: str, models: list, policy, options: Options):
+    from decoding import MTAD, Autoregressive, Backoff, Speculative
 
     if method == "backoff":
         return Backoff(models, policy)
-    return Speculative(models, length, stop=policy) if method == "speculative" else Autoregressive(*models)
+    if method == "speculative":
+        return Speculative(models, options.length, stop=policy)
+    if method == "mtad":
+        return MTAD(models, options.beams, options.length, options.tau)
+    return Autoregressive(*models)
 
 
 def encode(tokenizer, text: str, raw: bool):

@@ -63,6 +63,11 @@ def _reason(config) -> str:
     return "it has not been tested"
 
 
+def counts_slots(config) -> bool:
+    """Whether distances are counted in slots of the cache (ALiBi), so that no two tokens can share a position."""
+    return config.model_type == "bloom" or bool(getattr(config, "alibi", False))
+
+
 def context(config) -> int:
     """The number of positions for which a row's text does not depend on what else is in its batch."""
     rope = getattr(config, "rope_parameters", None) or {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 GROUPED, SDPA, EAGER = "grouped_sdpa", "sdpa", "eager"
+
+
+@dataclass(slots=True)
+class Places:
+    """Where q queries and k keys of r rows stand; a key that is ``hidden`` is not seen, whatever its place."""
+
+    queries: Tensor
+    """[r, q] positions"""
+    keys: Tensor | None = None
+    """[r, k] positions; None where each is its slot"""
+    hidden: Tensor | None = None
+    """[r, q, k]"""
 
 
 def use_attention(model, name: str) -> None:
@@ -24,25 +38,27 @@ def use_attention(model, name: str) -> None:
 
 
 def _by_row(mask):
-    """``mask`` of transformers, which counts the queries of all rows from one offset, or ours for positions [r, q].
+    """``mask`` of transformers, which counts the queries of all rows from one offset, or ours for ``Places``.
 
     A model asks for one mask per layer type and forward, each with its own function of two indices (causal, sliding
-    window); a Session's cache answers with positions where others answer with an offset.
+    window); a Session's cache answers with places where others answer with an offset.
     """
 
     def build(*args, q_offset=0, **options):
-        if not isinstance(q_offset, Tensor) or q_offset.dim() != 2:
+        if not isinstance(q_offset, Places):
             return mask(*args, q_offset=q_offset, **options)
         return row_mask(q_offset, additive=mask is eager_mask, **options)
 
     return build
 
 
-def row_mask(positions: Tensor, additive: bool, kv_length: int, mask_function, dtype: torch.dtype, **options) -> Tensor:
-    """[r, 1, q, kv_length] what queries at ``positions`` [r, q] see of slots 0, 1 ...: True, or 0 when ``additive``."""
-    batch = torch.arange(len(positions), device=positions.device)[:, None, None, None]
-    slots = torch.arange(kv_length, device=positions.device)
-    seen = mask_function(batch, torch.zeros_like(batch), positions[:, None, :, None], slots)
+def row_mask(places: Places, additive: bool, kv_length: int, mask_function, dtype: torch.dtype, **options) -> Tensor:
+    """[r, 1, q, kv_length] what queries see of slots 0, 1 ...: True, or 0 when ``additive``."""
+    queries, keys, hidden = places.queries[:, None, :, None], places.keys, places.hidden
+    batch = torch.arange(len(queries), device=queries.device)[:, None, None, None]
+    keys = torch.arange(kv_length, device=queries.device) if keys is None else keys[:, None, None]
+    seen = mask_function(batch, torch.zeros_like(batch), queries, keys)
+    seen = seen if hidden is None else seen & ~hidden[:, None]
     return (
         torch.where(seen, torch.zeros((), dtype=dtype, device=seen.device), torch.finfo(dtype).min)
         if additive

@@ -43,10 +43,8 @@ class Draft:
 
     def log_probabilities(self, filtered: bool) -> tuple[Tensor, Tensor]:
         """log p and log q [r, k, vocab] at the drafted places; -inf outside a filter."""
-        if filtered:
-            p, q = self.probabilities()
-            return p[:, :-1].log(), q.log()
-        return self.target_logits[:, :-1].float().log_softmax(-1), self.draft_logits.float().log_softmax(-1)
+        p, q = self.target_logits[:, :-1], self.draft_logits
+        return log_probabilities(p, self.sampling, filtered), log_probabilities(q, self.sampling, filtered)
 
     def log_ratio(self, filtered: bool) -> Tensor:
         """[r, k] log p(x) / q(x) of the drafted tokens x."""
@@ -70,6 +68,11 @@ class Draft:
         return invert(weights, at(self.next_noise, accepted))
 
 
+def log_probabilities(logits: Tensor, sampling: Sampling, filtered: bool) -> Tensor:
+    """[..., vocab] logs of the softmax of ``logits`` or, ``filtered``, of what is drawn from: -inf outside a filter."""
+    return sampling.probabilities(logits).log() if filtered else logits.float().log_softmax(-1)
+
+
 def leading(keep: Tensor, lengths: Tensor) -> Tensor:
     """[r] number of leading True of ``keep`` [r, k] within ``lengths`` [r]."""
     return (keep & within(keep, lengths)).long().cumprod(1).sum(1)
@@ -89,3 +92,8 @@ def within(values: Tensor, lengths: Tensor) -> Tensor:
 def at(values: Tensor, index: Tensor) -> Tensor:
     """values[r, index[r]] for values [r, n, ...]."""
     return values[torch.arange(len(index), device=index.device), index]
+
+
+def at_each(values: Tensor, index: Tensor) -> Tensor:
+    """values[r, index[r]] for values [r, n, ...] and index [r, k]."""
+    return values[torch.arange(len(index), device=index.device)[:, None], index]

@@ -102,15 +102,22 @@ class Joint:
     Multi-token assisted decoding on one chain (MTAD, Qin et al. 2407.09722): every prefix is looked at, so a
     good token redeems a bad one before it, unless p was 0 there: a token outside the target's filter kills all longer
     prefixes. ``filtered=False`` compares softmaxes instead, where nothing is 0, also when greedy.
-    The test is strict: p = q passes only with tau < 1. Raises ValueError unless tau > 0.
+    The test is strict: p = q passes only with tau < 1. With tau = 0 all is kept that p leaves possible, with tau = inf
+    nothing. Raises ValueError unless tau >= 0.
     """
 
     def __init__(self, tau: float = 0.5, filtered: bool = True):
-        self.tau, self.filtered = _positive(tau), filtered
+        if not tau >= 0:
+            raise ValueError(f"tau must be at least 0, not {tau}")
+        self.tau, self.filtered = tau, filtered
 
     def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
-        accepted = furthest(draft.log_ratio(self.filtered).cumsum(1) > math.log(self.tau), draft.lengths)
+        accepted = furthest(self.passes(draft.log_ratio(self.filtered).cumsum(1)), draft.lengths)
         return accepted, draft.target_token(accepted)
+
+    def passes(self, log_ratio: Tensor) -> Tensor:
+        """True where log P - log Q is enough."""
+        return log_ratio > (math.log(self.tau) if self.tau > 0 else -math.inf)
 
 
 class FixedRatio:

@@ -10,7 +10,13 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-METHODS = {"backoff": ("small", "large"), "speculative": ("small", "large"), "large": ("large",), "small": ("small",)}
+METHODS = {
+    "backoff": ("small", "large"),
+    "speculative": ("small", "large"),
+    "mtad": ("small", "large"),
+    "large": ("large",),
+    "small": ("small",),
+}
 """Who writes, cheapest first."""
 Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 
@@ -24,6 +30,9 @@ class Options:
     Speculative: the small model drafts a few tokens and the large one checks them all in one call; the answer is the
     large model's own, only sooner.
 
+    MTAD: as speculative, but the small model drafts by beams and the large one keeps what is likely as a whole; the
+    answer is neither model's own.
+
     The answer goes to standard output (green: by the small model; black on yellow: by the large one), then one line
     of statistics to standard error. MODEL is a folder, a .gguf file or a hub id (owner/name).
     """
@@ -35,7 +44,11 @@ class Options:
     method: Annotated[str | None, arg(metavar="{" + ",".join(METHODS) + "}", help_behavior_hint="")] = None
     """large and small write alone (default: backoff with a policy, else speculative)"""
     length: int = 4
-    """tokens that speculative drafts at most before the large model checks them"""
+    """tokens that speculative and mtad draft at most before the large model checks them"""
+    beams: int = 4
+    """continuations that mtad drafts at once"""
+    tau: float = 0.5
+    """how likely a block by mtad must be to the large model, in units of what the small one gave it; 0 keeps all"""
     small: Model = None
     """the cheap model (default: the drafter of this package)"""
     large: Model = None
@@ -70,6 +83,8 @@ def method_of(options: Options) -> str:
         raise ValueError("backoff needs a policy; pass --policy FILE, as train/fit_policy.py writes it")
     if len(METHODS[method]) == 1 and options.policy is not None:
         raise ValueError(f"{method} writes alone and asks no policy; leave out --policy or --method")
+    if method == "mtad" and options.policy is not None:
+        raise ValueError("mtad asks no policy; leave out --policy or --method")
     return method
 
 
@@ -88,10 +103,12 @@ def read_text(text: str) -> str:
 def check_numbers(options: Options) -> None:
     import torch
 
-    for name in ("length", "max_new_tokens", "threads"):
+    for name in ("length", "beams", "max_new_tokens", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if not options.tau >= 0:
+        raise ValueError(f"--tau must be at least 0, not {options.tau}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:

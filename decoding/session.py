@@ -1,7 +1,8 @@
 """Session: the key-value cache of one model in one decoder. The only file that knows a cache.
 
 Slot = position: the token at position i of a row lies in slot i of that row, so rolling back is only a smaller
-``read``; what lies beyond is masked until it is overwritten. Rows have lengths of their own.
+``read``; what lies beyond is masked until it is overwritten. Rows have lengths of their own. Only the nodes of a tree
+lie in other slots than their positions, after the text, until ``keep`` moves a path of them to where it belongs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from decoding.attention import Places
+from decoding.tree import Tree
+
 WASTE = 256
 """Tokens of padding that are worth another forward.
 
@@ -21,12 +25,12 @@ byte of memory); a CPU multiplies fewer, so there this much padding always costs
 
 
 class Plan:
-    """The next forward: its queries' ``positions`` [r, q], how far it reads (``reach``), and where it writes.
+    """The next forward: the ``places`` of its queries, how far it reads (``reach``), and where it writes.
 
     ``slots`` [r * q] are flat over row and slot; ``rows`` None means all of them.
     """
 
-    positions: Tensor
+    places: Places
     reach: int
     slots: Tensor
     rows: Tensor | None
@@ -57,8 +61,13 @@ class SlotLayer(CacheLayerMixin):
         seen = store[:, : plan.reach] if plan.rows is None else store[plan.rows.to(store.device), : plan.reach]
         return seen.transpose(1, 2)
 
+    def move(self, old: Tensor, new: Tensor) -> None:
+        """Copy what is in the slots ``old`` [n] to the slots ``new`` [n], flat over row and slot."""
+        for store in (self.keys.flatten(0, 1), self.values.flatten(0, 1)):
+            store.index_copy_(0, new.to(store.device), store[old.to(store.device)])
+
     def get_seq_length(self, *args) -> int:
-        return self.plan.reach - self.plan.positions.shape[1]
+        return self.plan.reach - self.plan.places.queries.shape[1]
 
     def get_max_length(self) -> int:
         return self.capacity
@@ -70,14 +79,14 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """The layers of one model, asked for masks with positions where transformers expects one offset."""
+    """The layers of one model, asked for masks with places where transformers expects one offset."""
 
     def __init__(self, plan: Plan, layers: list[SlotLayer]):
         super().__init__(layers=layers)
         self.plan = plan
 
-    def get_query_offset(self, *args) -> Tensor:
-        return self.plan.positions
+    def get_query_offset(self, *args) -> Places:
+        return self.plan.places
 
 
 class Session:
@@ -99,25 +108,40 @@ class Session:
         self.seconds, self.prefill = 0.0, 0.0
 
     @torch.no_grad()
-    def catch_up(self, ids: Tensor, lengths: Tensor, rows: Tensor, keep: int = 1, hidden: bool = False):
+    def catch_up(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        rows: Tensor,
+        keep: int = 1,
+        hidden: bool = False,
+        tree: Tree | None = None,
+    ):
         """Read what ``rows`` [r] have not read of ``ids`` [batch, ...] up to ``lengths`` [r], in one forward.
 
         Returns logits [r, keep, vocab] after the last ``keep`` tokens, right-aligned: of a row with fewer unread
         tokens only that many columns mean anything (never fewer than one: the last token is read again if need be).
-        With ``hidden`` also the last hidden states [r, keep, width]. Rows that are far behind the others are read in a
-        forward of their own where that saves more than ``WASTE`` tokens of padding.
+        With ``hidden`` also the last hidden states [r, keep, width]. What lies beyond the texts of a ``tree`` is read
+        as its nodes, in any number of calls. Rows that are far behind the others are read in a forward of their own
+        where that saves more than ``WASTE`` tokens of padding.
         """
         start = torch.minimum(self.read[rows], lengths - 1)
         gaps = (lengths - start).clamp(min=keep)
         reach, longest, unread, first = torch.stack([lengths.max(), gaps.max(), gaps.sum(), start.min()]).tolist()
         parts = _apart(gaps) if len(rows) * longest - unread > WASTE else None
         if parts is not None:
-            read = [self.catch_up(ids, lengths[part], rows[part], keep, hidden) for part in parts]
+            trees = [tree and tree.of(part) for part in parts]
+            read = [self.catch_up(ids, lengths[p], rows[p], keep, hidden, t) for p, t in zip(parts, trees, strict=True)]
             back = torch.cat(parts).argsort()
             return tuple(torch.cat(both)[back] for both in zip(*read, strict=True)) if hidden else torch.cat(read)[back]
-        positions = lengths[:, None] + torch.arange(-longest, 0, device=ids.device)
-        self._plan(rows, positions, positions >= start[:, None], reach)
-        out = self._forward(ids, rows, first == 0, logits_to_keep=keep, output_hidden_states=hidden)
+        slots = lengths[:, None] + torch.arange(-longest, 0, device=ids.device)
+        real = slots >= start[:, None]
+        # Padding stands at position 0, where there is something to look at; its output is not used.
+        slots = slots.clamp(min=0)
+        self.plan.places = Places(slots) if tree is None else tree.places(slots, reach)
+        self._plan(rows, torch.where(real, slots, self.capacity), reach)
+        self.tokens += real.sum()
+        out = self._forward(ids[rows[:, None], slots], first == 0, logits_to_keep=keep, output_hidden_states=hidden)
         self.read[rows] = lengths
         return (out.logits, out.hidden_states[-1][:, -keep:]) if hidden else out.logits
 
@@ -130,6 +154,14 @@ class Session:
         """Forget what ``rows`` [r] hold beyond ``lengths`` [r] tokens."""
         self.read[rows] = torch.minimum(self.read[rows], lengths)
 
+    def keep(self, rows: Tensor, lengths: Tensor, path: Tensor, counts: Tensor) -> None:
+        """Add the first ``counts`` [r] nodes of ``path`` [r, k] to the texts of ``lengths`` [r], forget all others."""
+        begin = (rows * (self.capacity + 1) + lengths)[:, None]
+        new = begin + torch.arange(path.shape[1], device=path.device)
+        for layer in self.cache.layers:
+            layer.move((begin + path).flatten(), new.flatten())
+        self.read[rows] = lengths + counts
+
     def check(self) -> None:
         """Raise FloatingPointError when the model has returned NaN."""
         if bool(self.nan):
@@ -137,25 +169,15 @@ class Session:
                 f"the model {self.name} returned NaN logits; check its weights or use a wider dtype"
             )
 
-    def _plan(self, rows: Tensor, positions: Tensor, real: Tensor, reach: int) -> None:
-        slots = torch.where(real, positions, self.capacity) + rows[:, None] * (self.capacity + 1)
-        self.plan.slots, self.plan.reach = slots.flatten(), reach
+    def _plan(self, rows: Tensor, slots: Tensor, reach: int) -> None:
+        self.plan.slots, self.plan.reach = (slots + rows[:, None] * (self.capacity + 1)).flatten(), reach
         self.plan.rows = None if len(rows) == self.batch else rows
-        # Padding stands at position 0, where there is something to look at; its output is not used.
-        self.plan.positions = positions.clamp(min=0)
-        self.tokens += real.sum()
 
-    def _forward(self, ids: Tensor, rows: Tensor, prompt: bool, **options):
+    def _forward(self, ids: Tensor, prompt: bool, **options):
         """The model's output for what is planned, its logits cut to the shared vocabulary; counted and timed."""
         began = time.perf_counter()
-        positions = self.plan.positions
-        out = self.model(
-            input_ids=ids[rows[:, None], positions],
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            **options,
-        )
+        positions = self.plan.places.queries
+        out = self.model(input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, **options)
         out.logits = out.logits[..., : self.vocab]
         self.nan |= out.logits.amax(-1).isnan().any()
         seconds = time.perf_counter() - began

@@ -78,7 +78,7 @@ class Speculative:
             rounds += 1
             if trail is not None:
                 trail.checked_by_large(rows, lengths + accepted + 1, accepted == drafted, at(checked, accepted))
-            yield self._commit(rows, tokens, accepted, after)
+            yield Commit.checked(rows, tokens, accepted, after)
 
     def _draft(self, run: Run, trail: Trail | None, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The target writes one token in any case: the budget leaves room for one drafted token fewer.
@@ -103,8 +103,3 @@ class Speculative:
             starts=starts,
             before=text.ids[rows, lengths - 1],
         )
-
-    def _commit(self, rows: Tensor, tokens: Tensor, accepted: Tensor, after: Tensor) -> Commit:
-        tokens = torch.cat([tokens, after[:, None]], 1).scatter(1, accepted[:, None], after[:, None])
-        writers = torch.zeros_like(tokens).scatter(1, accepted[:, None], 1)
-        return Commit(rows, tokens, writers, accepted + 1)

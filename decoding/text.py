@@ -28,6 +28,13 @@ class Commit:
         """One token [rows] for each row."""
         return cls(rows, tokens[:, None], writers[:, None], torch.ones_like(rows))
 
+    @classmethod
+    def checked(cls, rows: Tensor, tokens: Tensor, accepted: Tensor, after: Tensor) -> Commit:
+        """The first ``accepted`` [rows] of drafted ``tokens`` [rows, k] by writer 0, and ``after`` [rows] by 1."""
+        tokens = torch.cat([tokens, after[:, None]], 1).scatter(1, accepted[:, None], after[:, None])
+        writers = torch.zeros_like(tokens).scatter(1, accepted[:, None], 1)
+        return cls(rows, tokens, writers, accepted + 1)
+
 
 class Text:
     """The rows of a batch, left-aligned: ``ids[r, :lengths[r]]`` is prompt and answer of row r.

@@ -391,7 +391,7 @@ def test_furthest_and_empty():
         (lambda: Divergence("kl", -1), "threshold"),
         (lambda: Cascade("token"), "token_v3"),
         (lambda: Cascade("opt", math.nan), "NaN"),
-        (lambda: Joint(0.0), "tau"),
+        (lambda: Joint(-0.1), "tau"),
         (lambda: FixedRatio(math.nan), "tau"),
         (lambda: Strict(Exact(), -1), "strict_prefix"),
         (lambda: Learned(Rule("repeated", 3)), "repeated"),

@@ -5,7 +5,7 @@ import torch
 from conftest import tiny
 from toys import ending_tokens, nudged
 
-from decoding import Autoregressive, Backoff, Sampling, Speculative, generate
+from decoding import MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
 from policies import Random, Rule
 
 NEW, SEED = 18, 40
@@ -25,6 +25,8 @@ DECODERS = {
     "speculative-stop": Speculative([small, large], length=5, stop=cut),
     "speculative-history": Speculative([small, large], length=5, stop=averaged),
     "speculative-random-keep": Speculative([small, large], length=5, stop=Random(0.3), keep=True),
+    "mtad": MTAD([small, large], beams=3),
+    "mmtad": MTAD([small, large], beams=3, length=3, tree=True, filtered=True),
 }
 SAMPLING = {
     "greedy": Sampling(),

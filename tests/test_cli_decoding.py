@@ -14,7 +14,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate
+from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
 from decoding.__main__ import main
 from policies import Random, Rule
 
@@ -109,6 +109,14 @@ def test_a_policy_makes_backoff_and_stops_drafts_when_asked(pair, run, tmp_path)
     assert "drafted tokens accepted" in err
 
 
+def test_mtad_is_told_its_beams_and_threshold(pair, run):
+    small, large = LM.load(pair.small), LM.load(pair.large)
+    code, out, err = run(TEXT, "--method", "mtad", "--beams", 3, "--length", 2, "--tau", 0.01)
+    assert (code, out) == (0, _answer(MTAD([small, large], 3, 2, 0.01), TEXT) + "\n")
+    assert out not in (run(TEXT)[1], run(TEXT, "--method", "mtad")[1])
+    assert "drafted tokens accepted" in err
+
+
 def test_raw_and_a_missing_template_leave_the_text_as_it_is(pair, run):
     answer = _answer(Autoregressive(LM.load(pair.large)), TEXT, raw=True) + "\n"
     assert run(TEXT, "--raw")[1] == answer != run(TEXT)[1]
@@ -144,14 +152,17 @@ BAD = [
     ([""], "empty"),
     ([" \n"], "empty"),
     (["\udcff"], "not UTF-8"),
-    ([TEXT, "--method", "magic"], "backoff, speculative, large, small"),
+    ([TEXT, "--method", "magic"], "backoff, speculative, mtad, large, small"),
     ([TEXT, "--method", "backoff"], "--policy FILE"),
     ([TEXT, "--method", "large", "--policy", "any.json"], "--policy"),
+    ([TEXT, "--method", "mtad", "--policy", "any.json"], "--policy"),
     ([TEXT, "--policy", "nowhere/policy.json"], "cannot be read"),
     ([TEXT, "--temperature", "-1"], "temperature"),
     ([TEXT, "--top-k", "0"], "top_k"),
     ([TEXT, "--top-p", "2"], "top_p"),
     ([TEXT, "--length", "0"], "--length"),
+    ([TEXT, "--beams", "0"], "--beams"),
+    ([TEXT, "--tau", "-1"], "--tau"),
     ([TEXT, "--max-new-tokens", "0"], "--max-new-tokens"),
     ([TEXT, "--threads", "0"], "--threads"),
     ([TEXT, "--device", "abacus"], "'abacus'"),
@@ -218,7 +229,9 @@ def test_help_teaches_the_options():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
     assert done.returncode == 0
     assert done.stderr == ""
-    options = "policy method length small large allow-other-models raw max-new-tokens temperature top-k top-p seed"
+    options = (
+        "policy method length beams tau small large allow-other-models raw max-new-tokens temperature top-k top-p seed"
+    )
     for option in f"{options} device dtype threads".split():
         assert f"--{option}" in done.stdout
     assert "speculative" in done.stdout

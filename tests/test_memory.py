@@ -9,7 +9,7 @@ from conftest import tiny
 from kinds import KINDS
 from toys import nudged
 
-from decoding import Autoregressive, Backoff, Speculative, generate, memory
+from decoding import MTAD, Autoregressive, Backoff, Speculative, generate, memory
 from policies import Rule
 
 IDS = torch.tensor([[0, 0, 3, 4, 5], [0, 0, 0, 6, 7]])
@@ -33,8 +33,9 @@ def test_the_size_is_known_beforehand(kind):
         (Autoregressive(large), 0),
         (Backoff([small, large], Rule.never()), 0),
         (Speculative([small, large], length=5), 6),
+        (MTAD([small, large], beams=3, length=5), 16),
     ],
-    ids=["autoregressive", "backoff", "speculative"],
+    ids=["autoregressive", "backoff", "speculative", "mtad"],
 )
 def test_capacity_is_longest_prompt_budget_and_scratch(decoder, scratch, monkeypatch):
     opened = []

@@ -1,0 +1,114 @@
+"""Multi-token assisted decoding: beams of the draft stand for the joint distribution of the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from decoding.architectures import counts_slots
+from decoding.beams import Beams, sample_beams
+from decoding.draft import at, at_each, log_probabilities
+from decoding.drafting import noise
+from decoding.lm import LM
+from decoding.lossy import Joint
+from decoding.run import Run
+from decoding.sampling import REPLACE
+from decoding.text import Commit
+
+
+class MTAD:
+    """Draft ``length`` tokens by ``beams`` beams and keep the longest prefix that is likely enough as a whole.
+
+    MTAD (Qin et al. 2407.09722): of the beams that are sampled (searched, when greedy) on the draft, the likeliest is
+    read by the target in one forward. Its longest prefix with log P - log Q > log ``tau`` is kept, P and Q the products
+    of p and q over it, also past prefixes that fail, and the next token is drawn from p. With ``tree`` (MMTAD) every
+    node that any beam went through is read in that forward and may be kept where its own P is enough beside Q of the
+    likeliest beam at that depth (as the authors' code has it); the longest such path wins, then the one of greatest P.
+    So a block is never shorter than without ``tree``, and one beam is the same with and without.
+
+    Beams are drawn from filtered probabilities (temperature, top-k, top-p). P and Q are unfiltered unless ``filtered``,
+    as published: there a token outside the target's filter rejects all that follows it, and greedy, where a filter
+    leaves one token, keeps exactly the target's own text. A block that ends in EOS stands for all its continuations;
+    the last one is what the budget leaves.
+
+    Raises ValueError unless there are a draft and a target, ``beams`` and ``length`` are at least 1 and ``tau`` at
+    least 0 (which rejects nothing; inf rejects everything), or where two tokens cannot share a position (ALiBi).
+    """
+
+    def __init__(
+        self,
+        models: Sequence[LM],
+        beams: int = 4,
+        length: int = 4,
+        tau: float = 0.5,
+        tree: bool = False,
+        filtered: bool = False,
+    ):
+        if len(models) != 2 or any(hasattr(model, "propose") for model in models):
+            raise ValueError(f"MTAD takes [draft, target], two models, not {models}")
+        if beams < 1 or length < 1:
+            raise ValueError(f"beams and length must be at least 1, not {beams} and {length}")
+        for lm in models if tree else models[:1]:
+            if beams > 1 and counts_slots(lm.model.config):
+                raise ValueError(
+                    f"{lm.name} ({lm.model.config.model_type}) places tokens by their slots in the cache (ALiBi) and "
+                    "cannot read beams; take beams=1" + ", or tree=False" * (lm is models[1])
+                )
+        self.models, self.beams, self.length, self.tree = list(models), beams, length, tree
+        self.accept = Joint(tau, filtered)
+        self.scratch = beams * length + 1
+
+    def write(self, run: Run) -> Iterator[Commit]:
+        run.drafted = run.accepted = 0
+        while True:
+            yield self._round(run, run.text.rows)
+
+    def _round(self, run: Run, rows: Tensor) -> Commit:
+        text, (small, large) = run.text, run.sessions
+        lengths = text.lengths[rows]
+        # The target writes one token in any case: the budget leaves room for one drafted token fewer.
+        room = (text.prompts[rows] + text.budget - lengths - 1).clamp(max=self.length)
+        depth = max(1, int(room.max()))
+        beams, q = sample_beams(run, rows, lengths, room, self.beams, depth, self.length)
+        best = beams.path(beams.best())
+        drafted = beams if self.tree else beams.only(best)
+        p = self._read(run, rows, lengths, drafted)
+        node, accepted = self._accept(run, beams, best, q, drafted, p)
+        path = drafted.path(node)
+        large.keep(rows, lengths, path, accepted)
+        # Of the last level the draft has only written, not read.
+        small.keep(rows, lengths, (path if self.tree else best)[:, : depth - 1], accepted.clamp(max=depth - 1))
+        last = torch.where(accepted > 0, at(path, accepted - 1) + 1, 0)
+        fresh = noise(text, rows, lengths - text.prompts[rows], accepted, REPLACE, self.length)
+        after = run.sampling.draw(at(p, last), fresh)
+        run.drafted += int(drafted.sizes.amax(1).sum())
+        run.accepted += int(accepted.sum())
+        return Commit.checked(rows, drafted.tokens.gather(1, path), accepted, after)
+
+    def _read(self, run: Run, rows: Tensor, lengths: Tensor, drafted: Beams) -> Tensor:
+        """Logits [r, 1 + n, vocab] of the target after the text and after each of the n nodes."""
+        n = drafted.tokens.shape[1]
+        run.text.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
+        return run.sessions[1].catch_up(run.text.ids, lengths + n, rows, keep=n + 1, tree=drafted.tree)
+
+    def _accept(self, run: Run, beams: Beams, best: Tensor, q: Tensor, drafted: Beams, p: Tensor):
+        """The last node [r] that is kept, and how many tokens [r] up to it, 0 for none.
+
+        The deepest of all that pass, and the likeliest of several. Logits of the draft q [r, 1 + n - width, vocab] and
+        of the target p [r, 1 + n, vocab]; ``best`` [r, depth] is the likeliest beam.
+        """
+        log_p = self._joint(run, drafted, p)
+        log_q = self._joint(run, beams.only(best), at_each(q, beams.parents.gather(1, best) + 1))
+        passes = self.accept.passes(log_p - log_q[:, drafted.levels]) & drafted.alive
+        depth = torch.where(passes, drafted.levels + 1, 0)
+        deepest = passes & (depth == depth.amax(1, keepdim=True))
+        node = log_p.masked_fill(~deepest, -torch.inf).argmax(1)
+        return node, at(drafted.sizes, node) * passes.any(1)
+
+    def _joint(self, run: Run, drafted: Beams, logits: Tensor) -> Tensor:
+        """[r, n] log-probability of all tokens up to each node, by logits [r, 1 + n, vocab] after text and nodes."""
+        logs = log_probabilities(logits, run.sampling, self.accept.filtered)
+        rows = torch.arange(len(logits), device=logits.device)[:, None]
+        return drafted.along(logs[rows, drafted.parents + 1, drafted.tokens])
