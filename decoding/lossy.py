@@ -99,7 +99,7 @@ class Divergence:
 class Joint:
     """Keep the longest prefix with log P - log Q > log tau, P and Q the products of p and q over it.
 
-    Multi-token assisted decoding on one chain (MTAD, Qin et al. 2407.09722): every prefix is looked at, so a
+    What multi-token assisted decoding asks of a beam (Qin et al. 2407.09722; ``MTAD``): every prefix is looked at, so a
     good token redeems a bad one before it, unless p was 0 there: a token outside the target's filter kills all longer
     prefixes. ``filtered=False`` compares softmaxes instead, where nothing is 0, also when greedy.
     The test is strict: p = q passes only with tau < 1. With tau = 0 all is kept that p leaves possible, with tau = inf

@@ -24,14 +24,15 @@ class MTAD:
     MTAD (Qin et al. 2407.09722): of the beams that are sampled (searched, when greedy) on the draft, the likeliest is
     read by the target in one forward. Its longest prefix with log P - log Q > log ``tau`` is kept, P and Q the products
     of p and q over it, also past prefixes that fail, and the next token is drawn from p. With ``tree`` (MMTAD) every
-    node that any beam went through is read in that forward and may be kept where its own P is enough beside Q of the
+    node that any beam went through is read in that forward, and passes where its own P is enough beside Q of the
     likeliest beam at that depth (as the authors' code has it); the longest such path wins, then the one of greatest P.
-    So a block is never shorter than without ``tree``, and one beam is the same with and without.
+    So from one text a tree keeps at least what a chain keeps, and with one beam it is the chain.
 
-    Beams are drawn from filtered probabilities (temperature, top-k, top-p). P and Q are unfiltered unless ``filtered``,
-    as published: there a token outside the target's filter rejects all that follows it, and greedy, where a filter
-    leaves one token, keeps exactly the target's own text. A block that ends in EOS stands for all its continuations;
-    the last one is what the budget leaves.
+    Beams are drawn from what tokens are drawn from (temperature, top-k, top-p), each level without replacement: where
+    the draft is sure, drawing with it would make all beams the same. P and Q are of the unfiltered models, whose joint
+    distribution ``MTJD`` writes, or as published ``filtered`` too: then a token outside the target's filter rejects
+    all that follows it, and greedy, whose filter leaves one token, keeps the target's own text. A block that ends in
+    EOS stands for all its continuations; the last block is what the budget leaves.
 
     Raises ValueError unless there are a draft and a target, ``beams`` and ``length`` are at least 1 and ``tau`` at
     least 0 (which rejects nothing; inf rejects everything), or where two tokens cannot share a position (ALiBi).

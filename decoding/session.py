@@ -130,10 +130,7 @@ class Session:
         reach, longest, unread, first = torch.stack([lengths.max(), gaps.max(), gaps.sum(), start.min()]).tolist()
         parts = _apart(gaps) if len(rows) * longest - unread > WASTE else None
         if parts is not None:
-            trees = [tree and tree.of(part) for part in parts]
-            read = [self.catch_up(ids, lengths[p], rows[p], keep, hidden, t) for p, t in zip(parts, trees, strict=True)]
-            back = torch.cat(parts).argsort()
-            return tuple(torch.cat(both)[back] for both in zip(*read, strict=True)) if hidden else torch.cat(read)[back]
+            return self._read_apart(parts, ids, lengths, rows, keep, hidden, tree)
         slots = lengths[:, None] + torch.arange(-longest, 0, device=ids.device)
         real = slots >= start[:, None]
         # Padding stands at position 0, where there is something to look at; its output is not used.
@@ -168,6 +165,14 @@ class Session:
             raise FloatingPointError(
                 f"the model {self.name} returned NaN logits; check its weights or use a wider dtype"
             )
+
+    def _read_apart(
+        self, parts, ids: Tensor, lengths: Tensor, rows: Tensor, keep: int, hidden: bool, tree: Tree | None
+    ):
+        trees = [tree and tree.of(part) for part in parts]
+        read = [self.catch_up(ids, lengths[p], rows[p], keep, hidden, t) for p, t in zip(parts, trees, strict=True)]
+        back = torch.cat(parts).argsort()
+        return tuple(torch.cat(both)[back] for both in zip(*read, strict=True)) if hidden else torch.cat(read)[back]
 
     def _plan(self, rows: Tensor, slots: Tensor, reach: int) -> None:
         self.plan.slots, self.plan.reach = (slots + rows[:, None] * (self.capacity + 1)).flatten(), reach

@@ -129,16 +129,17 @@ def test_backoff_priced_by_hand():
 
 def test_what_replay_charges_besides_regret():
     """A loop costs 1 whoever goes on with it, so does a missed stop, and the small model ends nothing by itself."""
-    traces = table(4, [1] * 5, regret=[0.0, 0.5, 2.0, 1.5, 1.5])
+    traces = table(4, [1, 0, 0, 0, 0], regret=[0.0, 0.5, 2.0, 1.5, 1.5])
     traces.columns["small_repeats"] = np.array([1, 1, 0, 0, 0], bool)
-    traces.columns["large_repeats"] = np.array([1, 0, 0, 0, 0], bool)
+    traces.columns["large_repeats"] = np.array([1, 0, 0, 0, 1], bool)
     traces.columns["small_ends"] = np.array([0, 0, 1, 0, 0], bool)
     traces.columns["large_ends"] = np.array([0, 0, 0, 1, 0], bool)
-    assert traces.risk.tolist() == pytest.approx([0, 1, 0.4, 1, 0.3])
+    assert traces.risk.tolist() == pytest.approx([0, 1, 0.4, 1, 0])
     kept = backoff(traces, np.zeros(5, bool), cost)
     assert kept[1] == pytest.approx((1 + 1 + 0 + 1 + 0.3) / 5)
     assert kept[0] == backoff(traces, np.array([0, 0, 1, 0, 0], bool), cost)[0]  # the end was handed on
-    assert backoff(traces, np.ones(5, bool), cost)[1] == pytest.approx(1 / 5)
+    assert backoff(traces, np.ones(5, bool), cost)[1] == 0  # the large model's own loop
+    assert backoff(traces, np.array([1, 1, 0, 0, 1], bool), cost)[1] == pytest.approx((1 + 1) / 5)  # once led there
 
 
 def test_trajectories_do_not_touch_each_other():

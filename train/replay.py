@@ -31,10 +31,12 @@ class Cost:
 def backoff(traces: Traces, escalate: np.ndarray, cost: Cost) -> tuple[float, float]:
     """(speedup over the large model alone, mean loss per prompt) had ``escalate`` [rows] decided the hand-offs.
 
-    What the small model would end is handed on in any case, as ``verify_eos`` does.
+    What the small model would end is handed on in any case, as ``verify_eos`` does. A loop that the large model goes
+    on with is charged once a token was kept that it would not have written: before that the text is its own.
     """
     escalate = escalate | traces["small_ends"]
-    lost = np.where(escalate, traces.large_cost, traces.small_cost)
+    kept = ~escalate & (traces["small_token"] != traces["large_token"])
+    lost = np.where(escalate, traces.large_cost * _any_before(kept, traces), traces.small_cost)
     loss = np.add.reduceat(lost, traces.starts[:-1]) / np.diff(traces.starts)
     position = traces["position"].astype(int)
     prompt = traces["prompt_tokens"]
@@ -53,6 +55,12 @@ def _last_so_far(last: np.ndarray, traces: Traces) -> np.ndarray:
     """Running maximum that starts anew with every trajectory."""
     offset = traces.trajectory_of * (last.max() + 2)
     return np.maximum.accumulate(last + offset) - offset
+
+
+def _any_before(flags: np.ndarray, traces: Traces) -> np.ndarray:
+    """[rows] whether any earlier row of the same trajectory has its flag."""
+    count = np.cumsum(flags) - flags
+    return count > np.repeat(count[traces.starts[:-1]], np.diff(traces.starts))
 
 
 class Rounds(NamedTuple):
