@@ -41,13 +41,16 @@ def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
         faster = live.speedup(measured, name) / speed
         worse = float(measured[name]["loss"].mean()) / loss if loss > 0 else 1.0
         curve = search.curve(policy)
-        i = solve(curve, job.goal, faster, worse)
+        # A factor of a few prompts may make a loss budget stricter, not looser: it was measured at one point of the
+        # curve, and a policy that happened to lose next to nothing there would be let off everything elsewhere.
+        careful = max(worse, 1.0)
+        i = solve(curve, job.goal, faster, careful)
         console.print(
             f"trial {trial.number}: replay {speed:.3f}x at loss {loss:.4f}, "
             f"live {speed * faster:.3f}x at loss {loss * worse:.4f}"
         )
         if i is not None and (job.goal.budget is None or _worth_it(curve[i, 0], faster)):
-            value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * worse)
+            value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * careful)
             options.append((value, Chosen(policy, trial.number, float(GRID[i]), faster, worse)))
     if not options:
         return None
