@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from decoding.draft import at, at_each, log_probabilities
 from decoding.run import Run
-from decoding.sampling import DRAW
+from decoding.sampling import DRAW, Sampling
+from decoding.text import Text
 from decoding.tree import Tree
 
 
@@ -119,9 +121,10 @@ def sample_beams(
         logits.append(session.catch_up(text.ids, slots, rows, keep=width if level else 1, tree=tree))
         over = over | (level >= room)[:, None]
         log_q = log_probabilities(logits[-1], run.sampling, filtered=not run.sampling.greedy)
-        scores = (weights[..., None] + _certain(log_q, last, over)).flatten(1)
-        chosen = _choose(scores, _gumbel(run, rows, lengths, level, length, scores), width)
-        weights, parents, last = scores.gather(1, chosen), chosen // session.vocab, chosen % session.vocab
+        scores = weights[..., None] + _certain(log_q, last, over)
+        place = ((lengths - text.prompts[rows]) * length + level)[:, None] * (width * session.vocab)
+        chosen, weights = _choose(scores, run.sampling, lambda index, place=place: _gumbel(text, rows, place + index))
+        parents, last = chosen // session.vocab, chosen % session.vocab
         over = over.gather(1, parents)
         beams.grow(level, parents, last, weights, over)
         text.ids[rows[:, None], slots[:, None] + torch.arange(width, device=rows.device)] = last
@@ -135,22 +138,27 @@ def _certain(log_q: Tensor, last: Tensor, over: Tensor) -> Tensor:
     return torch.where(over[..., None], certain, log_q)
 
 
-def _choose(scores: Tensor, noise: Tensor | float, width: int) -> Tensor:
-    """[r, width] the indices of the greatest of ``scores`` [r, m] with ``noise``, in their own order; -inf come last.
+def _choose(scores: Tensor, sampling: Sampling, noise: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """[r, width] a draw without replacement from ``scores`` [r, width, vocab], flat, and the scores of what is drawn.
 
-    In the order of the indices: what is drawn later does not depend on which of two near-equals is the better.
+    The greatest with Gumbel ``noise`` of the indices [r, m] are such a draw (Gumbel-top-k, 1903.06059); greedy has no
+    noise. In the order of their indices, so that what is drawn later does not depend on which of two near-equals is
+    the better; scores of -inf come last.
     """
-    best = (scores + noise).topk(width).indices
-    m = scores.shape[1]
-    missing = scores.gather(1, best) == -torch.inf
-    return (best + m * missing).sort(1).values % m
+    _, width, vocab = scores.shape
+    few = min(width if sampling.greedy else sampling.top_k or vocab, vocab)
+    tokens = torch.arange(vocab, device=scores.device).expand_as(scores)
+    if few < vocab:  # nothing else can be drawn, and noise is what costs
+        scores, tokens = scores.topk(few)
+    index = (tokens + vocab * torch.arange(width, device=scores.device)[:, None]).flatten(1)
+    scores = scores.flatten(1)
+    best = (scores if sampling.greedy else scores + noise(index)).topk(width).indices
+    index, scores = index.gather(1, best), scores.gather(1, best)
+    order = (index + width * vocab * (scores == -torch.inf)).argsort(1)
+    return index.gather(1, order), scores.gather(1, order)
 
 
-def _gumbel(run: Run, rows: Tensor, lengths: Tensor, level: int, length: int, scores: Tensor) -> Tensor | float:
-    """Noise [r, m] with which the greatest scores are a draw without replacement (Gumbel-top-k, 1903.06059)."""
-    if run.sampling.greedy:
-        return 0.0
-    starts, m = lengths - run.text.prompts[rows], scores.shape[1]
-    place = (starts * length + level)[:, None] * m + torch.arange(m, device=rows.device)
-    uniform = run.text.uniform(rows, place, DRAW) + 2.0**-24  # neither 0 nor 1
+def _gumbel(text: Text, rows: Tensor, places: Tensor) -> Tensor:
+    """Noise [r, m] for ``rows`` [r] at ``places`` [r, m]."""
+    uniform = text.uniform(rows, places, DRAW) + 2.0**-24  # neither 0 nor 1
     return -(-uniform.log()).log()
