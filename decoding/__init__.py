@@ -20,6 +20,7 @@ _HOME = {
     "Result": "generation",
     "Rollback": "acceptance",
     "Sampling": "sampling",
+    "SpecInfer": "specinfer",
     "Speculative": "speculative",
     "Step": "step",
     "Typical": "acceptance",

@@ -123,7 +123,7 @@ def sample_beams(
         log_q = log_probabilities(logits[-1], run.sampling, filtered=not run.sampling.greedy)
         scores = weights[..., None] + _certain(log_q, last, over)
         place = ((lengths - text.prompts[rows]) * length + level)[:, None] * (width * session.vocab)
-        chosen, weights = _choose(scores, run.sampling, lambda index, place=place: _gumbel(text, rows, place + index))
+        chosen, weights = _choose(scores, run.sampling, lambda index, place=place: gumbel(text, rows, place + index))
         parents, last = chosen // session.vocab, chosen % session.vocab
         over = over.gather(1, parents)
         beams.grow(level, parents, last, weights, over)
@@ -158,7 +158,7 @@ def _choose(scores: Tensor, sampling: Sampling, noise: Callable[[Tensor], Tensor
     return index.gather(1, order), scores.gather(1, order)
 
 
-def _gumbel(text: Text, rows: Tensor, places: Tensor) -> Tensor:
+def gumbel(text: Text, rows: Tensor, places: Tensor) -> Tensor:
     """Noise [r, m] for ``rows`` [r] at ``places`` [r, m]."""
     uniform = text.uniform(rows, places, DRAW) + 2.0**-24  # neither 0 nor 1
     return -(-uniform.log()).log()

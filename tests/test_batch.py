@@ -5,7 +5,7 @@ import torch
 from conftest import tiny
 from toys import ending_tokens, nudged
 
-from decoding import MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
+from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
 from policies import Random, Rule
 
 NEW, SEED = 18, 40
@@ -27,6 +27,7 @@ DECODERS = {
     "speculative-random-keep": Speculative([small, large], length=5, stop=Random(0.3), keep=True),
     "mtad": MTAD([small, large], beams=3),
     "mmtad": MTAD([small, large], beams=3, length=3, tree=True, filtered=True),
+    "specinfer": SpecInfer([small, large], (3, 2, 1)),
 }
 SAMPLING = {
     "greedy": Sampling(),

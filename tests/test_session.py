@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kinds import KINDS
 from toys import eager, nudged
 
-from decoding import MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
+from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
 from decoding.generation import commits, start
 from decoding.session import Session
 from policies import Random, Rule
@@ -87,6 +87,7 @@ DECODERS = {
     "backoff": Backoff([small, large], Rule("entropy", 2.4)),
     "speculative": Speculative([small, large], stop=Rule("entropy", 2.4)),
     "mmtad": MTAD([small, large], tree=True),
+    "specinfer": SpecInfer([small, large]),
 }
 
 

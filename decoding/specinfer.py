@@ -1,0 +1,180 @@
+"""Speculative decoding with a tree of drafted tokens, all of which the target reads in one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from decoding.architectures import counts_slots
+from decoding.beams import gumbel
+from decoding.draft import at
+from decoding.drafting import noise
+from decoding.lm import LM
+from decoding.run import Run
+from decoding.sampling import ACCEPT, REPLACE, invert
+from decoding.text import Commit
+from decoding.tree import Tree
+
+
+class SpecInfer:
+    """Draft ``branches[l]`` different tokens after every node of level l, and keep the path that the target keeps.
+
+    The tree and its verification are SpecInfer's (Miao et al. 2305.09781, section 4): at each node the children are
+    tried in the order in which they were drawn, x is kept with probability min(1, p(x) / q(x)), and where it is
+    rejected p becomes max(0, p - q), normalised. Children are drawn without replacement, so q then loses x too (as in
+    recursive rejection sampling, Jeon et al. 2402.14160): where the draft is sure, drawing with it would try one token
+    again and again. The output is the target's own. Greedy takes the draft's likeliest tokens.
+
+    Raises ValueError unless there are a draft and a target and every branch is at least 1, or where two tokens cannot
+    share a position (ALiBi).
+    """
+
+    def __init__(self, models: Sequence[LM], branches: Sequence[int] = (4, 2, 2)):
+        if len(models) != 2 or any(hasattr(model, "propose") for model in models):
+            raise ValueError(f"SpecInfer takes [draft, target], two models, not {models}")
+        if not branches or min(branches) < 1:
+            raise ValueError(f"branches must be numbers of at least 1, one a level, not {tuple(branches)}")
+        for lm in models if max(branches) > 1 else ():
+            if counts_slots(lm.model.config):
+                raise ValueError(
+                    f"{lm.name} ({lm.model.config.model_type}) places tokens by their slots in the cache (ALiBi) and "
+                    "cannot read a tree; take branches of 1"
+                )
+        self.models, self.branches = list(models), tuple(branches)
+        self.shape = Shape(self.branches)
+        self.scratch = self.shape.nodes + 1
+
+    def write(self, run: Run) -> Iterator[Commit]:
+        self.shape.to(run.text.device)
+        run.drafted = run.accepted = 0
+        while True:
+            yield self._round(run, run.text.rows)
+
+    def _round(self, run: Run, rows: Tensor) -> Commit:
+        text, (small, large) = run.text, run.sessions
+        lengths = text.lengths[rows]
+        # The target writes one token in any case: the budget leaves room for one drafted token fewer.
+        room = (text.prompts[rows] + text.budget - lengths - 1).clamp(max=len(self.branches))
+        depth = max(1, int(room.max()))
+        tree = self.shape.tree(lengths, room, depth)
+        tokens, q = self._draft(run, rows, lengths, tree, depth)
+        end = lengths + tokens.shape[1]
+        p = run.sampling.probabilities(large.catch_up(text.ids, end, rows, keep=tokens.shape[1] + 1, tree=tree))
+        path, accepted, after = self._walk(run, rows, lengths - text.prompts[rows], room, tokens, q, p)
+        large.keep(rows, lengths, path, accepted)
+        # Of the last level the draft has only written, not read.
+        small.keep(rows, lengths, path[:, : depth - 1], accepted.clamp(max=depth - 1))
+        run.drafted += int(room.sum())
+        run.accepted += int(accepted.sum())
+        return Commit.checked(rows, tokens.gather(1, path), accepted, after)
+
+    def _draft(self, run: Run, rows: Tensor, lengths: Tensor, tree: Tree, depth: int) -> tuple[Tensor, Tensor]:
+        """The tokens [r, n] of all nodes, and what each level was drawn from, [r, 1 + n - leaves, vocab]."""
+        text, session, shape = run.text, run.sessions[0], self.shape
+        tokens, seen = lengths.new_zeros(len(rows), 0), []
+        for level in range(depth):
+            end = lengths + tokens.shape[1]
+            logits = session.catch_up(text.ids, end, rows, keep=shape.widths[level], tree=tree if level else None)
+            seen.append(run.sampling.probabilities(logits))
+            place = (lengths - text.prompts[rows])[:, None] * (shape.nodes + 1) + shape.above(level)
+            drawn = self._children(run, rows, logits, seen[-1], place, self.branches[level]).flatten(1)
+            text.ids[rows[:, None], end[:, None] + torch.arange(drawn.shape[1], device=rows.device)] = drawn
+            tokens = torch.cat([tokens, drawn], 1)
+        return tokens, torch.cat(seen, 1)
+
+    def _children(self, run: Run, rows: Tensor, logits: Tensor, q: Tensor, place: Tensor, width: int) -> Tensor:
+        """[r, m, width] different tokens after each of m nodes, in the order in which they are drawn from q."""
+        vocab = logits.shape[-1]
+        if run.sampling.greedy:
+            return logits.topk(width).indices
+        few = min(max(width, run.sampling.top_k or vocab), vocab)
+        q, tokens = q.topk(few)  # noise is what costs, and nothing else can be drawn
+        noise = gumbel(run.text, rows, (place[..., None] * vocab + tokens).flatten(1)).view_as(q)
+        return tokens.gather(-1, (q.log() + noise).topk(width).indices)
+
+    def _walk(self, run: Run, rows: Tensor, starts: Tensor, room: Tensor, tokens: Tensor, q: Tensor, p: Tensor):
+        """Down the tree: the nodes [r, depth] that are kept, how many [r] of them, and the token [r] after."""
+        text, shape = run.text, self.shape
+        fresh = lambda place, stream: noise(text, rows, starts, place, stream, shape.nodes)  # noqa: E731
+        node, accepted, left = torch.full_like(rows, -1), torch.zeros_like(rows), p[:, 0]
+        path = []
+        for level in range(shape.begins.index(tokens.shape[1])):
+            children = shape.children(level, node)
+            going = (accepted == level) & (level < room)
+            uniform = torch.stack([fresh(child, ACCEPT) for child in children.unbind(1)], 1)
+            q_here = None if run.sampling.greedy else at(q, node + 1)
+            kept, left = try_children(left, q_here, tokens.gather(1, children), uniform, going)
+            chosen = kept >= 0
+            node = torch.where(chosen, at(children, kept.clamp(min=0)), node)
+            left = torch.where(chosen[:, None], at(p, node + 1), left)
+            accepted = accepted + chosen
+            path.append(torch.where(chosen, node, 0))
+        return torch.stack(path, 1), accepted, invert(left, fresh(accepted, REPLACE))
+
+
+def try_children(p: Tensor, q: Tensor | None, tokens: Tensor, uniform: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
+    """Which child [r] of a node is kept of ``tokens`` [r, width], -1 for none, and what is left of p [r, vocab].
+
+    The tokens were drawn from q [r, vocab] in this order, without replacement; q None: they were not left to chance,
+    and p, which is then certain too, says which. Rows that are not ``going`` [r] keep nothing and lose nothing of p.
+    """
+    kept = torch.full_like(tokens[:, 0], -1)
+    for i, token in enumerate(tokens.unbind(1)):
+        token = token[:, None]
+        asked = going & (kept < 0)
+        chance = p.gather(1, token).squeeze(1)
+        if q is None:
+            kept = torch.where(asked & (chance > 0.5), i, kept)
+            continue
+        drawn = q.gather(1, token).squeeze(1)
+        asked &= drawn > 0  # else there were fewer tokens to draw than children
+        keep = uniform[:, i] * drawn < chance
+        kept = torch.where(asked & keep, i, kept)
+        rejected = (asked & ~keep)[:, None]
+        p = torch.where(rejected, _normalised((p - q).clamp(min=0), p), p)
+        q = torch.where(rejected, _normalised(q.scatter(1, token, 0.0), q.scatter(1, token, 0.0)), q)
+    return kept, p
+
+
+def _normalised(weights: Tensor, otherwise: Tensor) -> Tensor:
+    """``weights`` [r, vocab] to sum to 1; ``otherwise`` where rounding has left none."""
+    total = weights.sum(-1, keepdim=True)
+    return torch.where(total > 0, weights / total, otherwise)
+
+
+class Shape:
+    """Which node is whose child, the same for every text: level by level, a node's children side by side."""
+
+    def __init__(self, branches: Sequence[int]):
+        self.branches, self.widths, self.begins = branches, [1], [0]
+        for branch in branches:
+            self.widths.append(self.widths[-1] * branch)
+            self.begins.append(self.begins[-1] + self.widths[-1])
+        self.nodes = self.begins[-1]
+        self.levels = torch.repeat_interleave(torch.arange(len(branches)), torch.tensor(self.widths[1:]))
+        self.seen = torch.eye(self.nodes, dtype=torch.bool)
+        for level in range(1, len(branches)):
+            here = torch.arange(self.begins[level], self.begins[level + 1])
+            self.seen[here] |= self.seen[self.begins[level - 1] + (here - self.begins[level]) // branches[level]]
+
+    def to(self, device: torch.device) -> None:
+        self.levels, self.seen = self.levels.to(device), self.seen.to(device)
+
+    def above(self, level: int) -> Tensor:
+        """[m] the nodes whose children are of ``level``, counted from 0 for the text."""
+        begin = 1 + self.begins[level - 1] if level else 0
+        return torch.arange(begin, begin + self.widths[level], device=self.levels.device)
+
+    def children(self, level: int, node: Tensor) -> Tensor:
+        """[r, branch] the nodes of ``level`` after ``node`` [r], -1 for the text; any where it is of another level."""
+        place = (node - self.begins[level - 1]).clamp(0, self.widths[level] - 1) if level else torch.zeros_like(node)
+        branch = self.branches[level]
+        return self.begins[level] + place[:, None] * branch + torch.arange(branch, device=node.device)
+
+    def tree(self, lengths: Tensor, room: Tensor, depth: int) -> Tree:
+        """The first ``depth`` levels after texts of ``lengths`` [r]; positions stay within ``room`` [r] tokens."""
+        n, r = self.begins[depth], len(lengths)
+        places = torch.minimum(self.levels[:n] + 1, room.clamp(min=1)[:, None])
+        return Tree(lengths, places, self.seen[:n, :n].expand(r, -1, -1))
