@@ -11,7 +11,8 @@ import torch
 
 from decoding.architectures import attention, context
 from decoding.attention import use_attention
-from decoding.packed import pack
+from decoding.lean import Lean
+from decoding.packed import PackedLinear, pack
 from decoding.session import Session
 
 CONFIG_KEYS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -33,6 +34,7 @@ class LM:
             # Not len(tokenizer): ids may have holes, and a tokenizer may know tokens that the head does not.
             self.vocab = min(self.vocab, max(tokenizer.get_vocab().values()) + 1)
         self.context = context(model.config)
+        self._lean: Lean | None = None
 
     @classmethod
     def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True) -> LM:
@@ -90,6 +92,14 @@ class LM:
     def session(self, batch: int, capacity: int) -> Session:
         """A cache of its own for ``batch`` rows of at most ``capacity`` tokens."""
         return Session(self, batch, capacity)
+
+    def lean(self) -> Lean | None:
+        """A forward of fewer operations than the model's own, where there is one and the weights are packed."""
+        if not (isinstance(self.model.get_output_embeddings(), PackedLinear) and Lean.fits(self.model)):
+            return None
+        if self._lean is None or self._lean.stale:
+            self._lean = Lean(self.model)
+        return self._lean
 
     def identity(self) -> dict[str, str]:
         """name and the hashes of tokenizer, config and a few weights, stored with a policy tuned on this model."""

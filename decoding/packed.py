@@ -13,6 +13,17 @@ from torch import Tensor, nn
 DTYPES = (torch.float32, torch.bfloat16)
 
 
+class Packed:
+    """A product with ``weight`` [out, in], of which only the packed copy is kept."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        self.weight, self.bias = (_packed(weight), bias) if _can_pack(weight) else (weight, bias)
+        self.packed = self.weight is not weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _product(x, self.weight, self.bias) if self.packed else F.linear(x, self.weight, self.bias)
+
+
 class PackedLinear(nn.Linear):
     """An ``nn.Linear`` that multiplies with a packed copy of its weight, made anew when the weight has changed.
 
@@ -28,9 +39,9 @@ class PackedLinear(nn.Linear):
             return F.linear(x, weight, self.bias)
         version = (weight.data_ptr(), weight._version)
         if self._packed_from != version:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+            self._packed = _packed(weight.detach())
             self._packed_from = version
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        return _product(x, self._packed, self.bias)
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_packed")}
@@ -41,11 +52,22 @@ def pack(model: nn.Module) -> None:
 
     Quantised layers stay as they are.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        return
     for module in model.modules():
-        if type(module) is nn.Linear and _dense(module.weight):
+        if type(module) is nn.Linear and _can_pack(module.weight):
             module.__class__ = PackedLinear
+
+
+def _can_pack(weight: Tensor) -> bool:
+    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return known and weight.device.type == "cpu" and _dense(weight)
+
+
+def _packed(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 def _dense(weight: Tensor) -> bool:

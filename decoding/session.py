@@ -99,6 +99,7 @@ class Session:
 
     def __init__(self, lm, batch: int, capacity: int):
         self.model, self.name, self.vocab, self.batch = lm.model, lm.name, lm.vocab, batch
+        self.lean = lm.lean()
         self.plan, self.capacity = Plan(), capacity
         layers = [SlotLayer(self.plan, batch, capacity) for _ in range(lm.model.config.num_hidden_layers)]
         self.cache = SlotCache(self.plan, layers)
@@ -138,9 +139,9 @@ class Session:
         self.plan.places = Places(slots) if tree is None else tree.places(slots, reach)
         self._plan(rows, torch.where(real, slots, self.capacity), reach)
         self.tokens += real.sum()
-        out = self._forward(ids[rows[:, None], slots], first == 0, logits_to_keep=keep, output_hidden_states=hidden)
+        logits, states = self._forward(ids[rows[:, None], slots], first == 0, keep, hidden)
         self.read[rows] = lengths
-        return (out.logits, out.hidden_states[-1][:, -keep:]) if hidden else out.logits
+        return (logits, states) if hidden else logits
 
     def next(self, ids: Tensor, lengths: Tensor, rows: Tensor, hidden: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits [r, vocab] after the last token of ``rows`` [r], and with ``hidden`` its hidden state [r, width]."""
@@ -178,18 +179,25 @@ class Session:
         self.plan.slots, self.plan.reach = (slots + rows[:, None] * (self.capacity + 1)).flatten(), reach
         self.plan.rows = None if len(rows) == self.batch else rows
 
-    def _forward(self, ids: Tensor, prompt: bool, **options):
-        """The model's output for what is planned, its logits cut to the shared vocabulary; counted and timed."""
+    def _forward(self, ids: Tensor, prompt: bool, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """Logits, cut to the shared vocabulary, and last hidden states of what is planned; counted and timed."""
         began = time.perf_counter()
-        positions = self.plan.places.queries
-        out = self.model(input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, **options)
-        out.logits = out.logits[..., : self.vocab]
-        self.nan |= out.logits.amax(-1).isnan().any()
+        logits, states = self._run(ids, keep, hidden)
+        logits = logits[..., : self.vocab]
+        self.nan |= logits.amax(-1).isnan().any()
         seconds = time.perf_counter() - began
         self.calls += 1
         self.seconds += seconds
         self.prefill += seconds if prompt else 0.0
-        return out
+        return logits, states
+
+    def _run(self, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
+        if self.lean is not None:
+            return self.lean(ids, self.plan.places, self.cache, self.plan.reach, keep)
+        positions = self.plan.places.queries
+        options = {"logits_to_keep": keep, "output_hidden_states": hidden, "use_cache": True}
+        out = self.model(input_ids=ids, position_ids=positions, past_key_values=self.cache, **options)
+        return out.logits, out.hidden_states[-1][:, -keep:] if hidden else None
 
 
 def _apart(gaps: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -1,0 +1,141 @@
+"""The forward of a Llama in a third of the operations that transformers takes.
+
+One token of a small model is so little work that most of its time goes into starting operations: a layer of
+transformers' Llama starts about a hundred, this one seventeen. Queries, keys and values are one product, as are the
+two halves of the feed-forward layer; a rotation is one complex multiplication, for which the rows of the weights of
+queries and keys are laid out in pairs (their inner products do not change); the mask is made once, not once a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decoding.attention import Places, row_mask
+from decoding.packed import Packed
+
+ROPES = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary embedding whose frequencies do not depend on what is read."""
+
+
+@dataclass(slots=True)
+class Layer:
+    norm: Tensor
+    qkv: Packed
+    out: nn.Module
+    inner_norm: Tensor
+    gate_up: Packed
+    down: nn.Module
+
+
+class Lean:
+    """The forward of a transformers Llama over the slots of a ``Session``.
+
+    Weights are laid out anew once; ``stale`` says whether the model's have changed since.
+    """
+
+    def __init__(self, model):
+        config, body = model.config, model.model
+        self.width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.heads, self.groups, self.eps = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
+        self.embedding, self.norm, self.head = body.embed_tokens.weight, body.norm.weight, model.lm_head
+        self.layers = [self._layer(layer) for layer in body.layers]
+        self.model, self.versions = model, _versions(model)
+        self.turns = self._turns(body.rotary_emb, config.max_position_embeddings)
+
+    @staticmethod
+    def fits(model) -> bool:
+        """Whether this is the forward of ``model``: a dense Llama on one CPU whose frequencies stand still."""
+        config = model.config
+        rope = getattr(config, "rope_parameters", None) or {}
+        return (
+            type(model).__name__ == "LlamaForCausalLM"
+            and config.hidden_act == "silu"
+            and rope.get("rope_type", "default") in ROPES
+            and all(p.device.type == "cpu" and type(p) is nn.Parameter for p in model.parameters())
+            and all(isinstance(m, nn.Linear) for name, m in model.named_modules() if name.endswith(("_proj", "_head")))
+        )
+
+    @property
+    def stale(self) -> bool:
+        return self.versions != _versions(self.model)
+
+    def __call__(self, ids: Tensor, places: Places, cache, reach: int, keep: int) -> tuple[Tensor, Tensor]:
+        """Logits [r, keep, vocab] and last hidden states [r, keep, width] of ``ids`` [r, q], which ``cache`` stores."""
+        x = F.embedding(ids, self.embedding)
+        r, q, _ = x.shape
+        turn = self.turns[places.queries][:, :, None]
+        mask = self._mask(places, reach, x)
+        for layer, store in zip(self.layers, cache.layers, strict=True):
+            heads = layer.qkv(self._normed(x, layer.norm)).view(r, q, -1, self.width)
+            seen = self._attention(heads, turn, mask, store)
+            x = x + layer.out(seen)
+            gate, up = layer.gate_up(self._normed(x, layer.inner_norm)).chunk(2, -1)
+            x = x + layer.down(F.silu(gate).mul_(up))
+        x = self._normed(x[:, -keep:], self.norm)
+        return self.head(x), x
+
+    def _attention(self, heads: Tensor, turn: Tensor, mask: Tensor | None, store) -> Tensor:
+        """[r, q, heads * width] of what ``heads`` [r, q, heads + 2 * groups, width] see in ``store``."""
+        r, q, _, width = heads.shape
+        share = self.heads // self.groups
+        turned = heads[:, :, : self.heads + self.groups].float().unflatten(-1, (-1, 2))
+        turned = torch.view_as_real(torch.view_as_complex(turned) * turn).flatten(-2).to(heads.dtype)
+        query, key = turned.split((self.heads, self.groups), 2)
+        keys, values = store.update(key.transpose(1, 2), heads[:, :, self.heads + self.groups :].transpose(1, 2))
+        # The query heads of a group become queries of one head: nothing of the cache is repeated.
+        query = query.view(r, q, self.groups, share, width).permute(0, 2, 3, 1, 4).reshape(r, self.groups, -1, width)
+        seen = F.scaled_dot_product_attention(query, keys, values, mask)
+        return seen.view(r, self.groups, share, q, width).permute(0, 3, 1, 2, 4).reshape(r, q, -1)
+
+    def _mask(self, places: Places, reach: int, like: Tensor) -> Tensor | None:
+        """[r, 1, share * q, reach] what is seen, as an addend; None where one token sees all."""
+        r, q = places.queries.shape
+        if r == q == 1 and places.hidden is None:
+            return None
+        causal = lambda row, head, query, key: key <= query  # noqa: E731
+        mask = row_mask(places, additive=True, kv_length=reach, mask_function=causal, dtype=like.dtype)
+        return mask.repeat(1, 1, self.heads // self.groups, 1) if q > 1 else mask
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self.eps)
+
+    def _layer(self, layer) -> Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv = [self._paired(attention.q_proj), self._paired(attention.k_proj), _rows(attention.v_proj)]
+        return Layer(
+            norm=layer.input_layernorm.weight,
+            qkv=_joined(qkv),
+            out=attention.o_proj,
+            inner_norm=layer.post_attention_layernorm.weight,
+            gate_up=_joined([_rows(mlp.gate_proj), _rows(mlp.up_proj)]),
+            down=mlp.down_proj,
+        )
+
+    def _paired(self, linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with rows i and i + width / 2 of a head, which are rotated together, side by side."""
+        pair = lambda rows: rows.unflatten(0, (-1, 2, self.width // 2)).transpose(1, 2).flatten(0, 2)  # noqa: E731
+        weight, bias = _rows(linear)
+        return pair(weight), None if bias is None else pair(bias)
+
+    def _turns(self, rotary, positions: int) -> Tensor:
+        """[positions, width / 2] by what pairs of values are multiplied at a position."""
+        angles = torch.arange(positions).float()[:, None] * rotary.inv_freq.float()
+        return torch.polar(torch.full_like(angles, rotary.attention_scaling), angles)
+
+
+def _rows(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+
+
+def _joined(parts: list[tuple[Tensor, Tensor | None]]) -> Packed:
+    """One product for several of the same input."""
+    weights, biases = zip(*parts, strict=True)
+    return Packed(torch.cat(weights), None if biases[0] is None else torch.cat(biases))
+
+
+def _versions(model) -> list[tuple[int, int]]:
+    return [(p.data_ptr(), p._version) for p in model.parameters()]

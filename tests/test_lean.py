@@ -1,0 +1,114 @@
+"""The lean forward of a Llama is the model's own: every way to read, every shape of Llama, and new weights."""
+
+import pytest
+import torch
+from conftest import tiny
+from toys import eager, nudged
+
+from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
+from decoding.packed import pack
+from policies import Rule
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "rope_theta": 1e4,
+}
+SHAPES = {
+    "plain": {},
+    "no groups": {"num_key_value_heads": 4},
+    "one group": {"num_key_value_heads": 1},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "wide heads": {"head_dim": 16},
+    "llama3": {"rope_parameters": LLAMA3},
+    "yarn": {"rope_parameters": YARN},
+    "tied": {"tie_word_embeddings": True},
+}
+
+
+def lean(layers: int = 2, seed: int = 1, **changes):
+    """A tiny Llama whose sessions take the lean forward; biases and norms are not what they begin as."""
+    lm = tiny("llama", layers=layers, seed=seed, **changes)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in lm.model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                weight += 0.3 * torch.randn(weight.shape, generator=generator)
+    pack(lm.model)
+    assert lm.lean() is not None
+    return lm
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@torch.no_grad()
+def test_it_is_the_models_own_forward(shape):
+    lm = lean(**shape)
+    reference = eager(lm)
+    ids = torch.randint(3, 37, (3, 24), generator=torch.Generator().manual_seed(2))
+    session = lm.session(3, 24)
+    assert session.lean is not None
+    for rows, lengths, keep in (([0, 1, 2], [5, 1, 9], 2), ([1], [2], 1), ([0, 2], [9, 24], 4), ([0, 1], [10, 12], 1)):
+        logits, states = session.catch_up(ids, torch.tensor(lengths), torch.tensor(rows), keep, hidden=True)
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            fresh = reference(ids[row : row + 1, :length], output_hidden_states=True)
+            n = min(keep, length)
+            torch.testing.assert_close(logits[i, -n:], fresh.logits[0, -n:], atol=2e-4, rtol=1e-4)
+            torch.testing.assert_close(states[i, -n:], fresh.hidden_states[-1][0, -n:], atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, top_k=9)], ids=["greedy", "sampling"])
+def test_every_decoder_writes_the_same_text(sampling, prompts):
+    ids, mask = prompts
+    large = lean()
+    plain = nudged(large, 0.0)  # a copy: packed too
+    plain.lean = lambda: None
+    small = lean(layers=1, seed=3)
+    rule = Rule("entropy", 2.4)
+    kinds = {
+        "autoregressive": lambda big: Autoregressive(big),
+        "backoff": lambda big: Backoff([small, big], rule),
+        "speculative": lambda big: Speculative([small, big], length=3),
+        "mmtad": lambda big: MTAD([small, big], beams=3, tree=True),
+        "specinfer": lambda big: SpecInfer([small, big], (3, 2)),
+    }
+    for name, kind in kinds.items():
+        mine, theirs = (
+            generate(kind(lm), ids, mask, max_new_tokens=16, eos_token_id=(), seed=3, sampling=sampling)
+            for lm in (large, plain)
+        )
+        assert torch.equal(mine.sequences, theirs.sequences), name
+        assert mine.counts == theirs.counts, name
+
+
+def test_new_weights_are_seen():
+    lm = lean()
+    before = lm.lean()
+    assert lm.lean() is before
+    with torch.no_grad():
+        lm.model.model.layers[0].self_attn.q_proj.weight.mul_(1.5)
+    assert lm.lean() is not before
+
+
+def test_what_it_does_not_fit_keeps_its_own_forward():
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    others = [tiny("qwen2"), tiny("llama", rope_parameters=dynamic), tiny("llama", hidden_act="gelu")]
+    for lm in others:
+        pack(lm.model)
+    unpacked = tiny("llama")
+    assert [lm.lean() for lm in (*others, unpacked)] == [None] * 4
+
+
+def test_bfloat16_is_near_float32():
+    wide, narrow = lean(), lean()
+    narrow.model.bfloat16()
+    ids = torch.randint(3, 37, (1, 12), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        first, second = (
+            lm.session(1, 12).catch_up(ids, torch.tensor([12]), torch.tensor([0]), keep=12) for lm in (wide, narrow)
+        )
+    assert second.dtype == torch.bfloat16
+    assert (first - second).abs().mean() < 0.03 * first.abs().mean()
