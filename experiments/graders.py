@@ -142,4 +142,4 @@ def show(rows: list[dict]) -> None:
 
 if __name__ == "__main__":
     config = tyro.cli(Graded, description=__doc__)
-    sys.exit(attempt("graders", lambda: main(config), Path.cwd()))
+    sys.exit(attempt("graders", lambda: main(config)))

@@ -69,11 +69,9 @@ def programs(stub: Stub | None, text: str) -> Iterator[str]:
     """Programs that ``text`` may mean, likeliest first: its fenced blocks, the code in its prose, or the body that
     goes on where the prompt's function stops."""
     blocks = [code for _, code in FENCE.findall(text)]
-    whole = [
-        *blocks,
-        *(["\n".join(blocks)] if len(blocks) > 1 else []),
-        *(text[m.start() :] for m in CODE.finditer(text)),
-    ]
+    joined = ["\n".join(blocks[: i + 1]) for i in range(len(blocks))]  # an earlier block may hold what it calls
+    whole = [code for pair in zip(joined, blocks, strict=True) for code in pair]
+    whole += [text[start.start() :] for start in CODE.finditer(text)]
     for code in whole:
         code = parsing(textwrap.dedent(code))
         if stub and stub.name in _functions(code):

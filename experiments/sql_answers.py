@@ -60,12 +60,12 @@ def informative(prompt: str, query: str) -> Iterator[tuple[sqlite3.Connection, R
 
 
 def find_query(text: str) -> str | None:
-    """The first query of an answer: in its first fenced block that has one, else where SELECT or WITH begins a line, to
-    its semicolon, a blank line or the end."""
+    """The first query of an answer: in its first fenced block that has one, else from any SELECT or WITH that is no
+    prose, to its semicolon, a blank line or the end."""
     for code in [*FENCE.findall(text), text.split("```")[0]]:
         for start in QUERY.finditer(code):
             query = re.split(r"\n\s*\n", _to_semicolon(code[start.start() :]))[0].strip()
-            if sqlite3.complete_statement(query + ";") and _prepares_alone(query):
+            if _is_query(query):
                 return query
     return None
 
@@ -76,12 +76,15 @@ def _to_semicolon(code: str) -> str:
     return code[: covered.find(";")] if ";" in covered else code
 
 
-def _prepares_alone(query: str) -> bool:
-    """Is it a query as far as grammar goes? Prose with "select" in it is not; missing tables are found later."""
+def _is_query(text: str) -> bool:
+    """Is it one as far as grammar goes? Prose that begins with "select" is not; a missing table comes after grammar."""
     try:
-        sqlite3.connect(":memory:").execute(f"EXPLAIN {query}")
-    except sqlite3.Error as error:
-        return "syntax error" not in str(error) and "incomplete input" not in str(error)
+        with contextlib.closing(sqlite3.connect(":memory:")) as empty:
+            empty.execute(f"EXPLAIN {text}")
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        return str(error).startswith("no such")
+    except ValueError:  # a NUL or half a surrogate pair
+        return False
     return True
 
 

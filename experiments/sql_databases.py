@@ -86,8 +86,8 @@ def _value(column: tuple, linked: bool, numbers: list[float], texts: list[str], 
 
 
 def literals(query: str) -> tuple[list[float], list[str]]:
-    """(numbers, texts) that a query compares with; the text inside of a LIKE pattern."""
+    """(numbers, texts) that a query compares with; the text inside of a LIKE pattern. A text column may hold numbers."""
     found = LITERAL.findall(query)
     numbers = [float(n) if "." in n else int(n) for _, _, n in found if n]
-    texts = [(a.replace("''", "'") or b).replace("%", "").replace("_", "x") for a, b, n in found if not n]
+    texts = [(a.replace("''", "'") or b or n).replace("%", "").replace("_", "x") for a, b, n in found]
     return numbers, texts
