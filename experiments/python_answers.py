@@ -8,12 +8,13 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
+from experiments.fences import blocks
 from experiments.python_checks import Check, asserts, examples, redefined
 from experiments.sandbox import Limits, run
 
-FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
-CODE = re.compile(r"^(?:from|import|def|class|async def|@)\b|^@", re.MULTILINE)
+CODE = re.compile(r"^(?:(?:from|import|def|class|async def)\b|@)", re.MULTILINE)
 MOST_LINES = 400
 """of an answer that are read as code"""
 
@@ -55,8 +56,7 @@ def passes(program: str, checks: list[Check], limits: Limits) -> bool:
 
 def find_stub(prompt: str) -> Stub | None:
     """The last function of the prompt's code when nothing but a docstring is in it, else None."""
-    blocks = [block for _, block in FENCE.findall(prompt)]
-    for source in (parsing(code[start.start() :]) for code in [*blocks, prompt] for start in CODE.finditer(code)):
+    for source in (source for code in [*blocks(prompt), prompt] for source in snippets(code)):
         body = _body(source)
         last = body[-1] if body else None
         if isinstance(last, ast.FunctionDef) and len(last.body) == 1 and ast.get_docstring(last) is not None:
@@ -68,26 +68,39 @@ def find_stub(prompt: str) -> Stub | None:
 def programs(stub: Stub | None, text: str) -> Iterator[str]:
     """Programs that ``text`` may mean, likeliest first: its fenced blocks, the code in its prose, or the body that
     goes on where the prompt's function stops."""
-    blocks = [code for _, code in FENCE.findall(text)]
-    joined = ["\n".join(blocks[: i + 1]) for i in range(len(blocks))]  # an earlier block may hold what it calls
-    whole = [code for pair in zip(joined, blocks, strict=True) for code in pair]
-    whole += [text[start.start() :] for start in CODE.finditer(text)]
-    for code in whole:
-        code = parsing(textwrap.dedent(code))
+    fenced = blocks(text)
+    for code in chain(joined(fenced), snippets(text)):
         if stub and stub.name in _functions(code):
             yield stub.before + "\n" + code
         elif stub is None and _functions(code):
             yield code
-    for code in [*blocks, text] if stub else ():
+    for code in [*fenced, text] if stub else ():
         for body in (code, textwrap.indent(textwrap.dedent(code), "    ")):
             program = parsing(stub.source + body, len(stub.source.splitlines()))
             if _functions(program).get(stub.name, 0) > 1:  # more than the docstring
                 yield program
 
 
+def joined(fenced: list[str]) -> Iterator[str]:
+    """Each block after those before it, which may hold what it calls; then alone."""
+    for i, block in enumerate(fenced):
+        yield parsing(textwrap.dedent("\n".join(fenced[: i + 1])))
+        yield parsing(textwrap.dedent(block))
+
+
+def snippets(text: str) -> Iterator[str]:
+    """Code that begins on a line of its own in a text, each up to where it is no longer Python."""
+    end = 0
+    for start in CODE.finditer(text):
+        if start.start() >= end:
+            code = parsing(text[start.start() :])
+            end = start.start() + len(code)
+            yield code
+
+
 def parsing(code: str, least: int = 0) -> str:
     """As many of the first lines of ``code`` as are Python, more than ``least``: prose may follow. "" when none are."""
-    lines = code.splitlines()[: least + MOST_LINES]
+    lines = code.split("\n", least + MOST_LINES)[: least + MOST_LINES]
     end = len(lines)
     while end > least:
         text = "\n".join(lines[:end]) + "\n"

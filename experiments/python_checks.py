@@ -88,10 +88,11 @@ Check = Example | Comparison | Truth
 
 
 def examples(docstring: str) -> list[Example]:
-    """The ``>>>`` examples of a docstring; none when doctest cannot read them."""
+    """The ``>>>`` examples of a docstring; none when doctest or Python cannot read one of them."""
     try:
         found = doctest.DocTestParser().get_examples(docstring)
-    except ValueError:
+        ast.parse("\n".join(e.source for e in found))
+    except (ValueError, SyntaxError):
         return []
     return [Example(e.source.strip(), e.want, e.exc_msg) for e in found]
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+from experiments.fences import blocks
 from experiments.sql_databases import databases, statements
 
 SECONDS = 1.0
@@ -17,7 +18,6 @@ SECONDS = 1.0
 MOST_ROWS = 10_000
 ENOUGH = 10
 """databases on which the reference finds something"""
-FENCE = re.compile(r"```[ \t]*\w*[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 QUERY = re.compile(r"\b(?:SELECT|WITH)\b", re.IGNORECASE)
 HIDDEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
 ALLOWED = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
@@ -62,7 +62,7 @@ def informative(prompt: str, query: str) -> Iterator[tuple[sqlite3.Connection, R
 def find_query(text: str) -> str | None:
     """The first query of an answer: in its first fenced block that has one, else from any SELECT or WITH that is no
     prose, to its semicolon, a blank line or the end."""
-    for code in [*FENCE.findall(text), text.split("```")[0]]:
+    for code in [*blocks(text), text.split("```")[0]]:
         for start in QUERY.finditer(code):
             query = re.split(r"\n\s*\n", _to_semicolon(code[start.start() :]))[0].strip()
             if _is_query(query):

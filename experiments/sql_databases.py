@@ -86,7 +86,7 @@ def _value(column: tuple, linked: bool, numbers: list[float], texts: list[str], 
 
 
 def literals(query: str) -> tuple[list[float], list[str]]:
-    """(numbers, texts) that a query compares with; the text inside of a LIKE pattern. A text column may hold numbers."""
+    """(numbers, texts) that a query compares with; of a LIKE pattern its text. Numbers are texts too: a year may be."""
     found = LITERAL.findall(query)
     numbers = [float(n) if "." in n else int(n) for _, _, n in found if n]
     texts = [(a.replace("''", "'") or b or n).replace("%", "").replace("_", "x") for a, b, n in found]

@@ -147,12 +147,21 @@ def test_examples_that_raise_print_or_set_up():
         "Write a poem.",
         "Complete:\n\ndef f(x):\n    '''No examples.'''\n",
         "def f(x):\n    '''\n    >>> y = f(1)\n    '''\n",  # nothing is compared
+        "def f(x):\n    '''\n    >>> f(1\n    2\n    '''\n",  # no Python
         "assert that this is no Python",
         "",
     ],
 )
 def test_a_prompt_without_tests_is_not_graded(prompt):
     assert passes_tests(prompt, "    return x", "    return x", LIMITS) is None
+
+
+@pytest.mark.parametrize("line", ["import a\n", "def double(x):\n", "x = (\n", "```python\n", "    if x:\n", "("])
+def test_a_looping_answer_is_read_in_no_time(line):
+    """Every start of code was once tried with every end: 3000 lines of "import a" took half a minute."""
+    start = time.monotonic()
+    assert passes_tests(PROMPT, None, line * 3000, LIMITS) == 0.0
+    assert time.monotonic() - start < 10
 
 
 def test_helpers_of_the_prompt_are_there():

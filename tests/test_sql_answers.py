@@ -132,7 +132,7 @@ def test_rows_of_the_prompt_come_first():
 def test_databases_are_the_same_every_time_and_hold_what_is_asked_for():
     query = "SELECT name FROM singer WHERE country = 'Peru' AND age > 20 AND pay < 100"
     found = [[execute(d, query) for d in databases(statements(SCHEMA), query)] for _ in range(2)]
-    assert found[0] == found[1] and sum(map(bool, found[0])) > 10
+    assert found[0] == found[1] and sum(map(bool, found[0])) > 5
 
 
 @pytest.fixture
