@@ -21,14 +21,17 @@ def checking() -> Iterator[None]:
         raise InputError(" ".join(str(error).split())) from error
 
 
-def attempt(name: str, job: Callable[[], None], folder: Path) -> int:
-    """The exit code of ``job()``: 0 when it is done, 2 after an InputError, 130 when it was stopped."""
+def attempt(name: str, job: Callable[[], object], folder: Path | None = None) -> int:
+    """The exit code of ``job()``: 0 when it is done, 2 after an InputError, 130 when it was stopped.
+
+    folder: where what was done so far is kept, for jobs that can go on.
+    """
     try:
         job()
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from {folder}", file=sys.stderr)
+        print("\nstopped" + (f"; the same command goes on from {folder}" if folder else ""), file=sys.stderr)
         return 130
     return 0

@@ -1,0 +1,145 @@
+"""Task scores in [0, 1]: is an answer right, where a task says what right is?
+
+    python experiments/graders.py                     # the prompts' own references, which must score 1
+    python experiments/graders.py texts.jsonl         # {"id", "text"} rows
+    python experiments/graders.py texts.jsonl --prompts mine.jsonl --grader my_module:my_function
+
+Python code in answers is run, within the limits of experiments/sandbox.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from experiments.answer_numbers import exact_number
+from experiments.overlap import chrf, rouge_l
+from experiments.python_answers import passes_tests
+from experiments.sql_answers import execution_match
+from train.command import attempt, checking
+
+if TYPE_CHECKING:
+    from train.own_grader import Grader
+    from train.prompts import Prompt
+
+GRADERS: dict[str, Grader] = {
+    "number": exact_number,
+    "code": passes_tests,
+    "sql": execution_match,
+    "chrf": chrf,
+    "rouge_l": rouge_l,
+}
+FAMILIES = {
+    "math": "number",
+    "code": "code",
+    "sql": "sql",
+    "translation": "chrf",
+    "factual_qa": "chrf",  # recall counts twice: the references are short, answers are sentences
+    "context_qa": "rouge_l",
+    "summarization": "rouge_l",
+}
+"""the grader of each family of prompts; others (chat, writing, roleplay, ...) have no right answer to compare with"""
+
+
+@dataclass
+class Graded:
+    """Grade texts, or without any the references of the prompts themselves, which must score 1."""
+
+    texts: Annotated[Path | None, tyro.conf.Positional] = None
+    """jsonl of {"id": of a prompt, "text": an answer to it}"""
+    prompts: str | None = None
+    """what train/fit_policy.py takes as prompts (default: the embedded ones)"""
+    grader: str | None = None
+    """one of number, code, sql, chrf, rouge_l, or module:function of your own, for all prompts (default: by family)"""
+    output: Path | None = None
+    """write {"id", "family", "grader", "score"} rows to this jsonl"""
+
+
+def grade(prompt: Prompt, text: str) -> float | None:
+    """The score of ``text`` as an answer, by the grader of the prompt's family; None where no grader applies."""
+    name = FAMILIES.get(prompt.family)
+    return None if name is None else GRADERS[name](prompt.text, prompt.reference, text)
+
+
+def main(config: Graded) -> list[dict]:
+    from rich.progress import track
+
+    from train.atomic import write
+
+    own = find_grader(config.grader)
+    with checking():
+        prompts = {p.id: p for p in read_prompts(config.prompts)}
+        texts = references(prompts) if config.texts is None else read_texts(config.texts, prompts)
+    rows = []
+    for name, text in track(texts, "grading"):
+        prompt = prompts[name]
+        score = grade(prompt, text) if own is None else own(prompt.text, prompt.reference, text)
+        used = config.grader or FAMILIES.get(prompt.family)
+        rows.append({"id": name, "family": prompt.family, "grader": used, "score": score})
+    show(rows)
+    if config.output is not None:
+        write(config.output, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return rows
+
+
+def find_grader(name: str | None) -> Grader | None:
+    if name is None or name in GRADERS:
+        return None if name is None else GRADERS[name]
+    from train.own_grader import load_grader
+
+    return load_grader(name)
+
+
+def read_prompts(source: str | None) -> list[Prompt]:
+    """Prompts without a model: a grader reads text, so all have one token that stands for nothing."""
+    from train.prompts import load_prompts
+
+    return load_prompts(source, lambda text: {"input_ids": [0]})
+
+
+def references(prompts: dict[str, Prompt]) -> list[tuple[str, str]]:
+    """The prompts' own references as answers."""
+    return [(name, p.reference) for name, p in prompts.items() if p.reference is not None]
+
+
+def read_texts(path: Path, prompts: dict[str, Prompt]) -> list[tuple[str, str]]:
+    """(id, text) of each line of a jsonl. Raises OSError, ValueError: one sentence that names the line."""
+    texts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            name, text = row["id"], row["text"]
+        except (ValueError, KeyError, TypeError):
+            name = text = None
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(f'{path}, line {number}: write {{"id": "...", "text": "..."}}')
+        if name not in prompts:
+            raise ValueError(f"{path}, line {number}: no prompt has the id {name}; name the file with --prompts")
+        texts.append((name, text))
+    return texts
+
+
+def show(rows: list[dict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    scores = defaultdict(list)
+    for row in rows:
+        scores[row["family"], row["grader"] or "none"].append(row["score"])
+    table = Table("family", "grader", "texts", "graded", "mean score")
+    for (family, grader), some in sorted(scores.items()):
+        graded = [s for s in some if s is not None]
+        mean = f"{sum(graded) / len(graded):.3f}" if graded else "-"
+        table.add_row(family, grader, str(len(some)), str(len(graded)), mean)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    config = tyro.cli(Graded, description=__doc__)
+    sys.exit(attempt("graders", lambda: main(config)))

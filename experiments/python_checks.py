@@ -1,0 +1,140 @@
+"""The tests that a code prompt itself holds: doctest examples of the function to complete, or assert statements.
+
+Each is split into expressions for the sandbox and a comparison done outside of it, so that the right values never
+meet the answer's code.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import doctest
+import operator
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+OPERATORS = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+    ast.Is: operator.eq,
+    ast.IsNot: operator.ne,
+}
+ASSERT = re.compile(r"^[ \t]*(?:>>> )?(assert\b.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A doctest example: passes when it gives what stands below it, as printed or as an equal literal (1 is 1.0)."""
+
+    source: str
+    want: str
+    error: str | None
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    def passes(self, reply: dict[str, str]) -> bool:
+        if self.error is not None or "raised" in reply:
+            return reply.get("raised", "").strip() == (self.error or "").strip() != ""
+        value = reply["value"]
+        if same(value, self.want.strip(), operator.eq):
+            return True
+        shown = value + "\n" if value not in ("", "None") else ""
+        matches = doctest.OutputChecker().check_output
+        return any(matches(self.want, got, doctest.NORMALIZE_WHITESPACE) for got in (reply["printed"] + shown, shown))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``assert left == right`` (or <, in, ...): both sides are evaluated inside, compared outside."""
+
+    left: str
+    right: str
+    compare: type[ast.cmpop]
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        return (self.left, self.right)
+
+    def passes(self, left: dict[str, str], right: dict[str, str]) -> bool:
+        if "raised" in left or "raised" in right:
+            return False
+        return same(left["value"], right["value"], OPERATORS[self.compare])
+
+
+@dataclass(frozen=True)
+class Truth:
+    """``assert`` of anything else: it must be true."""
+
+    source: str
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        return (f"bool({self.source})",)
+
+    def passes(self, reply: dict[str, str]) -> bool:
+        return reply.get("value") == "True"
+
+
+Check = Example | Comparison | Truth
+
+
+def examples(docstring: str) -> list[Example]:
+    """The ``>>>`` examples of a docstring; none when doctest or Python cannot read one of them."""
+    try:
+        found = doctest.DocTestParser().get_examples(docstring)
+        ast.parse("\n".join(e.source for e in found))
+    except (ValueError, SyntaxError):
+        return []
+    return [Example(e.source.strip(), e.want, e.exc_msg) for e in found]
+
+
+def asserts(text: str) -> list[Comparison | Truth]:
+    """The assert statements that stand on lines of their own; those that are no Python are left out."""
+    checks = []
+    for line in ASSERT.findall(text):
+        try:
+            (statement,) = ast.parse(line.strip()).body
+        except (SyntaxError, ValueError):
+            continue
+        test = statement.test
+        if isinstance(test, ast.Compare) and len(test.ops) == 1:
+            left, right = ast.unparse(test.left), ast.unparse(test.comparators[0])
+            checks.append(Comparison(left, right, type(test.ops[0])))
+        else:
+            checks.append(Truth(ast.unparse(test)))
+    return checks
+
+
+def redefined(checks: Iterable[Check]) -> list[str]:
+    """Builtins that the tests are about (MBPP asks for a function `sum`): all of them call one, and nothing else."""
+    called = [
+        {n.func.id for n in _nodes(c) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)} for c in checks
+    ]
+    shared = set.intersection(*called) if called else set()
+    return [] if any(not hasattr(builtins, name) for name in shared) else sorted(shared)
+
+
+def _nodes(check: Check) -> Iterable[ast.AST]:
+    source = check.source if isinstance(check, Truth) else "\n".join(check.expressions)
+    return ast.walk(ast.parse(source))
+
+
+def same(left: str, right: str, compare) -> bool:
+    """Compare two reprs as the plain values they stand for; as text where one is no plain value."""
+    try:
+        values = ast.literal_eval(left), ast.literal_eval(right)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        values = left, right
+    try:
+        return bool(compare(*values))
+    except TypeError:
+        return False

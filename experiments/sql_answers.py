@@ -1,0 +1,125 @@
+"""SQL execution accuracy: do answer and reference return the same rows? (Spider, Yu et al. 2018; several random
+databases instead of one, as in test suite accuracy, Zhong et al. 2020, for on one database wrong queries can agree.)"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from experiments.fences import blocks
+from experiments.sql_databases import databases, statements
+
+SECONDS = 1.0
+"""time of one query"""
+MOST_ROWS = 10_000
+ENOUGH = 10
+"""databases on which the reference finds something"""
+QUERY = re.compile(r"\b(?:SELECT|WITH)\b", re.IGNORECASE)
+HIDDEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
+ALLOWED = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
+
+Rows = list[tuple]
+
+
+def execution_match(prompt: str, reference: str | None, text: str) -> float | None:
+    """1.0 when the query in ``text`` returns what the reference's does on every database that tells anything.
+
+    The prompt holds the CREATE TABLE statements, and may hold INSERT statements: then that database is the first. Rows
+    are compared as a multiset, in order where the reference ends in ORDER BY; column names do not matter. None when
+    the prompt has no schema that SQLite reads, or no database makes the reference return a row.
+    """
+    right = None if reference is None else find_query(reference)
+    if right is None:
+        return None
+    given = find_query(text)
+    told, agrees = 0, given is not None
+    for database, rows in informative(prompt, right):
+        told += bool(rows)
+        agrees = agrees and same_rows(rows, execute(database, given), is_ordered(right))
+        if told == ENOUGH or (told and not agrees):
+            break
+    return float(agrees) if told else None
+
+
+def informative(prompt: str, query: str) -> Iterator[tuple[sqlite3.Connection, Rows]]:
+    """Databases with what ``query`` returns there; without those on which that depends on the order of rows on disk
+    (ties under LIMIT), where a right answer may differ."""
+    for database in databases(statements(prompt), query):
+        rows = execute(database, query)
+        if rows is None:
+            return
+        database.execute("PRAGMA reverse_unordered_selects = ON")
+        again = execute(database, query)
+        database.execute("PRAGMA reverse_unordered_selects = OFF")
+        if same_rows(rows, again, is_ordered(query)):
+            yield database, rows
+
+
+def find_query(text: str) -> str | None:
+    """The first query of an answer: in its first fenced block that has one, else from any SELECT or WITH that is no
+    prose, to its semicolon, a blank line or the end."""
+    for code in [*blocks(text), text.split("```")[0]]:
+        for start in QUERY.finditer(code):
+            query = re.split(r"\n\s*\n", _to_semicolon(code[start.start() :]))[0].strip()
+            if _is_query(query):
+                return query
+    return None
+
+
+def _to_semicolon(code: str) -> str:
+    """Up to the first semicolon outside of quotes and comments."""
+    covered = HIDDEN.sub(lambda m: " " * len(m.group()), code)
+    return code[: covered.find(";")] if ";" in covered else code
+
+
+def _is_query(text: str) -> bool:
+    """Is it one as far as grammar goes? Prose that begins with "select" is not; a missing table comes after grammar."""
+    try:
+        with contextlib.closing(sqlite3.connect(":memory:")) as empty:
+            empty.execute(f"EXPLAIN {text}")
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        return str(error).startswith("no such")
+    except ValueError:  # a NUL or half a surrogate pair
+        return False
+    return True
+
+
+def is_ordered(query: str) -> bool:
+    """Does ORDER BY stand outside of all parentheses?"""
+    covered = HIDDEN.sub(" ", query)
+    while (inner := re.sub(r"\([^()]*\)", " ", covered)) != covered:
+        covered = inner
+    return re.search(r"\border\s+by\b", covered, re.IGNORECASE) is not None
+
+
+def execute(database: sqlite3.Connection, query: str) -> Rows | None:
+    """The rows of a query that may only read; None when it fails, runs over SECONDS or returns over MOST_ROWS."""
+    end = time.monotonic() + SECONDS
+    database.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+    database.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in ALLOWED else sqlite3.SQLITE_DENY)
+    try:
+        with contextlib.closing(database.execute(query)) as cursor:
+            rows = cursor.fetchmany(MOST_ROWS + 1)
+    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError):
+        return None
+    finally:
+        database.set_progress_handler(None, 0)
+        database.set_authorizer(None)
+    return rows if len(rows) <= MOST_ROWS else None
+
+
+def same_rows(wanted: Rows, given: Rows | None, ordered: bool) -> bool:
+    """Equal as multisets, or as lists when ``ordered``; numbers to 9 digits, 1 is 1.0, text and NULL exactly. None, of
+    a query that failed, equals nothing."""
+    if given is None:
+        return False
+    left, right = ([tuple(map(_rounded, row)) for row in rows] for rows in (wanted, given))
+    return left == right if ordered else Counter(left) == Counter(right)
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.9g}") if isinstance(value, float) else value

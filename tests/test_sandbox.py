@@ -1,0 +1,234 @@
+"""The sandbox: nothing that an answer does hangs, fills or leaves the machine, and no shortcut counts as a pass."""
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.python_answers import passes_tests
+from experiments.sandbox import Limits, _talk, isolation, run
+from train.command import InputError
+
+LIMITS = Limits(cpu=1, wall=10.0, memory=1 << 28)
+PROMPT = '''Complete the following Python function.
+
+def double(x):
+    """Twice x.
+    >>> double(2)
+    4
+    >>> double(5)
+    10
+    """
+'''
+
+
+def fenced(code):
+    return f"Sure:\n```python\n{code}\n```\nThat is all."
+
+
+BAD = {
+    "endless loop": "    while True: pass",
+    "ignores the CPU limit": "    import signal as s\n    s.signal(s.SIGXCPU, s.SIG_IGN)\n    while True: pass",
+    "memory": "    y = []\n    while True: y.append(bytes(10**7))",
+    "memory at once": "    y = bytes(10**10)\n    return 2 * x",
+    "forks": "    import os\n    while True:\n        try: os.fork()\n        except OSError: pass",
+    "starts a program": "    import subprocess\n    subprocess.run(['true'])\n    return 2 * x",
+    "multiprocessing": "    from multiprocessing import Process\n    Process(target=print).start()\n    return 2 * x",
+    "reads stdin": "    return 2 * int(input() or x)",
+    "prints much": fenced("print('a' * 10**7)\ndef double(x): return 2 * x"),
+    "prints much in a test": "    print('a' * 10**7)\n    return 2 * x",
+    "writes much": "    open('big', 'w').write('a' * 10**7)\n    return 2 * x",
+    "opens a socket": "    import socket\n    socket.socket()\n    return 2 * x",
+    "removes": "    import shutil\n    shutil.rmtree('.')\n    return 2 * x",
+    "leaves at once": fenced("import os\nos._exit(0)\ndef double(x): return 2 * x"),
+    "leaves in a test": "    import os\n    os._exit(0)",
+    "sys.exit": "    import sys\n    sys.exit(0)",
+    "exits at once": fenced("def double(x): return 2 * x\nraise SystemExit(0)"),
+    "crashes": "    import faulthandler\n    faulthandler._sigsegv()",
+    "recursion": "    return double(x)",
+    "equals everything": fenced("class Any:\n    def __eq__(self, o): return True\ndef double(x): return Any()"),
+    "prints what the tests would": fenced("print('4')\nprint('10')\ndef double(x): return None"),
+    "replies itself": fenced(
+        "import os\nfor fd in range(3, 20):\n    try: os.write(fd, b'x' * 32 + b'[]')\n    except OSError: pass"
+    ),
+    "defines nothing": "I am sorry, I cannot do that.",
+    "defines another": fenced("def triple(x): return 3 * x"),
+    "only the docstring": PROMPT,
+    "says nothing": "",
+    "passes": "    pass",
+    "wrong": "    return 3 * x",
+}
+
+
+@pytest.mark.parametrize("answer", BAD.values(), ids=BAD)
+def test_scores_nothing_within_the_limits(answer):
+    start = time.monotonic()
+    assert passes_tests(PROMPT, None, answer, LIMITS) == 0.0
+    assert time.monotonic() - start < 4 * LIMITS.wall
+
+
+GOOD = {
+    "body": "    return 2 * x\n",
+    "body without its indent": "return 2 * x",
+    "body, then prose": "    return 2 * x\n\nThis doubles x.",
+    "body in a fence": fenced("    return 2 * x"),
+    "function in a fence": fenced("def double(x):\n    return 2 * x"),
+    "unclosed fence": "```python\ndef double(x):\n    return 2 * x",
+    "function in prose": "Here it is:\n\ndef double(x):\n    return x + x\n\nIt adds x to itself.",
+    "second fence": "```\npip install double\n```\n" + fenced("def double(x):\n    return 2 * x"),
+    "two fences": fenced("def half(x): return x") + fenced("def double(x): return 2 * half(x)"),
+    "prints something": "    print('debug')\n    return 2 * x",
+    "a float": "    return 2.0 * x",
+    "dataclass": fenced(
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int'\ndef double(x): return 2 * A(x).x"
+    ),
+    "main guard": fenced("def double(x): return 2 * x\nif __name__ == '__main__':\n    print(double(int(input())))"),
+}
+
+
+@pytest.mark.parametrize("answer", GOOD.values(), ids=GOOD)
+def test_right_answers_pass_in_every_shape(answer):
+    assert passes_tests(PROMPT, None, answer, LIMITS) == 1.0
+
+
+MBPP = "Write a function to find the shared elements. Your code should pass these tests:\n\n{}\n"
+
+
+@pytest.mark.parametrize(
+    ("tests", "code", "score"),
+    [
+        ("assert set(shared((3, 4), (5, 4))) == set((4,))", "def shared(a, b): return tuple(set(a) & set(b))", 1.0),
+        ("assert shared(1, 2) == 3\nassert shared(2, 2) == 4", "def shared(a, b): return 3", 0.0),
+        ("assert shared(1, 2) == 3", "class A:\n    __eq__ = lambda *_: True\ndef shared(a, b): return A()", 0.0),
+        ("assert abs(shared(1, 2) - 3.1) < 0.001", "def abs(x): return 0\ndef shared(a, b): return 1", 0.0),
+        ("assert abs(shared(1, 2) - 3.1) < 0.2", "def shared(a, b): return 3", 1.0),
+        (
+            "assert abs(shared(1, 2) - 9) < 0.2",
+            "import builtins\nbuiltins.abs = lambda x: 0\ndef shared(a, b): return 3",
+            0.0,
+        ),
+        ("assert sum(10, 15) == 6\nassert sum(100, 150) == 93", "def sum(a, b): return {10: 6, 100: 93}[a]", 1.0),
+        ("assert shared(1, 2)", "def shared(a, b): return [0]", 1.0),
+        ("assert shared(1, 2)", "def shared(a, b): return []", 0.0),
+        ("assert not shared(1, 2)", "def shared(a, b): return []", 1.0),
+        ("assert 1 in shared(1, 2), 'message'", "def shared(a, b): return [a]", 1.0),
+        ("assert 1 < shared(1, 2) < 3", "def shared(a, b): return b", 1.0),
+        ("assert shared(1, 2) is None", "def shared(a, b): pass", 1.0),
+        ("assert shared(1, 2) == float('inf')", "def shared(a, b): return float('inf')", 1.0),
+        ("assert shared(1, 2) < 'a'", "def shared(a, b): return 1", 0.0),
+    ],
+)
+def test_asserts_in_the_prompt(tests, code, score):
+    assert passes_tests(MBPP.format(tests), None, fenced(code), LIMITS) == score
+
+
+@pytest.mark.parametrize(("code", "score"), [("def shared(a, b): return 3", 1.0), ("def shared(a, b): return 4", 0.0)])
+def test_asserts_in_the_reference(code, score):
+    assert passes_tests("Write a function.", "assert shared(1, 2) == 3", fenced(code), LIMITS) == score
+
+
+def test_examples_that_raise_print_or_set_up():
+    prompt = (
+        '```python\ndef f(x):\n    """\n    >>> y = f(1)\n    >>> y\n    1\n'
+        "    >>> f(0)\n    Traceback (most recent call last):\n    ...\n    ValueError: zero\n"
+        '    >>> print("a", f(2))\n    a 2\n    """\n```\nWrite it.'
+    )
+    right = "    if not x:\n        raise ValueError('zero')\n    return x"
+    assert passes_tests(prompt, None, right, LIMITS) == 1.0
+    assert passes_tests(prompt, None, right.replace("zero", "none"), LIMITS) == 0.0
+    assert passes_tests(prompt, None, "    return x or 1", LIMITS) == 0.0
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Write a poem.",
+        "Complete:\n\ndef f(x):\n    '''No examples.'''\n",
+        "def f(x):\n    '''\n    >>> y = f(1)\n    '''\n",  # nothing is compared
+        "def f(x):\n    '''\n    >>> f(1\n    2\n    '''\n",  # no Python
+        "assert that this is no Python",
+        "",
+    ],
+)
+def test_a_prompt_without_tests_is_not_graded(prompt):
+    assert passes_tests(prompt, "    return x", "    return x", LIMITS) is None
+
+
+@pytest.mark.parametrize("line", ["import a\n", "def double(x):\n", "x = (\n", "```python\n", "    if x:\n", "("])
+def test_a_looping_answer_is_read_in_no_time(line):
+    """Every start of code was once tried with every end: 3000 lines of "import a" took half a minute."""
+    start = time.monotonic()
+    assert passes_tests(PROMPT, None, line * 3000, LIMITS) == 0.0
+    assert time.monotonic() - start < 10
+
+
+def test_helpers_of_the_prompt_are_there():
+    prompt = 'import math\n\ndef half(x):\n    return x / 2\n\ndef f(x):\n    """\n    >>> f(16)\n    2.0\n    """\n'
+    assert passes_tests(prompt, None, fenced("def f(x):\n    return math.sqrt(half(x)) / math.sqrt(2)"), LIMITS) == 1.0
+
+
+def test_replies_say_what_each_expression_gave():
+    replies = run("x = 1", ["x", "print('a')", "x = 2", "x", "1 / 0"], limits=LIMITS)
+    assert [r.get("value") for r in replies] == ["1", "None", "", "2", None]
+    assert replies[1]["printed"] == "a\n" and replies[4] == {"raised": "ZeroDivisionError: division by zero"}
+
+
+def test_it_sees_no_environment_and_no_files_are_left(monkeypatch, tmp_path):
+    monkeypatch.setenv("A_SECRET", "1")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    program = "import os, sys\nopen('mine', 'w').close()"
+    replies = run(program, ["os.environ.get('A_SECRET')", "sys.flags.isolated", "sys.stdin.read()"], limits=LIMITS)
+    assert [r["value"] for r in replies] == ["None", "1", "''"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_elsewhere_are_refused(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("kept")
+    tmp_path.chmod(0o777)
+    for code in (
+        f"open({str(mine)!r}, 'w')",
+        f"open({str(tmp_path / 'new')!r}, 'w')",
+        f"import os; os.remove({str(mine)!r})",
+    ):
+        (reply,) = run("", [code], limits=LIMITS)
+        assert reply["raised"].startswith("PermissionError")
+    assert mine.read_text() == "kept" and list(tmp_path.iterdir()) == [mine]
+
+
+def test_an_endless_sleep_is_ended():
+    start = time.monotonic()
+    assert passes_tests(PROMPT, None, "    import time\n    time.sleep(100)", Limits(wall=1.0)) == 0.0
+    assert time.monotonic() - start < 50
+
+
+def test_processes_end_with_it(tmp_path, monkeypatch):
+    """A child that got away from its process group is killed with its process namespace."""
+    if not isolation():
+        pytest.skip("no namespaces here")
+    script = tmp_path / "gets_away.py"
+    script.write_text(
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    open('ran', 'w')\n    time.sleep(100)\n"
+    )
+    monkeypatch.setattr("experiments.sandbox.CHILD", script)
+    assert _talk(b"", str(tmp_path), 2.0) == b"" and (tmp_path / "ran").exists()
+    commands = [Path(f"/proc/{pid}/cmdline") for pid in os.listdir("/proc") if pid.isdigit()]
+    assert not [c for c in commands if c.exists() and str(script).encode() in c.read_bytes()]
+
+
+def test_the_network_is_cut_where_namespaces_work():
+    if not isolation():
+        pytest.skip("no namespaces here")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as packet:
+        packet.sendto(b"counted by this network alone", ("127.0.0.1", 9))
+    received = "[int(line.split(':')[1].split()[0]) for line in open('/proc/net/dev') if ':' in line]"
+    (reply,) = run("", [received], limits=LIMITS)
+    assert sum(eval(reply["value"])) == 0 < sum(eval(received))
+
+
+def test_elsewhere_it_says_so(monkeypatch):
+    monkeypatch.setattr("os.name", "nt")
+    with pytest.raises(InputError, match="Linux or macOS"):
+        run("", [])
