@@ -12,16 +12,15 @@ from train.live import LARGE, bootstrap, speedup
 from train.tables import format_number, with_interval
 
 Columns = dict[str, np.ndarray]
-TITLES = {  # key in a row: title, format; `key`_interval is shown where there is one
-    "rate": ("rate", ".2f"),
-    "large_share": ("by large", ".2f"),
-    "loss": ("guarded regret", ".3f"),
+TITLES = {  # key in a row: title, format; narrow enough for 80 columns, all else is in result.json
+    "rate": ("rate", ".1f"),
+    "large_share": ("large", ".2f"),
+    "loss": ("loss", ".3f"),
     "difference": ("minus random, same share", "+.3f"),
-    "difference_at_speed": ("same speed", "+.3f"),
-    "speedup": ("priced speedup", ".2f"),
-    "decision_share": ("decision / token", ".3f"),
-    "mean_run": ("mean run", ".1f"),
-    "length_ratio": ("length ratio", ".2f"),
+    "speedup": ("speed", ".2f"),
+    "decision_share": ("cost", ".3f"),
+    "mean_run": ("run", ".1f"),
+    "length_ratio": ("length", ".2f"),
 }
 
 
@@ -75,16 +74,14 @@ def against_chance(name: str, own: Columns, chance: Sequence[Columns], at: Calla
 
 
 def show(result: dict, console: Console) -> None:
-    """The rows on the console."""
-    table = Table("method", *(title for title, _ in TITLES.values()))
+    """The rows on the console: ``large`` is the share of the large model's tokens, ``loss`` the guarded regret,
+    ``speed`` the priced speedup, ``cost`` a decision's share of a small token, ``run`` tokens between large ones.
+    """
+    table = Table("method", *(title for title, _ in TITLES.values()), box=None, padding=(0, 1, 0, 0))
     for row in result["methods"]:
-        cells = [
-            with_interval(row.get(key), row.get(f"{key}_interval"), form)
-            if f"{key}_interval" in row
-            else format_number(row.get(key), form)
-            for key, (_, form) in TITLES.items()
-        ]
-        table.add_row(row["label"], *cells)
+        shown = {key: format_number(row.get(key), form) for key, (_, form) in TITLES.items()}
+        shown["difference"] = with_interval(row.get("difference"), row.get("difference_interval"), "+.3f")
+        table.add_row(row["key"], *shown.values())
     console.print(table)
     for note in result["notes"]:
         console.print(note)

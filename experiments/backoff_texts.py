@@ -30,7 +30,7 @@ def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence
         written = write(decoder, some, setting.new, seed=start)
         own = None if references is None else references[start : start + batch]
         rows = [_row(setting, *row) for row in zip(some, written, own or [a for a, _ in written], strict=True)]
-        append_rows(path, rows)
+        append_rows(path, [row for row in rows if row["id"] not in done])
         done |= {row["id"]: row for row in rows}
     return [done[p.id] for p in prompts]
 

@@ -80,7 +80,7 @@ def main(config: HandOff) -> dict:
 
 
 def unseen(large, groups: dict[str, list[str]], limit: int, source: str | None = None) -> list[Prompt]:
-    """Prompts of ``source`` (the embedded ones) of other groups than those of the run, of similar lengths side by side."""
+    """Prompts (by default embedded) of other groups than those of the run, of similar lengths side by side."""
     from train.prompts import load_prompts
 
     seen = {group for some in groups.values() for group in some}

@@ -1,5 +1,6 @@
 """Oracles: bounds at both ends, the rule they claim at every token, and rows that know nothing of each other."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from job_toys import toy_pair, toy_prompts
 from toys import nudged
 
-from decoding import Autoregressive, Backoff
+from decoding import Autoregressive, Backoff, generate
 from experiments.oracles import Oracle, kl_oracle, regret_oracle
 from policies import Rule
 from train.generations import write
@@ -70,14 +71,13 @@ def test_above_everything_the_small_model_is_alone(pair, make):
     assert shares(alone) == 0
 
 
-@pytest.mark.parametrize(("kind", "make", "cut"), [("kl", kl_oracle, 2.0), ("regret", regret_oracle, 0.5)])
+@pytest.mark.parametrize(("kind", "make", "cut"), [("kl", kl_oracle, 0.6), ("regret", regret_oracle, 0.5)])
 def test_each_token_is_handed_on_exactly_where_the_next_model_is_that_far(three, kind, make, cut):
     seen = [0, 0, 0]
     for models in (three[::2], three):
         ends = set(end_tokens(models[-1]))
         for prompt, (answer, writers) in zip(prompts, write(make(models, cut), prompts, NEW), strict=True):
-            pairs = list(zip(models, models[1:], strict=False))
-            far = [divergences(kind, a, b, prompt, answer) for a, b in pairs]
+            far = [divergences(kind, *pair, prompt, answer) for pair in itertools.pairwise(models)]
             for position, writer in enumerate(writers):
                 expected = 0
                 for values, best in far:
@@ -92,17 +92,13 @@ def test_each_token_is_handed_on_exactly_where_the_next_model_is_that_far(three,
 
 
 def test_a_batch_is_its_rows(three):
-    for decoder in (kl_oracle(three[::2], 2.0), regret_oracle(three[::2], 0.5), kl_oracle(three, 2.0)):
+    for decoder in (kl_oracle(three, 0.6), regret_oracle(three[::2], 0.5)):
         assert write(decoder, prompts, NEW) == [write(decoder, [prompt], NEW)[0] for prompt in prompts]
 
 
 def test_what_an_oracle_reads_is_counted_not_hidden(pair):
-    from decoding import generate
-
-    ids = torch.tensor([prompts[0].ids])
-    plain, oracle = (
-        generate(kind(pair, Rule.never()), ids, max_new_tokens=8, eos_token_id=()) for kind in (Backoff, Oracle)
-    )
+    ids, how = torch.tensor([prompts[0].ids]), {"max_new_tokens": 8, "eos_token_id": ()}
+    plain, oracle = (generate(kind(pair, Rule.never()), ids, **how) for kind in (Backoff, Oracle))
     assert plain.sequences.tolist() == oracle.sequences.tolist()
     assert plain.counts["calls"] == [8, 0]
     assert oracle.counts["calls"] == [8, 8]
