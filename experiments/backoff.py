@@ -82,9 +82,11 @@ def decoders_of(config: BackoffTables, setting) -> dict[tuple[str, float], objec
 
     keys = dict.fromkeys(("random", *config.methods, *(k for k, m in METHODS.items() if m.three)))
     there = [key for key in keys if not METHODS[key].three or len(setting.models) == 3]
-    return {
-        (key, rate): METHODS[key].decoder(setting.models, setting.fits, rate) for key in there for rate in config.rates
-    }
+    made = {(k, rate): METHODS[k].decoder(setting.models, setting.fits, rate) for k in there for rate in config.rates}
+    for decoder in made.values():
+        for policy in decoder.policies:
+            policy.to(setting.models[-1].device)
+    return made
 
 
 def measure(config: BackoffTables, setting, decoders: dict) -> dict:

@@ -96,7 +96,6 @@ def _about(folder: Path, config, models: list[LM]) -> dict:
         "label": {"nats": config.kl_cut, "quantile": config.kl_quantile},
         "limit": config.limit,
         "batch": config.batch,
-        "retime": config.retime,
     }
     before = json.loads(path.read_text()) if path.exists() else now
     differing = [key for key, value in now.items() if before.get(key) != value]
