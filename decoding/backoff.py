@@ -53,11 +53,12 @@ class Backoff:
         text, rows = run.text, run.text.rows[which]
         lengths = text.lengths[rows]
         trail = trails[i] if i < len(trails) else None
-        logits, hidden = run.sessions[i].next(text.ids, lengths, rows, trail is not None and trail.needs_hidden)
+        seen = run.sessions[i].next(text.ids, lengths, rows, trail is not None and trail.needs_hidden)
+        logits = seen[0]
         drawn = run.sampling.draw(logits, text.uniform(rows, lengths - text.prompts[rows], DRAW))
         tokens[which], writers[which] = drawn, i
         if trail is not None:
-            handed = trail.policy(trail.step(logits, rows, lengths, hidden))
+            handed = self._hand_on(run, i, trail, rows, seen, drawn)
             if self.verify_eos:
                 handed = handed | text.ends(drawn)
             if bool(handed.any()):
@@ -66,3 +67,10 @@ class Backoff:
                 agreed = large.argmax(-1) == logits[handed].argmax(-1)
                 trail.checked_by_large(rows[handed], lengths[handed] + 1, agreed, large)
         return logits
+
+    def _hand_on(
+        self, run: Run, i: int, trail: Trail, rows: Tensor, seen: tuple[Tensor, Tensor | None], drawn: Tensor
+    ) -> Tensor:
+        """bool [r]: whether policy i, shown the logits and hidden states ``seen``, hands the tokens ``drawn`` on."""
+        logits, hidden = seen
+        return trail.policy(trail.step(logits, rows, run.text.lengths[rows], hidden))

@@ -79,12 +79,12 @@ def main(config: HandOff) -> dict:
     return result
 
 
-def unseen(large, groups: dict[str, list[str]], limit: int) -> list[Prompt]:
-    """Embedded prompts of other groups than those of the run, of similar lengths side by side."""
+def unseen(large, groups: dict[str, list[str]], limit: int, source: str | None = None) -> list[Prompt]:
+    """Prompts (by default embedded) of other groups than those of the run, of similar lengths side by side."""
     from train.prompts import load_prompts
 
     seen = {group for some in groups.values() for group in some}
-    prompts = [p for p in load_prompts(None, large.tokenizer, 10_000) if p.group not in seen][:limit]
+    prompts = [p for p in load_prompts(source, large.tokenizer, 10_000) if p.group not in seen][:limit]
     return sorted(prompts, key=lambda p: len(p.ids))
 
 
@@ -105,24 +105,32 @@ def alone(prompts: Sequence[Prompt], answers: Sequence[list[int]], cost) -> dict
 
 def judged(large, prompts, texts, references, cost) -> dict[str, np.ndarray]:
     """Per text: priced seconds, tokens, those of the large model, guarded and plain regret."""
-    from train.quality import end_tokens, guarded_regret, score
-
     rows = []
     for prompt, (answer, writers), reference in zip(prompts, texts, references, strict=True):
-        (one,) = score(large, [prompt.ids], [answer])
-        loss = guarded_regret(one, answer, reference, end_tokens(large))
-        rows.append((priced(len(prompt.ids), writers, cost), len(answer), sum(writers), loss, one.regret.mean()))
+        seconds = priced(len(prompt.ids), writers, [cost.small, cost.large])
+        rows.append((seconds, len(answer), sum(writers), *losses(large, prompt, answer, reference)))
     return dict(zip(("seconds", "tokens", "large", "loss", "regret"), np.array(rows).T, strict=True))
 
 
-def priced(prompt: int, writers: list[int], cost) -> float:
-    """Seconds of a text of which ``writers`` says who wrote each token; the large model reads the gap to its last."""
+def losses(large, prompt: Prompt, answer: list[int], reference: list[int]) -> tuple[float, float]:
+    """(guarded regret, mean plain regret) of one answer."""
+    from train.quality import end_tokens, guarded_regret, score
+
+    (one,) = score(large, [prompt.ids], [answer])
+    return guarded_regret(one, answer, reference, end_tokens(large)), float(one.regret.mean())
+
+
+def priced(prompt: int, writers: list[int], tables: Sequence[dict]) -> float:
+    """Seconds of a text of which ``writers`` says who wrote each token, at one timing table per model.
+
+    A model is asked for every token that it or a larger one wrote, and reads the gap since it was last asked.
+    """
     from decoding.cost import seconds
 
-    asked = np.flatnonzero(writers)
-    gaps = np.diff(asked, prepend=-prompt)
-    return float(
-        seconds(cost.small, prompt) + (len(writers) - 1) * seconds(cost.small, 1) + seconds(cost.large, gaps).sum()
+    asked = [np.flatnonzero(np.array(writers) >= i) for i in range(len(tables))]
+    return sum(
+        float(seconds(table, np.diff(places, prepend=-prompt)).sum())
+        for table, places in zip(tables, asked, strict=True)
     )
 
 

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from policies import Logistic, Rule
 from policies.classes import BITS
+from train.calibrate import risks
 from train.replay import Cost
 from train.search import FEATURE_SETS, GRID, Goal, Search, finalists, open_study, run_study, solve
 from train.traces import FEATURE_COLUMNS, Traces
@@ -106,7 +107,7 @@ def test_a_harder_goal_is_no_better(curve, goal):
 def test_a_threshold_at_a_quantile_keeps_that_share(quantile, feature, direction):
     search = searcher()
     policy = Rule(feature, 0.0, direction)
-    risk = search.scores(policy, search.calls)
+    risk = risks(policy, search.calls)
     known = np.isfinite(risk)
     kept = (risk < search.threshold(policy, quantile))[known].mean()
     tie = max(np.mean(risk[known] == value) for value in np.unique(risk[known]))
@@ -134,7 +135,7 @@ def test_the_threshold_decides_live_as_it_did_in_replay():
     policy.set_threshold(search.threshold(policy, 0.4))
     risk = policy.score_table(search.tune.table(policy.names))
     live = ~(risk < policy.threshold)
-    assert abs(int(live.sum()) - int((search.scores(policy, search.tune) >= search.threshold(policy, 0.4)).sum())) <= 1
+    assert abs(int(live.sum()) - int((risks(policy, search.tune) >= search.threshold(policy, 0.4)).sum())) <= 1
 
 
 @pytest.mark.parametrize("kind", ["rule", "logistic", "mlp"])

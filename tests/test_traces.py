@@ -15,8 +15,8 @@ from policies import Random, Rule, features, history_for, token_classes
 from policies.features import WINDOW
 from train import collect as collecting
 from train.collect import collect, explore
+from train.labels import KL_CUT, labels
 from train.quality import CAP, STOP, end_tokens, guarded_regret, score
-from train.search import labels
 from train.traces import FEATURE_COLUMNS, SCHEMA, TraceError, read_traces, shard_path, write_shard
 
 NEW = 24
@@ -149,6 +149,8 @@ def test_labels(traces):
         ]
     )
     assert labels(traces, "kl").mean() == pytest.approx(0.5, abs=1 / len(traces))
+    for cut in (KL_CUT, 0.1):
+        assert labels(traces, "kl", cut).tolist() == [float(x > cut) for x in traces["kl"]]
     differ = labels(traces, "disagree")
     assert differ.tolist() == [a != b for a, b in zip(traces["small_token"], traces["large_token"], strict=True)]
     assert ((traces["regret"] > 0) == (differ == 1)).all()

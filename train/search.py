@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-import torch
 
 from policies import MLP, Logistic, Policy, Rule
+from train.calibrate import cut, risks
+from train.labels import labels
 from train.replay import Cost, backoff
 from train.traces import Traces
 
@@ -42,19 +43,6 @@ class Goal:
     def value(self, speedup: float, loss: float) -> float:
         """What is minimised among those that meet it."""
         return loss if self.budget is None else -speedup
-
-
-def labels(traces: Traces, kind: str) -> np.ndarray:
-    """[rows] in [0, 1]: how bad the small model's token would be.
-
-    ``regret`` is the guarded loss that handing on would save; ``kl`` is 1 where KL(small || large) is above its median
-    (the paper's fixed cut holds nearly everywhere for a small drafter); ``disagree`` is 1 where the best tokens differ.
-    """
-    if kind == "regret":
-        return traces.risk
-    if kind == "kl":
-        return (traces["kl"] > np.median(traces["kl"])).astype(float)
-    return (traces["small_token"] != traces["large_token"]).astype(float)
 
 
 @dataclass
@@ -127,25 +115,13 @@ class Search:
             )
         return policy.fit(self.fit.table(names), labels(self.fit, self.label), groups=self.fit["group"])
 
-    def scores(self, policy: Policy, traces: Traces) -> np.ndarray:
-        """[rows] risk; unknown counts as the highest, as it escalates."""
-        table = torch.from_numpy(traces.table(policy.names)).to(policy.threshold.device)  # it may be on a GPU by now
-        risk = policy.score_table(table).cpu().numpy().astype(float)
-        return np.where(np.isnan(risk), np.inf, risk)
-
     def threshold(self, policy: Policy, quantile: float) -> float:
         """The score below which the share ``quantile`` of the positions lies that hand-off wrote."""
-        return self._cut(self.scores(policy, self.calls), quantile)
-
-    def _cut(self, risk: np.ndarray, quantile: float) -> float:
-        known = risk[np.isfinite(risk)]
-        if quantile >= 1:
-            return float(np.nextafter(np.float32(known.max()), np.float32(np.inf)))
-        return float(np.quantile(known, quantile))
+        return cut(risks(policy, self.calls), quantile)
 
     def replay(self, policy: Policy, quantile: float) -> tuple[float, float]:
         """(speedup, loss) predicted on the tuning traces when about the share ``quantile`` of positions is kept."""
-        return backoff(self.tune, self.scores(policy, self.tune) >= self.threshold(policy, quantile), self.cost)
+        return backoff(self.tune, risks(policy, self.tune) >= self.threshold(policy, quantile), self.cost)
 
     def point(self, policy: Policy, quantile: float) -> tuple[float, float]:
         """The same with the speedup predicted on the prompts of ``fit`` too."""
@@ -153,8 +129,8 @@ class Search:
 
     def curve(self, policy: Policy, quantiles=GRID) -> np.ndarray:
         """[n, 2] predicted (speedup, loss) at every quantile."""
-        tune, calls = self.scores(policy, self.tune), self.scores(policy, self.calls)
-        limits = [self._cut(calls, q) for q in quantiles]
+        tune, calls = risks(policy, self.tune), risks(policy, self.calls)
+        limits = [cut(calls, q) for q in quantiles]
         return np.array([self._predict(tune >= limit, calls >= limit) for limit in limits])
 
     def random_curve(self) -> np.ndarray:

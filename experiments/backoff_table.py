@@ -1,0 +1,87 @@
+"""The figures of the Backoff Decoding experiment: one row per method and rate, with its difference to chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from train.live import LARGE, bootstrap, speedup
+from train.tables import format_number, with_interval
+
+Columns = dict[str, np.ndarray]
+TITLES = {  # key in a row: title, format; narrow enough for 80 columns, all else is in result.json
+    "rate": ("rate", ".1f"),
+    "large_share": ("large", ".2f"),
+    "loss": ("loss", ".3f"),
+    "difference": ("minus random, same share", "+.3f"),
+    "speedup": ("speed", ".2f"),
+    "decision_share": ("cost", ".3f"),
+    "mean_run": ("run", ".1f"),
+    "length_ratio": ("length", ".2f"),
+}
+
+
+def summary(measured: dict[str, Columns], key: str, chance: Sequence[Columns]) -> dict:
+    """One row; intervals are 95 % bootstrap over prompts.
+
+    ``chance``: random hand-off at some rates, the small model alone and the large one, between which its loss is
+    interpolated, drawn anew with the prompts. ``mean_run``: tokens in a row without the large model.
+    """
+    own, large = measured[key], measured[LARGE]
+    n = len(own["loss"])
+    small = own["tokens"].sum() - own["large"].sum()
+    row = {
+        "large_share": large_share(own),
+        "loss": float(own["loss"].mean()),
+        "loss_interval": bootstrap(lambda rows: own["loss"][rows].mean(), n),
+        "plain_regret": float(own["regret"].mean()),
+        "speedup": speedup(measured, key),
+        "speedup_interval": bootstrap(lambda rows: speedup(measured, key, rows), n),
+        "mean_run": float(small / own["runs"].sum()) if small else 0.0,
+        "length_ratio": float(own["tokens"].sum() / large["tokens"].sum()),
+    }
+    for name, at in {"difference": large_share, "difference_at_speed": seconds_per_token}.items():
+        row |= against_chance(name, own, chance, at)
+    return row
+
+
+def large_share(one: Columns, rows=slice(None)) -> float:
+    return float(one["large"][rows].sum() / one["tokens"][rows].sum())
+
+
+def seconds_per_token(one: Columns, rows=slice(None)) -> float:
+    return float(one["seconds"][rows].sum() / one["tokens"][rows].sum())
+
+
+def against_chance(name: str, own: Columns, chance: Sequence[Columns], at: Callable) -> dict:
+    """Loss minus that of random hand-off at the same ``at(columns, rows)``, paired; None where chance does not reach.
+
+    Between two rates chance is a mixture of prompts, of which shares and seconds per token are the average.
+    """
+
+    def difference(rows) -> float:
+        known = sorted((at(one, rows), one["loss"][rows].mean()) for one in chance)
+        return float(own["loss"][rows].mean() - np.interp(at(own, rows), *zip(*known, strict=True)))
+
+    reached = [at(one) for one in chance]
+    if not min(reached) <= at(own) <= max(reached):
+        return {name: None}
+    n = len(own["loss"])
+    return {name: difference(np.arange(n)), f"{name}_interval": bootstrap(difference, n)}
+
+
+def show(result: dict, console: Console) -> None:
+    """The rows on the console: ``large`` is the share of the large model's tokens, ``loss`` the guarded regret,
+    ``speed`` the priced speedup, ``cost`` a decision's share of a small token, ``run`` tokens between large ones.
+    """
+    table = Table("method", *(title for title, _ in TITLES.values()), box=None, padding=(0, 1, 0, 0))
+    for row in result["methods"]:
+        shown = {key: format_number(row.get(key), form) for key, (_, form) in TITLES.items()}
+        shown["difference"] = with_interval(row.get("difference"), row.get("difference_interval"), "+.3f")
+        table.add_row(row["key"], *shown.values())
+    console.print(table)
+    for note in result["notes"]:
+        console.print(note)

@@ -1,0 +1,62 @@
+"""Texts of the Backoff Decoding experiment: written live in batches, judged, and kept; a killed run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.progress import track
+
+from experiments.backoff_setting import Setting
+from experiments.handoff import losses, priced
+from train.atomic import append_rows, read_rows
+from train.generations import write
+from train.prompts import Prompt
+
+
+def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence[list[int]] | None) -> list[dict]:
+    """Per prompt ``answer`` and ``writers``, and with ``references``, the large model's answers, its losses.
+
+    A batch is appended to texts/``name``.jsonl when it is whole; what is there already is not written again.
+    """
+    path = setting.folder / "texts" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = {row["id"]: row for row in read_rows(path)}
+    prompts = setting.prompts
+    starts = [i for i in range(0, len(prompts), batch) if any(p.id not in done for p in prompts[i : i + batch])]
+    for start in track(starts, name, disable=not starts):
+        some = prompts[start : start + batch]
+        # Seeds by place: every prompt has its own noise, and the same noise for every method.
+        written = write(decoder, some, setting.new, seed=start)
+        own = None if references is None else references[start : start + batch]
+        rows = [_row(setting, *row) for row in zip(some, written, own or [a for a, _ in written], strict=True)]
+        append_rows(path, [row for row in rows if row["id"] not in done])
+        done |= {row["id"]: row for row in rows}
+    return [done[p.id] for p in prompts]
+
+
+def _row(setting: Setting, prompt: Prompt, text: tuple[list[int], list[int]], reference: list[int]) -> dict:
+    answer, writers = text
+    same = answer == reference  # which loses nothing, by definition
+    loss, regret = (0.0, 0.0) if same else losses(setting.models[-1], prompt, answer, reference)
+    return {"id": prompt.id, "answer": answer, "writers": writers, "loss": loss, "regret": regret}
+
+
+def columns(
+    rows: Sequence[dict], prompts: Sequence[Prompt], tables: Sequence[dict], decisions: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Per text [n]: tokens, those of the large model, runs of the others' tokens, priced seconds, losses.
+
+    tables: the timing table of every model that takes part, cheapest first; decisions: seconds of one decision of
+    every model but the last.
+    """
+    top = len(tables) - 1
+    found = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        writers = np.array(row["writers"])
+        asked = [int((writers >= i).sum()) for i in range(top)]
+        seconds = priced(len(prompt.ids), row["writers"], tables) + float(np.dot(asked, decisions))
+        large = writers == top
+        runs = int((~large & np.concatenate([[True], large[:-1]])).sum())
+        found.append((len(writers), large.sum(), runs, seconds, row["loss"], row["regret"]))
+    return dict(zip(("tokens", "large", "runs", "seconds", "loss", "regret"), np.array(found, float).T, strict=True))
