@@ -34,8 +34,8 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
     role: str = "draft"
     """who decides: "large", "small" and "beam" write alone, "handoff" token by token, "draft" is checked by a target"""
-    exact: bool = False
-    """whether greedy text is the large model's own"""
+    lossless: bool = False
+    """whether what it writes is the large model's own: the same text when greedy, the same distribution when drawn"""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,6 @@ class Method:
     @property
     def kind(self) -> Kind:
         return KINDS[self.name]
-
-    @property
-    def exact(self) -> bool:
-        """Whether its text must be the large model's own greedy one."""
-        return self.kind.exact and self.sampling is None
 
     def identity(self) -> str:
         """What its texts depend on: the canonical text, and what is in the policy's file."""
@@ -236,15 +231,15 @@ FILTERED, RAW = ("filtered", "raw"), ("raw", "filtered")
 BEAMS = {"beams": 4, "length": 4, "tau": 0.5, "verify": RAW}
 CASCADES = ("token_v3", "token_v2", "token_v1", "opt", "diff", "chow")
 KINDS: dict[str, Kind] = {
-    "large": Kind("the large model alone", _large, role="large", exact=True),
+    "large": Kind("the large model alone", _large, role="large", lossless=True),
     "small": Kind("the small model alone", _small, role="small"),
     "beam": Kind("transformers' own beam search of the large model", _beam, {"width": 4}, "beam"),
     "random": Kind("a coin hands tokens to the large model", _random, {"rate": 0.5}, "handoff"),
     "policy": Kind("a tuned policy does", _policy, {"path": ""}, "handoff"),
     "speculative": Kind(
-        "speculative decoding", _speculative, {"length": 4, "accept": ("exact", "block")}, "draft", exact=True
+        "speculative decoding", _speculative, {"length": 4, "accept": ("exact", "block")}, "draft", lossless=True
     ),
-    "promptlookup": Kind("the text itself is the draft", _prompt_lookup, {"length": 4, "ngram": 3}, exact=True),
+    "promptlookup": Kind("the text itself is the draft", _prompt_lookup, {"length": 4, "ngram": 3}, lossless=True),
     "mtad": Kind("multi-token assisted decoding", _mtad(False), BEAMS),
     "mmtad": Kind("the same with a tree", _mtad(True), BEAMS),
     "joint": Kind("MTAD's rule without beams", _rule("Joint"), {"length": 4, "tau": 0.5, "verify": FILTERED}),
@@ -260,9 +255,9 @@ KINDS: dict[str, Kind] = {
     "rollback": Kind("BiLD's acceptance alone", _rule("Rollback"), {"length": 4, "threshold": 5.0}),
     "bild": Kind("Big Little Decoder", _recipe("bild"), {"length": 10}),
     "fsd": Kind("fuzzy speculative decoding", _recipe("fsd"), {"length": 5}),
-    "svip": Kind("draft length by SVIP", _recipe("svip"), {"length": 40}, exact=True),
-    "adaedl": Kind("draft length by AdaEDL", _recipe("adaedl"), {"length": 10}, exact=True),
-    "specdec++": Kind("draft length by SpecDec++", _recipe("specdec++"), {"length": 20}, exact=True),
+    "svip": Kind("draft length by SVIP", _recipe("svip"), {"length": 40}, lossless=True),
+    "adaedl": Kind("draft length by AdaEDL", _recipe("adaedl"), {"length": 10}, lossless=True),
+    "specdec++": Kind("draft length by SpecDec++", _recipe("specdec++"), {"length": 20}, lossless=True),
 }
 """Every method by name."""
 

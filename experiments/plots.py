@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from train import atomic, report
-from train.figure import COLOURS, FAINT, INK, legend, scales
+from train.figure import COLOURS, FAINT, GRID, INK, legend, scales
 from train.tables import bars, cells, format_number, label, loss_name, measured, with_interval
 
 WORTH = {
@@ -36,6 +36,7 @@ HOW = {
     "perplexity": ("perplexity", ".2f"),
     "plain_regret": ("plain regret", ".3f"),
 }
+LINES = ("tuned", "large", "small", "speculative")
 SHAPES = ("o", "D", "^", "v", "s", "P", "X", "<", ">", "h", "*", "p", "d")
 
 
@@ -43,7 +44,7 @@ def colour(method: dict[str, Any]) -> str:
     """One colour for each way to decide: alone, hand-off, drafts with the large model's own text, drafts without."""
     role = method.get("role")
     if role == "draft":
-        return COLOURS["speculative" if method.get("exact") else "tuned"]
+        return COLOURS["speculative" if method["lossless"] else "tuned"]
     return COLOURS.get({"handoff": "random_low", "beam": "llamacpp"}.get(role, role), INK)
 
 
@@ -65,7 +66,7 @@ def how_timed(result: dict[str, Any]) -> str:
 def draw(result: dict[str, Any], path: Path | str) -> None:
     """Every method a numbered point with its intervals; the line joins those that no other beats."""
     methods = measured(result["methods"])
-    below = 0.25 * ((len(methods) + 2) // 2) + 0.75  # inches for the legend and the axis above it
+    below = 0.21 * ((len(methods) + 2) // 2) + 0.75  # inches for the legend and the axis above it
     picture = Figure(figsize=(10, 5 + below), dpi=160, facecolor="white")
     canvas = FigureCanvasAgg(picture)
     height = 5 + below
@@ -77,6 +78,30 @@ def draw(result: dict[str, Any], path: Path | str) -> None:
     picture.text(0.02, 1 - 0.32 / height, str(result["name"])[:75], fontsize=14, color=INK, parse_math=False)
     picture.text(0.02, 1 - 0.58 / height, f"{how_timed(result)}; 95 % intervals", fontsize=9, color=FAINT)
     legend(axes)
+    save(canvas, path)
+
+
+def draw_lines(result: dict[str, Any], lines: dict, axis: str, path: Path | str) -> None:
+    """Accepted tokens, speedup and loss against one setting; ``lines`` are series of (setting, row of a method)."""
+    picture = Figure(figsize=(12, 4.4), dpi=160, facecolor="white")
+    canvas = FigureCanvasAgg(picture)
+    colours = dict(zip(lines, (COLOURS[key] for key in LINES), strict=False))
+    titles = {"accepted": "accepted draft tokens a round", "speedup": "speedup", "loss": loss_name(result)}
+    for i, (key, title) in enumerate(titles.items()):
+        axes = picture.add_axes((0.05 + 0.325 * i, 0.24, 0.27, 0.58))
+        for name, line in lines.items():
+            x, rows = zip(*line, strict=True)
+            up = list(zip(*(bars(row, key) for row in rows), strict=True))
+            style = {"color": colours[name], "marker": "o", "ms": 4, "lw": 1.5, "capsize": 2, "elinewidth": 0.9}
+            axes.errorbar(x, [row[key] for row in rows], up, label=name, **style)
+        axes.set_title(title, fontsize=10.5, color=INK, parse_math=False)
+        axes.set_xlabel(axis, color=INK, fontsize=10)
+        axes.grid(color=GRID, lw=0.8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(colors=FAINT, length=0, labelsize=9)
+    handles, names = axes.get_legend_handles_labels()
+    picture.legend(handles, names, loc="lower left", ncols=4, frameon=False, fontsize=9, bbox_to_anchor=(0.03, 0.01))
+    picture.text(0.02, 0.93, f"{result['name']}: {how_timed(result)}; 95 % intervals", fontsize=11, parse_math=False)
     save(canvas, path)
 
 
@@ -130,12 +155,10 @@ def _families(result: dict[str, Any]) -> str:
 def _plot(result: dict[str, Any]) -> str:
     plot = report.axes(result)
     for i, method in enumerate(result["methods"]):
-        plot.add_scatter(
-            mode="markers",
-            marker={"size": 11, "color": colour(method), "symbol": i % 25},
-            name=escape(label(method)),
-            **_shown(method, method),
-        )
+        marker = {"size": 11, "color": colour(method), "symbol": i % 25}
+        point = {key.replace(".", "_"): value for key, value in _shown(method, method).items()}
+        bar = {"type": "data", "symmetric": False}
+        plot.add_scatter(mode="markers", marker=marker, name=escape(label(method)), error_x=bar, error_y=bar, **point)
     families = result["families"]
     buttons = [_button("all prompts", [_shown(m, m) for m in result["methods"]])]
     buttons += [_button(f, [_shown(m, m["families"][f]) for m in result["methods"]]) for f in families]
@@ -152,18 +175,16 @@ def _button(name: str, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _shown(method: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """A point of all prompts or of a family; of a family that was not timed there is none."""
+    """A point of all prompts or of a family, as plotly's attributes; of a family that was not timed there is none."""
+    point = {"x": [], "y": [], "hovertext": ""} | {f"error_{a}.array{b}": [] for a in "xy" for b in ("", "minus")}
     if row.get("speedup") is None:
-        return {"x": [], "y": [], "error_x": {}, "error_y": {}, "hovertext": ""}
+        return point
     numbers = [
         f"speedup {with_interval(row['speedup'], row['speedup_interval'], '.2f')}",
         f"loss {with_interval(row['loss'], row['loss_interval'], '.3f')}",
     ]
     numbers += [f"{key} {method[key]:.3g}" for key in ("accepted", "calls_per_token") if method.get(key) is not None]
-    return {
-        "x": [row["speedup"]],
-        "y": [row["loss"]],
-        "error_x": report.errors(row, "speedup"),
-        "error_y": report.errors(row, "loss"),
-        "hovertext": escape(label(method)) + "<br>" + "<br>".join(numbers),
-    }
+    for axis, key in (("x", "speedup"), ("y", "loss")):
+        below, above = bars(row, key)
+        point |= {axis: [row[key]], f"error_{axis}.array": [above], f"error_{axis}.arrayminus": [below]}
+    return point | {"hovertext": "<br>".join([escape(label(method)), *numbers])}

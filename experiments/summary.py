@@ -11,6 +11,7 @@ from experiments.methods import Method
 from train.live import LARGE, bootstrap, speedup
 from train.prompts import Prompt
 
+DRAWS, FAMILY_DRAWS = 2000, 500
 Columns = dict[str, np.ndarray]
 
 
@@ -31,7 +32,7 @@ def summary(measured: Measured, key: str, label: str) -> dict:
     """One row of the table; a number that does not apply is None."""
     method, own, clock = measured.methods[key], measured.texts[key], measured.clock[key]
     kind = method.kind
-    row = {"key": key, "label": label, "role": kind.role, "exact": method.exact}
+    row = {"key": key, "label": label, "role": kind.role, "lossless": kind.lossless}
     row |= _speed(measured, key) | _quality(measured, key)
     return row | {
         "large_share": _large_share(kind.role, own),
@@ -50,13 +51,13 @@ def ratio(measured: Measured, key: str, other: str, rows=slice(None)) -> float:
 
 
 def ratio_interval(measured: Measured, key: str, other: str) -> list[float]:
-    return bootstrap(lambda rows: ratio(measured, key, other, rows), len(measured.timed))
+    return _bootstrap(lambda rows: ratio(measured, key, other, rows), len(measured.timed))
 
 
 def difference(measured: Measured, key: str, other: str) -> tuple[float, list[float]]:
     """Mean guarded regret of ``key`` minus that of ``other``, paired by prompt, and its interval."""
     values = measured.texts[key]["loss"] - measured.texts[other]["loss"]
-    return float(values.mean()), bootstrap(lambda rows: values[rows].mean(), len(values))
+    return float(values.mean()), _bootstrap(lambda rows: values[rows].mean(), len(values))
 
 
 def _speed(measured: Measured, key: str) -> dict:
@@ -64,7 +65,7 @@ def _speed(measured: Measured, key: str) -> dict:
     return {
         "tokens_per_second": _ratio(own, "tokens", "seconds"),
         "speedup": speedup(measured.clock, key),
-        "speedup_interval": bootstrap(lambda rows: speedup(measured.clock, key, rows), len(measured.timed)),
+        "speedup_interval": _bootstrap(lambda rows: speedup(measured.clock, key, rows), len(measured.timed)),
         "total_time_ratio": float(own["seconds"].sum() / large["seconds"].sum()),
     }
 
@@ -92,7 +93,7 @@ def _score(scores: np.ndarray) -> dict:
     known = scores[~np.isnan(scores)]
     if not len(known):
         return {"score": None, "score_interval": None, "graded": 0}
-    interval = bootstrap(lambda rows: known[rows].mean(), len(known))
+    interval = _bootstrap(lambda rows: known[rows].mean(), len(known))
     return {"score": float(known.mean()), "score_interval": interval, "graded": len(known)}
 
 
@@ -101,12 +102,12 @@ def _family(measured: Measured, key: str, family: str) -> dict:
     here, timed = (np.flatnonzero([p.family == family for p in some]) for some in (measured.prompts, measured.timed))
     own = {name: values[here] for name, values in measured.texts[key].items()}
     row = {"prompts": len(here), "timed": len(timed), "loss": float(own["loss"].mean())}
-    row["loss_interval"] = _interval(lambda rows: own["loss"][rows].mean(), own, draws=500)
+    row["loss_interval"] = _interval(lambda rows: own["loss"][rows].mean(), own, FAMILY_DRAWS)
     row |= _score(own["score"])
     if len(timed):
         quick = lambda rows: speedup(measured.clock, key, timed[rows])  # noqa: E731
         row["speedup"] = quick(slice(None))
-        row["speedup_interval"] = bootstrap(quick, len(timed), draws=500)
+        row["speedup_interval"] = _bootstrap(quick, len(timed), FAMILY_DRAWS)
     return row
 
 
@@ -124,9 +125,13 @@ def _accepted(role: str, own: Columns, rows) -> float | None:
     return float((own["tokens"] - own["last_model"])[rows].sum() / own["target_calls"][rows].sum())
 
 
-def _interval(statistic: Callable, own: Columns, draws: int = 2000) -> list[float] | None:
+def _interval(statistic: Callable, own: Columns, draws: int | None = None) -> list[float] | None:
     n = len(own["tokens"])
-    return None if statistic(np.arange(n)) is None else bootstrap(statistic, n, draws=draws)
+    return None if statistic(np.arange(n)) is None else _bootstrap(statistic, n, draws)
+
+
+def _bootstrap(statistic: Callable, n: int, draws: int | None = None) -> list[float]:
+    return bootstrap(statistic, n, draws=DRAWS if draws is None else draws)
 
 
 def _ratio(columns: Columns, above: str, below: str) -> float:

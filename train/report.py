@@ -120,8 +120,8 @@ def _frontier(result: dict[str, Any]) -> str:
         plot.add_scatter(
             x=[method["speedup"]],
             y=[method["loss"]],
-            error_x=errors(method, "speedup"),
-            error_y=errors(method, "loss"),
+            error_x=_errors(method, "speedup"),
+            error_y=_errors(method, "loss"),
             mode="markers",
             marker={"size": 14 if method["key"] == "tuned" else 10, "color": COLOURS.get(method["key"], INK)},
             name=escape(label(method)),
@@ -134,8 +134,7 @@ def _frontier(result: dict[str, Any]) -> str:
     return drawn(plot, "frontier")
 
 
-def errors(method: dict[str, Any], key: str) -> dict[str, Any]:
-    """The error bars of a method's point."""
+def _errors(method: dict[str, Any], key: str) -> dict[str, Any]:
     below, above = bars(method, key)
     return {"type": "data", "symmetric": False, "arrayminus": [below], "array": [above]}
 

@@ -39,7 +39,8 @@ def print_table(result: dict[str, Any], console: Console, columns: dict = COLUMN
     titles, *rows = cells(result, columns)
     shown = Table(title=Text(result["name"]) if result.get("name") else None, title_justify="left")
     for i, title in enumerate(titles):
-        shown.add_column(Text(title), justify="left" if i == 0 else "right")
+        # Names of methods may differ only at their ends.
+        shown.add_column(Text(title), justify="left" if i == 0 else "right", overflow="fold")
     for method, row in zip(result.get("methods", []), rows, strict=True):
         shown.add_row(*map(Text, row), style="bold" if method["key"] == "tuned" else None)
     console.print(shown)
