@@ -316,10 +316,10 @@ def test_wrong_input_is_one_sentence_before_any_work(methods, changes, said, toy
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_other_settings_is_refused(toys, tmp_path, capsys):
-    assert run(toys, tmp_path, "small") == 0
-    assert run(toys, tmp_path, "small", max_new_tokens=9) == 2
+def test_a_folder_of_other_settings_is_refused(toys, finished, capsys):
+    assert run(toys, finished.folder.parent, "small", max_new_tokens=9) == 2
     assert "holds a run with another max_new_tokens" in capsys.readouterr().err
+    assert json.loads((finished.folder / "result.json").read_text()) == finished.result
 
 
 def test_a_changed_policy_is_another_method(tmp_path):

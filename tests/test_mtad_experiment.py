@@ -72,7 +72,9 @@ def test_defaults_are_fewer_prompts_where_a_setting_is_varied():
     assert (few.limit, few.timed, few.name) == (40, 0, "mtad-tau")
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+    "table", ["main", "tau", *(pytest.param(t, marks=pytest.mark.slow) for t in ("gamma", "beta"))]
+)
 def test_every_table_runs(table, toys, tmp_path, capsys):
     assert run(toys, tmp_path, table=table) == 0
     folder = tmp_path / f"mtad-{table}"
