@@ -14,20 +14,18 @@ A sentence per claim follows the table: who is faster than whom, and what it cos
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from experiments.frontier import Setup, run
-from experiments.methods import SUFFIX, parse
+from experiments.methods import parse
+from experiments.presets import AXES, PRESETS, Claim
 from train.command import InputError, attempt
 
 if TYPE_CHECKING:
     from experiments.summary import Measured
-
-LENGTHS, BEAMS, TAUS = (1, 2, 3, 4, 6, 8), (1, 2, 4, 8), (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass
@@ -37,8 +35,11 @@ class Tables(Setup):
     table: Literal["main", "gamma", "beta", "tau"] = "main"
     """all methods, or one setting varied: draft length, beams, threshold"""
     length: int = 4
+    """tokens that every method drafts at most"""
     beams: int = 4
+    """of MTAD, and of the large model's beam search"""
     tau: float = 0.5
+    """how likely a block must be to the large model, in units of what the small one gave it"""
     drawing: bool = False
     """vary the setting with the paper's filters (T=1, top-k 10, top-p 0.9), not greedily; main has both"""
     limit: int | None = None
@@ -47,24 +48,6 @@ class Tables(Setup):
     """of these, how many are timed one by one (default: 25, or 12); 0: time is priced from calls"""
     name: str | None = None
     """name of the run (default: mtad-TABLE)"""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """``method`` beside the fastest of ``others``, who are ``what``."""
-
-    method: str
-    others: tuple[str, ...]
-    what: str
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The methods of a table, what is claimed of them, and the lines of its plot: series of (setting, method)."""
-
-    methods: tuple[str, ...]
-    claims: tuple[Claim, ...]
-    lines: dict[str, list[tuple[float, str]]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,7 +67,7 @@ def tabulate(config: Tables) -> dict:
     """Measure the methods of the table, add the claims to result.json and print them."""
     from rich.console import Console
 
-    from experiments.plots import draw_lines
+    from experiments.plots import draw_lines, how_timed
     from train import atomic
 
     for key, least in {"length": 1, "beams": 1}.items():
@@ -102,6 +85,7 @@ def tabulate(config: Tables) -> dict:
         lines = {name: [(x, rows[key_of(text)]) for x, text in line] for name, line in preset.lines.items()}
         draw_lines(result, lines, AXES[config.table], folder / f"{config.table}.png")
         console.print(f"wrote {folder}/{config.table}.png")
+    console.print(f"What follows from {how_timed(result)}:")
     for claim in result["claims"]:
         console.print(claim["sentence"], soft_wrap=True)
     return result
@@ -133,116 +117,6 @@ def judged(measured: Measured, claim: Claim) -> dict:
         f"guarded regret {more:+.3f} [{least:+.3f}, {most:+.3f}], {loss}.",
     }
 
-
-def _main(config: Tables) -> Preset:
-    joint = f"beams={config.beams},length={config.length},tau={config.tau:g}"
-    alone, block = f"length={config.length},tau={config.tau:g}", f"length={config.length}"
-    each = f"length={config.length},tau={per_token(config.tau, config.length)}"
-    # Greedy filters leave one token, so that MTAD with them writes the large model's own text.
-    ways = ("verify=raw", f"verify=filtered{SUFFIX}", f"verify=raw{SUFFIX}")
-    ours = [f"{kind}:{joint},{way}" for kind in ("mtad", "mmtad") for way in ways]
-    methods = (
-        *("large", f"large{SUFFIX}", f"beam:width={max(2, config.beams)}", "small"),
-        *(*_exact(config, ""), *_exact(config, SUFFIX), f"speculative:{block},accept=block{SUFFIX}"),
-        *(f"mtad:{joint},verify=filtered", *ours),
-        *(f"{kind},{way}" for kind in (f"joint:{alone}", f"fixed:{each}") for way in ways),
-        *(f"typical:{block}{SUFFIX}", f"bild:{block}", f"fsd:{block}", f"fsd:{block}{SUFFIX}"),
-    )
-    claims = [claim for text in ours for claim in _claims(config, text, f"fixed:{each},{text.rpartition(',')[2]}")]
-    return Preset(methods, tuple(claims), {})
-
-
-def _claims(config: Tables, text: str, fixed: str) -> list[Claim]:
-    """Who draws is compared with who draws."""
-    mode = SUFFIX if text.endswith(SUFFIX) else ""
-    return [
-        Claim(text, (f"speculative:length={config.length}{mode}",), "exact speculative decoding at the same length"),
-        Claim(text, _exact(config, mode), "exact speculative decoding at its best length"),
-        Claim(text, (f"large{mode}",), "the large model alone"),
-        Claim(text, (fixed,), "a fixed ratio per token"),
-    ]
-
-
-def _exact(config: Tables, mode: str) -> tuple[str, ...]:
-    return tuple(f"speculative:length={n}{mode}" for n in sorted({1, 2, config.length}))
-
-
-def per_token(tau: float, length: int) -> float:
-    """What every token must have so that a block of ``length`` has ``tau``."""
-    return float(f"{tau ** (1 / length):.4g}")
-
-
-def _gamma(config: Tables) -> Preset:
-    return _varied(
-        config,
-        LENGTHS,
-        {
-            "MTAD": lambda n: _text("mtad", config, length=n),
-            "MMTAD": lambda n: _text("mmtad", config, length=n),
-            "speculative, exact": lambda n: f"speculative:length={n}{_mode(config)}",
-        },
-    )
-
-
-def _beta(config: Tables) -> Preset:
-    return _varied(
-        config,
-        BEAMS,
-        {
-            "MTAD": lambda n: _text("mtad", config, beams=n),
-            "MMTAD": lambda n: _text("mmtad", config, beams=n),
-            "speculative, exact": lambda n: f"speculative:length={config.length}{_mode(config)}",
-        },
-    )
-
-
-def _tau(config: Tables) -> Preset:
-    last = f"verify={_verify(config)}{_mode(config)}"
-    return _varied(
-        config,
-        TAUS,
-        {
-            "MTAD": lambda t: _text("mtad", config, tau=t),
-            "MTAD's rule without beams": lambda t: f"joint:length={config.length},tau={t:g},{last}",
-            "fixed ratio": lambda t: f"fixed:length={config.length},tau={per_token(t, config.length)},{last}",
-            "speculative, exact": lambda t: f"speculative:length={config.length}{_mode(config)}",
-        },
-    )
-
-
-def _varied(config: Tables, values: Sequence[float], series: dict) -> Preset:
-    """One line a series; each setting of MTAD beside exact speculative decoding and the large model alone."""
-    lines = {name: [(x, make(x)) for x in values] for name, make in series.items()}
-    exact, mode = dict(lines["speculative, exact"]), _mode(config)
-    texts = dict.fromkeys(text for line in lines.values() for _, text in line)
-    # With one beam the tree is the chain; with one token there is no joint: such doubles are measured as they are.
-    claims = [
-        Claim(text, others, what)
-        for x, text in lines["MTAD"]
-        for others, what in (
-            ((exact[x],), "exact speculative decoding at the same length"),
-            ((f"large{mode}",), "the large model alone"),
-        )
-    ]
-    return Preset((f"large{mode}", "small", *texts), tuple(claims), lines)
-
-
-def _text(kind: str, config: Tables, **changes) -> str:
-    options = {"beams": config.beams, "length": config.length, "tau": config.tau} | changes
-    pairs = ",".join(f"{key}={value:g}" for key, value in options.items())
-    return f"{kind}:{pairs},verify={_verify(config)}{_mode(config)}"
-
-
-def _verify(config: Tables) -> str:
-    return "filtered" if config.drawing else "raw"  # greedy filters leave one token
-
-
-def _mode(config: Tables) -> str:
-    return SUFFIX if config.drawing else ""
-
-
-AXES = {"gamma": "draft length", "beta": "beams", "tau": "threshold tau"}
-PRESETS = {"main": _main, "gamma": _gamma, "beta": _beta, "tau": _tau}
 
 if __name__ == "__main__":
     sys.exit(main())

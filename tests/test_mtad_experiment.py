@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from job_toys import toy_pair, write_prompts
 
-from experiments import mtad, summary
+from experiments import presets, summary
 from experiments.methods import parse
-from experiments.mtad import Claim, Tables, judged, main, with_defaults
+from experiments.mtad import Tables, judged, main, with_defaults
+from experiments.presets import Claim
 from experiments.study import chosen
 
-TABLES = list(mtad.PRESETS)
+TABLES = list(presets.PRESETS)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def few(monkeypatch):
     for module, name, value in (
         (summary, "DRAWS", 30),
         (summary, "FAMILY_DRAWS", 10),
-        (mtad, "LENGTHS", (1, 3)),
-        (mtad, "BEAMS", (1, 3)),
-        (mtad, "TAUS", (0.3, 0.7)),
+        (presets, "LENGTHS", (1, 3)),
+        (presets, "BEAMS", (1, 3)),
+        (presets, "TAUS", (0.3, 0.7)),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -48,7 +49,7 @@ def run(toys, output, **changes):
 @pytest.mark.parametrize("table", TABLES)
 def test_presets_name_every_method_once_and_claim_only_what_is_measured(table, length, drawing):
     config = with_defaults(Tables(table=table, length=length, drawing=drawing))
-    preset = mtad.PRESETS[table](config)
+    preset = presets.PRESETS[table](config)
     methods, _ = chosen(preset.methods)
     used = [text for claim in preset.claims for text in (claim.method, *claim.others)]
     used += [text for line in preset.lines.values() for _, text in line]
@@ -58,7 +59,7 @@ def test_presets_name_every_method_once_and_claim_only_what_is_measured(table, l
 
 def test_main_drafts_as_much_with_every_method():
     """Only exact decoding is also measured at shorter drafts, so that it may be at its best."""
-    methods = [parse(text) for text in mtad.PRESETS["main"](with_defaults(Tables())).methods]
+    methods = [parse(text) for text in presets.PRESETS["main"](with_defaults(Tables())).methods]
     lengths = {str(m): m.options["length"] for m in methods if "length" in m.options}
     assert {n for text, n in lengths.items() if not text.startswith("speculative")} == {4}
     assert {n for text, n in lengths.items() if text.startswith("speculative")} == {1, 2, 4}
