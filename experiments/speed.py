@@ -55,7 +55,7 @@ def main(config: Speed) -> dict:
 def reference(large):
     """The same weights in a transformers model with transformers' own default attention."""
     model = type(large.model)._from_config(large.model.config, attn_implementation="sdpa").eval()
-    model.load_state_dict(large.model.state_dict())
+    model.to(large.model.device, large.model.dtype).load_state_dict(large.model.state_dict())
     model.generation_config = large.model.generation_config
     return model
 

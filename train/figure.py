@@ -38,7 +38,7 @@ def draw(result: dict[str, Any], path: Path | str) -> None:
         axes.plot(*zip(*points, strict=True), "--", color=curve_colour(name), lw=1.6, label=curve_name(name))
     for method in measured(result.get("methods", [])):
         _point(axes, method)
-    _scales(axes, result)
+    scales(axes, result)
     _words(axes, result)
     png = BytesIO()
     canvas.print_png(png)
@@ -86,8 +86,8 @@ def _point(axes: Axes, method: dict[str, Any]) -> None:
     )
 
 
-def _scales(axes: Axes, result: dict[str, Any]) -> None:
-    """The speedup axis is logarithmic when it spans more than a factor of four."""
+def scales(axes: Axes, result: dict[str, Any]) -> None:
+    """Axes of speedup and loss; that of speedup is logarithmic when it spans more than a factor of four."""
     axes.margins(0.06, 0.1)
     low, high = axes.dataLim.intervalx
     if high > 4 * low > 0:
@@ -111,9 +111,14 @@ def _words(axes: Axes, result: dict[str, Any]) -> None:
     title = {"fontsize": 14, "color": INK, "weight": "bold", "parse_math": False}
     axes.figure.text(0.026, 0.945, str(result.get("name", "frontier"))[:75], **title)
     axes.figure.text(0.026, 0.905, below, fontsize=9, color=FAINT)
+    legend(axes)
+
+
+def legend(axes: Axes) -> None:
+    """Below the plot, in two columns; labels are taken literally."""
     if axes.get_legend_handles_labels()[1]:
-        legend = axes.figure.legend(
+        shown = axes.figure.legend(
             loc="lower left", bbox_to_anchor=(0.012, 0.01), ncols=2, frameon=False, fontsize=9, labelcolor=INK
         )
-        for text in legend.get_texts():
+        for text in shown.get_texts():
             text.set_parse_math(False)

@@ -47,10 +47,17 @@ def write(
     decoder, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
 ) -> list[tuple[list[int], list[int]]]:
     """(token ids, who wrote them) of each answer, EOS included, all prompts in one batch."""
+    return counted(decoder, prompts, max_new_tokens, sampling, seed)[0]
+
+
+def counted(
+    decoder, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
+) -> tuple[list[tuple[list[int], list[int]]], dict]:
+    """The same, and what the batch took (``decoding.generation.Result.counts``)."""
     device = decoder.models[-1].device
     width = max(len(p.ids) for p in prompts)
     ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
     result = generate(decoder, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
     rows = zip(result.sequences[:, width:].tolist(), result.writers.tolist(), result.lengths.tolist(), strict=True)
-    return [(row[:n], writers[:n]) for row, writers, n in rows]
+    return [(row[:n], writers[:n]) for row, writers, n in rows], result.counts

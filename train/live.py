@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,16 @@ def measure(
     path: Path,
     title: str,
     setting: str = "",
+    joules: Callable[[], float] | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Per decoder and per prompt [n]: seconds, tokens, loss, regret, large_share.
+    """Per decoder and per prompt [n]: seconds, tokens, loss, regret, large_share, and joules where they are counted.
 
     Decoders take turns on each prompt, in an order that rotates. Every finished prompt is appended to ``path``; a
     run that was killed goes on after the last one. One of ``decoders`` must be called "large": the reference.
-    ``setting`` is what their names do not say: prompts measured with another one are measured again.
+    ``setting`` is what their names do not say: prompts measured with another one are measured again. ``joules`` reads
+    a counter of energy (whether there is one is a setting too).
     """
+    setting += " with joules" * (joules is not None)
     same = lambda row: row["methods"].keys() == decoders.keys() and row["setting"] == setting  # noqa: E731
     done = {row["id"]: row for row in read_rows(path) if same(row)}
     names = list(decoders)
@@ -42,12 +45,16 @@ def measure(
         _answer(decoders[name], prompts[0], 8)  # warm-up
     for i, prompt in track(todo, title, disable=not todo):
         order = names[i % len(names) :] + names[: i % len(names)]
-        answers = {name: _answer(decoders[name], prompt, max_new_tokens, seed=i) for name in order}
+        answers = {}
+        for name in order:
+            before = joules() if joules else 0.0
+            answers[name] = _answer(decoders[name], prompt, max_new_tokens, seed=i)
+            answers[name] |= {"joules": joules() - before} if joules else {}
         row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": _judge(large, prompt, answers)}
         append_rows(path, [row])
         done[prompt.id] = row
     rows = [done[p.id]["methods"] for p in prompts]
-    fields = ("seconds", "tokens", "loss", "regret", "large_share")
+    fields = ("seconds", "tokens", "loss", "regret", "large_share") + ("joules",) * (joules is not None)
     return {name: {f: np.array([row[name][f] for row in rows], float) for f in fields} for name in names}
 
 

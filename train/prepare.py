@@ -40,17 +40,19 @@ class Job:
 def prepare(config) -> Job:
     """Check the settings and load models, prompts and the timing table; nothing is written before all is checked."""
     goal = _goal(config)
-    folder = _folder(config)
-    _check_numbers(config)
-    small, large = _models(config)
+    folder = output_folder(config)
+    check_numbers(config, {"max_new_tokens": 1, "trials": 1, "threads": 1, "seed": 0})
+    small, large = load_pair(config)
     tokenizer = large.tokenizer
     longest = min(small.context, large.context) - config.max_new_tokens
     prompts = load_prompts(config.prompts, tokenizer, config.limit, max_tokens=longest)
     splits = split(prompts, dict(zip(("fit", "tune", "holdout"), config.sizes, strict=True)), config.seed)
     if config.traces is not None:
         given(config.traces, about(config, small, large, splits))
-    _remember(folder, config, [small.identity(), large.identity()], splits)
-    return Job(config, goal, folder, small, large, splits, _cost(folder, small, large))
+    settings = {key: value for key, value in asdict(config).items() if key not in ("trials", "wandb", "output")}
+    hashes = {name: split_hash(prompts) for name, prompts in splits.items()}
+    remember(folder, settings, [small.identity(), large.identity()], splits=hashes)
+    return Job(config, goal, folder, small, large, splits, timing_table(folder, small, large))
 
 
 def about(config, small: LM, large: LM, splits: dict[str, list[Prompt]]) -> dict:
@@ -94,7 +96,7 @@ def _goal(config) -> Goal:
     return Goal(speedup=speedup)
 
 
-def _folder(config) -> Path:
+def output_folder(config) -> Path:
     """OUTPUT/NAME, which is made once everything else has been checked."""
     if config.name in ("", ".", "..") or Path(config.name).name != config.name:
         raise ValueError(f"--name must be a plain folder name, not {config.name!r}")
@@ -105,8 +107,9 @@ def _folder(config) -> Path:
     return folder
 
 
-def _check_numbers(config) -> None:
-    for name, least in {"max_new_tokens": 1, "trials": 1, "threads": 1, "seed": 0}.items():
+def check_numbers(config, least_values: dict[str, int]) -> None:
+    """Each setting is None or at least so much, and the device is there; sets the number of threads."""
+    for name, least in least_values.items():
         value = getattr(config, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
@@ -118,7 +121,8 @@ def _check_numbers(config) -> None:
         raise ValueError(f"no device {config.device!r} here: {str(error).splitlines()[0]}") from error
 
 
-def _models(config) -> tuple[LM, LM]:
+def load_pair(config) -> tuple[LM, LM]:
+    """(small, large), of one tokenizer."""
     with console.status("loading the models"):
         large = load_model("large", config.large, config.device, config.dtype)
         small = load_model("small", config.small, config.device, config.dtype)
@@ -126,28 +130,26 @@ def _models(config) -> tuple[LM, LM]:
     return small, large
 
 
-def _remember(folder: Path, config, models: list[dict], splits: dict) -> None:
+def remember(folder: Path, settings: dict, models: list[dict], **more) -> None:
     """Refuse to go on with a run of other settings: its trials and measurements would be mixed with these."""
     path = folder / "run.json"
-    settings = {key: str(value) for key, value in asdict(config).items() if key not in ("trials", "wandb", "output")}
-    now = {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
+    settings = {key: str(value) for key, value in settings.items()}
+    now = {"settings": settings, "models": models, **more}
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         atomic.write_json(path, now)
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        flat = {**before["settings"], "models": before["models"], "splits": before["splits"]}
+        flat = {**before["settings"], **{key: before[key] for key in now if key != "settings"}}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged; use another --name or delete {folder}") from error
-    differing = [
-        key for key, value in {**settings, "models": models, "splits": now["splits"]}.items() if flat.get(key) != value
-    ]
+    differing = [key for key, value in {**settings, "models": models, **more}.items() if flat.get(key) != value]
     if differing:
         raise ValueError(f"{folder} holds a run with another {', '.join(differing)}; use another --name or delete it")
 
 
-def _cost(folder: Path, small: LM, large: LM) -> Cost:
+def timing_table(folder: Path, small: LM, large: LM) -> Cost:
     """The timing table, measured once per run."""
     path = folder / "cost.json"
     if not path.exists():

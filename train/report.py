@@ -39,32 +39,37 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
     name = escape(str(result.get("name", "report")))
     sections = [
         _header(result, name),
-        _section("Methods", _methods(result)),
-        _section("Frontier", _frontier(result), _replay_note(result)),
-        _section("Search", _trials(result), "One point per trial, as predicted on the tuning prompts."),
-        _section("Policy", _policy(result)),
-        _section("Cost", _costs(result), "Milliseconds of one forward pass, by the number of tokens it reads."),
-        _section("Splits", _splits(result), "No group of related prompts is in two splits."),
-        _section("Logged, never searched", _plain(result)),
-        _section("Models and machine", _models(result)),
-        _section("Samples", _samples(result), "Each token in the colour of its writer; point at it to see its risk."),
+        section("Methods", _methods(result)),
+        section("Frontier", _frontier(result), _replay_note(result)),
+        section("Search", _trials(result), "One point per trial, as predicted on the tuning prompts."),
+        section("Policy", _policy(result)),
+        section("Cost", _costs(result), "Milliseconds of one forward pass, by the number of tokens it reads."),
+        section("Splits", _splits(result), "No group of related prompts is in two splits."),
+        section("Logged, never searched", _plain(result)),
+        section("Models and machine", _models(result)),
+        section("Samples", _samples(result), "Each token in the colour of its writer; point at it to see its risk."),
     ]
-    page = (
+    atomic.write(path, page(name, sections).encode())
+
+
+def page(name: str, sections: Iterable[str]) -> str:
+    """A whole page, its title escaped already, with the library that draws the plots in it."""
+    return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
         f"<script>{get_plotlyjs()}</script></head>"
         f"<body>{''.join(sections)}</body></html>"
     )
-    atomic.write(path, page.encode())
 
 
-def _section(title: str, body: str, note: str = "") -> str:
+def section(title: str, body: str, note: str = "") -> str:
+    """A part of a page; empty without a body."""
     below = f'<p class="faint">{note}</p>' if note else ""
     return f'<section><h2>{title}</h2>{below}<div class="wide">{body}</div></section>' if body else ""
 
 
-def _grid(head: Sequence[Any], rows: Iterable[Sequence[Any]], marked: Sequence[bool] = ()) -> str:
+def grid(head: Sequence[Any], rows: Iterable[Sequence[Any]], marked: Sequence[bool] = ()) -> str:
     """An HTML table, some of its rows marked; empty without rows. Every cell is escaped."""
     lines = ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows]
     marks = [*marked, *[False] * len(lines)]
@@ -87,7 +92,7 @@ def _faint(parts: Iterable[str]) -> str:
 def _methods(result: dict[str, Any]) -> str:
     head, *rows = cells(result)
     found = result.get("comparison")
-    return _grid(head, rows, [m["key"] == "tuned" for m in result.get("methods", [])]) + (
+    return grid(head, rows, [m["key"] == "tuned" for m in result.get("methods", [])]) + (
         f"<p>Random hand-off at the speed of the tuned policy: {escape(loss_name(result))} "
         f"{format_number(found['random_loss_at_same_speed'], '.3f')}; difference "
         f"{with_interval(found['difference'], found['interval'], '.3f')} ({found['confidence']:.0%} confidence).</p>"
@@ -106,7 +111,7 @@ def _replay_note(result: dict[str, Any]) -> str:
 
 def _frontier(result: dict[str, Any]) -> str:
     """Loss against speedup: measured methods with intervals, and the replayed curves."""
-    plot = _plot(result)
+    plot = axes(result)
     for name, points in curves(result).items():
         x, y = zip(*points, strict=True)
         line = {"dash": "dash", "color": curve_colour(name)}
@@ -126,7 +131,7 @@ def _frontier(result: dict[str, Any]) -> str:
         plot.add_vline(goal["target_speedup"], line_dash="dot", annotation_text="target")
     if "quality_budget" in goal:
         plot.add_hline(goal["quality_budget"], line_dash="dot", annotation_text="budget")
-    return _drawn(plot, "frontier")
+    return drawn(plot, "frontier")
 
 
 def _errors(method: dict[str, Any], key: str) -> dict[str, Any]:
@@ -136,7 +141,7 @@ def _errors(method: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _trials(result: dict[str, Any]) -> str:
     """Loss against speedup of every trial that has both; the chosen one is a star."""
-    plot = _plot(result)
+    plot = axes(result)
     trials = measured(result.get("trials", []))
     for name, members, marker in (
         ("feasible", [t for t in trials if t.get("feasible")], {"color": "#009e73", "size": 8}),
@@ -151,7 +156,7 @@ def _trials(result: dict[str, Any]) -> str:
             hover = [_trial_text(trial) for trial in members]
             x, y = [t["speedup"] for t in members], [t["loss"] for t in members]
             plot.add_scatter(x=x, y=y, mode="markers", marker=marker, name=name, hovertext=hover)
-    return _drawn(plot, "trials")
+    return drawn(plot, "trials")
 
 
 def _trial_text(trial: dict[str, Any]) -> str:
@@ -160,7 +165,8 @@ def _trial_text(trial: dict[str, Any]) -> str:
     return "<br>".join(map(escape, [f"trial {trial['number']}", *texts]))
 
 
-def _plot(result: dict[str, Any]) -> go.Figure:
+def axes(result: dict[str, Any]) -> go.Figure:
+    """An empty plot of the loss against the speedup."""
     axis = {"gridcolor": GRID, "zeroline": False}
     return go.Figure(
         layout={
@@ -175,7 +181,8 @@ def _plot(result: dict[str, Any]) -> go.Figure:
     )
 
 
-def _drawn(plot: go.Figure, name: str) -> str:
+def drawn(plot: go.Figure, name: str) -> str:
+    """The plot as a part of a page; empty when there is nothing in it."""
     if not plot.data:
         return ""
     config = {"displaylogo": False, "responsive": True}
@@ -191,7 +198,7 @@ def _policy(result: dict[str, Any]) -> str:
     body = f"<p>{escape(str(policy.get('describe', '')))}</p>{_faint(facts)}"
     weights = sorted((policy.get("weights") or {}).items(), key=lambda item: -abs(number(item[1]) or 0))
     if weights:
-        return body + _grid(("feature", "weight"), [(name, format_number(w, "+.4g")) for name, w in weights])
+        return body + grid(("feature", "weight"), [(name, format_number(w, "+.4g")) for name, w in weights])
     features = ", ".join(map(str, policy.get("features", [])))
     return body + (f"<p>features: {escape(features)}</p>" if features else "")
 
@@ -203,24 +210,24 @@ def _costs(result: dict[str, Any]) -> str:
         [name, *(format_number(1000 * cost[w], ".2f") if number(cost.get(w)) is not None else DASH for w in widths)]
         for name, cost in costs.items()
     ]
-    return _grid(["model", *(f"{width} token{'s' * (float(width) != 1)}" for width in widths)], rows)
+    return grid(["model", *(f"{width} token{'s' * (float(width) != 1)}" for width in widths)], rows)
 
 
 def _splits(result: dict[str, Any]) -> str:
     keys = ("prompts", "groups", "hash")
     splits = result.get("splits", {}).items()
-    return _grid(("split", *keys), [[name, *(str(one.get(key, DASH))[:16] for key in keys)] for name, one in splits])
+    return grid(("split", *keys), [[name, *(str(one.get(key, DASH))[:16] for key in keys)] for name, one in splits])
 
 
 def _plain(result: dict[str, Any]) -> str:
     methods = [m for m in result.get("methods", []) if number(m.get("plain_regret")) is not None]
-    return _grid(("method", "plain regret"), [(label(m), format_number(m["plain_regret"], ".4g")) for m in methods])
+    return grid(("method", "plain regret"), [(label(m), format_number(m["plain_regret"], ".4g")) for m in methods])
 
 
 def _models(result: dict[str, Any]) -> str:
     keys = ("name", "tokenizer", "config", "weights")
     rows = [[str(model.get(key, DASH)) for key in keys] for model in result.get("models", [])]
-    return _grid(keys, rows) + _faint(f"{key} {value}" for key, value in result.get("machine", {}).items())
+    return grid(keys, rows) + _faint(f"{key} {value}" for key, value in result.get("machine", {}).items())
 
 
 def _samples(result: dict[str, Any]) -> str:

@@ -34,24 +34,25 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
 
 
-def print_table(result: dict[str, Any], console: Console) -> None:
+def print_table(result: dict[str, Any], console: Console, columns: dict = COLUMNS) -> None:
     """The methods as a rich table, the tuned policy in bold."""
-    titles, *rows = cells(result)
+    titles, *rows = cells(result, columns)
     shown = Table(title=Text(result["name"]) if result.get("name") else None, title_justify="left")
     for i, title in enumerate(titles):
-        shown.add_column(Text(title), justify="left" if i == 0 else "right")
+        # Names of methods may differ only at their ends.
+        shown.add_column(Text(title), justify="left" if i == 0 else "right", overflow="fold")
     for method, row in zip(result.get("methods", []), rows, strict=True):
         shown.add_row(*map(Text, row), style="bold" if method["key"] == "tuned" else None)
     console.print(shown)
 
 
-def cells(result: dict[str, Any]) -> list[list[str]]:
+def cells(result: dict[str, Any], columns: dict = COLUMNS) -> list[list[str]]:
     """The table's text: the titles, then one row for each method."""
     methods = result.get("methods", [])
-    keys = [key for key in COLUMNS if any(number(method.get(key)) is not None for method in methods)]
-    titles = ["method", *(COLUMNS[key][0] or loss_name(result) for key in keys)]
+    keys = [key for key in columns if any(number(method.get(key)) is not None for method in methods)]
+    titles = ["method", *(columns[key][0] or loss_name(result) for key in keys)]
     rows = [
-        [label(m), *(with_interval(m.get(key), m.get(f"{key}_interval"), COLUMNS[key][1]) for key in keys)]
+        [label(m), *(with_interval(m.get(key), m.get(f"{key}_interval"), columns[key][1]) for key in keys)]
         for m in methods
     ]
     return [titles, *rows]

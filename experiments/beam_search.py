@@ -1,0 +1,53 @@
+"""transformers' own beam search of the large model: the control for whoever searches for likely text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+
+from decoding import LM
+from decoding.run import Run
+from decoding.text import Commit
+
+
+class BeamSearch:
+    """The likeliest of ``width`` beams, by ``transformers.generate`` on the same weights; its time is its own.
+
+    Raises ValueError for a width under 2, which would be greedy decoding.
+    """
+
+    scratch: ClassVar[int] = 0
+
+    def __init__(self, large: LM, width: int = 4):
+        if width < 2:
+            raise ValueError(f"beam search has a width of at least 2, not {width}")
+        self.models, self.width = [large], width
+
+    @cached_property
+    def model(self):
+        """A copy, made when first needed: this engine's own has another cache and attention."""
+        from experiments.speed import reference
+
+        return reference(self.models[0])
+
+    def write(self, run: Run) -> Iterator[Commit]:
+        text, rows = run.text, run.text.rows
+        longest = int(text.prompts.max())
+        place = torch.arange(-longest, 0, device=rows.device) + text.prompts[:, None]
+        mask = (place >= 0).long()
+        ids = text.ids.gather(1, place.clamp(min=0)) * mask
+        out = self.model.generate(
+            ids,
+            attention_mask=mask,
+            num_beams=self.width,
+            do_sample=False,
+            max_new_tokens=text.budget,
+            eos_token_id=text.eos.tolist() or None,
+            pad_token_id=int(text.eos[0]) if len(text.eos) else 0,
+        )
+        answers = out[:, longest:]
+        # What stands behind an EOS is padding; the text is cut there.
+        yield Commit(rows, answers, torch.zeros_like(answers), torch.full_like(rows, answers.shape[1]))

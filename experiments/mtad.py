@@ -1,0 +1,122 @@
+"""The tables of the MTAD paper (Qin et al. 2407.09722) at the size that is reachable here, with its missing controls.
+
+    python experiments/mtad.py --table main                 # everything at one draft length
+    python experiments/mtad.py --table tau --limit 24       # gamma, beta, tau: one setting varied, a line plot
+
+Main compares MTAD and MMTAD with what its reviewers asked for, all at the same draft length: exact speculative decoding
+(also shorter), block verification, MTAD's rule without beams, a fixed ratio per token that asks as much of a whole
+block (tau ** (1 / length)), typical acceptance, BiLD, fuzzy speculative decoding, and the large model alone, greedy,
+drawing and with beam search. How many draft tokens the large model reads per call is a column: a tree reads more.
+
+A sentence per claim follows the table: who is faster than whom, and what it costs, with 95 % intervals over prompts.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from experiments.frontier import Setup, run
+from experiments.methods import parse
+from experiments.presets import AXES, PRESETS, Claim
+from train.command import InputError, attempt
+
+if TYPE_CHECKING:
+    from experiments.summary import Measured
+
+
+@dataclass
+class Tables(Setup):
+    """The MTAD paper's tables, and the controls that its reviewers missed."""
+
+    table: Literal["main", "gamma", "beta", "tau"] = "main"
+    """all methods, or one setting varied: draft length, beams, threshold"""
+    length: int = 4
+    """tokens that every method drafts at most"""
+    beams: int = 4
+    """of MTAD, and of the large model's beam search"""
+    tau: float = 0.5
+    """how likely a block must be to the large model, in units of what the small one gave it"""
+    drawing: bool = False
+    """vary the setting with the paper's filters (T=1, top-k 10, top-p 0.9), not greedily; main has both"""
+    limit: int | None = None
+    """prompts whose answers are judged (default: 100, or 40 where a setting is varied)"""
+    timed: int | None = None
+    """of these, how many are timed one by one (default: 25, or 12); 0: time is priced from calls"""
+    name: str | None = None
+    """name of the run (default: mtad-TABLE)"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    config = with_defaults(tyro.cli(Tables, args=argv, description=__doc__))
+    return attempt("mtad", lambda: tabulate(config), config.output / config.name)
+
+
+def with_defaults(config: Tables) -> Tables:
+    """What was not given: fewer prompts where a setting is varied."""
+    few = config.table != "main"
+    found = {"limit": 40 if few else 100, "timed": 12 if few else 25, "name": f"mtad-{config.table}"}
+    return replace(config, **{key: value for key, value in found.items() if getattr(config, key) is None})
+
+
+def tabulate(config: Tables) -> dict:
+    """Measure the methods of the table, add the claims to result.json and print them."""
+    from rich.console import Console
+
+    from experiments.plots import draw_lines, how_timed
+    from train import atomic
+
+    for key, least in {"length": 1, "beams": 1}.items():
+        if getattr(config, key) < least:
+            raise InputError(f"--{key} must be at least {least}, not {getattr(config, key)}")
+    if not 0 < config.tau < float("inf"):
+        raise InputError(f"--tau must be over 0 and finite, not {config.tau}")
+    preset = PRESETS[config.table](config)
+    result, measured = run(config, preset.methods)
+    result |= {"table": config.table, "claims": [judged(measured, claim) for claim in preset.claims]}
+    folder, console = config.output / config.name, Console(highlight=False)
+    atomic.write_json(folder / "result.json", result)
+    if preset.lines:
+        rows = {row["key"]: row for row in result["methods"]}
+        lines = {name: [(x, rows[key_of(text)]) for x, text in line] for name, line in preset.lines.items()}
+        draw_lines(result, lines, AXES[config.table], folder / f"{config.table}.png")
+        console.print(f"wrote {folder}/{config.table}.png")
+    console.print(f"What follows from {how_timed(result)}:")
+    for claim in result["claims"]:
+        console.print(claim["sentence"], soft_wrap=True)
+    return result
+
+
+def key_of(text: str) -> str:
+    return str(parse(text))
+
+
+def judged(measured: Measured, claim: Claim) -> dict:
+    """The claim in numbers and as a sentence; the fastest of several others is chosen by its measured speed."""
+    from experiments.summary import difference, ratio, ratio_interval
+
+    key = key_of(claim.method)
+    best = max(claim.others, key=lambda text: ratio(measured, key_of(text), key))
+    other = key_of(best)
+    faster, (low, high) = ratio(measured, key, other), ratio_interval(measured, key, other)
+    more, (least, most) = difference(measured, key, other)
+    speed = "faster" if low > 1 else "slower" if high < 1 else "not clearly faster or slower"
+    loss = "loses more" if least > 0 else "loses less" if most < 0 else "loses no clearly different amount"
+    return {
+        "method": key,
+        "over": other,
+        "speed_ratio": faster,
+        "speed_interval": [low, high],
+        "loss_difference": more,
+        "loss_interval": [least, most],
+        "sentence": f"{claim.method} over {claim.what} ({best}): {faster:.2f}x [{low:.2f}, {high:.2f}], {speed}; "
+        f"guarded regret {more:+.3f} [{least:+.3f}, {most:+.3f}], {loss}.",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

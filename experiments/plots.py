@@ -1,0 +1,190 @@
+"""The frontier of any set of methods as tables, as a PNG, and as a page that opens offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from train import atomic, report
+from train.figure import COLOURS, FAINT, GRID, INK, legend, scales
+from train.tables import bars, cells, format_number, label, loss_name, measured, with_interval
+
+WORTH = {
+    "tokens_per_second": ("tokens/s", ".1f"),
+    "speedup": ("speedup", ".2f"),
+    "loss": (None, ".3f"),
+    "difference": ("minus baseline", "+.3f"),
+    "score": ("task score", ".3f"),
+    "recovered": ("gap recovered", ".0%"),
+    "total_time_ratio": ("time ratio", ".2f"),
+    "joules_per_token": ("J/token", ".2f"),
+}
+HOW = {
+    "accepted": ("accepted a round", ".2f"),
+    "verified": ("draft tokens verified a call", ".2f"),
+    "calls_per_token": ("target calls a token", ".3f"),
+    "large_share": ("by large model", ".0%"),
+    "same_text": ("same text as large", ".0%"),
+    "length_ratio": ("length ratio", ".2f"),
+    "perplexity": ("perplexity", ".2f"),
+    "plain_regret": ("plain regret", ".3f"),
+}
+LINES = ("tuned", "large", "small", "speculative")
+SHAPES = ("o", "D", "^", "v", "s", "P", "X", "<", ">", "h", "*", "p", "d")
+
+
+def colour(method: dict[str, Any]) -> str:
+    """One colour for each way to decide: alone, hand-off, drafts with the large model's own text, drafts without."""
+    role = method.get("role")
+    if role == "draft":
+        return COLOURS["speculative" if method["lossless"] else "tuned"]
+    return COLOURS.get({"handoff": "random_low", "beam": "llamacpp"}.get(role, role), INK)
+
+
+def pareto(methods: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    """(speedup, loss) of the methods that no other beats in one without losing in the other, slowest first."""
+    best: list[tuple[float, float]] = []
+    for speed, loss in sorted(((m["speedup"], m["loss"]) for m in measured(methods)), key=lambda p: (-p[0], p[1])):
+        if not best or loss < best[-1][1]:
+            best.append((speed, loss))
+    return best[::-1]
+
+
+def how_timed(result: dict[str, Any]) -> str:
+    """What the numbers were measured on."""
+    clock = f"{result['timed']} timed one by one" if result["timed"] else "time priced from calls, not measured"
+    return f"{result['prompts']} prompts, {clock}"
+
+
+def draw(result: dict[str, Any], path: Path | str) -> None:
+    """Every method a numbered point with its intervals; the line joins those that no other beats."""
+    methods = measured(result["methods"])
+    below = 0.21 * ((len(methods) + 2) // 2) + 0.75  # inches for the legend and the axis above it
+    picture = Figure(figsize=(10, 5 + below), dpi=160, facecolor="white")
+    canvas = FigureCanvasAgg(picture)
+    height = 5 + below
+    axes = picture.add_axes((0.08, below / height, 0.9, 4.2 / height))
+    axes.plot(*zip(*pareto(methods), strict=True), "--", color=FAINT, lw=1.2, zorder=1, label="not beaten in both")
+    for i, method in enumerate(methods):
+        _point(axes, i, method)
+    scales(axes, result)
+    picture.text(0.02, 1 - 0.32 / height, str(result["name"])[:75], fontsize=14, color=INK, parse_math=False)
+    picture.text(0.02, 1 - 0.58 / height, f"{how_timed(result)}; 95 % intervals", fontsize=9, color=FAINT)
+    legend(axes)
+    save(canvas, path)
+
+
+def draw_lines(result: dict[str, Any], lines: dict, axis: str, path: Path | str) -> None:
+    """Accepted tokens, speedup and loss against one setting; ``lines`` are series of (setting, row of a method)."""
+    picture = Figure(figsize=(12, 4.4), dpi=160, facecolor="white")
+    canvas = FigureCanvasAgg(picture)
+    colours = dict(zip(lines, (COLOURS[key] for key in LINES), strict=False))
+    titles = {"accepted": "accepted draft tokens a round", "speedup": "speedup", "loss": loss_name(result)}
+    for i, (key, title) in enumerate(titles.items()):
+        axes = picture.add_axes((0.05 + 0.325 * i, 0.24, 0.27, 0.58))
+        for name, line in lines.items():
+            x, rows = zip(*line, strict=True)
+            up = list(zip(*(bars(row, key) for row in rows), strict=True))
+            style = {"color": colours[name], "marker": "o", "ms": 4, "lw": 1.5, "capsize": 2, "elinewidth": 0.9}
+            axes.errorbar(x, [row[key] for row in rows], up, label=name, **style)
+        axes.set_title(title, fontsize=10.5, color=INK, parse_math=False)
+        axes.set_xlabel(axis, color=INK, fontsize=10)
+        axes.grid(color=GRID, lw=0.8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(colors=FAINT, length=0, labelsize=9)
+    handles, names = axes.get_legend_handles_labels()
+    picture.legend(handles, names, loc="lower left", ncols=4, frameon=False, fontsize=9, bbox_to_anchor=(0.03, 0.01))
+    picture.text(0.02, 0.93, f"{result['name']}: {how_timed(result)}; 95 % intervals", fontsize=11, parse_math=False)
+    save(canvas, path)
+
+
+def save(canvas: FigureCanvasAgg, path: Path | str) -> None:
+    """Write the picture whole or not at all."""
+    png = BytesIO()
+    canvas.print_png(png)
+    atomic.write(path, png.getvalue())
+
+
+def _point(axes: Axes, i: int, method: dict[str, Any]) -> None:
+    x, y = method["speedup"], method["loss"]
+    across, up = ([[bar] for bar in bars(method, key)] for key in ("speedup", "loss"))
+    style = {"color": colour(method), "zorder": 4}
+    axes.errorbar(x, y, up, across, fmt="none", elinewidth=1.3, alpha=0.7, **style)
+    name = f"{i + 1}  {label(method)}:  {x:.2f}×, {format_number(y, '.3f')}"
+    axes.plot(x, y, SHAPES[i % len(SHAPES)], ms=9, mec="white", label=name, **style)
+    axes.annotate(f"{i + 1}", (x, y), (5, 5), textcoords="offset points", fontsize=8, color=INK, zorder=5)
+
+
+def write_html(result: dict[str, Any], path: Path | str) -> None:
+    """Tables and a plot with a choice of prompt families, in one page that loads nothing."""
+    name = escape(str(result["name"]))
+    models = [(m["name"], m["weights"]) for m in result["models"]]
+    machine = escape("  ·  ".join(f"{key} {value}" for key, value in result["machine"].items()))
+    sections = [
+        f'<h1>{name}</h1><p class="faint">{escape(how_timed(result))}; {escape(result["created"])}</p>',
+        report.section("Quality against speed", _plot(result), "Choose a family; point at a method for its numbers."),
+        report.section("What a method is worth", _table(result, WORTH), f"Baseline: {escape(result['baseline'])}."),
+        report.section("How it does it", _table(result, HOW)),
+        report.section(f"{loss_name(result).capitalize()} by family", _families(result)),
+        report.section("Models and machine", report.grid(("model", "weights"), models) + f"<p>{machine}</p>"),
+    ]
+    atomic.write(path, report.page(name, sections).encode())
+
+
+def _table(result: dict[str, Any], columns: dict) -> str:
+    head, *rows = cells(result, columns)
+    return report.grid(head, rows)
+
+
+def _families(result: dict[str, Any]) -> str:
+    families = result["families"]
+    rows = [
+        [label(m), *(with_interval(one["loss"], one["loss_interval"], ".2f") for one in m["families"].values())]
+        for m in result["methods"]
+    ]
+    return report.grid(["method", *(f"{family} ({n})" for family, n in families.items())], rows)
+
+
+def _plot(result: dict[str, Any]) -> str:
+    plot = report.axes(result)
+    for i, method in enumerate(result["methods"]):
+        marker = {"size": 11, "color": colour(method), "symbol": i % 25}
+        point = {key.replace(".", "_"): value for key, value in _shown(method, method).items()}
+        bar = {"type": "data", "symmetric": False}
+        plot.add_scatter(mode="markers", marker=marker, name=escape(label(method)), error_x=bar, error_y=bar, **point)
+    families = result["families"]
+    buttons = [_button("all prompts", [_shown(m, m) for m in result["methods"]])]
+    buttons += [_button(f, [_shown(m, m["families"][f]) for m in result["methods"]]) for f in families]
+    plot.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.12}], height=620)
+    return report.drawn(plot, "frontier")
+
+
+def _button(name: str, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "label": escape(name),
+        "method": "restyle",
+        "args": [{key: [point[key] for point in points] for key in points[0]}],
+    }
+
+
+def _shown(method: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A point of all prompts or of a family, as plotly's attributes; of a family that was not timed there is none."""
+    point = {"x": [], "y": [], "hovertext": ""} | {f"error_{a}.array{b}": [] for a in "xy" for b in ("", "minus")}
+    if row.get("speedup") is None:
+        return point
+    numbers = [
+        f"speedup {with_interval(row['speedup'], row['speedup_interval'], '.2f')}",
+        f"loss {with_interval(row['loss'], row['loss_interval'], '.3f')}",
+    ]
+    numbers += [f"{key} {method[key]:.3g}" for key in ("accepted", "calls_per_token") if method.get(key) is not None]
+    for axis, key in (("x", "speedup"), ("y", "loss")):
+        below, above = bars(row, key)
+        point |= {axis: [row[key]], f"error_{axis}.array": [above], f"error_{axis}.arrayminus": [below]}
+    return point | {"hovertext": "<br>".join([escape(label(method)), *numbers])}

@@ -1,0 +1,142 @@
+"""The tables of the MTAD paper as lists of methods, and what is claimed of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from experiments.methods import SUFFIX
+
+if TYPE_CHECKING:
+    from experiments.mtad import Tables
+
+LENGTHS, BEAMS, TAUS = (1, 2, 3, 4, 6, 8), (1, 2, 4, 8), (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``method`` beside the fastest of ``others``, who are ``what``."""
+
+    method: str
+    others: tuple[str, ...]
+    what: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The methods of a table, what is claimed of them, and the lines of its plot: series of (setting, method)."""
+
+    methods: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    lines: dict[str, list[tuple[float, str]]]
+
+
+def _main(config: Tables) -> Preset:
+    joint = f"beams={config.beams},length={config.length},tau={config.tau:g}"
+    alone, block = f"length={config.length},tau={config.tau:g}", f"length={config.length}"
+    each = f"length={config.length},tau={per_token(config.tau, config.length)}"
+    # Greedy filters leave one token, so that MTAD with them writes the large model's own text.
+    ways = ("verify=raw", f"verify=filtered{SUFFIX}", f"verify=raw{SUFFIX}")
+    ours = [f"{kind}:{joint},{way}" for kind in ("mtad", "mmtad") for way in ways]
+    methods = (
+        *("large", f"large{SUFFIX}", f"beam:width={max(2, config.beams)}", "small"),
+        *(*_exact(config, ""), *_exact(config, SUFFIX), f"speculative:{block},accept=block{SUFFIX}"),
+        *(f"mtad:{joint},verify=filtered", *ours),
+        *(f"{kind},{way}" for kind in (f"joint:{alone}", f"fixed:{each}") for way in ways),
+        *(f"typical:{block}{SUFFIX}", f"bild:{block}", f"fsd:{block}", f"fsd:{block}{SUFFIX}"),
+    )
+    claims = [claim for text in ours for claim in _claims(config, text, f"fixed:{each},{text.rpartition(',')[2]}")]
+    return Preset(methods, tuple(claims), {})
+
+
+def _claims(config: Tables, text: str, fixed: str) -> list[Claim]:
+    """Who draws is compared with who draws."""
+    mode = SUFFIX if text.endswith(SUFFIX) else ""
+    return [
+        Claim(text, (f"speculative:length={config.length}{mode}",), "exact speculative decoding at the same length"),
+        Claim(text, _exact(config, mode), "exact speculative decoding at its best length"),
+        Claim(text, (f"large{mode}",), "the large model alone"),
+        Claim(text, (fixed,), "a fixed ratio per token"),
+    ]
+
+
+def _exact(config: Tables, mode: str) -> tuple[str, ...]:
+    return tuple(f"speculative:length={n}{mode}" for n in sorted({1, 2, config.length}))
+
+
+def per_token(tau: float, length: int) -> float:
+    """What every token must have so that a block of ``length`` has ``tau``."""
+    return float(f"{tau ** (1 / length):.4g}")
+
+
+def _gamma(config: Tables) -> Preset:
+    return _varied(
+        config,
+        LENGTHS,
+        {
+            "MTAD": lambda n: _text("mtad", config, length=n),
+            "MMTAD": lambda n: _text("mmtad", config, length=n),
+            "speculative, exact": lambda n: f"speculative:length={n}{_mode(config)}",
+        },
+    )
+
+
+def _beta(config: Tables) -> Preset:
+    return _varied(
+        config,
+        BEAMS,
+        {
+            "MTAD": lambda n: _text("mtad", config, beams=n),
+            "MMTAD": lambda n: _text("mmtad", config, beams=n),
+            "speculative, exact": lambda n: f"speculative:length={config.length}{_mode(config)}",
+        },
+    )
+
+
+def _tau(config: Tables) -> Preset:
+    last = f"verify={_verify(config)}{_mode(config)}"
+    return _varied(
+        config,
+        TAUS,
+        {
+            "MTAD": lambda t: _text("mtad", config, tau=t),
+            "MTAD's rule without beams": lambda t: f"joint:length={config.length},tau={t:g},{last}",
+            "fixed ratio": lambda t: f"fixed:length={config.length},tau={per_token(t, config.length)},{last}",
+            "speculative, exact": lambda t: f"speculative:length={config.length}{_mode(config)}",
+        },
+    )
+
+
+def _varied(config: Tables, values: Sequence[float], series: dict) -> Preset:
+    """One line a series; each setting of MTAD beside exact speculative decoding and the large model alone."""
+    lines = {name: [(x, make(x)) for x in values] for name, make in series.items()}
+    exact, mode = dict(lines["speculative, exact"]), _mode(config)
+    texts = dict.fromkeys(text for line in lines.values() for _, text in line)
+    claims = [
+        Claim(text, others, what)
+        for x, text in lines["MTAD"]
+        for others, what in (
+            ((exact[x],), "exact speculative decoding at the same length"),
+            ((f"large{mode}",), "the large model alone"),
+        )
+    ]
+    return Preset((f"large{mode}", "small", *texts), tuple(claims), lines)
+
+
+def _text(kind: str, config: Tables, **changes) -> str:
+    options = {"beams": config.beams, "length": config.length, "tau": config.tau} | changes
+    pairs = ",".join(f"{key}={value:g}" for key, value in options.items())
+    return f"{kind}:{pairs},verify={_verify(config)}{_mode(config)}"
+
+
+def _verify(config: Tables) -> str:
+    return "filtered" if config.drawing else "raw"  # greedy filters leave one token
+
+
+def _mode(config: Tables) -> str:
+    return SUFFIX if config.drawing else ""
+
+
+AXES = {"gamma": "draft length", "beta": "beams", "tau": "threshold tau"}
+PRESETS = {"main": _main, "gamma": _gamma, "beta": _beta, "tau": _tau}

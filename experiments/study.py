@@ -1,0 +1,151 @@
+"""A comparison of methods step by step: checked, written, timed or priced, and described."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from decoding import LM
+from experiments.energy import counter
+from experiments.methods import Method, MethodError, build, parse
+from experiments.pricing import priced
+from experiments.summary import Measured, summary
+from experiments.texts import columns, file_name, judged, write_texts
+from train import live
+from train.machine import machine
+from train.prepare import check_numbers, load_pair, output_folder, remember, timing_table
+from train.prompts import Prompt, load_prompts
+
+if TYPE_CHECKING:
+    from experiments.frontier import Setup
+
+
+@dataclass
+class Study:
+    """Everything that has been checked and loaded."""
+
+    config: Setup
+    folder: Path
+    methods: dict[str, Method]
+    labels: dict[str, str]
+    decoders: dict[str, object]
+    small: LM
+    large: LM
+    prompts: list[Prompt]
+    baseline: str
+
+
+def prepare(config: Setup, texts: tuple[str, ...]) -> Study:
+    """Check everything, and load models and prompts."""
+    methods, labels = chosen(texts)
+    baseline = str(parse(config.baseline))
+    if baseline not in methods:
+        raise MethodError(f"--baseline {config.baseline} is not among the methods; add it to them")
+    folder = output_folder(config)
+    check_numbers(config, {"limit": 1, "timed": 0, "batch": 1, "max_new_tokens": 1, "threads": 1, "seed": 0})
+    small, large = load_pair(config)
+    longest = min(small.context, large.context) - config.max_new_tokens
+    prompts = load_prompts(config.prompts, large.tokenizer, config.limit, max_tokens=longest)
+    decoders = {key: build(method, [small, large]) for key, method in methods.items()}
+    kept = ("small", "large", "prompts", "max_new_tokens", "device", "dtype", "seed")
+    settings = {key: value for key, value in asdict(config).items() if key in kept}
+    remember(folder, settings, [small.identity(), large.identity()])
+    return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline)
+
+
+def chosen(texts: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, str]]:
+    """Methods and what the user called them, by canonical text; the large model alone comes first, asked for or not."""
+    methods, labels = {}, {}
+    for text in ("large", *(text for text in texts if text != "large")):
+        method = parse(text)
+        key = str(method)
+        if key in methods:
+            raise MethodError(f"{labels[key]!r} and {text!r} are the same method; give one of them")
+        methods[key], labels[key] = method, text
+    return methods, labels
+
+
+def measure(study: Study) -> Measured:
+    """Texts of all methods, judged, and their times."""
+    rows = written(study)
+    references = rows["large"]
+    texts = {key: columns(some, references, graded(study, some)) for key, some in rows.items()}
+    if study.config.timed:
+        timed = study.prompts[: study.config.timed]  # prompts take turns by family
+        return Measured(study.methods, study.prompts, texts, timed, clocked(study, timed), study.baseline)
+    return Measured(study.methods, study.prompts, texts, study.prompts, by_price(study, rows), study.baseline)
+
+
+def written(study: Study) -> dict[str, list[dict]]:
+    """Rows of every method (see ``experiments.texts``), those of the large model first: the others' references."""
+    config, rows, references = study.config, {}, {}
+    judge = lambda prompt, answer: judged(study.large, prompt, answer, references.get(prompt.id, answer))  # noqa: E731
+    for key, method in study.methods.items():
+        path = study.folder / "texts" / file_name(method)
+        path.parent.mkdir(exist_ok=True)
+        how = config.max_new_tokens, config.batch, config.seed, judge
+        rows[key] = write_texts(method, study.decoders[key], study.prompts, path, *how)
+        if key == "large":
+            references = {row["id"]: row["answer"] for row in rows[key]}
+    return rows
+
+
+def graded(study: Study, rows: list[dict]) -> list[float | None]:
+    """The score of each answer in its task, None where the task has no grader."""
+    try:
+        from experiments.graders import grade
+    except ModuleNotFoundError:
+        return [None] * len(rows)
+    decode = study.large.tokenizer.decode
+    texts = [decode(row["answer"], skip_special_tokens=True) for row in rows]
+    return [grade(prompt, text) for prompt, text in zip(study.prompts, texts, strict=True)]
+
+
+def clocked(study: Study, timed: list[Prompt]) -> dict:
+    """Seconds and tokens per method and prompt, one text at a time, methods in turn."""
+    setting = " ".join(method.identity() for method in study.methods.values())
+    return live.measure(
+        study.decoders,
+        timed,
+        study.config.max_new_tokens,
+        study.large,
+        study.folder / "timed.jsonl",
+        "timing",
+        setting=f"{setting}, {torch.get_num_threads()} threads",
+        joules=counter(study.large.device),
+    )
+
+
+def by_price(study: Study, rows: dict[str, list[dict]]) -> dict:
+    """The same for all prompts, by the calls that the texts took."""
+    cost = timing_table(study.folder, study.small, study.large)
+    return {
+        key: {
+            "seconds": priced(study.methods[key], study.decoders[key], study.prompts, some, cost),
+            "tokens": np.array([len(row["answer"]) for row in some], float),
+        }
+        for key, some in rows.items()
+    }
+
+
+def describe(study: Study, measured: Measured) -> dict:
+    """What goes into result.json."""
+    config = study.config
+    return {
+        "name": config.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(config),
+        "models": [study.small.identity(), study.large.identity()],
+        "prompts": len(study.prompts),
+        "families": dict(sorted(Counter(p.family for p in study.prompts).items())),
+        "timed": len(measured.timed) if config.timed else 0,
+        "max_new_tokens": config.max_new_tokens,
+        "baseline": study.labels[study.baseline],
+        "methods": [summary(measured, key, label) for key, label in study.labels.items()],
+    }
