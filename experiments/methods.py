@@ -120,6 +120,8 @@ def _value(text: str, key: str, value: str, default: Any) -> Any:
         if value not in default:
             raise MethodError(f"{key}={value} in {text!r} must be one of {', '.join(default)}")
         return value
+    if isinstance(default, str):
+        return value
     try:
         number = type(default)(value)
         finite = math.isfinite(number)

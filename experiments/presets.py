@@ -37,11 +37,14 @@ def _main(config: Tables) -> Preset:
     alone, block = f"length={config.length},tau={config.tau:g}", f"length={config.length}"
     each = f"length={config.length},tau={per_token(config.tau, config.length)}"
     # Greedy filters leave one token, so that MTAD with them writes the large model's own text.
+    tree = "-".join(["1"] * config.length).replace("1", str(config.beams), 1)
     ways = ("verify=raw", f"verify=filtered{SUFFIX}", f"verify=raw{SUFFIX}")
     ours = [f"{kind}:{joint},{way}" for kind in ("mtad", "mmtad") for way in ways]
     methods = (
         *("large", f"large{SUFFIX}", f"beam:width={max(2, config.beams)}", "small"),
         *(*_exact(config, ""), *_exact(config, SUFFIX), f"speculative:{block},accept=block{SUFFIX}"),
+        # As many nodes as MMTAD's tree at most.
+        *(f"specinfer:branches={tree}", f"specinfer:branches={tree}{SUFFIX}"),
         *(f"mtad:{joint},verify=filtered", *ours),
         *(f"{kind},{way}" for kind in (f"joint:{alone}", f"fixed:{each}") for way in ways),
         *(f"typical:{block}{SUFFIX}", f"bild:{block}", f"fsd:{block}", f"fsd:{block}{SUFFIX}"),

@@ -38,16 +38,18 @@ def _drafted(decoder, prompt: int, row: dict, cost: Cost) -> float:
     """A text that was drafted and checked, all its rounds of the mean size."""
     rounds = row["target_calls"]
     wide = row["verified"] / rounds
+    # A tree has as many nodes on a level as were verified for each token of its depth.
+    level = getattr(decoder, "beams", max(1.0, row["verified"] / max(1.0, row["drafted"])))
     target = seconds(cost.large, prompt + wide) + (rounds - 1) * seconds(cost.large, 1 + wide)
-    return float(target + _draft(decoder, prompt, rounds, row["drafted"], cost))
+    return float(target + _draft(decoder, prompt, rounds, row["drafted"], level, cost))
 
 
-def _draft(decoder, prompt: int, rounds: int, drafted: float, cost: Cost) -> float:
-    """Seconds of the draft: one forward a token, its first of a round of one text, later ones of all beams."""
+def _draft(decoder, prompt: int, rounds: int, drafted: float, level: float, cost: Cost) -> float:
+    """Seconds of the draft: one forward a token, its first of a round of one text, later ones of ``level`` beams."""
     if len(decoder.models) == 1:
         return 0.0
     # A policy that stops a draft has looked at a token that is not in it.
     asked = drafted + rounds * (getattr(decoder, "stop", None) is not None and not decoder.keep)
-    one, all_beams = (seconds(cost.small, n) for n in (1, getattr(decoder, "beams", 1)))
+    one, all_beams = (seconds(cost.small, n) for n in (1, level))
     first = min(rounds, asked)
     return float(seconds(cost.small, prompt) - one + first * one + (asked - first) * all_beams)

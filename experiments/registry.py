@@ -93,6 +93,12 @@ def _mtad(tree: bool) -> Callable:
     return make
 
 
+def _specinfer(models, branches):
+    from decoding import SpecInfer
+
+    return SpecInfer(models, tuple(int(n) for n in branches.split("-")))
+
+
 FILTERED, RAW = ("filtered", "raw"), ("raw", "filtered")
 BEAMS = {"beams": 4, "length": 4, "tau": 0.5, "verify": RAW}
 CASCADES = ("token_v3", "token_v2", "token_v1", "opt", "diff", "chow")
@@ -106,6 +112,7 @@ KINDS: dict[str, Kind] = {
         "speculative decoding", _speculative, {"length": 4, "accept": ("exact", "block")}, "draft", lossless=True
     ),
     "promptlookup": Kind("the text itself is the draft", _prompt_lookup, {"length": 4, "ngram": 3}, lossless=True),
+    "specinfer": Kind("a tree of drafts, verified exactly", _specinfer, {"branches": "4-2-2"}, lossless=True),
     "mtad": Kind("multi-token assisted decoding", _mtad(False), BEAMS),
     "mmtad": Kind("the same with a tree", _mtad(True), BEAMS),
     "joint": Kind("MTAD's rule without beams", _rule("Joint"), {"length": 4, "tau": 0.5, "verify": FILTERED}),
