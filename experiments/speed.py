@@ -6,11 +6,11 @@
     python experiments/speed.py --device cuda --random-weights llama-8b+1b --batch 1 4 16 64 --limit 64
 
 Every method writes the greedy answers to all prompts, in turns, in an order that rotates, `--repeats` times. The table:
-the median time of a token; how many times as fast that is as `transformers` and as `autoregressive` (medians over
-prompts, with paired bootstrap intervals); how many texts are the same as the first of those two writes; the overhead
-(wall time / the bare forwards of the same shapes, timed beside them); and how much of the limit set by reading the
-large model's weights once a token is reached. The fastest of the settings of one method is marked: it is chosen on the
-prompts it is reported on, in the peers' favour as in ours.
+the median time of a token, prompt included; how many times as fast that is as `transformers` and as `autoregressive`
+(medians over prompts, with paired bootstrap intervals); how many texts are the same as the first of those two writes;
+the overhead (wall time / the bare forwards of the same shapes, timed beside them); and how much of the limit set by
+reading the large model's weights once a token is reached. The fastest of the settings of one method is marked: it is
+chosen on the prompts it is reported on, in the peers' favour as in ours.
 
 Everything measured is kept line by line: a run that was stopped goes on where it was. Random hand-off (`backoff:RATE`)
 is compared with its own limit too, 1 / (c + share of the large model), c being what one token costs the small model in

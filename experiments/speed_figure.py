@@ -23,7 +23,7 @@ ENGINES = {
 
 
 def draw(result: dict, path: Path | str) -> None:
-    """Bars with intervals, relative to the first base; a dark tick is the limit of a hand-off."""
+    """Bars with intervals, relative to the first base; in them a token's time and how many texts are the base's own."""
     batches = result["batches"]
     first, found = next(iter(batches.items()))
     width = 16 if len(batches) > 1 else 9
@@ -56,11 +56,13 @@ def _bars(axes: Axes, found: dict, title: str) -> None:
             axes.plot([low, high], [place, place], color=INK, lw=1.4)
         if row["limit"] is not None:
             axes.plot([row["limit"] * own] * 2, [place - 0.4, place + 0.4], color=INK, lw=2.2)
-        axes.text(0.02, place, f"{row['ms_per_token']:.3g} ms", va="center", fontsize=7.5, color="white")
+        same = "{} of {}".format(*row["equal"])
+        axes.text(0.02, place, f"{row['ms_per_token']:.3g} ms, {same} same", va="center", fontsize=7, color="white")
     axes.axvline(1.0, color=INK, lw=0.8, ls=(0, (1, 2)))
     axes.set_yticks(range(len(methods)), list(methods), fontsize=8.5)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"times as fast as {base}, median over prompts", fontsize=9.5, color=INK)
+    axes.set_ylim(len(methods) - 0.4, -0.6)
+    tick = "; dark tick: limit of a hand-off" if any(row["limit"] is not None for row in methods.values()) else ""
+    axes.set_xlabel(f"times as fast as {base}, median over prompts{tick}", fontsize=9.5, color=INK)
     _dress(axes, title)
 
 
@@ -89,4 +91,13 @@ def _dress(axes: Axes, title: str) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         once = dict(zip(labels, handles, strict=True))
-        axes.legend(once.values(), once.keys(), frameon=False, fontsize=8.5, loc="lower right")
+        axes.legend(
+            once.values(),
+            once.keys(),
+            frameon=False,
+            fontsize=8.5,
+            loc="upper right",
+            bbox_to_anchor=(1, 0),
+            borderaxespad=4.5,
+            ncols=3,
+        )

@@ -1,4 +1,4 @@
-"""What ``experiments/speed.py`` measures: settings checked, the pair, the prompts, and the rows still to be measured."""
+"""What ``experiments/speed.py`` measures: checked settings, the pair, the prompts, and a list of tasks."""
 
 from __future__ import annotations
 
@@ -113,7 +113,10 @@ def remember(config, models: Models, methods: Sequence[str]) -> None:
     """Refuse to go on with a run of other settings: its rows would be mixed with these."""
     path, now = config.output / "settings.json", settings(config, models, methods)
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; name another --output or delete {config.output}") from error
         differing = [name for name, value in now.items() if before.get(name) != value]
         if differing:
             raise ValueError(
