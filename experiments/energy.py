@@ -1,15 +1,14 @@
-"""Energy that an NVIDIA GPU has used, from the counter of its driver."""
+"""Energy by the counter of an NVIDIA GPU, all users together; it moves every 0.1 s or so: sum many measurements."""
 
 from __future__ import annotations
 
 import ctypes
 
+import torch
+
 
 class EnergyMeter:
-    """``with EnergyMeter(device) as meter: ...``, then ``meter.joules``: None where no device or driver counts them.
-
-    The counter is the whole GPU's, whoever uses it, and moves about every 0.1 s: sum many short measurements.
-    """
+    """``with EnergyMeter(device) as meter: ...``, then ``meter.joules``: None where nothing counts them."""
 
     joules: float | None = None
 
@@ -28,14 +27,13 @@ class EnergyMeter:
 
 def _counter(device):
     """A function that returns millijoules since the driver was loaded, or None."""
-    import torch
-
     handle, total = ctypes.c_void_p(), ctypes.c_ulonglong()
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
         name = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
-        known = nvml.nvmlInit_v2() == 0 and nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)) == 0
+        if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)):
+            return lambda: None
+        read = nvml.nvmlDeviceGetTotalEnergyConsumption
     except (OSError, AttributeError):
-        known = False
-    read = lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(total))  # noqa: E731
-    return lambda: total.value if known and read() == 0 else None
+        return lambda: None
+    return lambda: None if read(handle, ctypes.byref(total)) else total.value

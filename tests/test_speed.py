@@ -396,6 +396,27 @@ def test_energy_is_the_difference_of_the_counter():
     assert meter.joules == 3.5
 
 
+@pytest.mark.parametrize(("broken", "joules"), [(0, 2.5), (1, None)])
+def test_the_counter_of_the_driver_is_read(monkeypatch, broken, joules):
+    readings, asked = iter([1000, 3500]), []
+
+    def read(handle, total):
+        total._obj.value = next(readings)
+        return 0
+
+    driver = SimpleNamespace(
+        nvmlInit_v2=lambda: broken,
+        nvmlDeviceGetHandleByUUID=lambda name, handle: asked.append(name) or 0,
+        nvmlDeviceGetTotalEnergyConsumption=read,
+    )
+    monkeypatch.setattr("ctypes.CDLL", lambda name: driver)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="12-34"))
+    with EnergyMeter(torch.device("cuda")) as meter:
+        pass
+    assert meter.joules == joules
+    assert asked == ([] if broken else [b"GPU-12-34"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
