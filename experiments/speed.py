@@ -1,116 +1,78 @@
-"""This engine against transformers' own generate on the same model, prompts and tokens, in one run, interleaved.
+"""This engine against transformers' generate (plain, assisted, prompt lookup) and llama.cpp, on the same models.
 
-python experiments/speed.py --limit 12
+    python experiments/speed.py                                          # the default pair, on this machine
+    python experiments/speed.py --methods transformers autoregressive speculative:2 transformers-assisted:2
+    python experiments/speed.py --batch 1 4 16 --limit 16                # throughput of ragged batches
+    python experiments/speed.py --device cuda --random-weights llama-8b+1b --batch 1 4 16 64 --limit 64
+
+Every method writes the greedy answers to all prompts, in turns, in an order that rotates, `--repeats` times. The table:
+the median time of a token, prompt included; how many times as fast that is as `transformers` and as `autoregressive`
+(medians over prompts, with paired bootstrap intervals); how many texts are the same as the first of those two writes;
+the overhead (wall time / the bare forwards of the same shapes, timed beside them); and how much of the limit set by
+reading the large model's weights once a token is reached. The fastest of the settings of one method is marked: it is
+chosen on the prompts it is reported on, in the peers' favour as in ours.
+
+Everything measured is kept line by line: a run that was stopped goes on where it was. Random hand-off (`backoff:RATE`)
+is compared with its own limit too, 1 / (c + share of the large model), c being what one token costs the small model in
+tokens of the large one. OpenVINO GenAI is no row: it needs a model that was converted beforehand.
 """
 
 from __future__ import annotations
 
-import json
-import time
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from train.command import attempt
+
+PEERS = ("transformers", *(f"transformers-assisted:{n}" for n in (1, 2, 3, 4, 8)))
+PEERS += ("transformers-lookup:4", "transformers-lookup:10", "llamacpp", "llamacpp-draft:2", "llamacpp-draft:4")
+OURS = ("autoregressive", *(f"speculative:{n}" for n in (1, 2, 3, 4)), "lookup:4", "mtad:4")
+REAL = (*PEERS[:1], *OURS, "backoff:0.3", "backoff:0.5", "backoff:0.7", *PEERS[1:])
+RANDOM = ("transformers", "autoregressive", *(f"backoff:0.{n}" for n in range(1, 10)), "speculative:4")
 
 
 @dataclass
 class Speed:
-    """Seconds per token of several ways to write the large model's greedy answer, paired per prompt."""
+    """Seconds per token of several engines and methods on the same models and prompts, in one run, interleaved."""
 
+    methods: tuple[str, ...] | None = None
+    """what to measure, `transformers` or `autoregressive` among it: those two, llamacpp, and with a number of drafted
+    tokens speculative:4, lookup:4, mtad:4, transformers-assisted:4, transformers-lookup:10, llamacpp-draft:4, or with
+    the share handed to the large model backoff:0.5 (default: all, several numbers each)"""
     limit: int = 12
-    """prompts, spread over the families of the embedded set"""
+    """prompts, spread over their families"""
     max_new_tokens: int = 64
-    lengths: tuple[int, ...] = (1, 2, 4)
-    """draft lengths of exact speculative decoding"""
+    repeats: int = 3
+    batch: tuple[int, ...] = (1,)
+    """rows written at once; one table per size, of the methods that take batches"""
+    small: str | None = None
+    """folder, hub id or .gguf of the small model (default: the drafter in the repository)"""
+    large: str | None = None
+    """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
+    random_weights: str | None = None
+    """instead of models: the shapes `llama-8b+1b` or `tiny` with random weights, made on the device; what they write
+    means nothing, so only hand-off at given rates, overhead and throughput are worth measuring"""
+    prompts: str | None = None
+    """.jsonl with `prompt` or `messages`, .txt with a prompt a line, or a `datasets` name (default: embedded)"""
+    device: str = "cpu"
+    dtype: str | None = None
+    """of the large model (default: float32, of random weights bfloat16)"""
     threads: int | None = None
-    output: Path | None = None
-    """write the figures to this JSON file"""
+    """CPU threads (default: torch's choice)"""
+    output: Path = Path("runs/speed/default")
+    """folder of rows.jsonl (one line a prompt and repeat), settings.json, result.json and speed.png"""
 
 
-def main(config: Speed) -> dict:
-    from decoding import Autoregressive, Speculative, default_pair
-    from train.prompts import load_prompts
+def main(argv: list[str] | None = None) -> int:
+    """0 when it is done, 2 after one sentence about what was wrong with the input, 130 when it was stopped."""
+    import tyro
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    small, large = default_pair()
-    prompts = load_prompts(None, large.tokenizer, config.limit)
-    ours = {"autoregressive": Autoregressive(large)}
-    ours |= {f"speculative {n}": Speculative([small, large], length=n) for n in config.lengths}
-    theirs = reference(large)
-    ways = {"transformers": lambda ids: _transformers(theirs, ids, config.max_new_tokens)}
-    ways |= {name: lambda ids, d=decoder: _ours(d, ids, config.max_new_tokens) for name, decoder in ours.items()}
-    seconds, equal = measure(ways, [torch.tensor([p.ids]) for p in prompts])
-    result = {name: _row(seconds[name], seconds["transformers"], equal[name]) for name in ways}
-    show(result)
-    if config.output is not None:
-        config.output.write_text(json.dumps(result, indent=1))
-    return result
+    config = tyro.cli(Speed, args=argv, description=__doc__)
+    from experiments.speed_run import run
 
-
-def reference(large):
-    """The same weights in a transformers model with transformers' own default attention."""
-    model = type(large.model)._from_config(large.model.config, attn_implementation="sdpa").eval()
-    model.to(large.model.device, large.model.dtype).load_state_dict(large.model.state_dict())
-    model.generation_config = large.model.generation_config
-    return model
-
-
-def measure(ways: dict, prompts: list[torch.Tensor]) -> tuple[dict, dict]:
-    """Per way seconds per token [prompts], and on how many prompts its tokens equal those of the first way."""
-    names = list(ways)
-    for name in names:
-        ways[name](prompts[0][:, :8])
-    seconds, equal = {name: [] for name in names}, dict.fromkeys(names, 0)
-    for i, ids in enumerate(track(prompts, "decoding")):
-        answers = {}
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            began = time.perf_counter()
-            answers[name] = ways[name](ids)
-            seconds[name].append((time.perf_counter() - began) / len(answers[name]))
-        for name in names:
-            equal[name] += answers[name] == answers[names[0]]
-    return {name: np.array(values) for name, values in seconds.items()}, equal
-
-
-def _transformers(model, ids: torch.Tensor, max_new_tokens: int) -> list[int]:
-    with torch.inference_mode():
-        mask = torch.ones_like(ids)
-        out = model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
-    return out[0, ids.shape[1] :].tolist()
-
-
-def _ours(decoder, ids: torch.Tensor, max_new_tokens: int) -> list[int]:
-    from decoding import generate
-
-    return generate(decoder, ids, max_new_tokens=max_new_tokens).sequences[0, ids.shape[1] :].tolist()
-
-
-def _row(seconds: np.ndarray, base: np.ndarray, equal: int) -> dict:
-    ratios = base / seconds
-    return {
-        "ms_per_token": float(np.median(seconds) * 1e3),
-        "speedup": float(np.median(ratios)),
-        "speedup_range": [float(ratios.min()), float(ratios.max())],
-        "equal": f"{equal}/{len(seconds)}",
-    }
-
-
-def show(result: dict) -> None:
-    table = Table("way", "ms/token (median)", "against transformers (median of pairs)", "same tokens")
-    for name, row in result.items():
-        low, high = row["speedup_range"]
-        table.add_row(
-            name, f"{row['ms_per_token']:.1f}", f"{row['speedup']:.2f}x ({low:.2f} to {high:.2f})", row["equal"]
-        )
-    Console().print(table)
+    return attempt("speed", lambda: run(config), config.output)
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Speed, description=__doc__))
+    sys.exit(main())

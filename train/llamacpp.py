@@ -15,16 +15,25 @@ class LlamaCpp:
     """Greedy decoding of a GGUF by llama.cpp (package ``xllamacpp``), at batch 1, with torch's number of threads.
 
     It computes in the file's own quantised format, so at near-ties it may write another text than the dequantised
-    weights do.
+    weights do. With the GGUF of a ``draft`` it speculates, always with ``length`` tokens.
     """
 
-    def __init__(self, gguf: str | Path, tokenizer, context: int):
+    def __init__(
+        self, gguf: str | Path, tokenizer, context: int, draft: str | Path | None = None, length: int | None = None
+    ):
         import xllamacpp
 
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(gguf)
         parameters.n_parallel, parameters.n_ctx, parameters.verbosity = 1, context, -1
-        for pool in (parameters.cpuparams, parameters.cpuparams_batch):
+        pools = [parameters.cpuparams, parameters.cpuparams_batch]
+        if draft is not None:
+            kinds, drafting = xllamacpp.common_speculative_type, parameters.speculative.draft
+            # Without a type a draft is loaded and never asked.
+            parameters.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+            drafting.mparams.path, drafting.n_max, drafting.n_min, drafting.p_min = str(draft), length, 0, 0.0
+            pools += [drafting.cpuparams, drafting.cpuparams_batch]
+        for pool in pools:
             pool.n_threads = torch.get_num_threads()
         self.server, self.tokenizer = xllamacpp.Server(parameters), tokenizer
 

@@ -1,0 +1,133 @@
+"""The ways to write the large model's text that are compared, by a short name: NAME or NAME:NUMBER."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Speculative
+from experiments.peers import LlamaCppWay, Transformers, twin
+from policies import Random
+from train.generations import write
+from train.llamacpp import LlamaCpp
+
+
+@dataclass
+class Models:
+    """The pair, where it came from, and the room that the longest text needs."""
+
+    small: LM
+    large: LM
+    files: tuple[str | None, str | None] = (None, None)
+    """what the small and the large one were loaded from"""
+    context: int = 0
+
+    @cached_property
+    def twins(self) -> tuple:
+        """(small, large) as transformers runs them."""
+        return twin(self.small), twin(self.large)
+
+    @property
+    def lms(self) -> dict[str, LM]:
+        return {"small": self.small, "large": self.large}
+
+    @property
+    def modules(self) -> dict:
+        """Every module that makes forwards, by name."""
+        ours = {name: lm.model for name, lm in self.lms.items()}
+        return ours | dict(zip(("small twin", "large twin"), self.twins, strict=True))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a method is built from Models and its number."""
+
+    build: Callable[..., Callable]
+    number: type | None = None
+    one_row: bool = False
+    """whether it refuses batches"""
+    lacks: Callable[[Models], str | None] = field(default=lambda models: None)
+    """why it cannot be run here, if it cannot"""
+
+
+class Ours:
+    """A decoder of this engine, answering as the peers do."""
+
+    def __init__(self, decoder):
+        self.decoder = decoder
+
+    def __call__(self, prompts: Sequence, new: int, seed: int) -> list[tuple[list[int], list[int]]]:
+        return write(self.decoder, prompts, new, seed=seed)
+
+
+def _backoff(m: Models, rate: float) -> Ours:
+    # The rate is what is measured: an EOS of the small model is not one more reason to ask.
+    return Ours(Backoff([m.small, m.large], Random(rate).to(m.large.device), verify_eos=False))
+
+
+def _llamacpp(m: Models, length: int | None = None) -> LlamaCppWay:
+    draft = None if length is None else m.files[0]
+    return LlamaCppWay(LlamaCpp(m.files[1], m.large.tokenizer, m.context, draft, length))
+
+
+def _no_llamacpp(m: Models, draft: bool) -> str | None:
+    if m.large.device.type != "cpu":
+        return "it is measured on the CPU only"
+    for file in m.files if draft else m.files[1:]:
+        if not LlamaCpp.available(file):
+            return f"it needs the package xllamacpp and a .gguf file, which {file} is not or which is not installed"
+    return None
+
+
+KINDS: dict[str, Kind] = {
+    "transformers": Kind(lambda m: Transformers(m.twins[1])),
+    "transformers-assisted": Kind(lambda m, n: Transformers(m.twins[1], m.twins[0], n), int, one_row=True),
+    "transformers-lookup": Kind(lambda m, n: Transformers(m.twins[1], prompt_lookup_num_tokens=n), int, one_row=True),
+    "autoregressive": Kind(lambda m: Ours(Autoregressive(m.large))),
+    "speculative": Kind(lambda m, n: Ours(Speculative([m.small, m.large], n)), int),
+    "lookup": Kind(lambda m, n: Ours(Speculative([PromptLookup(3), m.large], n)), int),
+    "mtad": Kind(lambda m, n: Ours(MTAD([m.small, m.large], length=n)), int),
+    "backoff": Kind(_backoff, float),
+    "llamacpp": Kind(_llamacpp, one_row=True, lacks=lambda m: _no_llamacpp(m, draft=False)),
+    "llamacpp-draft": Kind(_llamacpp, int, one_row=True, lacks=lambda m: _no_llamacpp(m, draft=True)),
+}
+"""Names to ways: the peers begin with their engine's name."""
+
+
+def parse(text: str) -> tuple[Kind, int | float | None]:
+    """The kind and the number that ``text`` names. ValueError, one sentence, for anything else."""
+    name, colon, number = text.partition(":")
+    if name not in KINDS:
+        raise ValueError(f"unknown method {text!r}; the known ones are {', '.join(KINDS)}")
+    kind = KINDS[name]
+    if kind.number is None:
+        if colon:
+            raise ValueError(f"method {name} takes no number, not {text!r}")
+        return kind, None
+    right = "the share handed on, such as 0.5" if kind.number is float else "a number of drafted tokens, such as 4"
+    try:
+        value = kind.number(number)
+    except ValueError:
+        value = -1
+    if not (0 <= value <= 1 if kind.number is float else 1 <= value <= 64):
+        raise ValueError(f"method {text!r} must be {name}: and {right}")
+    return kind, value
+
+
+def build(text: str, models: Models) -> Callable:
+    """The way that ``text`` names: ``way(prompts, new, seed)`` returns (tokens, writers) of each answer."""
+    kind, number = parse(text)
+    return kind.build(models) if number is None else kind.build(models, number)
+
+
+def runnable(methods: Sequence[str], models: Models) -> tuple[list[str], dict[str, str]]:
+    """The methods that can be run here, and why the others cannot."""
+    lacking = {text: parse(text)[0].lacks(models) for text in methods}
+    return [text for text, why in lacking.items() if why is None], {t: why for t, why in lacking.items() if why}
+
+
+def file_bytes(text: str, models: Models) -> int | None:
+    """Size of the weights where a method reads a file's own format instead of the models' weights."""
+    return Path(models.files[1]).stat().st_size if text.startswith("llamacpp") else None

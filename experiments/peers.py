@@ -1,0 +1,67 @@
+"""Other engines on the same models: transformers' generate in three modes, and llama.cpp."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+
+from decoding import LM
+from decoding.packed import PackedLinear
+from train.prompts import Prompt
+
+
+def twin(lm: LM):
+    """The same weights, shared, in a model as transformers itself runs it: sdpa attention, plain linear layers."""
+    shared = {id(weight): weight for weight in lm.model.parameters()}
+    model = copy.deepcopy(lm.model, shared)
+    for module in model.modules():
+        if type(module) is PackedLinear:
+            module.__class__ = torch.nn.Linear
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+class Transformers:
+    """Greedy ``generate`` of ``model``; with ``options`` such as ``prompt_lookup_num_tokens``.
+
+    With a ``draft`` of ``length`` tokens it is assisted generation at a fixed length. The knobs are read from the
+    draft's generation_config only (as arguments of generate they are ignored), and a confidence threshold other than
+    0 would be fitted anew in every round where scikit-learn is installed.
+    """
+
+    def __init__(self, model, draft=None, length: int | None = None, **options):
+        self.model, self.draft, self.length = model, draft, length
+        self.options = options | ({} if draft is None else {"assistant_model": draft})
+        eos = model.generation_config.eos_token_id
+        self.eos = {eos} if isinstance(eos, int) else set(() if eos is None else eos)
+
+    def __call__(self, prompts: Sequence[Prompt], new: int, seed: int) -> list[tuple[list[int], list[int]]]:
+        """(token ids, EOS included, and nothing of who wrote them) of each answer."""
+        if self.draft is not None:
+            knobs = self.draft.generation_config
+            knobs.num_assistant_tokens, knobs.num_assistant_tokens_schedule = self.length, "constant"
+            knobs.assistant_confidence_threshold = 0.0
+        width, device = max(len(p.ids) for p in prompts), self.model.get_input_embeddings().weight.device
+        ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
+        with torch.inference_mode():
+            out = self.model.generate(
+                ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0, **self.options
+            )
+        return [(self._cut(row), []) for row in out[:, width:].tolist()]
+
+    def _cut(self, answer: list[int]) -> list[int]:
+        ends = [i + 1 for i, token in enumerate(answer) if token in self.eos]
+        return answer[: ends[0]] if ends else answer
+
+
+class LlamaCppWay:
+    """llama.cpp, alone or with a draft, one prompt at a time."""
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def __call__(self, prompts: Sequence[Prompt], new: int, seed: int) -> list[tuple[list[int], list[int]]]:
+        return [(self.engine.answer(p.ids, new)[0], []) for p in prompts]

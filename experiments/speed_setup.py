@@ -1,0 +1,125 @@
+"""What ``experiments/speed.py`` measures: checked settings, the pair, the prompts, and a list of tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from decoding.lm import check_compatible
+from decoding.pairs import DRAFTER, load_model, target_source
+from experiments.engines import Models, parse
+from experiments.random_models import SHAPES, random_pair, random_prompts
+from experiments.speed import RANDOM, REAL
+from experiments.speed_summary import BASES
+from train import atomic
+from train.machine import machine
+from train.prompts import Prompt, load_prompts
+from train.splits import split_hash
+
+
+@dataclass
+class Task:
+    """All prompts of one row of measurements: they are written at once, ``repeat`` times."""
+
+    batch: int
+    repeat: int
+    prompts: list[Prompt]
+
+    @property
+    def key(self) -> tuple:
+        return self.batch, self.repeat, tuple(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """The prompts by id and content."""
+        return [f"{p.id}:{split_hash([p])[:8]}" for p in self.prompts]
+
+
+def checked(config):
+    """The settings with their automatic values. ValueError for whatever can be wrong without loading a model."""
+    for name in ("limit", "max_new_tokens", "repeats", "threads"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if not config.batch or min(config.batch) < 1 or len(set(config.batch)) < len(config.batch):
+        raise ValueError(f"--batch must be different numbers of at least 1, not {config.batch}")
+    made = config.random_weights
+    if made is not None and made not in SHAPES:
+        raise ValueError(f"--random-weights must be {' or '.join(SHAPES)}, not {made!r}")
+    if made is not None and any((config.small, config.large, config.prompts)):
+        raise ValueError("--random-weights takes no --small, --large or --prompts: all of it is random")
+    methods = config.methods if config.methods is not None else REAL if made is None else RANDOM
+    for method in methods:
+        parse(method)
+    check_bases(methods)
+    if len(set(methods)) < len(methods):
+        raise ValueError("--methods must not name one method twice")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    dtype = config.dtype if config.dtype is not None else "float32" if made is None else "bfloat16"
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"--dtype must be a torch type such as float32 or bfloat16, not {dtype!r}")
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ValueError(f"no device {config.device!r} here: {str(error).splitlines()[0]}") from error
+    return replace(config, methods=tuple(methods), dtype=dtype)
+
+
+def check_bases(methods: Sequence[str]) -> None:
+    if not set(BASES) & set(methods):
+        raise ValueError(f"--methods must hold {' or '.join(BASES)}: the others are compared with these")
+
+
+def load(config) -> tuple[Models, list[Prompt]]:
+    """The pair and the prompts that fit it."""
+    if config.random_weights is not None:
+        models = Models(*random_pair(config.random_weights, config.device, config.dtype))
+        prompts = random_prompts(models.large.vocab, config.limit)
+    else:
+        pair = [load_model(role, getattr(config, role), config.device, config.dtype) for role in ("small", "large")]
+        files = (str(DRAFTER) if config.small is None else config.small, config.large)
+        models = Models(*pair, files=(files[0], target_source() if files[1] is None else files[1]))
+        room = min(lm.context for lm in pair) - config.max_new_tokens
+        prompts = load_prompts(config.prompts, pair[1].tokenizer, config.limit, room)
+    check_compatible([models.small, models.large])
+    models.context = max(len(p.ids) for p in prompts) + config.max_new_tokens + 64
+    return models, prompts
+
+
+def tasks(config, prompts: Sequence[Prompt]) -> list[Task]:
+    """Repeat by repeat all prompts, in full batches of each size."""
+    groups = [(b, list(prompts[i : i + b])) for b in config.batch for i in range(0, len(prompts) - b + 1, b)]
+    missing = [b for b in config.batch if b > len(prompts)]
+    if missing:
+        raise ValueError(f"--batch {missing[0]} needs as many prompts, and there are {len(prompts)}; see --limit")
+    return [Task(b, repeat, group) for repeat in range(config.repeats) for b, group in groups]
+
+
+def settings(config, models: Models, methods: Sequence[str]) -> dict:
+    """What every row depends on; prompts, batch and repeat are in the rows themselves."""
+    return {
+        "methods": list(methods),
+        "max_new_tokens": config.max_new_tokens,
+        "models": [models.small.identity(), models.large.identity()],
+        "machine": machine(config),
+    }
+
+
+def remember(config, models: Models, methods: Sequence[str]) -> None:
+    """Refuse to go on with a run of other settings: its rows would be mixed with these."""
+    path, now = config.output / "settings.json", settings(config, models, methods)
+    if path.exists():
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; name another --output or delete {config.output}") from error
+        differing = [name for name, value in now.items() if before.get(name) != value]
+        if differing:
+            raise ValueError(
+                f"{config.output} holds measurements with another {', '.join(differing)}; name another --output"
+            )
+    atomic.write_json(path, now)

@@ -1,0 +1,136 @@
+"""Rows of measurements to the figures of the table, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.table import Table
+
+from train.live import bootstrap
+
+BASES = ("transformers", "autoregressive")
+"""What every method is compared with, where it was measured; texts are compared with the first of them."""
+
+
+def summary(rows: Sequence[dict], batch: int, methods: Sequence[str], head: dict) -> dict:
+    """Of the rows of one batch size: ``cost_ratio`` and per method its figures, None where there is none."""
+    rows = [row for row in rows if row["batch"] == batch]
+    methods = [method for method in methods if method in rows[0]["methods"]]
+    cost = float(np.median([row["cost"]["small"] / row["cost"]["large"] for row in rows]))
+    times = {method: per_token(rows, method) for method in methods}
+    figures = {method: _figures(rows, method, times, head, batch) for method in methods}
+    base = figures.get("autoregressive", {}).get("ms_per_token")
+    for row in figures.values():
+        row["limit"] = limit(row["share"], cost) if batch == 1 else None
+        known = row["limit"] is not None and base is not None
+        row["of_limit"] = base / row["ms_per_token"] / row["limit"] if known else None
+    return {"cost_ratio": cost, "groups": len(set(_groups(rows))), "best": best(figures), "methods": figures}
+
+
+def limit(share: float | None, cost: float) -> float | None:
+    """Speedup of hand-off that costs nothing but its forwards: each token one small step, some a large one too."""
+    return None if share is None else 1 / (cost + share)
+
+
+def per_token(rows: Sequence[dict], method: str) -> np.ndarray:
+    """Seconds per token [groups]: of each group of prompts the median over repeats."""
+    groups = _groups(rows)
+    seconds = np.array([row["methods"][method]["seconds"] / row["methods"][method]["tokens"] for row in rows])
+    return np.array([np.median(seconds[[g == group for g in groups]]) for group in dict.fromkeys(groups)])
+
+
+def best(figures: dict[str, dict]) -> dict[str, str]:
+    """Of every method that was measured at several settings the fastest: the same choice for all of them."""
+    families = {}
+    for method in sorted(figures, key=lambda name: figures[name]["ms_per_token"]):
+        families.setdefault(method.partition(":")[0], []).append(method)
+    # A rate of hand-off is no setting to choose by speed alone.
+    return {family: some[0] for family, some in families.items() if len(some) > 1 and family != "backoff"}
+
+
+def _groups(rows: Sequence[dict]) -> list[tuple]:
+    return [tuple(row["prompts"]) for row in rows]
+
+
+def _figures(rows: Sequence[dict], method: str, times: dict[str, np.ndarray], head: dict, batch: int) -> dict:
+    measured, own = [row["methods"][method] for row in rows], times[method]
+    of = lambda name: [m[name] for m in measured if m[name] is not None]  # noqa: E731
+    tokens, joules, share = sum(of("tokens")), of("joules"), of("share")
+    floor = head["weight_bytes"][method] / head["copy_bytes_per_second"] / batch
+    overhead = [m["seconds"] / m["bare"] for m in measured if m["bare"] is not None]
+    return {
+        "ms_per_token": float(np.median(own) * 1e3),
+        "tokens_per_second": float(1 / np.median(own)),
+        "ratios": {base: ratio(times[base], own) for base in BASES if base in times and base != method},
+        "equal": equal(rows, method),
+        "overhead": float(np.median(overhead)) if overhead else None,
+        "bandwidth_percent": float(100 * floor / np.median(own)),
+        "share": float(np.mean(share)) if share else None,
+        "peak_bytes": max(of("peak_bytes"), default=None),
+        "joules_per_token": sum(joules) / tokens if len(joules) == len(measured) else None,
+    }
+
+
+def ratio(base: np.ndarray, own: np.ndarray) -> dict:
+    """How many times as fast: median over groups of paired ratios, and its interval where there is more than one."""
+    pairs = base / own
+    spread = bootstrap(lambda drawn: np.median(pairs[drawn]), len(pairs)) if len(pairs) > 1 else None
+    return {"median": float(np.median(pairs)), "interval": spread}
+
+
+def equal(rows: Sequence[dict], method: str) -> list[int]:
+    """[texts that were equal in every repeat, texts]."""
+    least = {}
+    for group, row in zip(_groups(rows), rows, strict=True):
+        least[group] = min(least.get(group, len(group)), row["methods"][method]["equal"])
+    return [sum(least.values()), sum(map(len, least))]
+
+
+COLUMNS = {
+    "ms/token": lambda row: f"{row['ms_per_token']:.2f}",
+    "tokens/s": lambda row: f"{row['tokens_per_second']:.1f}",
+    **{f"x {base}": lambda row, base=base: _ratio(row["ratios"].get(base)) for base in BASES},
+    "same text": lambda row: "{}/{}".format(*row["equal"]),
+    "overhead": lambda row: _number(row["overhead"], ".2f"),
+    "% of bandwidth": lambda row: f"{row['bandwidth_percent']:.0f}",
+    "limit": lambda row: _number(row["limit"], ".2f"),
+    "of limit": lambda row: _number(row["of_limit"], ".0%"),
+    "peak GiB": lambda row: "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f}",
+    "J/token": lambda row: _number(row["joules_per_token"], ".3g"),
+}
+"""Titles and texts of the columns; one that is empty in all rows is left out."""
+
+
+def show(result: dict, console) -> None:
+    """A table per batch size, the fastest setting of each method marked."""
+    for batch, found in result["batches"].items():
+        cells = {title: [column(row) for row in found["methods"].values()] for title, column in COLUMNS.items()}
+        cells = {title: column for title, column in cells.items() if any(column)}
+        table = Table(title=f"batch {batch}: {found['groups']} groups of prompts")
+        for title in ("method", *cells):
+            table.add_column(title, no_wrap=True, justify="left" if title == "method" else "right")
+        chosen = set(found["best"].values())
+        for i, method in enumerate(found["methods"]):
+            table.add_row(f"{method} *" if method in chosen else method, *(column[i] for column in cells.values()))
+        console.print(table)
+    first = next(iter(result["batches"].values()))
+    console.print(
+        f"* the fastest of its kind; overhead: wall time / bare forwards; memory copies {_gigabytes(result)} GB/s, "
+        f"read and written; one token costs the small model {first['cost_ratio']:.3f} of the large one"
+    )
+
+
+def _ratio(value: dict | None) -> str:
+    if value is None:
+        return ""
+    spread = value["interval"]
+    return f"{value['median']:.2f}" + ("" if spread is None else f" ({spread[0]:.2f} to {spread[1]:.2f})")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _gigabytes(result: dict) -> str:
+    return f"{result['copy_bytes_per_second'] / 1e9:.1f}"
