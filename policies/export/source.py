@@ -1,0 +1,86 @@
+"""What is exported: a policy, the file it came from, and how a decoder is to use it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policies.files import PolicyError
+from policies.loading import load
+from policies.policy import Policy
+
+ROLES = ("handoff", "stop")
+"""Who writes the next token, or whether a draft ends here."""
+
+
+class ExportError(ValueError):
+    """An export that cannot be made, or an artifact that cannot be trusted; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A policy to export; ``length`` is the most tokens of a draft, and ``draft`` where the small model is."""
+
+    policy: Policy
+    name: str
+    sha256: str
+    role: str = "handoff"
+    length: int = 4
+    draft: str | None = None
+
+    @property
+    def draft_model(self) -> str:
+        """Path or name of the small model, for engines that are told by their arguments."""
+        if self.draft is not None:
+            return self.draft
+        return self.policy.models[0]["name"] if self.policy.models else "DRAFT_MODEL"
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the policy comes from: models, tokenizer, engine, machine, prompts, certificate and all it holds."""
+        held, models = self.policy.provenance, self.policy.models
+        return {
+            "policy": {"file": self.name, "sha256": self.sha256},
+            "role": self.role,
+            "length": self.length,
+            "models": models,
+            "tokenizer": models[0]["tokenizer"] if models else None,
+            "engine": {"name": "two-model-decoding", "version": package_version()},
+            "machine": held.get("machine"),
+            "prompts": prompts_hash(held.get("splits")),
+            "certificate": held.get("certificate"),
+            "tuning": held,
+        }
+
+
+def open_source(path: Path, role: str, length: int, draft: str | None = None) -> Source:
+    """The policy at ``path``. ExportError or PolicyError, one sentence, when it cannot be exported at all."""
+    if role not in ROLES:
+        raise ExportError(f"unknown role {role!r}; the known ones are {', '.join(ROLES)}")
+    if not 1 <= length <= 64:
+        raise ExportError(f"the draft length is {length}; it must be from 1 to 64")
+    policy = load(path)
+    try:
+        sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read ({error.strerror}); give the path of a saved policy.json") from error
+    return Source(policy, Path(path).name, sha256, role, length, draft)
+
+
+def prompts_hash(splits: Any) -> str | None:
+    """One hash of the hashes of all splits; None where the policy does not say on which prompts it was tuned."""
+    if not isinstance(splits, dict) or not splits:
+        return None
+    hashes = [f"{name}:{split.get('hash') if isinstance(split, dict) else split}" for name, split in splits.items()]
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
+def package_version() -> str | None:
+    """Version of this package where it is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("two-model-decoding")
+    except PackageNotFoundError:
+        return None
