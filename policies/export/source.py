@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policies.files import PolicyError
 from policies.loading import load
 from policies.policy import Policy
 
@@ -24,11 +24,16 @@ class Source:
     """A policy to export; ``length`` is the most tokens of a draft, and ``draft`` where the small model is."""
 
     policy: Policy
-    name: str
-    sha256: str
+    files: dict[str, bytes]
+    """The policy's own files by the names that its JSON knows them by; ``policy.json`` is one of them."""
     role: str = "handoff"
     length: int = 4
     draft: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the policy's JSON, which holds the hash of what lies beside it."""
+        return hashlib.sha256(self.files["policy.json"]).hexdigest()
 
     @property
     def draft_model(self) -> str:
@@ -41,7 +46,7 @@ class Source:
         """Where the policy comes from: models, tokenizer, engine, machine, prompts, certificate and all it holds."""
         held, models = self.policy.provenance, self.policy.models
         return {
-            "policy": {"file": self.name, "sha256": self.sha256},
+            "policy": {"sha256": self.sha256},
             "role": self.role,
             "length": self.length,
             "models": models,
@@ -60,12 +65,13 @@ def open_source(path: Path, role: str, length: int, draft: str | None = None) ->
         raise ExportError(f"unknown role {role!r}; the known ones are {', '.join(ROLES)}")
     if not 1 <= length <= 64:
         raise ExportError(f"the draft length is {length}; it must be from 1 to 64")
-    policy = load(path)
-    try:
-        sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise PolicyError(f"{path}: cannot be read ({error.strerror}); give the path of a saved policy.json") from error
-    return Source(policy, Path(path).name, sha256, role, length, draft)
+    policy, path = load(path), Path(path)
+    data = path.read_bytes()
+    beside = json.loads(data).get("tensors")
+    files = {"policy.json": data} | (
+        {} if beside is None else {beside["file"]: (path.parent / beside["file"]).read_bytes()}
+    )
+    return Source(policy, files, role, length, draft)
 
 
 def prompts_hash(splits: Any) -> str | None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from policies.export import numpy_module, onnx_graph, portable_json
+from types import ModuleType
+
+from policies.export import numpy_module, onnx_graph, portable_json, transformers_config, transformers_generate
 from policies.export.target import Target
 
-TARGETS: dict[str, Target] = {module.TARGET.name: module.TARGET for module in (portable_json, numpy_module, onnx_graph)}
+MODULES: tuple[ModuleType, ...] = (
+    portable_json,
+    numpy_module,
+    onnx_graph,
+    transformers_generate,
+    transformers_config,
+)
+TARGETS: dict[str, Target] = {module.TARGET.name: module.TARGET for module in MODULES}
