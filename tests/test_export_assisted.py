@@ -40,7 +40,8 @@ def theirs(pair, ids, folder, monkeypatch, frozen=True):
     small, large = eager(pair[0]), eager(pair[1])
     small.generation_config.update(**json.loads((folder / "generation_config.json").read_bytes()))
     for model in (small, large):
-        model.generation_config.eos_token_id = None
+        # transformers takes a pad token in the text for padding, and this vocabulary has no token to spare.
+        model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
     rounds, plain = [], AssistedCandidateGenerator.update_candidate_strategy
 
     def record(self, input_ids, scores, matches):
@@ -53,7 +54,7 @@ def theirs(pair, ids, folder, monkeypatch, frozen=True):
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         module.freeze(large)
-    options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "assistant_model": small}
+    options = {"max_new_tokens": NEW, "do_sample": False, "assistant_model": small}
     return large.generate(ids, attention_mask=torch.ones_like(ids), **options), rounds
 
 
