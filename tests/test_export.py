@@ -1,5 +1,6 @@
 """An exported folder is what was written, or it is refused with one sentence."""
 
+import hashlib
 import json
 import shutil
 
@@ -20,7 +21,7 @@ from policies.export.targets import TARGETS
 def folders(tmp_path_factory):
     """One folder of every kind of file, made once."""
     root = tmp_path_factory.mktemp("exports")
-    return [exported(SPECIMENS["mlp"](), target, root / target) for target in ("json", "python")]
+    return [exported(SPECIMENS["mlp"](), target, root / target) for target in ("json", "python", "transformers")]
 
 
 def refusal(folder, **options):
@@ -76,6 +77,15 @@ def test_missing_added_and_linked_files_are_refused(folder, tmp_path):
     (folder / "policy.py").symlink_to(tmp_path / "policy.py")
     assert "not a file of this folder" in refusal(folder)
     assert "cannot be read" in refusal(tmp_path / "nothing")
+
+
+def test_checking_runs_nothing(folder, tmp_path):
+    trap = f"open({str(tmp_path / 'sprung')!r}, 'w')\n".encode()
+    (folder / "policy.py").write_bytes(trap)
+    refusal(folder)
+    resealed(folder, files={"policy.py": {"sha256": hashlib.sha256(trap).hexdigest(), "bytes": len(trap)}})
+    check(folder)
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_other_versions_are_refused(folder):

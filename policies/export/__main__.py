@@ -31,6 +31,10 @@ class Export:
     """most tokens of a draft"""
     draft: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(default: its name)")] = None
     """path of the small model, for engines that take it as an argument"""
+    approximate: bool = False
+    """where the target cannot carry the policy, write its nearest setting, fitted on --traces"""
+    traces: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: traces/ beside the policy)")] = None
+    """traces that the nearest setting is fitted on"""
     list: bool = False
     """say what each target can carry"""
     check: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
@@ -86,8 +90,21 @@ def export(config: Export) -> None:
     if config.to not in TARGETS:
         raise ExportError(f"unknown target {config.to!r}; the known ones are {', '.join(TARGETS)}")
     source = open_source(config.policy, config.role, config.length, config.draft)
-    written = write_bundle(source, TARGETS[config.to], config.output)
+    target = TARGETS[config.to]
+    if config.approximate and target.reason(source) is not None:
+        source = approximated(config, source, target)
+    written = write_bundle(source, target, config.output)
     print(f"{config.output}: {', '.join(written)}")
+
+
+def approximated(config: Export, source, target):
+    """The nearest setting, with a word about how near it is. On traces of hand-offs it is an estimate for drafts."""
+    from policies.export.nearest import nearest
+
+    traces = config.policy.parent / "traces" if config.traces is None else config.traces
+    fit = nearest(source, target, traces)
+    print(f"{target.name} cannot carry this policy: {target.reason(source)}\n{fit.describe()}")
+    return fit.recorded()
 
 
 if __name__ == "__main__":

@@ -50,5 +50,5 @@ TARGET = Target(
     carries="a fixed draft length, with or without a threshold on the top-10 share ('top10')",
     roles=("stop",),
     probability=PROBABILITY,
-    engines={"xllamacpp": ("2026.10", "2027")},
+    engines={"xllamacpp": ("2026.10", "2026.11")},
 )

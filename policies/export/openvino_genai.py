@@ -31,6 +31,6 @@ TARGET = Target(
     carries="a fixed draft length, or a threshold on the largest probability ('top1') without any cap on the length",
     roles=("stop",),
     probability=PROBABILITY,
-    engines={"openvino-genai": ("2026.4", "2027")},
+    engines={"openvino-genai": ("2026.4", "2026.5")},
     evidence="notes",
 )

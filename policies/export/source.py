@@ -29,6 +29,8 @@ class Source:
     role: str = "handoff"
     length: int = 4
     draft: str | None = None
+    approximation: dict[str, Any] | None = None
+    """What was fitted in place of the policy in the files, where it had to be."""
 
     @property
     def sha256(self) -> str:
@@ -55,6 +57,7 @@ class Source:
             "machine": held.get("machine"),
             "prompts": prompts_hash(held.get("splits")),
             "certificate": held.get("certificate"),
+            "approximation": self.approximation,
             "tuning": held,
         }
 

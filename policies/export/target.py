@@ -31,12 +31,13 @@ class Target:
 
     def files(self, source: Source) -> Files:
         """The files of ``source``. ExportError with the reason where this target cannot carry it."""
-        reason = self._reason(source)
+        reason = self.reason(source)
         if reason is not None:
             raise ExportError(f"{self.name} cannot carry this policy: {reason}")
         return self.write(source)
 
-    def _reason(self, source: Source) -> str | None:
+    def reason(self, source: Source) -> str | None:
+        """Why this target cannot carry ``source``; None where it can."""
         if source.role not in self.roles:
             return HANDOFF
         return self.refuse(source)

@@ -22,5 +22,5 @@ TARGET = fixed_length(
     "tensorrt-llm",
     "keywords of DraftTargetDecodingConfig",
     write,
-    ("tensorrt-llm", "1.2", "1.5"),
+    ("tensorrt-llm", "1.3", "1.5"),
 )
