@@ -99,6 +99,22 @@ def test_other_versions_are_refused(folder):
     assert "not a manifest" in refusal(resealed(folder, files=None))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"engines": {"numpy": 3}},
+        {"engines": {"numpy": {"from": "new", "before": "newer"}}},
+        {"files": {"policy.py": None}},
+        {"files": {"policy.py": {}}},
+        {"provenance": {}},
+        {"provenance": {"models": [{"name": "small.gguf"}] * 2, "policy": {}}},
+        {"target": ["python"]},
+    ],
+)
+def test_a_sealed_manifest_of_nonsense_is_refused_too(folder, changes):
+    assert "not a manifest" in refusal(resealed(folder, **changes), models=MODELS, policy="0" * 64)
+
+
 def test_a_manifest_cannot_point_out_of_its_folder(folder):
     assert "not a file of this folder" in refusal(resealed(folder, files={"../saved/policy.json": {"sha256": ""}}))
 

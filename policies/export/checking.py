@@ -26,19 +26,25 @@ def check(folder: Path, models: list[dict[str, str]] | None = None, policy: str 
     """
     folder = Path(folder)
     manifest = _manifest(folder)
-    _check_files(folder, manifest["files"])
-    problem = out_of_range(manifest["engines"])
+    try:
+        _check_files(folder, manifest["files"])
+        problem = out_of_range(manifest["engines"])
+        if problem is None:
+            problem = _other(folder, manifest["provenance"], models, policy)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"{folder}: {MANIFEST} is not a manifest of this package; export the policy again") from error
     if problem is not None:
         raise ExportError(f"{folder}: {problem}; export the policy again")
-    source = manifest["provenance"]
+    return manifest
+
+
+def _other(folder: Path, source: dict[str, Any], models: list[dict[str, str]] | None, policy: str | None) -> str | None:
     if models is not None and source["models"]:
         try:
             compare(folder, source["models"], identities(models), strict=True)
         except PolicyError as error:
             raise ExportError(str(error)) from error
-    if policy is not None and policy != source["policy"]["sha256"]:
-        raise ExportError(f"{folder}: it was made from another policy file; export this one again")
-    return manifest
+    return "it was made from another policy file" if policy not in (None, source["policy"]["sha256"]) else None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         known = all(isinstance(manifest[key], dict) for key in ("files", "engines", "provenance"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExportError(f"{folder}: {MANIFEST} is not a manifest of this package; export the policy again") from error
-    if form != FORMAT or not known:
+    if form != FORMAT or not known or not isinstance(target, str):
         raise ExportError(f"{folder}: {MANIFEST} is not a manifest of this package; export the policy again")
     if version != VERSION:
         raise ExportError(

@@ -36,7 +36,7 @@ def _score(policy: Policy) -> dict[str, Any]:
     if policy.kind == "periodic":
         return {"type": "periodic", "every": policy.every}
     if policy.kind == "rule":
-        return _linear(policy._sign, 0.0)
+        return _linear(1.0 if policy.direction == ">=" else -1.0, 0.0)
     if policy.kind == "random":
         return _linear(-1.0, 1.0)
     return _learned(policy)

@@ -70,10 +70,10 @@ def open_source(path: Path, role: str, length: int, draft: str | None = None) ->
         raise ExportError(f"the draft length is {length}; it must be from 1 to 64")
     policy, path = load(path), Path(path)
     data = path.read_bytes()
-    beside = json.loads(data).get("tensors")
-    files = {"policy.json": data} | (
-        {} if beside is None else {beside["file"]: (path.parent / beside["file"]).read_bytes()}
-    )
+    beside, files = json.loads(data).get("tensors"), {"policy.json": data}
+    if beside is not None:
+        name = Path(beside["file"]).name  # beside the JSON, as it was loaded
+        files[name] = path.with_name(name).read_bytes()
     return Source(policy, files, role, length, draft)
 
 
