@@ -1,0 +1,111 @@
+"""Write a tuned policy for another engine, or check what was written.
+
+python -m policies.export runs/NAME/policy.json --to python --output exported
+python -m policies.export --list
+python -m policies.export --check exported
+python -m policies.export runs/NAME/policy.json --check exported      # and that it is of this policy and its models
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+
+@dataclass
+class Export:
+    policy: Annotated[Path | None, tyro.conf.Positional, arg(metavar="POLICY", help_behavior_hint="")] = None
+    """policy.json, as train/fit_policy.py writes it"""
+    to: Annotated[str | None, arg(metavar="TARGET", help_behavior_hint="")] = None
+    """where it goes; --list names the targets"""
+    output: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """new folder for the files and their manifest"""
+    role: str = "handoff"
+    """what it decides: handoff (who writes the next token) or stop (whether a draft ends here)"""
+    length: int = 4
+    """most tokens of a draft"""
+    draft: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(default: its name)")] = None
+    """path of the small model, for engines that take it as an argument"""
+    approximate: bool = False
+    """where the target cannot carry the policy, write its nearest setting, fitted on --traces"""
+    traces: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: traces/ beside the policy)")] = None
+    """traces that the nearest setting is fitted on"""
+    list: bool = False
+    """say what each target can carry"""
+    check: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """say whether an exported folder is whole and fits what is installed"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 2 bad input, a policy that the target cannot carry, or a folder that is not as written."""
+    config = tyro.cli(Export, args=argv, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    from policies.files import PolicyError
+
+    try:
+        run(config)
+    except (PolicyError, ValueError, OSError) as error:
+        print(f"export: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config: Export) -> None:
+    from policies.export.source import ExportError
+
+    jobs = [name for name in ("list", "check", "to") if getattr(config, name) not in (None, False)]
+    if len(jobs) != 1:
+        raise ExportError("give one of --to TARGET, --check DIR and --list")
+    {"list": show_targets, "check": check_folder, "to": export}[jobs[0]](config)
+
+
+def show_targets(config: Export) -> None:
+    from policies.export.targets import TARGETS
+
+    for target in TARGETS.values():
+        tried = "" if target.evidence == "run" else " [keys recorded, engine not run]"
+        print(f"{target.name}: {target.summary}{tried}\n    carries {target.carries}; as {' or '.join(target.roles)}")
+
+
+def check_folder(config: Export) -> None:
+    from policies.export.checking import check
+    from policies.export.source import open_source
+
+    source = None if config.policy is None else open_source(config.policy, config.role, config.length)
+    manifest = check(config.check, *(() if source is None else (source.policy.models, source.sha256)))
+    print(f"{config.check}: {manifest['target']}, {len(manifest['files'])} files, as written")
+
+
+def export(config: Export) -> None:
+    from policies.export.bundle import write_bundle
+    from policies.export.source import ExportError, open_source
+    from policies.export.targets import TARGETS
+
+    if config.policy is None or config.output is None:
+        raise ExportError("an export needs a policy.json and --output DIR")
+    if config.to not in TARGETS:
+        raise ExportError(f"unknown target {config.to!r}; the known ones are {', '.join(TARGETS)}")
+    source = open_source(config.policy, config.role, config.length, config.draft)
+    target = TARGETS[config.to]
+    if config.approximate and target.reason(source) is not None:
+        source = approximated(config, source, target)
+    written = write_bundle(source, target, config.output)
+    print(f"{config.output}: {', '.join(written)}")
+
+
+def approximated(config: Export, source, target):
+    """The nearest setting, with a word about how near it is. On traces of hand-offs it is an estimate for drafts."""
+    from policies.export.nearest import nearest
+
+    traces = config.policy.parent / "traces" if config.traces is None else config.traces
+    fit = nearest(source, target, traces)
+    print(f"{target.name} cannot carry this policy: {target.reason(source)}\n{fit.describe()}")
+    return fit.recorded()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""A folder of files with a manifest: written whole or not at all, and believed only when every byte is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from policies.export.portable_json import dumps
+from policies.export.source import ExportError, Source
+from policies.export.target import Target
+from policies.export.versions import recorded
+
+FORMAT, VERSION = "decision-policy-export", 1
+MANIFEST, SEAL = "manifest.json", "manifest.sha256"
+"""The seal is the hash of the manifest, which has those of all other files."""
+
+
+def write_bundle(source: Source, target: Target, folder: Path) -> list[str]:
+    """Write the files of ``target`` and their manifest to the new ``folder``; returns their paths within it.
+
+    ExportError when the target cannot carry the policy, or the folder holds something already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder} exists and is not an empty folder; give another --output")
+    files = target.files(source)
+    manifest = dumps(_manifest(source, target, files), indent=2)
+    files = files | {MANIFEST: manifest, SEAL: seal(manifest)}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        for name, data in files.items():
+            path = unfinished / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return sorted(files)
+
+
+def seal(manifest: bytes) -> bytes:
+    """What ``sha256sum -c`` reads."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
+
+
+def _manifest(source: Source, target: Target, files: dict[str, bytes]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "target": target.name,
+        "engines": recorded(target.engines),
+        "files": {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            for name, data in sorted(files.items())
+        },
+        "provenance": source.provenance(),
+    }

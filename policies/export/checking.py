@@ -1,0 +1,95 @@
+"""Whether an exported folder is what was written, for this pair of models and the engines that are installed.
+
+Reads bytes and JSON; nothing in the folder is imported or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from policies.export.bundle import FORMAT, MANIFEST, SEAL, VERSION, seal
+from policies.export.source import ExportError
+from policies.export.targets import TARGETS
+from policies.export.versions import out_of_range
+from policies.files import PolicyError, show
+from policies.identity import compare, identities
+
+
+def check(folder: Path, models: list[dict[str, str]] | None = None, policy: str | None = None) -> dict[str, Any]:
+    """The manifest of ``folder``. ``models``: identities that it must be for; ``policy``: the sha256 it must be of.
+
+    Raises ExportError, one sentence, for a byte that changed, a file that is missing or was added, another version of
+    the format or of an engine, other models, or another policy.
+    """
+    folder = Path(folder)
+    manifest = _manifest(folder)
+    try:
+        _check_files(folder, manifest["files"])
+        problem = out_of_range(manifest["engines"])
+        if problem is None:
+            problem = _other(folder, manifest["provenance"], models, policy)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"{folder}: {MANIFEST} is not a manifest of this package; export the policy again") from error
+    if problem is not None:
+        raise ExportError(f"{folder}: {problem}; export the policy again")
+    return manifest
+
+
+def _other(folder: Path, source: dict[str, Any], models: list[dict[str, str]] | None, policy: str | None) -> str | None:
+    if models is not None and source["models"]:
+        try:
+            compare(folder, source["models"], identities(models), strict=True)
+        except PolicyError as error:
+            raise ExportError(str(error)) from error
+    return "it was made from another policy file" if policy not in (None, source["policy"]["sha256"]) else None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    data = _read(folder, MANIFEST)
+    if _read(folder, SEAL) != seal(data):
+        raise ExportError(
+            f"{folder}: {MANIFEST} was changed or cut short (its sha256 differs); export the policy again"
+        )
+    try:
+        manifest = json.loads(data)
+        form, version, target = manifest["format"], manifest["version"], manifest["target"]
+        known = all(isinstance(manifest[key], dict) for key in ("files", "engines", "provenance"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ExportError(f"{folder}: {MANIFEST} is not a manifest of this package; export the policy again") from error
+    if form != FORMAT or not known or not isinstance(target, str):
+        raise ExportError(f"{folder}: {MANIFEST} is not a manifest of this package; export the policy again")
+    if version != VERSION:
+        raise ExportError(
+            f"{folder}: its format has version {show(version)}, this package reads {VERSION}; export again"
+        )
+    if target not in TARGETS:
+        raise ExportError(f"{folder}: unknown target {show(target)}; the known ones are {', '.join(TARGETS)}")
+    return manifest
+
+
+def _check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    for name, wanted in files.items():
+        data = _read(folder, name)
+        if hashlib.sha256(data).hexdigest() != wanted["sha256"]:
+            raise ExportError(
+                f"{folder}: {name} was changed or cut short (its sha256 differs); export the policy again"
+            )
+    # What Python makes of a module that was imported is no change of it.
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    there = {path.as_posix() for path in paths if "__pycache__" not in path.parts}
+    added = sorted(there - set(files) - {MANIFEST, SEAL})
+    if added:
+        raise ExportError(f"{folder}: {added[0]} is not in the manifest; remove it, or export the policy again")
+
+
+def _read(folder: Path, name: str) -> bytes:
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
+        raise ExportError(f"{folder}: {show(name)} is not a file of this folder; export the policy again")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{folder}: {name} cannot be read ({error.strerror}); give an exported folder") from error

@@ -1,0 +1,54 @@
+"""Target ``llama.cpp``: arguments and environment of llama-server, and settings for xllamacpp.
+
+llama.cpp ends a draft where the largest probability, renormalised over the ten largest, is below ``p_min``, and drops
+that token. A threshold on any other probability is another policy: it is refused, not converted. Without the draft
+type the draft model is loaded and never used, so the type is always written. Keys: llama.cpp b11434.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from policies.export.portable_json import dumps
+from policies.export.settings import threshold, why_not
+from policies.export.source import Source
+from policies.export.target import Files, Target
+from policies.export.templates import template
+
+TYPE = "draft-simple"
+ARGUMENTS = ("--spec-type", "-md", "--spec-draft-n-max", "--spec-draft-n-min", "--spec-draft-p-min")
+ENVIRONMENT = ("LLAMA_ARG_SPEC_DRAFT_N_MAX", "LLAMA_ARG_SPEC_DRAFT_N_MIN", "LLAMA_ARG_SPEC_DRAFT_P_MIN")
+PROBABILITY = "top10"
+
+
+def write(source: Source) -> Files:
+    limit = threshold(source.policy)
+    knobs = (source.length, 0, 0.0 if limit is None else limit)
+    values = dict(zip(ARGUMENTS, (TYPE, source.draft_model, *knobs), strict=True))
+    words = [str(word) for pair in values.items() for word in pair]
+    # The type and the model have no variable of their own in that build.
+    environment = "".join(f"{name}={value}\n" for name, value in zip(ENVIRONMENT, knobs, strict=True))
+    return {
+        "llama-server.args": (shlex.join(words) + "\n").encode(),
+        "llama-server.env": environment.encode(),
+        "xllamacpp.json": dumps(xllamacpp(source.draft_model, *knobs), indent=2),
+        "README.md": template("llama_cpp.md").encode(),
+    }
+
+
+def xllamacpp(path: str, n_max: int, n_min: int, p_min: float) -> dict:
+    """What to set on ``CommonParams``, nested as its attributes are."""
+    draft = {"mparams": {"path": path}, "n_max": n_max, "n_min": n_min, "p_min": p_min}
+    return {"speculative": {"types": ["COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE"], "draft": draft}}
+
+
+TARGET = Target(
+    name="llama.cpp",
+    summary="arguments and environment of llama-server, settings for xllamacpp",
+    write=write,
+    refuse=lambda source: why_not(source, PROBABILITY),
+    carries="a fixed draft length, with or without a threshold on the top-10 share ('top10')",
+    roles=("stop",),
+    probability=PROBABILITY,
+    engines={"xllamacpp": ("2026.10", "2026.11")},
+)

@@ -1,0 +1,27 @@
+"""Target ``mlx-lm``: the draft length for mlx_lm.generate, its server, and ``speculative_generate_step``.
+
+Keys: mlx-lm 0.32, as noted; it verifies by exact match and knows no confidence.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from policies.export.fixed_length import fixed_length
+from policies.export.portable_json import dumps
+from policies.export.source import Source
+from policies.export.target import Files
+
+ARGUMENTS = ("--draft-model", "--num-draft-tokens")
+KEYS = ("num_draft_tokens",)
+
+
+def write(source: Source) -> Files:
+    words = [ARGUMENTS[0], source.draft_model, ARGUMENTS[1], str(source.length)]
+    return {
+        "mlx_lm.args": (shlex.join(words) + "\n").encode(),
+        "request.json": dumps({KEYS[0]: source.length}, indent=2),
+    }
+
+
+TARGET = fixed_length("mlx-lm", "arguments and request field of mlx-lm", write, ("mlx-lm", "0.32", "0.33"))

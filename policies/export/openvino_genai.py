@@ -1,0 +1,36 @@
+"""Target ``openvino``: generation settings for OpenVINO GenAI's speculative decoding (continuous batching).
+
+Its threshold is on the drafted token's probability in the whole vocabulary, the token that fails stays, and length and
+threshold exclude each other. In greedy decoding the probability is only known with ``logprobs`` of at least 1: with
+the default of 0 every draft is one token long, whatever the threshold. Keys: OpenVINO GenAI 2026.4.
+"""
+
+from __future__ import annotations
+
+from policies.export.portable_json import dumps
+from policies.export.settings import threshold, why_not
+from policies.export.source import Source
+from policies.export.target import Files, Target
+
+KEYS = ("num_assistant_tokens", "assistant_confidence_threshold", "logprobs")
+PROBABILITY = "top1"
+
+
+def write(source: Source) -> Files:
+    limit = threshold(source.policy)
+    length = {"num_assistant_tokens": source.length}
+    settings = length if limit is None else {"assistant_confidence_threshold": limit, "logprobs": 1}
+    return {"generation_config.json": dumps(settings, indent=2)}
+
+
+TARGET = Target(
+    name="openvino",
+    summary="generation_config.json for OpenVINO GenAI with a draft_model",
+    write=write,
+    refuse=lambda source: why_not(source, PROBABILITY),
+    carries="a fixed draft length, or a threshold on the largest probability ('top1') without any cap on the length",
+    roles=("stop",),
+    probability=PROBABILITY,
+    engines={"openvino-genai": ("2026.4", "2026.5")},
+    evidence="notes",
+)

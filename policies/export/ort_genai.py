@@ -1,0 +1,27 @@
+"""Target ``onnxruntime-genai``: keywords of ``GeneratorParams.set_speculative_options``.
+
+Keys: onnxruntime-genai 0.18, as noted; at most 16 tokens, batch 1, no confidence.
+"""
+
+from __future__ import annotations
+
+from policies.export.fixed_length import fixed_length
+from policies.export.portable_json import dumps
+from policies.export.source import Source
+from policies.export.target import Files
+
+KEYS = ("max_draft_tokens", "min_adaptive_k", "cooldown", "ngram_size", "ngram_chained_lookup")
+MOST = 16
+
+
+def write(source: Source) -> Files:
+    return {"speculative_options.json": dumps({KEYS[0]: source.length}, indent=2)}
+
+
+TARGET = fixed_length(
+    "onnxruntime-genai",
+    "keywords of set_speculative_options",
+    write,
+    ("onnxruntime-genai", "0.18", "0.19"),
+    MOST,
+)

@@ -1,0 +1,113 @@
+"""Target ``json``: the policy as one documented JSON file, with its JSON Schema beside it.
+
+Fields of ``policy.json`` (version 1):
+
+- ``format`` "decision-policy", ``version`` 1, ``kind``, ``role`` ("handoff": True hands the next token to the large
+  model; "stop": True ends the draft before this token), ``description`` for a person.
+- ``features``: the columns, in order. ``entropy`` (nats), ``varentropy``, ``top1``, ``margin``, ``top10`` (largest of
+  the ten largest probabilities renormalised) and ``top10_mass`` are of the small model's softmax over the whole
+  vocabulary, before temperature; ``position`` counts the answer's tokens; ``since_large`` those since the large model
+  wrote or checked one; ``agreed`` is 1 where it then chose the small model's token, 0 where not, NaN before;
+  ``large_entropy`` its entropy then; ``repeated`` the length of the longest end of the answer that occurs earlier in
+  it, at most 8; ``mean_x`` the mean of x at the ``window`` positions before this one, skipping NaN; ``last_is_x`` a
+  bit of ``classes[last token]`` (1 word start, 2 digit, 4 punctuation, 8 newline); ``uniform`` noise in [0, 1).
+  The features of drafted tokens that the large model has read (``kl``, ``tv`` ...) are those of policies/verdicts.py.
+- ``score`` by ``type``. "network": z = (features - ``mean``) / ``scale``, NaN becoming 0 in columns with ``impute``;
+  then, when ``hidden_width`` > 0, the small model's last hidden state (normalised to mean 0 and variance 1, epsilon
+  1e-5) is appended; then ``layers`` (weight [out, in] and bias) with SiLU between them and ``output`` ("sigmoid" or
+  "identity") after the last. "periodic": 1 where position is a multiple of ``every``, else 0. "constant": the answer
+  is ``escalate``.
+- The decision is True unless score < ``threshold``, so NaN says True. All numbers are float32.
+- ``provenance``: models and hashes, engine, machine, prompts, certificate, tuning.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from policies.export.portable import FORMAT, VERSION, portable
+from policies.export.source import ROLES, Source
+from policies.export.target import Files, Target, carries_all
+from policies.features import FEATURES
+
+
+def write(source: Source) -> Files:
+    schema = json.dumps(SCHEMA, indent=2) + "\n"
+    return {"policy.json": dumps(document(source), indent=2), "policy.schema.json": schema.encode()}
+
+
+def document(source: Source) -> dict[str, Any]:
+    """The portable policy with where it comes from."""
+    return portable(source.policy, source.role) | {"length": source.length, "provenance": source.provenance()}
+
+
+def dumps(value: Any, indent: int | None = None) -> bytes:
+    """JSON that every parser reads: a number that is not finite is refused by ValueError."""
+    return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
+
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_LAYER = {
+    "type": "object",
+    "required": ["weight", "bias"],
+    "properties": {"weight": {"type": "array", "items": _NUMBERS}, "bias": _NUMBERS},
+    "additionalProperties": False,
+}
+
+
+def _program(kind: str, **fields) -> dict[str, Any]:
+    properties = {"type": {"const": kind}} | fields
+    return {
+        "type": "object",
+        "required": list(properties),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+_PROGRAMS = [
+    _program("constant", escalate={"type": "boolean"}),
+    _program("periodic", every={"type": "integer", "minimum": 1}),
+    _program(
+        "network",
+        mean=_NUMBERS,
+        scale={"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}},
+        impute={"type": "array", "items": {"type": "boolean"}},
+        layers={"type": "array", "minItems": 1, "items": _LAYER},
+        output={"enum": ["identity", "sigmoid"]},
+        hidden_width={"type": "integer", "minimum": 0},
+    ),
+]
+_NAMES = {"type": "array", "items": {"enum": list(FEATURES)}}
+_PROPERTIES = {
+    "format": {"const": FORMAT},
+    "version": {"const": VERSION},
+    "kind": {"type": "string"},
+    "role": {"enum": list(ROLES)},
+    "length": {"type": "integer", "minimum": 1},
+    "features": _NAMES,
+    "threshold": {"type": "number"},
+    "score": {"oneOf": _PROGRAMS},
+    "history": _NAMES,
+    "window": {"type": "integer", "minimum": 0},
+    "classes": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]},
+    "description": {"type": "string"},
+    "provenance": {"type": "object"},
+}
+SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "A decision policy of two-model decoding",
+    "description": __doc__,
+    "type": "object",
+    "required": list(_PROPERTIES),
+    "properties": _PROPERTIES,
+    "additionalProperties": False,
+}
+TARGET = Target(
+    name="json",
+    summary="policy.json and its JSON Schema, for an engine that is not listed here",
+    write=write,
+    refuse=carries_all,
+    carries="every policy",
+)

@@ -1,0 +1,187 @@
+"""A decision policy in numpy alone: its features, its score, its threshold and its answer.
+
+``Decision(document)`` takes the document of the ``json`` target. Probabilities are the softmax of the raw logits over
+the whole vocabulary, in float32.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+
+import numpy as np
+
+
+class View:
+    """One or many positions as the features see them; ``state`` holds whatever else the caller knows."""
+
+    def __init__(self, document, logits=None, **state):
+        self.document, self.state = document, state
+        self.logits = None if logits is None else np.asarray(logits, dtype=np.float32)
+
+    def field(self, name):
+        if self.state.get(name) is None:
+            raise ValueError(f"this policy reads {name!r}; pass {name}=")
+        return np.asarray(self.state[name], dtype=np.float32)
+
+    @cached_property
+    def log_probs(self):
+        """[..., vocab] floored at -200, where a probability is 0 in float32."""
+        shifted = self.logits - self.logits.max(axis=-1, keepdims=True)
+        return np.maximum(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32(-200))
+
+    @cached_property
+    def top(self):
+        """[..., 10] largest probabilities, descending."""
+        few = min(10, self.log_probs.shape[-1])
+        return np.exp(-np.sort(-np.partition(self.log_probs, -few, axis=-1)[..., -few:], axis=-1))
+
+    @cached_property
+    def entropy(self):
+        return -(np.exp(self.log_probs) * self.log_probs).sum(axis=-1)
+
+    def varentropy(self):
+        return (np.exp(self.log_probs) * (self.log_probs + self.entropy[..., None]) ** 2).sum(axis=-1)
+
+    def mean(self, base):
+        """Mean over the window where it was known; NaN when it never was."""
+        column = self.field("history")[..., self.document["history"].index(base)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return np.nanmean(column, axis=-1)
+
+    def last_is(self, bit):
+        if self.state.get("last_token") is None:
+            raise ValueError("this policy reads 'last_token'; pass last_token=")
+        return (np.asarray(self.document["classes"], dtype=np.uint8)[self.state["last_token"]] & bit != 0) * 1.0
+
+
+FEATURES = {
+    "entropy": lambda view: view.entropy,
+    "varentropy": View.varentropy,
+    "top1": lambda view: np.exp(view.log_probs.max(axis=-1)),
+    "margin": lambda view: view.top[..., 0] - view.top[..., 1],
+    "top10": lambda view: view.top[..., 0] / view.top.sum(axis=-1),
+    "top10_mass": lambda view: view.top.sum(axis=-1),
+    "position": lambda view: view.field("position"),
+    "since_large": lambda view: view.field("since_large"),
+    "repeated": lambda view: view.field("repeated"),
+    "agreed": lambda view: view.field("agreed"),
+    "large_entropy": lambda view: view.field("large_entropy"),
+    "uniform": lambda view: view.field("uniform"),
+    "mean_entropy": lambda view: view.mean("entropy"),
+    "mean_agreed": lambda view: view.mean("agreed"),
+    "last_is_word_start": lambda view: view.last_is(1),
+    "last_is_digit": lambda view: view.last_is(2),
+    "last_is_punctuation": lambda view: view.last_is(4),
+    "last_is_newline": lambda view: view.last_is(8),
+}
+
+
+class Decision:
+    """The policy of a document: ``decide`` says True where the token is too risky, or where the risk is NaN."""
+
+    def __init__(self, document):
+        self.document = document
+        self.names = document["features"]
+        self.history = document["history"]
+        self.threshold = np.float32(document["threshold"])
+
+    def features(self, logits=None, names=None, **state):
+        """float32 [..., features] of logits [..., vocab] and of what ``state`` tells: position=, agreed= ..."""
+        view = View(self.document, logits, **state)
+        with np.errstate(all="ignore"):
+            columns = [FEATURES[name](view) for name in (self.names if names is None else names)]
+        return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float32)
+
+    def score(self, table, hidden=None):
+        """Risk [...] from columns [..., features] and, where the policy reads them, hidden states [..., width]."""
+        table, program = np.asarray(table, dtype=np.float32), self.document["score"]
+        with np.errstate(all="ignore"):
+            if program["type"] == "constant":
+                return np.full(table.shape[:-1], np.inf if program["escalate"] else -np.inf, dtype=np.float32)
+            if program["type"] == "periodic":
+                return (table[..., 0] % program["every"] == 0).astype(np.float32)
+            return _network(program, table, hidden)
+
+    def decide(self, logits=None, hidden=None, **state):
+        """bool [...]: True escalates a hand-off and ends a draft."""
+        if self.names:
+            table = self.features(logits, **state)
+        else:
+            table = np.empty((*np.shape(logits)[:-1], 0), dtype=np.float32)
+        return ~(self.score(table, hidden) < self.threshold)
+
+
+class Trail:
+    """What one answer has been through, for an engine that has no such memory; ``decision`` reads it."""
+
+    def __init__(self, decision):
+        self.decision, self.checked = decision, 0
+        self.agreed = self.large_entropy = np.nan
+        self.seen = {}
+
+    def decide(self, logits, answer, last_token, hidden=None):
+        """Whether the token after ``answer`` (a list of ids) is too risky, given the small model's logits [vocab]."""
+        position = len(answer)
+        state = {
+            "position": position,
+            "since_large": position - self.checked,
+            "agreed": self.agreed,
+            "large_entropy": self.large_entropy,
+            "last_token": last_token,
+            "repeated": repeated(answer) if "repeated" in self.decision.names else 0,
+        }
+        state["history"] = self._history(logits, position, state)
+        return bool(self.decision.decide(logits, hidden, **state))
+
+    def _history(self, logits, position, state):
+        decision = self.decision
+        unknown = np.full(len(decision.history), np.nan, dtype=np.float32)
+        window = range(position - decision.document["window"], position)
+        history = np.array([self.seen.get(place, unknown) for place in window])
+        if decision.history:
+            self.seen[position] = decision.features(logits, decision.history, **state)
+            # The next one may come from a draft that was dropped; it is unknown until it is seen again.
+            self.seen.pop(position + 1, None)
+        return history
+
+    def checked_by_large(self, position, agreed, large_logits=None):
+        """The large model has read ``position`` tokens of the answer; ``agreed`` with the small model or not."""
+        self.checked, self.agreed = position, float(agreed)
+        if large_logits is not None:
+            self.large_entropy = float(View({}, large_logits).entropy)
+
+
+def repeated(answer, limit=8):
+    """Length of the longest end of ``answer`` that occurs earlier in it too, at most ``limit``."""
+    for length in range(min(limit, len(answer) - 1), 0, -1):
+        end = list(answer[-length:])
+        if any(list(answer[i : i + length]) == end for i in range(len(answer) - length)):
+            return length
+    return 0
+
+
+def _network(program, table, hidden):
+    z = (table - np.float32(program["mean"])) / np.float32(program["scale"])
+    z = np.where(np.array(program["impute"], dtype=bool) & np.isnan(z), np.float32(0), z)  # 0 is the training mean
+    if program["hidden_width"]:
+        z = np.concatenate([z, _normalised(hidden)], axis=-1)
+    *inner, last = program["layers"]
+    for layer in inner:
+        z = _linear(layer, z)
+        z = z / (1 + np.exp(-z))
+    risk = _linear(last, z)[..., 0]
+    return 1 / (1 + np.exp(-risk)) if program["output"] == "sigmoid" else risk
+
+
+def _linear(layer, z):
+    return z @ np.float32(layer["weight"]).T + np.float32(layer["bias"])
+
+
+def _normalised(hidden):
+    if hidden is None:
+        raise ValueError("this policy reads hidden states; pass hidden=")
+    hidden = np.asarray(hidden, dtype=np.float32)
+    centred = hidden - hidden.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(1e-5))

@@ -1,0 +1,95 @@
+"""What is exported: a policy, the file it came from, and how a decoder is to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policies.loading import load
+from policies.policy import Policy
+
+ROLES = ("handoff", "stop")
+"""Who writes the next token, or whether a draft ends here."""
+
+
+class ExportError(ValueError):
+    """An export that cannot be made, or an artifact that cannot be trusted; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A policy to export; ``length`` is the most tokens of a draft, and ``draft`` where the small model is."""
+
+    policy: Policy
+    files: dict[str, bytes]
+    """The policy's own files by the names that its JSON knows them by; ``policy.json`` is one of them."""
+    role: str = "handoff"
+    length: int = 4
+    draft: str | None = None
+    approximation: dict[str, Any] | None = None
+    """What was fitted in place of the policy in the files, where it had to be."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the policy's JSON, which holds the hash of what lies beside it."""
+        return hashlib.sha256(self.files["policy.json"]).hexdigest()
+
+    @property
+    def draft_model(self) -> str:
+        """Path or name of the small model, for engines that are told by their arguments."""
+        if self.draft is not None:
+            return self.draft
+        return self.policy.models[0]["name"] if self.policy.models else "DRAFT_MODEL"
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the policy comes from: models, tokenizer, engine, machine, prompts, certificate and all it holds."""
+        held, models = self.policy.provenance, self.policy.models
+        return {
+            "policy": {"sha256": self.sha256},
+            "role": self.role,
+            "length": self.length,
+            "models": models,
+            "tokenizer": models[0]["tokenizer"] if models else None,
+            "engine": {"name": "two-model-decoding", "version": package_version()},
+            "machine": held.get("machine"),
+            "prompts": prompts_hash(held.get("splits")),
+            "certificate": held.get("certificate"),
+            "approximation": self.approximation,
+            "tuning": held,
+        }
+
+
+def open_source(path: Path, role: str, length: int, draft: str | None = None) -> Source:
+    """The policy at ``path``. ExportError or PolicyError, one sentence, when it cannot be exported at all."""
+    if role not in ROLES:
+        raise ExportError(f"unknown role {role!r}; the known ones are {', '.join(ROLES)}")
+    if not 1 <= length <= 64:
+        raise ExportError(f"the draft length is {length}; it must be from 1 to 64")
+    policy, path = load(path), Path(path)
+    data = path.read_bytes()
+    beside, files = json.loads(data).get("tensors"), {"policy.json": data}
+    if beside is not None:
+        name = Path(beside["file"]).name  # beside the JSON, as it was loaded
+        files[name] = path.with_name(name).read_bytes()
+    return Source(policy, files, role, length, draft)
+
+
+def prompts_hash(splits: Any) -> str | None:
+    """One hash of the hashes of all splits; None where the policy does not say on which prompts it was tuned."""
+    if not isinstance(splits, dict) or not splits:
+        return None
+    hashes = [f"{name}:{split.get('hash') if isinstance(split, dict) else split}" for name, split in splits.items()]
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
+def package_version() -> str | None:
+    """Version of this package where it is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("two-model-decoding")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,44 @@
+"""Target ``transformers-config``: the draft model's generation config for transformers' own assisted generation.
+
+transformers reads these keys from the assistant's config only; passed to ``generate`` they are ignored in silence. Its
+threshold is on the drafted token's probability in the whole vocabulary, and the token that fails stays in the draft.
+"""
+
+from __future__ import annotations
+
+from policies.export.portable_json import dumps
+from policies.export.settings import threshold, why_not
+from policies.export.source import Source
+from policies.export.target import Files, Target
+from policies.export.templates import template
+
+KEYS = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
+PROBABILITY = "top1"
+
+
+def write(source: Source) -> Files:
+    config = dumps(settings(source), indent=2)
+    readme = template("transformers_config.md").format(length=source.length, config=config.decode())
+    return {
+        "generation_config.json": config,
+        "frozen_assistant.py": template("frozen_assistant.py.txt").encode(),
+        "README.md": readme.encode(),
+    }
+
+
+def settings(source: Source) -> dict:
+    """0 turns the threshold off: left out, it would be 0.4."""
+    limit = threshold(source.policy)
+    return dict(zip(KEYS, (source.length, "constant", 0.0 if limit is None else limit), strict=True))
+
+
+TARGET = Target(
+    name="transformers-config",
+    summary="the draft's generation_config.json for model.generate(assistant_model=...)",
+    write=write,
+    refuse=lambda source: why_not(source, PROBABILITY),
+    carries="a fixed draft length, with or without a threshold on the largest probability ('top1')",
+    roles=("stop",),
+    probability=PROBABILITY,
+    engines={"transformers": ("5.17", "5.24")},
+)

@@ -1,0 +1,21 @@
+"""Target ``vllm``: the ``speculative_config`` of vLLM with a draft model. ``vllm-custom-class`` carries policies.
+
+Keys: vLLM 0.33, as noted; its released versions have no threshold on the draft's confidence.
+"""
+
+from __future__ import annotations
+
+from policies.export.fixed_length import fixed_length
+from policies.export.portable_json import dumps
+from policies.export.source import Source
+from policies.export.target import Files
+
+KEYS = ("method", "model", "num_speculative_tokens", "num_speculative_tokens_per_batch_size", "draft_sample_method")
+
+
+def write(source: Source) -> Files:
+    settings = {"method": "draft_model", "model": source.draft_model, "num_speculative_tokens": source.length}
+    return {"speculative_config.json": dumps(settings, indent=2)}
+
+
+TARGET = fixed_length("vllm", "speculative_config.json for vllm serve", write, ("vllm", "0.32", "0.34"))

