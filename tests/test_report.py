@@ -62,6 +62,13 @@ def test_page_loads_nothing_from_elsewhere(page):
     assert page.count("Plotly.newPlot(") >= 2
 
 
+@pytest.mark.parametrize(("ratio", "said"), [(1.2, False), (0.85, False), (1.3, True), (0.7, True), (None, False)])
+def test_a_timing_table_that_live_runs_contradict_is_called_wrong(result, tmp_path, ratio, said):
+    report.write_html(result | {"live_over_table": ratio}, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (f"the large model took {ratio} times" in page or f"took {ratio}0 times" in page) == said
+
+
 def test_missing_keys_leave_out_their_section(result, tmp_path):
     path = tmp_path / "report.html"
     for key in result:

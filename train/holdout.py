@@ -57,7 +57,12 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
     )
     methods = [summary(measured, key, labels[key]) for key in decoders]
     comparison = against_random(measured)
-    return {"methods": methods, "comparison": comparison, "verdict": verdict(job, methods, comparison)}
+    return {
+        "methods": methods,
+        "comparison": comparison,
+        "verdict": verdict(job, methods, comparison),
+        "live_over_table": live.over_table(measured, job.splits["holdout"], job.cost.large),
+    }
 
 
 def random_rates(search: Search, chosen: Chosen) -> tuple[float, float]:

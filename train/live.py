@@ -10,6 +10,7 @@ import torch
 from rich.progress import track
 
 from decoding import LM, generate
+from decoding.cost import seconds
 from train.atomic import append_rows, read_rows
 from train.llamacpp import LlamaCpp
 from train.prompts import Prompt
@@ -83,6 +84,13 @@ def speedup(measured: dict, name: str, rows=slice(None)) -> float:
         (large["seconds"][rows].sum() / large["tokens"][rows].sum())
         / (own["seconds"][rows].sum() / own["tokens"][rows].sum())
     )
+
+
+def over_table(measured: dict, prompts: Sequence[Prompt], table: dict) -> float:
+    """The large model's seconds on ``prompts`` over what ``table`` (``decoding.cost``) says for as many tokens."""
+    large = measured[LARGE]
+    expected = seconds(table, [len(p.ids) for p in prompts]) + (large["tokens"] - 1) * seconds(table, 1)
+    return float(large["seconds"].sum() / expected.sum())
 
 
 def bootstrap(statistic, n: int, seed: int = 0, draws: int = 2000, confidence: float = 0.95) -> list[float]:

@@ -152,6 +152,6 @@ def _cost(folder: Path, small: LM, large: LM) -> Cost:
     path = folder / "cost.json"
     if not path.exists():
         with console.status("timing both models"):
-            tables = measure_cost([small, large])
+            tables = measure_cost([small, large], say=console.print)
         atomic.write_json(path, [{str(n): s for n, s in table.items()} for table in tables])
     return Cost(*json.loads(path.read_text(encoding="utf-8")))

@@ -19,6 +19,8 @@ from train.tables import DASH, bars, cells, format_number, label, loss_name, mea
 
 WRITERS = ("#9a4f86", "#8c6510", "#009e73")  # those between the smallest and the largest model
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:"
+DISTURBED = 1.25
+"""factor by which live seconds may differ from the timing table"""
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1f2430; max-width: 1040px; margin: 40px auto; padding: 0 20px }
 h1 { font-size: 28px; margin: 0 } h2 { font-size: 20px; margin: 44px 0 8px }
@@ -43,7 +45,7 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
         _section("Frontier", _frontier(result), _replay_note(result)),
         _section("Search", _trials(result), "One point per trial, as predicted on the tuning prompts."),
         _section("Policy", _policy(result)),
-        _section("Cost", _costs(result), "Milliseconds of one forward pass, by the number of tokens it reads."),
+        _section("Cost", _costs(result), _cost_note(result)),
         _section("Splits", _splits(result), "No group of related prompts is in two splits."),
         _section("Logged, never searched", _plain(result)),
         _section("Models and machine", _models(result)),
@@ -204,6 +206,17 @@ def _costs(result: dict[str, Any]) -> str:
         for name, cost in costs.items()
     ]
     return _grid(["model", *(f"{width} token{'s' * (float(width) != 1)}" for width in widths)], rows)
+
+
+def _cost_note(result: dict[str, Any]) -> str:
+    text = "Milliseconds of one forward pass, by the number of tokens it reads."
+    ratio = number(result.get("live_over_table"))
+    if ratio is None or 1 / DISTURBED <= ratio <= DISTURBED:
+        return text
+    return (
+        f"{text} Live, the large model took {ratio:.2f} times what this table says: the machine was not "
+        "equally free all the time, so draft length and predictions may be wrong. Run it again, by another name."
+    )
 
 
 def _splits(result: dict[str, Any]) -> str:
