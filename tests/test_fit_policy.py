@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import sqlite3
@@ -113,8 +114,9 @@ def test_the_same_command_again_changes_no_trial_and_no_measurement(toys, finish
     folder = shutil.copytree(finished.output, tmp_path / "runs") / "default"
     for name in RESULTS:
         (folder / name).unlink()
+    (folder / "traces" / f"meta.json.{platform.node()}.{10**30}.tmp").touch()  # as a kill leaves it
     before, measured = trials(folder), [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")]
-    shards = {path.name: path.stat().st_mtime_ns for path in (folder / "traces").iterdir()}
+    shards = {path.name: path.stat().st_mtime_ns for path in (finished.folder / "traces").iterdir()}
     assert main(arguments(toys, tmp_path / "runs", **SURELY)) == 0
     assert trials(folder) == before
     study = optuna.load_study(study_name="policy", storage=f"sqlite:///{folder / 'study.db'}")

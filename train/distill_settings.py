@@ -68,6 +68,7 @@ def check_run(config) -> None:
 
 def remember_run(config) -> None:
     """Write the settings that ``check_run`` compares; makes the output folder."""
+    atomic.sweep(config.output)
     atomic.write_json(config.output / "settings.json", _identity(config))
 
 

@@ -132,6 +132,7 @@ def _remember(folder: Path, config, models: list[dict], splits: dict) -> None:
     settings = {key: str(value) for key, value in asdict(config).items() if key not in ("trials", "wandb", "output")}
     now = {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
     folder.mkdir(parents=True, exist_ok=True)
+    atomic.sweep(folder)
     if not path.exists():
         atomic.write_json(path, now)
         return
