@@ -1,8 +1,8 @@
 """The command that distils a drafter: it goes on after a stop, writes what was asked for, and refuses what is wrong."""
 
 import json
-import platform
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path

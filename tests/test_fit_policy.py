@@ -131,11 +131,11 @@ def test_the_same_command_again_changes_no_trial_and_no_measurement(toys, finish
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"quality_budget": 0.9}, "quality_budget"),
-        ({"quality_budget": 0.95, "seed": 1}, "seed"),
-        ({"quality_budget": 0.95, "policy": "rule"}, "policy"),
-        ({"quality_budget": 0.95, "limit": 30}, "limit"),
-        ({"quality_budget": 0.95, "small": "other"}, "small"),
+        ({"quality_budget": 0.9}, "another --quality-budget"),
+        ({"quality_budget": 0.95, "seed": 1}, "another --seed"),
+        ({"quality_budget": 0.95, "policy": "rule"}, "another --policy"),
+        ({"quality_budget": 0.95, "limit": 30}, "another --limit"),
+        ({"quality_budget": 0.95, "small": "other"}, "another --small, models;"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

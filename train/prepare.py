@@ -14,7 +14,7 @@ from decoding import LM
 from decoding.cost import measure as measure_cost
 from decoding.lm import check_compatible
 from decoding.pairs import load_model
-from train import atomic
+from train import atomic, run_folder
 from train.prompts import Prompt, load_prompts, template_hash
 from train.replay import Cost
 from train.search import Goal
@@ -49,7 +49,9 @@ def prepare(config) -> Job:
     splits = split(prompts, dict(zip(("fit", "tune", "holdout"), config.sizes, strict=True)), config.seed)
     if config.traces is not None:
         given(config.traces, about(config, small, large, splits))
-    _remember(folder, config, [small.identity(), large.identity()], splits)
+    run = _identity(config, [small.identity(), large.identity()], splits)
+    run_folder.check(folder / "run.json", run, config, f"use another --name or delete {folder}")
+    run_folder.remember(folder / "run.json", run)
     return Job(config, goal, folder, small, large, splits, _cost(folder, small, large))
 
 
@@ -126,26 +128,10 @@ def _models(config) -> tuple[LM, LM]:
     return small, large
 
 
-def _remember(folder: Path, config, models: list[dict], splits: dict) -> None:
-    """Refuse to go on with a run of other settings: its trials and measurements would be mixed with these."""
-    path = folder / "run.json"
+def _identity(config, models: list[dict], splits: dict) -> dict:
+    """What a run that is gone on with must not change: its trials and measurements would be mixed with others."""
     settings = {key: str(value) for key, value in asdict(config).items() if key not in ("trials", "wandb", "output")}
-    now = {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic.sweep(folder)
-    if not path.exists():
-        atomic.write_json(path, now)
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        flat = {**before["settings"], "models": before["models"], "splits": before["splits"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged; use another --name or delete {folder}") from error
-    differing = [
-        key for key, value in {**settings, "models": models, "splits": now["splits"]}.items() if flat.get(key) != value
-    ]
-    if differing:
-        raise ValueError(f"{folder} holds a run with another {', '.join(differing)}; use another --name or delete it")
+    return {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
 
 
 def _cost(folder: Path, small: LM, large: LM) -> Cost:
