@@ -43,12 +43,13 @@ def test_page_escapes_what_others_wrote(page):
     assert HOSTILE not in page
     assert "Write &lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert " &lt;b&gt;&amp;</span>" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; so on</div>" in page
 
 
 def test_tokens_name_their_writer_and_risk(page):
     text = without_scripts(page)
-    assert 'title="little, risk 0.120">Once</span>' in text
-    assert 'title="big, risk 0.900">' in text
+    assert 'title="little, risk 0.120, threshold 0.310">Once</span>' in text
+    assert 'title="big, risk 0.900, threshold 0.310">' in text
     assert 'title="big">\n.</span>' in text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,7 @@ def measure(
     run that was killed goes on after the last one. One of ``decoders`` must be called "large": the reference.
     ``setting`` is what their names do not say: prompts measured with another one are measured again.
     """
-    same = lambda row: row["methods"].keys() == decoders.keys() and row["setting"] == setting  # noqa: E731
-    done = {row["id"]: row for row in read_rows(path) if same(row)}
+    done = finished(path, decoders, setting)
     names = list(decoders)
     todo = [(i, p) for i, p in enumerate(prompts) if p.id not in done]
     for name in names if todo else ():
@@ -50,6 +49,12 @@ def measure(
     rows = [done[p.id]["methods"] for p in prompts]
     fields = ("seconds", "tokens", "loss", "regret", "large_share")
     return {name: {f: np.array([row[name][f] for row in rows], float) for f in fields} for name in names}
+
+
+def finished(path: Path, names: Collection[str], setting: str) -> dict[str, dict]:
+    """The rows of ``path`` by prompt, of those that measured just the decoders ``names`` with ``setting``."""
+    same = lambda row: row["methods"].keys() == set(names) and row["setting"] == setting  # noqa: E731
+    return {row["id"]: row for row in read_rows(path) if same(row)}
 
 
 def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict:
