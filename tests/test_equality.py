@@ -8,7 +8,8 @@ from conftest import tiny
 from kinds import KINDS
 from toys import ending_tokens, greedy, nudged
 
-from decoding import Autoregressive, Backoff, Speculative, generate
+from decoding import MTAD, Autoregressive, Backoff, Speculative, generate
+from decoding.architectures import counts_slots
 from policies import Rule
 
 NEW = 20
@@ -82,6 +83,15 @@ def test_speculative_is_the_target(trio, check, options):
         assert counts["accepted"] < counts["drafted"] or "stop" in options  # which may be right about every token
     if options == {"length": 4}:
         check(Speculative([stranger, large], **options), large)
+
+
+@pytest.mark.parametrize("tree", [False, True], ids=["chain", "tree"])
+def test_filtered_mtad_is_the_target(trio, check, tree):
+    """The filter of a greedy target leaves one token; beams where two tokens may share a position, else a chain."""
+    _, close, large = trio
+    beams = 1 if counts_slots(large.model.config) else 3
+    counts = check(MTAD([close, large], beams, length=3, tree=tree, filtered=True), large).counts
+    assert 0 < counts["accepted"] < counts["drafted"]
 
 
 def test_a_draft_by_the_target_itself_is_kept_whole(trio, check):
