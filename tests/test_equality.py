@@ -94,9 +94,12 @@ def test_filtered_mtad_is_the_target(trio, check, tree):
     assert 0 < counts["accepted"] < counts["drafted"]
 
 
-def test_a_draft_by_the_target_itself_is_kept_whole(trio, check):
+def test_a_draft_by_the_target_itself_is_kept_whole(trio, check, prompts):
+    """But for what stands behind an EOS."""
     large = trio[-1]
-    counts = check(Speculative([large, large]), large).counts
+    decoder = Speculative([large, large])
+    check(decoder, large)
+    counts = generate(decoder, *prompts, max_new_tokens=NEW, eos_token_id=()).counts
     assert counts["accepted"] == counts["drafted"] > 0
 
 
