@@ -39,7 +39,7 @@ def prepare(options: Options, method: str):
     from decoding.generation import start
     from decoding.pairs import load_model
 
-    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     with Console(file=sys.stderr).status("loading the models"):
         sources = {name: getattr(options, name) for name in METHODS[method]}
         models = [load_model(name, source, options.device, options.dtype) for name, source in sources.items()]

@@ -63,7 +63,7 @@ class Result:
     """int8 [batch, new] index of the model that wrote each token (of what was given as draft and target, also where
     the draft is no model), -1 where padded"""
     counts: dict
-    """calls and tokens read per model; drafted, accepted, escalated"""
+    """calls and tokens read per model; drafted, accepted (those of them in the answers), escalated; sums over rows"""
     seconds: dict
     """total wall time; prefill and per model (inside forwards, host clock: meaningful on CPU)"""
 

@@ -15,6 +15,8 @@ from decoding.lean import Lean
 from decoding.packed import PackedLinear, pack
 from decoding.session import Session
 
+FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".onnx")
+"""How files end that are no folder of a model and no name on the hub."""
 CONFIG_KEYS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -41,7 +43,7 @@ class LM:
         """Load weights and tokenizer; GGUF weights become a plain dense model of ``dtype``.
 
         On CPU the linear layers are ``packed``: faster, and in memory twice (see ``decoding.packed``).
-        Raises FileNotFoundError for a path that is not there, ValueError for an unknown dtype.
+        Raises FileNotFoundError for a path that is not there, before the hub is asked, ValueError for an unknown dtype.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -150,9 +152,19 @@ def _locate(source) -> tuple[str, dict[str, str]]:
         if not path.is_file():
             raise FileNotFoundError(f"no GGUF file at {path}")
         return str(path.parent), {"gguf_file": path.name}
-    if path.is_absolute() and not path.is_dir():
-        raise FileNotFoundError(f"no model folder at {path}")
+    if not path.is_dir() and (path.exists() or not may_be_hub_id(str(source))):
+        raise FileNotFoundError(f"no model folder at {path}; a model is a folder, a .gguf file or a hub id")
     return str(source), {}
+
+
+def may_be_hub_id(source: str) -> bool:
+    """Whether the hub is worth asking, which takes half a minute where it cannot be reached.
+
+    Not for what only a path can be, nor for a name in a folder that is here: ``runs/mine`` is then a slip.
+    """
+    path, slashes = Path(source), source.count("/")
+    outright = path.is_absolute() or source.startswith((".", "~")) or "\\" in source or slashes > 1
+    return not (outright or path.suffix in FILES or (slashes == 1 and path.parent.is_dir()))
 
 
 def _dequantize(gguf: dict[str, str]) -> dict:

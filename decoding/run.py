@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from decoding.sampling import Sampling
 from decoding.session import Session
 from decoding.text import Text
@@ -17,6 +19,12 @@ class Run:
     sessions: list[Session]
     sampling: Sampling
     drafted: int = 0
-    accepted: int = 0
     escalated: list[int] = field(default_factory=list)
     """per policy: how often it said True (or an EOS was handed on)"""
+
+    @property
+    def accepted(self) -> int:
+        """Drafted tokens that are in the answers: what an EOS, the budget or a stop string cut off was not kept."""
+        text = self.text
+        written = torch.arange(text.capacity, device=text.device) < text.lengths[:, None]
+        return int(((text.signed == 0) & written).sum()) if self.drafted else 0

@@ -57,7 +57,6 @@ class Speculative:
     def write(self, run: Run) -> Iterator[Commit]:
         text, large = run.text, run.sessions[-1]
         trail = Trail(self.stop, text) if self.stop is not None else None
-        run.drafted = run.accepted = 0
         rounds = 0
         while True:
             rows = text.rows
@@ -74,7 +73,6 @@ class Speculative:
             for session in run.sessions:
                 session.rollback(rows, lengths + accepted)
             run.drafted += int(drafted.sum())
-            run.accepted += int(accepted.sum())
             rounds += 1
             if trail is not None:
                 trail.checked_by_large(rows, lengths + accepted + 1, accepted == drafted, at(checked, accepted))

@@ -55,6 +55,12 @@ class PieceStream:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
+def pieces(tokenizer, answer: list[int]) -> list[str]:
+    """The text that each token of ``answer`` completes, as a stream sends it."""
+    stream = PieceStream(lambda piece: None, tokenizer, 1)
+    return [stream._piece(0, answer[:end], end == len(answer)) for end in range(1, len(answer) + 1)]
+
+
 class StopStrings:
     """Finds the shortest answer of a row that contains a stop string. Raises ValueError without a tokenizer."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from experiments.engines import Models, parse
 from experiments.random_models import SHAPES, random_pair, random_prompts
 from experiments.speed import RANDOM, REAL
 from experiments.speed_summary import BASES
-from train import atomic
+from train import run_folder
 from train.machine import machine
 from train.prompts import Prompt, load_prompts
 from train.splits import split_hash
@@ -111,15 +110,5 @@ def settings(config, models: Models, methods: Sequence[str]) -> dict:
 
 def remember(config, models: Models, methods: Sequence[str]) -> None:
     """Refuse to go on with a run of other settings: its rows would be mixed with these."""
-    path, now = config.output / "settings.json", settings(config, models, methods)
-    if path.exists():
-        try:
-            before = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged; name another --output or delete {config.output}") from error
-        differing = [name for name, value in now.items() if before.get(name) != value]
-        if differing:
-            raise ValueError(
-                f"{config.output} holds measurements with another {', '.join(differing)}; name another --output"
-            )
-    atomic.write_json(path, now)
+    otherwise = f"name another --output or delete {config.output}"
+    run_folder.claim(config.output / "settings.json", settings(config, models, methods), config, otherwise)

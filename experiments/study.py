@@ -17,9 +17,9 @@ from experiments.methods import Method, MethodError, build, parse
 from experiments.pricing import priced
 from experiments.summary import Measured, summary
 from experiments.texts import columns, file_name, judged, write_texts
-from train import live
+from train import live, run_folder
 from train.machine import machine
-from train.prepare import check_numbers, load_pair, output_folder, remember, timing_table
+from train.prepare import check_numbers, load_pair, output_folder, timing_table
 from train.prompts import Prompt, load_prompts
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ def prepare(config: Setup, texts: tuple[str, ...]) -> Study:
     prompts = load_prompts(config.prompts, large.tokenizer, config.limit, max_tokens=longest)
     decoders = {key: build(method, [small, large]) for key, method in methods.items()}
     kept = ("small", "large", "prompts", "max_new_tokens", "device", "dtype", "seed")
-    settings = {key: value for key, value in asdict(config).items() if key in kept}
-    remember(folder, settings, [small.identity(), large.identity()])
+    settings = {key: str(value) for key, value in asdict(config).items() if key in kept}
+    run = {"settings": settings, "models": [small.identity(), large.identity()]}
+    run_folder.claim(folder / "run.json", run, config, f"use another --name or delete {folder}")
     return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline)
 
 

@@ -66,5 +66,11 @@ def found():
             for i in range(9)
         ],
         "chosen_trial": 5,
-        "samples": [{"prompt": f"Write {HOSTILE}", "tokens": [["Once", 0, 0.12], [" <b>&", 1, 0.9], ["\n.", 1, None]]}],
+        "samples": [
+            {
+                "prompt": f"Write {HOSTILE}",
+                "tokens": [["Once", 0, 0.12], [" <b>&", 1, 0.9], ["\n.", 1, None]],
+                "large": f"{HOSTILE} & so on",
+            }
+        ],
     }

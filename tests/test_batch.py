@@ -1,12 +1,13 @@
 """A batch of n equals n single runs: no row is touched by the others, by padding, or by when they end."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
 from toys import ending_tokens, nudged
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
-from policies import Random, Rule
+from policies import MLP, Logistic, Periodic, Random, Rule
 
 NEW, SEED = 18, 40
 large = tiny("llama", layers=2, seed=1)
@@ -15,15 +16,33 @@ other = tiny("llama", layers=1, seed=3)
 cut = Rule("entropy", 2.4)
 averaged = Rule("mean_entropy", 2.4)
 
+
+def fitted(kind, columns, **options):
+    """A policy of ``kind`` that has learned to say True above an entropy of about 2.4, the first of ``columns``."""
+    draw = np.random.default_rng(0)
+    hidden = {"hidden": draw.normal(size=(400, 32))} if options.get("use_hidden") else {}
+    table = draw.normal(2.4, 1, (400, len(columns)))
+    policy = kind(columns, **options).fit(table, table[:, 0] > 2.4, **hidden)
+    policy.set_threshold(0.5)
+    return policy
+
+
+logistic = fitted(Logistic, ("entropy", "agreed", "mean_entropy"))
+mlp = fitted(MLP, ("entropy", "since_large"), hidden=(8,), use_hidden=True, epochs=3)
+
 DECODERS = {
     "autoregressive": Autoregressive(large),
     "backoff": Backoff([small, large], cut),
     "backoff-random": Backoff([small, large], Random(0.4)),
     "backoff-history": Backoff([small, large], averaged),
+    "backoff-periodic": Backoff([small, large], Periodic(3)),
+    "backoff-logistic": Backoff([small, large], logistic),
+    "backoff-mlp-hidden": Backoff([small, large], mlp),
     "backoff-three": Backoff([other, small, large], [Random(0.6), Random(0.5)]),
     "speculative": Speculative([small, large], length=4),
     "speculative-stop": Speculative([small, large], length=5, stop=cut),
     "speculative-history": Speculative([small, large], length=5, stop=averaged),
+    "speculative-mlp-hidden": Speculative([small, large], length=5, stop=mlp),
     "speculative-random-keep": Speculative([small, large], length=5, stop=Random(0.3), keep=True),
     "mtad": MTAD([small, large], beams=3),
     "mmtad": MTAD([small, large], beams=3, length=3, tree=True, filtered=True),

@@ -90,10 +90,16 @@ def test_the_stream_is_the_answer_of_generate(pair, run):
 
 
 def test_sampling_options_arrive(pair, run):
-    sampling = Sampling(temperature=1.5, top_k=20, top_p=0.9)
-    options = ("--method", "large", "--temperature", 1.5, "--top-k", 20, "--top-p", 0.9, "--seed", 7)
-    answer = _answer(Autoregressive(LM.load(pair.large)), TEXT, sampling=sampling, seed=7)
-    assert run(TEXT, *options)[1] == answer + "\n"
+    large, options = LM.load(pair.large), ["--method", "large", "--temperature", 1.5, "--seed", 7]
+    written = {_answer(Autoregressive(large), TEXT, sampling=Sampling(1.5), seed=7) + "\n"}
+    for name, value in {"top_k": 20, "top_p": 0.9, "min_p": 0.3}.items():
+        answer = _answer(Autoregressive(large), TEXT, sampling=Sampling(1.5, **{name: value}), seed=7) + "\n"
+        assert run(TEXT, *options, f"--{name.replace('_', '-')}", value)[1] == answer
+        written.add(answer)
+    assert len(written) > 2
+    together = Sampling(1.5, top_k=20, top_p=0.9, min_p=0.3)
+    answer = _answer(Autoregressive(large), TEXT, sampling=together, seed=7) + "\n"
+    assert run(TEXT, *options, "--top-k", 20, "--top-p", 0.9, "--min-p", 0.3)[1] == answer
 
 
 def test_a_policy_makes_backoff_and_stops_drafts_when_asked(pair, run, tmp_path):
@@ -160,6 +166,8 @@ BAD = [
     ([TEXT, "--temperature", "-1"], "temperature"),
     ([TEXT, "--top-k", "0"], "top_k"),
     ([TEXT, "--top-p", "2"], "top_p"),
+    ([TEXT, "--min-p", "-0.1"], "min_p"),
+    ([TEXT, "--min-p", "nan"], "min_p must be in [0, 1] or None, not nan"),
     ([TEXT, "--length", "0"], "--length"),
     ([TEXT, "--beams", "0"], "--beams"),
     ([TEXT, "--tau", "-1"], "--tau"),
@@ -230,8 +238,8 @@ def test_help_teaches_the_options():
     assert done.returncode == 0
     assert done.stderr == ""
     options = (
-        "policy method length beams tau small large allow-other-models raw max-new-tokens temperature top-k top-p seed"
+        "policy method length beams tau small large allow-other-models raw max-new-tokens temperature top-k top-p min-p"
     )
-    for option in f"{options} device dtype threads".split():
+    for option in f"{options} seed device dtype threads".split():
         assert f"--{option}" in done.stdout
     assert "speculative" in done.stdout

@@ -8,7 +8,8 @@ from conftest import tiny
 from kinds import KINDS
 from toys import ending_tokens, greedy, nudged
 
-from decoding import Autoregressive, Backoff, Speculative, generate
+from decoding import MTAD, Autoregressive, Backoff, Speculative, generate
+from decoding.architectures import counts_slots
 from policies import Rule
 
 NEW = 20
@@ -84,9 +85,21 @@ def test_speculative_is_the_target(trio, check, options):
         check(Speculative([stranger, large], **options), large)
 
 
-def test_a_draft_by_the_target_itself_is_kept_whole(trio, check):
+@pytest.mark.parametrize("tree", [False, True], ids=["chain", "tree"])
+def test_filtered_mtad_is_the_target(trio, check, tree):
+    """The filter of a greedy target leaves one token; beams where two tokens may share a position, else a chain."""
+    _, close, large = trio
+    beams = 1 if counts_slots(large.model.config) else 3
+    counts = check(MTAD([close, large], beams, length=3, tree=tree, filtered=True), large).counts
+    assert 0 < counts["accepted"] < counts["drafted"]
+
+
+def test_a_draft_by_the_target_itself_is_kept_whole(trio, check, prompts):
+    """But for what stands behind an EOS."""
     large = trio[-1]
-    counts = check(Speculative([large, large]), large).counts
+    decoder = Speculative([large, large])
+    check(decoder, large)
+    counts = generate(decoder, *prompts, max_new_tokens=NEW, eos_token_id=()).counts
     assert counts["accepted"] == counts["drafted"] > 0
 
 

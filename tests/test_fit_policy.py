@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import sqlite3
@@ -113,8 +114,9 @@ def test_the_same_command_again_changes_no_trial_and_no_measurement(toys, finish
     folder = shutil.copytree(finished.output, tmp_path / "runs") / "default"
     for name in RESULTS:
         (folder / name).unlink()
+    (folder / "traces" / f"meta.json.{platform.node()}.{10**30}.tmp").touch()  # as a kill leaves it
     before, measured = trials(folder), [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")]
-    shards = {path.name: path.stat().st_mtime_ns for path in (folder / "traces").iterdir()}
+    shards = {path.name: path.stat().st_mtime_ns for path in (finished.folder / "traces").iterdir()}
     assert main(arguments(toys, tmp_path / "runs", **SURELY)) == 0
     assert trials(folder) == before
     study = optuna.load_study(study_name="policy", storage=f"sqlite:///{folder / 'study.db'}")
@@ -129,11 +131,11 @@ def test_the_same_command_again_changes_no_trial_and_no_measurement(toys, finish
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"quality_budget": 0.9}, "quality_budget"),
-        ({"quality_budget": 0.95, "seed": 1}, "seed"),
-        ({"quality_budget": 0.95, "policy": "rule"}, "policy"),
-        ({"quality_budget": 0.95, "limit": 30}, "limit"),
-        ({"quality_budget": 0.95, "small": "other"}, "small"),
+        ({"quality_budget": 0.9}, "another --quality-budget"),
+        ({"quality_budget": 0.95, "seed": 1}, "another --seed"),
+        ({"quality_budget": 0.95, "policy": "rule"}, "another --policy"),
+        ({"quality_budget": 0.95, "limit": 30}, "another --limit"),
+        ({"quality_budget": 0.95, "small": "other"}, "another --small, models;"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

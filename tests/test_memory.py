@@ -83,7 +83,12 @@ def test_a_prompt_of_4000_tokens():
 
 @pytest.mark.slow
 def test_a_thousand_generations_leave_nothing_behind():
-    decoders = [Speculative([small, large], stop=Rule("entropy", 2.4)), Backoff([small, large], Rule("entropy", 2.4))]
+    unsure = Rule("entropy", 2.4)
+    decoders = [
+        Speculative([small, large], stop=unsure),
+        Backoff([small, large], unsure),
+        MTAD([small, large], beams=2, length=2, tree=True),
+    ]
 
     def run(times):
         for _ in range(times):

@@ -43,12 +43,13 @@ def test_page_escapes_what_others_wrote(page):
     assert HOSTILE not in page
     assert "Write &lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert " &lt;b&gt;&amp;</span>" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; so on</div>" in page
 
 
 def test_tokens_name_their_writer_and_risk(page):
     text = without_scripts(page)
-    assert 'title="little, risk 0.120">Once</span>' in text
-    assert 'title="big, risk 0.900">' in text
+    assert 'title="little, risk 0.120, threshold 0.310">Once</span>' in text
+    assert 'title="big, risk 0.900, threshold 0.310">' in text
     assert 'title="big">\n.</span>' in text
 
 
@@ -60,6 +61,13 @@ def test_page_loads_nothing_from_elsewhere(page):
     assert "default-src 'none'" in page
     assert page.count("plotly.js v") == 1
     assert page.count("Plotly.newPlot(") >= 2
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(1.2, False), (0.85, False), (1.3, True), (0.7, True), (None, False)])
+def test_a_timing_table_that_live_runs_contradict_is_called_wrong(result, tmp_path, ratio, said):
+    report.write_html(result | {"live_over_table": ratio}, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (f"the large model took {ratio} times" in page or f"took {ratio}0 times" in page) == said
 
 
 def test_missing_keys_leave_out_their_section(result, tmp_path):

@@ -121,7 +121,7 @@ def test_a_run_goes_on_and_refuses_other_settings(result, saved, monkeypatch):
     monkeypatch.setattr(speed_run.Turn, "row", lambda self, task, i: measured.append(task.key) or row(self, task, i))
     speed_run.run(config(output, saved, batch=(1, 2)))
     assert [key[:2] for key in measured] == [(1, 1), (2, 1)]
-    with pytest.raises(InputError, match="measurements with another max_new_tokens; name another --output"):
+    with pytest.raises(InputError, match="a run with another --max-new-tokens; name another --output"):
         speed_run.run(config(output, saved, max_new_tokens=NEW + 1))
     assert len((output / "rows.jsonl").read_bytes().splitlines()) == len(rows)
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from conftest import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from toys import characters, nudged, words
 
 from decoding import LM, Autoregressive, Backoff, Speculative, generate
@@ -56,6 +58,17 @@ def test_an_unfinished_character_waits(chunk):
     assert "".join(pieces) == said
     assert [piece for piece in pieces if piece] == list(said)
     assert pieces.count("") == len(said.encode()) - len(said)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(said=st.text(min_size=1, max_size=8), chunk=st.integers(1, 6), cut=st.integers(0, 3))
+def test_pieces_join_whatever_is_said(said, chunk, cut):
+    """Also when the text ends in the middle of a character."""
+    tokens = CHARACTERS(said)["input_ids"]
+    tokens = tokens[: max(1, len(tokens) - cut)]
+    pieces = streamed(CHARACTERS, tokens, chunk)
+    assert len(pieces) == len(tokens)
+    assert "".join(pieces) == CHARACTERS.decode(tokens, skip_special_tokens=True)
 
 
 def test_a_character_that_never_ends_comes_last():

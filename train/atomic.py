@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +14,36 @@ def write(path: Path | str, data: bytes) -> None:
     """Write beside ``path``, then move it there: a reader sees the old file or the new one. Makes missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers of this machine that were killed left in ``folder``, at any depth, before it is written to.
+
+    Files of processes that live, and of other machines (the folder may be shared), are left alone.
+    """
+    ours = re.compile(rf".+\.{re.escape(platform.node())}\.(\d+)\.tmp")
+    for path in folder.rglob("*.tmp"):
+        name = ours.fullmatch(path.name)
+        if name and not _lives(int(name[1])):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # elsewhere asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_json(path: Path | str, value) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from decoding.pairs import bfloat16_wins, target_source
-from train import atomic
+from train import run_folder
 
 LEAST = {
     **dict.fromkeys(
@@ -53,22 +53,20 @@ def resolve(config):
 
 def check_run(config) -> None:
     """Refuse to go on with a run of other settings, or with any after --no-resume. Raises ValueError."""
-    path = config.output / "settings.json"
     if config.output.exists() and not config.output.is_dir():
         raise ValueError(f"--output {config.output} is not a folder")
-    if not path.exists():
-        return
-    if not config.resume:
+    if _path(config).exists() and not config.resume:
         raise ValueError(f"{config.output} holds a run already; go on with it without --no-resume, or name another")
-    before, now = json.loads(path.read_text(encoding="utf-8")), _identity(config)
-    differing = ["--" + name.replace("_", "-") for name, value in now.items() if before.get(name) != value]
-    if differing:
-        raise ValueError(f"{config.output} holds a run with another {', '.join(differing)}; name another --output")
+    run_folder.check(_path(config), _identity(config), config, "name another --output")
 
 
 def remember_run(config) -> None:
     """Write the settings that ``check_run`` compares; makes the output folder."""
-    atomic.write_json(config.output / "settings.json", _identity(config))
+    run_folder.remember(_path(config), _identity(config))
+
+
+def _path(config) -> Path:
+    return config.output / "settings.json"
 
 
 def _identity(config) -> dict:

@@ -11,6 +11,7 @@ from decoding.pairs import target_source
 from policies import Random, Rule
 from train import live
 from train.llamacpp import LlamaCpp
+from train.samples import samples
 from train.search import GRID, Search
 
 if TYPE_CHECKING:
@@ -45,19 +46,19 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
     if LlamaCpp.available(source):
         decoders["llamacpp"] = LlamaCpp(source, job.large.tokenizer, job.large.context)
         labels["llamacpp"] = "large model alone in llama.cpp"
-    measured = live.measure(
-        decoders,
-        job.splits["holdout"],
-        job.config.max_new_tokens,
-        job.large,
-        job.folder / "holdout.jsonl",
-        "hold-out",
-        # More trials may choose another policy: what was measured of this one is not what that one does.
-        setting=f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}",
-    )
+    prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
+    # More trials may choose another policy: what was measured of this one is not what that one does.
+    setting = f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
+    measured = live.measure(decoders, prompts, job.config.max_new_tokens, job.large, path, "hold-out", setting=setting)
     methods = [summary(measured, key, labels[key]) for key in decoders]
     comparison = against_random(measured)
-    return {"methods": methods, "comparison": comparison, "verdict": verdict(job, methods, comparison)}
+    return {
+        "methods": methods,
+        "comparison": comparison,
+        "verdict": verdict(job, methods, comparison),
+        "live_over_table": live.over_table(measured, prompts, job.cost.large),
+        "samples": samples(models, chosen.policy, prompts, live.finished(path, decoders, setting)),
+    }
 
 
 def random_rates(search: Search, chosen: Chosen) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from rich.progress import track
 
 from decoding import LM, generate
+from decoding.cost import seconds
 from train.atomic import append_rows, read_rows
 from train.llamacpp import LlamaCpp
 from train.prompts import Prompt
@@ -37,8 +38,7 @@ def measure(
     a counter of energy (whether there is one is a setting too).
     """
     setting += " with joules" * (joules is not None)
-    same = lambda row: row["methods"].keys() == decoders.keys() and row["setting"] == setting  # noqa: E731
-    done = {row["id"]: row for row in read_rows(path) if same(row)}
+    done = finished(path, decoders, setting)
     names = list(decoders)
     todo = [(i, p) for i, p in enumerate(prompts) if p.id not in done]
     for name in names if todo else ():
@@ -56,6 +56,12 @@ def measure(
     rows = [done[p.id]["methods"] for p in prompts]
     fields = ("seconds", "tokens", "loss", "regret", "large_share") + ("joules",) * (joules is not None)
     return {name: {f: np.array([row[name][f] for row in rows], float) for f in fields} for name in names}
+
+
+def finished(path: Path, names: Collection[str], setting: str) -> dict[str, dict]:
+    """The rows of ``path`` by prompt, of those that measured just the decoders ``names`` with ``setting``."""
+    same = lambda row: row["methods"].keys() == set(names) and row["setting"] == setting  # noqa: E731
+    return {row["id"]: row for row in read_rows(path) if same(row)}
 
 
 def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict:
@@ -90,6 +96,13 @@ def speedup(measured: dict, name: str, rows=slice(None)) -> float:
         (large["seconds"][rows].sum() / large["tokens"][rows].sum())
         / (own["seconds"][rows].sum() / own["tokens"][rows].sum())
     )
+
+
+def over_table(measured: dict, prompts: Sequence[Prompt], table: dict) -> float:
+    """The large model's seconds on ``prompts`` over what ``table`` (``decoding.cost``) says for as many tokens."""
+    large = measured[LARGE]
+    expected = seconds(table, [len(p.ids) for p in prompts]) + (large["tokens"] - 1) * seconds(table, 1)
+    return float(large["seconds"].sum() / expected.sum())
 
 
 def bootstrap(statistic, n: int, seed: int = 0, draws: int = 2000, confidence: float = 0.95) -> list[float]:

@@ -14,7 +14,7 @@ from decoding import LM
 from decoding.cost import measure as measure_cost
 from decoding.lm import check_compatible
 from decoding.pairs import load_model
-from train import atomic
+from train import atomic, run_folder
 from train.prompts import Prompt, load_prompts, template_hash
 from train.replay import Cost
 from train.search import Goal
@@ -49,9 +49,8 @@ def prepare(config) -> Job:
     splits = split(prompts, dict(zip(("fit", "tune", "holdout"), config.sizes, strict=True)), config.seed)
     if config.traces is not None:
         given(config.traces, about(config, small, large, splits))
-    settings = {key: value for key, value in asdict(config).items() if key not in ("trials", "wandb", "output")}
-    hashes = {name: split_hash(prompts) for name, prompts in splits.items()}
-    remember(folder, settings, [small.identity(), large.identity()], splits=hashes)
+    run = _identity(config, [small.identity(), large.identity()], splits)
+    run_folder.claim(folder / "run.json", run, config, f"use another --name or delete {folder}")
     return Job(config, goal, folder, small, large, splits, timing_table(folder, small, large))
 
 
@@ -130,23 +129,10 @@ def load_pair(config) -> tuple[LM, LM]:
     return small, large
 
 
-def remember(folder: Path, settings: dict, models: list[dict], **more) -> None:
-    """Refuse to go on with a run of other settings: its trials and measurements would be mixed with these."""
-    path = folder / "run.json"
-    settings = {key: str(value) for key, value in settings.items()}
-    now = {"settings": settings, "models": models, **more}
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        atomic.write_json(path, now)
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        flat = {**before["settings"], **{key: before[key] for key in now if key != "settings"}}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged; use another --name or delete {folder}") from error
-    differing = [key for key, value in {**settings, "models": models, **more}.items() if flat.get(key) != value]
-    if differing:
-        raise ValueError(f"{folder} holds a run with another {', '.join(differing)}; use another --name or delete it")
+def _identity(config, models: list[dict], splits: dict) -> dict:
+    """What a run that is gone on with must not change: its trials and measurements would be mixed with others."""
+    settings = {key: str(value) for key, value in asdict(config).items() if key not in ("trials", "wandb", "output")}
+    return {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
 
 
 def timing_table(folder: Path, small: LM, large: LM) -> Cost:
@@ -154,6 +140,6 @@ def timing_table(folder: Path, small: LM, large: LM) -> Cost:
     path = folder / "cost.json"
     if not path.exists():
         with console.status("timing both models"):
-            tables = measure_cost([small, large])
+            tables = measure_cost([small, large], say=console.print)
         atomic.write_json(path, [{str(n): s for n, s in table.items()} for table in tables])
     return Cost(*json.loads(path.read_text(encoding="utf-8")))

@@ -19,6 +19,12 @@ from train.tables import DASH, bars, cells, format_number, label, loss_name, mea
 
 WRITERS = ("#9a4f86", "#8c6510", "#009e73")  # those between the smallest and the largest model
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:"
+DISTURBED = 1.25
+"""factor by which live seconds may differ from the timing table"""
+SEEN = (
+    "The shortest held-out prompts, one of each family. Every token has the colour of its writer; point at it to see "
+    "its risk: from the threshold on, the large model is asked. It is also asked about every end by the small one."
+)
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1f2430; max-width: 1040px; margin: 40px auto; padding: 0 20px }
 h1 { font-size: 28px; margin: 0 } h2 { font-size: 20px; margin: 44px 0 8px }
@@ -30,6 +36,7 @@ th:first-child, td:first-child { text-align: left } th { color: #6b7280; font-we
 tr.tuned td { font-weight: 700; color: #00775a }
 .sample { border: 1px solid #e7e9ee; border-radius: 8px; padding: 12px 16px; margin: 12px 0 }
 .prompt, .text { white-space: pre-wrap; overflow-wrap: anywhere } .prompt { color: #6b7280; margin-bottom: 8px }
+.both { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 20px }
 .text span, .key { border-radius: 3px; padding: 1px 0 } .key { padding: 1px 6px; margin-right: 6px }
 """
 
@@ -43,11 +50,11 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
         section("Frontier", _frontier(result), _replay_note(result)),
         section("Search", _trials(result), "One point per trial, as predicted on the tuning prompts."),
         section("Policy", _policy(result)),
-        section("Cost", _costs(result), "Milliseconds of one forward pass, by the number of tokens it reads."),
+        section("Cost", _costs(result), _cost_note(result)),
         section("Splits", _splits(result), "No group of related prompts is in two splits."),
         section("Logged, never searched", _plain(result)),
         section("Models and machine", _models(result)),
-        section("Samples", _samples(result), "Each token in the colour of its writer; point at it to see its risk."),
+        section("Samples", _samples(result), SEEN),
     ]
     atomic.write(path, page(name, sections).encode())
 
@@ -213,6 +220,17 @@ def _costs(result: dict[str, Any]) -> str:
     return grid(["model", *(f"{width} token{'s' * (float(width) != 1)}" for width in widths)], rows)
 
 
+def _cost_note(result: dict[str, Any]) -> str:
+    text = "Milliseconds of one forward pass, by the number of tokens it reads."
+    ratio = number(result.get("live_over_table"))
+    if ratio is None or 1 / DISTURBED <= ratio <= DISTURBED:
+        return text
+    return (
+        f"{text} Live, the large model took {ratio:.2f} times what this table says: the machine was not equally free "
+        "all the time, or forwards are not what takes the time. Draft length and predictions may be wrong."
+    )
+
+
 def _splits(result: dict[str, Any]) -> str:
     keys = ("prompts", "groups", "hash")
     splits = result.get("splits", {}).items()
@@ -238,17 +256,24 @@ def _samples(result: dict[str, Any]) -> str:
     tints = [f"{WRITERS[(i - 1) % len(WRITERS)]}33" for i in range(len(names))]  # light enough to read on
     if names:
         tints[0], tints[-1] = f"{COLOURS['small']}33", f"{COLOURS['large']}33"
+    threshold = number((result.get("policy") or {}).get("threshold"))
+    limit = "" if threshold is None else f", threshold {threshold:.3f}"
     key = [f'<span class="key" style="background:{tints[i]}">{escape(names[i])}</span>' for i in writers]
     texts = [
-        f'<div class="sample"><div class="prompt">{escape(str(sample["prompt"]))}</div>'
-        f'<div class="text">{"".join(_token(*token, names, tints) for token in sample["tokens"])}</div></div>'
+        f'<div class="sample"><div class="prompt">{escape(str(sample["prompt"]))}</div><div class="both">'
+        f"{_answer('tuned policy', ''.join(_token(*token, limit, names, tints) for token in sample['tokens']))}"
+        f"{_answer('large model alone', escape(str(sample.get('large', ''))))}</div></div>"
         for sample in samples
     ]
     return f"<p>{''.join(key)}</p>{''.join(texts)}" if texts else ""
 
 
-def _token(text: str, writer: int, risk: float | None, names: Sequence[str], tints: Sequence[str]) -> str:
+def _answer(title: str, body: str) -> str:
+    return f'<div><div class="faint">{title}</div><div class="text">{body}</div></div>' if body else ""
+
+
+def _token(text: str, writer: int, risk: float | None, limit: str, names: Sequence[str], tints: Sequence[str]) -> str:
     if writer < 0:
         return escape(text)
-    title = names[writer] if number(risk) is None else f"{names[writer]}, risk {risk:.3f}"
+    title = names[writer] if number(risk) is None else f"{names[writer]}, risk {risk:.3f}{limit}"
     return f'<span style="background:{tints[writer]}" title="{escape(title)}">{escape(text)}</span>'

@@ -1,0 +1,104 @@
+"""The timing table on a clock of our own: what a busy second of the machine does to it, and what is said then."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+
+from decoding import cost
+from train import live
+
+SECONDS = {"small": {1: 0.004, 2: 0.005, 16: 0.01, 64: 0.03}, "large": {1: 0.052, 2: 0.055, 16: 0.08, 64: 0.3}}
+
+
+class Machine:
+    """Forwards that take ``SECONDS`` times ``speed(now)`` on a clock that nothing else moves."""
+
+    def __init__(self, monkeypatch, speed=lambda now: 1.0, room=1000):
+        self.now, self.speed, self.room, self.order = 0.0, speed, room, []
+        monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def model(self, name):
+        def catch_up(ids, lengths, rows):
+            n = int(lengths) - int(session.read)
+            self.order.append((name, n))
+            self.now += SECONDS[name][n] * self.speed(self.now)
+
+        session = SimpleNamespace(read=torch.zeros(1), catch_up=catch_up)
+        device = torch.device("cpu")
+        return SimpleNamespace(context=self.room, vocab=37, device=device, session=lambda rows, capacity: session)
+
+    def measure(self):
+        said = []
+        tables = cost.measure([self.model("small"), self.model("large")], (1, 2, 16, 64), say=said.append)
+        return dict(zip(("small", "large"), tables, strict=True)), said
+
+
+def expect(tables, factor=1.0):
+    for name, table in tables.items():
+        assert table == pytest.approx({n: s * factor for n, s in SECONDS[name].items()})
+
+
+def test_a_calm_machine_is_timed_twice_and_nothing_is_said(monkeypatch):
+    machine = Machine(monkeypatch)
+    tables, said = machine.measure()
+    expect(tables)
+    assert not said
+    assert machine.order.count(("large", 1)) == 1 + 2 * 4
+    assert machine.order.count(("large", 64)) == 1 + 2 * 2
+    assert machine.order[:4] == [("small", 1), ("large", 1), ("small", 2), ("large", 2)]  # they take turns
+
+
+@pytest.mark.parametrize("began", np.arange(0.0, 4.0, 0.25))
+def test_a_busy_second_is_measured_again(monkeypatch, began):
+    """It once made 203 ms of 52."""
+    tables, said = Machine(monkeypatch, lambda now: 4.0 if began <= now < began + 1 else 1.0).measure()
+    expect(tables)
+    assert not said
+
+
+def test_small_differences_are_averaged_out(monkeypatch):
+    draw = np.random.default_rng(0)
+    tables, said = Machine(monkeypatch, lambda now: draw.uniform(0.95, 1.05)).measure()
+    assert not said
+    for name, table in tables.items():
+        assert table == pytest.approx(SECONDS[name], rel=0.05)
+
+
+def test_a_machine_that_never_calms_down_is_called_noisy(monkeypatch):
+    draw = np.random.default_rng(0)
+    machine = Machine(monkeypatch, lambda now: draw.choice([1.0, 1.6, 4.0]))
+    tables, said = machine.measure()
+    (sentence,) = said
+    assert f"of {cost.TRIES} timings of the models the closest two differ by" in sentence
+    assert int(sentence.split("%")[0].split()[-1]) > 100 * cost.CALM
+    assert machine.order.count(("large", 1)) == 1 + 4 * cost.TRIES
+    for name, table in tables.items():
+        for n, seconds in table.items():
+            assert SECONDS[name][n] * 0.999 <= seconds <= SECONDS[name][n] * 2.5
+
+
+def test_a_slow_machine_is_not_a_noisy_one(monkeypatch):
+    tables, said = Machine(monkeypatch, lambda now: 3.0).measure()
+    expect(tables, 3.0)
+    assert not said
+
+
+def test_lengths_that_do_not_fit_are_left_out(monkeypatch):
+    tables, _ = Machine(monkeypatch, room=100).measure()
+    assert {tuple(table) for table in tables.values()} == {(1, 2, 16)}
+
+
+def test_real_sessions_are_timed():
+    lm = tiny()
+    tables = cost.measure([lm, lm], (1, 4), say=lambda sentence: None)
+    assert [list(table) for table in tables] == [[1, 4], [1, 4]]
+    assert all(0 < seconds < 60 for table in tables for seconds in table.values())
+
+
+def test_live_seconds_over_those_of_the_table():
+    prompts = [SimpleNamespace(ids=(5,) * n) for n in (2, 16)]
+    measured = {"large": {"seconds": np.array([0.5, 1.0]), "tokens": np.array([4.0, 11.0])}}
+    assert live.over_table(measured, prompts, SECONDS["large"]) == pytest.approx(1.5 / (0.055 + 0.08 + 13 * 0.052))

@@ -1,0 +1,64 @@
+"""Texts of held-out prompts to look at: who wrote each token by the tuned policy, and at what risk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from decoding import LM
+from decoding.stream import pieces
+from policies import Policy, token_classes
+from train.collect import trajectory
+from train.live import LARGE
+from train.prompts import Prompt
+
+TUNED = "tuned"
+
+
+def samples(
+    models: Sequence[LM], policy: Policy, prompts: Sequence[Prompt], rows: dict[str, dict], count: int = 3
+) -> list[dict]:
+    """The shortest of ``prompts`` from ``count`` families, with the answers in ``rows`` of a live measurement.
+
+    Per prompt: family, prompt, ``tokens`` [[text, writer, risk]] of the tuned policy's answer, and ``large``, the large
+    model's own. A risk that the policy does not know is None.
+    """
+    tokenizer, found = models[-1].tokenizer, []
+    for prompt in _shortest(prompts, rows, count):
+        methods = rows[prompt.id]["methods"]
+        answer, writers = methods[TUNED]["answer"], methods[TUNED]["writers"]
+        risk = _risk(models, policy, prompt, answer, writers)
+        found.append(
+            {
+                "family": prompt.family,
+                "prompt": prompt.text,
+                "tokens": [list(token) for token in zip(_texts(tokenizer, answer), writers, risk, strict=True)],
+                "large": "".join(_texts(tokenizer, methods[LARGE]["answer"])),
+            }
+        )
+    return found
+
+
+def _shortest(prompts: Sequence[Prompt], rows: dict[str, dict], count: int) -> list[Prompt]:
+    """One of each family before a second of any."""
+    ranked = sorted(prompts, key=lambda p: (len(p.ids) + rows[p.id]["methods"][TUNED]["tokens"], p.id))
+    turn = {p.id: sum(q.family == p.family for q in ranked[:i]) for i, p in enumerate(ranked)}
+    return sorted(ranked, key=lambda p: turn[p.id])[:count]
+
+
+def _texts(tokenizer, answer: list[int]) -> list[str]:
+    """The text of each token; special ones are shown by name, for who ends an answer is part of the story."""
+    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return [special.get(token, text) for token, text in zip(answer, pieces(tokenizer, answer), strict=True)]
+
+
+def _risk(models, policy: Policy, prompt: Prompt, answer: list[int], writers: list[int]) -> list[float | None]:
+    """The policy's score at every token, from reading the answer again: recording it would have cost timed seconds."""
+    small, large = models
+    columns = trajectory(small, large, prompt, answer, writers, answer, token_classes(large.tokenizer), TUNED, math.nan)
+    table = np.stack([columns[name] for name in policy.names], 1).astype(np.float32)
+    scores = policy.score_table(torch.from_numpy(table).to(policy.threshold.device)).tolist()
+    return [score if math.isfinite(score) else None for score in scores]
