@@ -1,4 +1,4 @@
-"""Collect draft traces: while the target writes, the draft is asked at every position, and followed when it is wrong."""
+"""Collect draft traces: while the target writes, the draft is asked everywhere, and followed where it is wrong."""
 
 from __future__ import annotations
 

@@ -86,9 +86,7 @@ class Replay:
         budget = self.traces.budget if budget is None else budget
         for name, value, most in (("length", length, self.traces.longest), ("budget", budget, self.traces.budget)):
             if not 1 <= value <= most:
-                raise ValueError(
-                    f"the {name} must be from 1 to {most}, which these traces were logged for, not {value}"
-                )
+                raise ValueError(f"the {name} must be from 1 to {most}, the most that was logged, not {value}")
         stops = None if stop is None else self._stops(stop, length, budget, score)
         with torch.inference_mode():
             rounds = play(self.texts, length, budget, stops, keep)
