@@ -68,10 +68,10 @@ def explore(
 
 
 def missing_shards(
-    folder: Path, prompts: Sequence[Prompt], first: int, title: str
+    folder: Path, prompts: Sequence[Prompt], first: int, title: str, size: int = SHARD
 ) -> Iterator[tuple[int, list[Prompt]]]:
-    """(number, prompts) of the shards from number ``first`` on that are not there yet."""
-    shards = [(first + i // SHARD, prompts[i : i + SHARD]) for i in range(0, len(prompts), SHARD)]
+    """(number, prompts) of the shards of ``size`` prompts from number ``first`` on that are not there yet."""
+    shards = [(first + i // size, prompts[i : i + size]) for i in range(0, len(prompts), size)]
     todo = [shard for shard in shards if not shard_path(folder, shard[0]).exists()]
     return track(todo, title, disable=not todo)
 

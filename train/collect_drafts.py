@@ -35,10 +35,12 @@ def collect_drafts(
     max_new_tokens: int = 128,
     sampling: Sampling = Sampling(),
     seed: int = 0,
+    batch: int = SHARD,
 ) -> None:
     """Write the draft traces of ``prompts`` to ``folder``; shards that are there already are kept.
 
-    ``longest`` is the longest draft they can replay. TraceError when the folder holds those of another run; ValueError
+    ``longest`` is the longest draft they can replay, ``batch`` prompts are a
+    shard. TraceError when the folder holds those of another run; ValueError
     for what ``generate`` refuses.
     """
     if longest < 1:
@@ -49,16 +51,17 @@ def collect_drafts(
         "max_new_tokens": max_new_tokens,
         "sampling": asdict(sampling),
         "seed": seed,
+        "batch": batch,
         "models": [small.identity(), large.identity()],
         "prompts": split_hash(prompts),
     }
     open_folder(folder, meta)
     classes = token_classes(large.tokenizer).to(large.device)
-    for i, shard in missing_shards(folder, prompts, 0, "collecting draft traces"):
+    for i, shard in missing_shards(folder, prompts, 0, "collecting draft traces", batch):
         logger = DraftLogger([small, large], longest, classes)
         ids, mask = batch_of(shard, large.device)
         with torch.inference_mode():
-            run = start(logger, ids, mask, max_new_tokens, None, sampling, seed + i * SHARD)
+            run = start(logger, ids, mask, max_new_tokens, None, sampling, seed + i * batch)
             for _ in commits(logger, run):
                 pass
         write_rows(folder, i, [logger.columns(shard)])
