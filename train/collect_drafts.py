@@ -40,7 +40,8 @@ def collect_drafts(
     """Write the draft traces of ``prompts`` to ``folder``; shards that are there already are kept.
 
     ``longest`` is the longest draft they can replay, ``batch`` prompts are a
-    shard. TraceError when the folder holds those of another run; ValueError
+    shard and are read together. In low precision a logit depends on how many rows are, so there a score next to its
+    threshold may fall on the other side live. TraceError when the folder holds those of another run; ValueError
     for what ``generate`` refuses.
     """
     if longest < 1:
