@@ -228,7 +228,7 @@ SAMPLED = Sampling(temperature=1.2, top_k=12)
 
 
 @pytest.mark.parametrize(
-    ("stop", "keep"), [(None, False), (Rule("top1", 0.2, "<="), True), (Rule("mean_entropy", 2.75), False)]
+    ("stop", "keep"), [(None, False), (Rule("top1", 0.2, "<="), True), (Rule("mean_entropy", 3.0), False)]
 )
 def test_sampling_on_average(stop, keep, sampled):
     ids, mask = batch_of(sampled.prompts, torch.device("cpu"))
