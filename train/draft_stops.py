@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -56,6 +58,12 @@ class Drafts:
         asked = torch.from_numpy(traces["target_entropy"][on])
         first = torch.from_numpy(traces["position"][on] == 0)
         self.large_entropy = torch.where(first, torch.nan, asked.roll(1))
+
+    @cached_property
+    def everywhere(self) -> Step:
+        """The steps [positions, longest] of rounds from every position, as if there had been none before."""
+        n = len(self.rows)
+        return self.steps(torch.arange(n), torch.full((n,), torch.nan), self.longest)
 
     def steps(self, at: Tensor, agreed: Tensor, length: int) -> Step:
         """The steps [r, length] of rounds that begin at the positions ``at`` [r]; the past is ``agreed`` [r]."""
@@ -129,15 +137,14 @@ def forgets(policy) -> bool:
     return within and "agreed" not in names
 
 
-def all_steps(policy, drafts: Drafts, length: int) -> Step:
-    """The steps [positions, length] of rounds from every position, for a policy that ``forgets``."""
-    n = len(drafts.rows)
-    step = drafts.steps(torch.arange(n), torch.full((n,), torch.nan), length)
-    if getattr(policy, "history", ()):
-        seen = policy.observe(step).float()
-        window = max(1, min(policy.window, length - 1))
-        step.history = windows(torch.full((n, window, seen.shape[-1]), torch.nan), seen)
-    return step
+def all_steps(policy, drafts: Drafts) -> Step:
+    """The steps [positions, longest] of rounds from every position, for a policy that ``forgets``."""
+    step = drafts.everywhere
+    if not getattr(policy, "history", ()):
+        return step
+    seen = policy.observe(step).float()
+    window = max(1, min(policy.window, drafts.longest - 1))
+    return replace(step, history=windows(torch.full((len(seen), window, seen.shape[-1]), torch.nan), seen))
 
 
 def windows(before: Tensor, seen: Tensor) -> Tensor:

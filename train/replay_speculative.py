@@ -101,14 +101,14 @@ class Replay:
         if not forgets(policy):
             raise ValueError(f"{', '.join(policy.names)} depend on earlier rounds; replay this policy without scores")
         with torch.inference_mode():
-            return policy.score(all_steps(policy, self.drafts, self.traces.longest))
+            return policy.score(all_steps(policy, self.drafts))
 
     def _stops(self, stop, length: int, budget: int, score: torch.Tensor | None):
         check(stop)
         if not forgets(stop):
             return ThisPast(stop, self.drafts, self.texts.first, length, budget)
         with torch.inference_mode():
-            said = stop(all_steps(stop, self.drafts, length)) if score is None else ~(score < stop.threshold)
+            said = stop(all_steps(stop, self.drafts)) if score is None else ~(score < stop.threshold)
         return AnyPast(self.texts.first, first_true(said))
 
 
