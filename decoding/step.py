@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,8 +16,8 @@ class Step:
     drafted tokens are verified at once, and ``[n]`` for rows read back from traces.
     """
 
-    logits: Tensor
-    """[..., vocab] logits of the model that is about to write, before temperature and filters."""
+    logits: Tensor | None
+    """[..., vocab] logits of the model that is about to write, before temperature and filters; None in replay."""
     position: Tensor
     """[...] tokens of the answer already written; 0 at the first."""
     since_large: Tensor
@@ -38,6 +39,8 @@ class Step:
     """[..., vocab] logits of the larger model at this position; verification only."""
     token: Tensor | None = None
     """[...] id of the drafted token that is judged; verification only."""
+    columns: Mapping[str, Tensor] | None = None
+    """Features [...] by name that were computed before; rows read back from traces have these and no logits."""
     history: Tensor | None = None
     """[..., window, k] the ``k`` features named by ``policy.history`` at the ``window`` positions before this one,
     oldest first; NaN where there was none."""

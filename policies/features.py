@@ -139,14 +139,15 @@ def features(step, names: Sequence[str], history: Sequence[str] = (), classes: T
     """The columns ``names`` of a Step, float32 [..., len(names)]; only these are computed.
 
     ``history`` names the columns of ``step.history`` (``history_for(names)`` lists those needed) and ``classes`` is
-    ``token_classes(tokenizer)``. NaN logits give NaN; masked ones (-inf) are fine.
+    ``token_classes(tokenizer)``. What ``step.columns`` holds is taken from there. NaN logits give NaN; masked ones
+    (-inf) are fine.
     Raises ValueError for an unknown name, or for a history column or class table that a name needs and lacks.
     """
     check_names(names)
     if not names:
         return torch.empty(*step.position.shape, 0, device=step.position.device)
-    view = View(step, history, classes)
-    return torch.stack([FEATURES[name].compute(view) for name in names], dim=-1)
+    view, known = View(step, history, classes), getattr(step, "columns", None) or {}
+    return torch.stack([known[name] if name in known else FEATURES[name].compute(view) for name in names], dim=-1)
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -57,7 +57,8 @@ def test_the_rounds_of_all_trajectories_are_those_of_each(logged):
     _, prompts, traces = logged
     together = np.array(rounds(traces, 4, NEW))
     alone = [np.array(rounds(traces.of({p.id}), 4, NEW)) for p in prompts]
-    assert together.tolist() == np.concatenate(alone, 1).tolist()
+    assert together[0].tolist() == np.repeat(range(len(prompts)), [len(one[0]) for one in alone]).tolist()
+    assert together[1:].tolist() == np.concatenate(alone, 1)[1:].tolist()
 
 
 def table(prompt_tokens, agree, regret=None, trajectories=1):

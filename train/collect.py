@@ -35,7 +35,7 @@ def collect(
     """Write the traces of ``prompts`` to ``folder``; shards that are there already are kept."""
     open_folder(folder, meta)
     classes = token_classes(large.tokenizer)
-    for i, shard in _missing(folder, prompts, 0, "collecting traces"):
+    for i, shard in missing_shards(folder, prompts, 0, "collecting traces"):
         rate = _rate(i, seed)
         decoder = Backoff([small, large], Random(rate).to(large.device))
         mixed_answers = write(decoder, shard, max_new_tokens, seed=seed + i * SHARD)
@@ -43,7 +43,7 @@ def collect(
         for prompt, answer, mixed in zip(shard, answers(large, shard, max_new_tokens), mixed_answers, strict=True):
             rows.append(trajectory(small, large, prompt, answer, [1] * len(answer), answer, classes, "large", 1.0))
             rows.append(trajectory(small, large, prompt, *mixed, answer, classes, "mixed", rate))
-        _write_rows(folder, i, rows)
+        write_rows(folder, i, rows)
 
 
 def _rate(shard: int, seed: int) -> float:
@@ -58,23 +58,25 @@ def explore(
     """Add the trajectories of ``policy`` to traces that ``collect`` has made (DAgger's second round: 1011.0686)."""
     classes, traces = token_classes(large.tokenizer), read_traces(folder)
     decoder = Backoff([small, large], policy.to(large.device))
-    for i, shard in _missing(folder, prompts, math.ceil(len(prompts) / SHARD), "tracing a first policy"):
+    for i, shard in missing_shards(folder, prompts, math.ceil(len(prompts) / SHARD), "tracing a first policy"):
         written = write(decoder, shard, max_new_tokens, seed=seed)
         rows = []
         for prompt, (answer, writers) in zip(shard, written, strict=True):
             reference = traces.of({prompt.id}, "large")["token"].tolist()
             rows.append(trajectory(small, large, prompt, answer, writers, reference, classes, "policy", math.nan))
-        _write_rows(folder, i, rows)
+        write_rows(folder, i, rows)
 
 
-def _missing(folder: Path, prompts: Sequence[Prompt], first: int, title: str) -> Iterator[tuple[int, list[Prompt]]]:
-    """(number, prompts) of the shards from number ``first`` on that are not there yet."""
-    shards = [(first + i // SHARD, prompts[i : i + SHARD]) for i in range(0, len(prompts), SHARD)]
+def missing_shards(
+    folder: Path, prompts: Sequence[Prompt], first: int, title: str, size: int = SHARD
+) -> Iterator[tuple[int, list[Prompt]]]:
+    """(number, prompts) of the shards of ``size`` prompts from number ``first`` on that are not there yet."""
+    shards = [(first + i // size, prompts[i : i + size]) for i in range(0, len(prompts), size)]
     todo = [shard for shard in shards if not shard_path(folder, shard[0]).exists()]
     return track(todo, title, disable=not todo)
 
 
-def _write_rows(folder: Path, number: int, rows: list[dict[str, np.ndarray]]) -> None:
+def write_rows(folder: Path, number: int, rows: list[dict[str, np.ndarray]]) -> None:
     write_shard(folder, number, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
 

@@ -54,10 +54,15 @@ def counted(
     decoder, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
 ) -> tuple[list[tuple[list[int], list[int]]], dict]:
     """The same, and what the batch took (``decoding.generation.Result.counts``)."""
-    device = decoder.models[-1].device
+    ids, mask = batch_of(prompts, decoder.models[-1].device)
+    result = generate(decoder, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
+    answers = result.sequences[:, ids.shape[1] :].tolist()
+    rows = zip(answers, result.writers.tolist(), result.lengths.tolist(), strict=True)
+    return [(row[:n], writers[:n]) for row, writers, n in rows], result.counts
+
+
+def batch_of(prompts: Sequence[Prompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(input_ids, attention_mask) [prompts, longest], left-padded."""
     width = max(len(p.ids) for p in prompts)
     ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
-    result = generate(decoder, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
-    rows = zip(result.sequences[:, width:].tolist(), result.writers.tolist(), result.lengths.tolist(), strict=True)
-    return [(row[:n], writers[:n]) for row, writers, n in rows], result.counts
+    return ids, torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)

@@ -7,11 +7,10 @@ it, so a live run has to confirm the figures.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from decoding.cost import seconds
+from train.rounds import Rounds, Texts, play, runs
 from train.traces import Traces
 
 
@@ -63,42 +62,16 @@ def _any_before(flags: np.ndarray, traces: Traces) -> np.ndarray:
     return count > np.repeat(count[traces.starts[:-1]], np.diff(traces.starts))
 
 
-class Rounds(NamedTuple):
-    """Rounds of speculative decoding, as arrays [rounds]."""
-
-    drafted: np.ndarray
-    accepted: np.ndarray
-    small_reads: np.ndarray
-    """tokens that the draft's first call of the round reads; its others read 1, and without a draft there is none"""
-    large_reads: np.ndarray
-
-
 def rounds(traces: Traces, length: int, budget: int) -> Rounds:
-    """The rounds of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone.
-
-    A draft is cut by ``budget`` (max_new_tokens), not by an EOS, which it does not foresee. What would have been
-    accepted beyond an EOS is not counted: it is no text.
-    """
+    """The rounds of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
+    first = traces.starts[:-1]
     agree = traces["small_token"] == traces["large_token"]
-    found = []
-    for start, end in zip(traces.starts[:-1], traces.starts[1:], strict=True):
-        at, small, large = start, traces["prompt_tokens"][start], traces["prompt_tokens"][start]
-        while at < end:
-            drafted = min(length, budget - (at - start) - 1)
-            run = agree[at : min(at + drafted, end)]
-            accepted = len(run) if run.all() else int(run.argmin())
-            found.append((drafted, accepted, small, large + drafted))
-            # The draft has not read its own last token: after a whole block it is two behind.
-            small, large = 2 if accepted == drafted else 1, 1
-            at += accepted + 1
-    return Rounds(*np.array(found, dtype=int).reshape(-1, 4).T)
+    return play(Texts(first, np.diff(traces.starts), traces["prompt_tokens"][first], runs(agree)), length, budget)
 
 
 def speculative(traces: Traces, length: int, cost: Cost, budget: int) -> float:
     """Speedup of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
-    drafted, _, small_reads, large_reads = rounds(traces, length, budget)
-    small = np.where(drafted > 0, seconds(cost.small, small_reads) + (drafted - 1) * seconds(cost.small, 1), 0.0)
-    return float(cost.alone(traces).sum() / (small.sum() + seconds(cost.large, large_reads).sum()))
+    return float(cost.alone(traces).sum() / rounds(traces, length, budget).seconds(cost).sum())
 
 
 def best_length(traces: Traces, cost: Cost, budget: int, lengths=range(1, 9)) -> tuple[int, float]:

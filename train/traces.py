@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,6 +147,11 @@ def read_meta(folder: Path) -> dict:
 
 def read_traces(folder: Path) -> Traces:
     """All finished shards of ``folder``, in order. TraceError when there are none."""
+    return Traces(read_columns(folder, (*NEEDED, *FEATURE_COLUMNS)))
+
+
+def read_columns(folder: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns of all finished shards of ``folder``. TraceError when there are none, or one that is needed lacks."""
     read_meta(folder)
     shards = sorted(folder.glob("shard-*.parquet"))
     if not shards:
@@ -155,10 +161,10 @@ def read_traces(folder: Path) -> Traces:
         columns = {name: _array(data[name]) for name in data.column_names}
     except Exception as error:  # pyarrow raises many kinds
         raise TraceError(f"the shards in {folder} cannot be read: {' '.join(str(error).split())}") from error
-    missing = [name for name in (*NEEDED, *FEATURE_COLUMNS) if name not in columns]
+    missing = [name for name in needed if name not in columns]
     if missing:
         raise TraceError(f"the traces in {folder} lack the column {missing[0]}")
-    return Traces(columns)
+    return columns
 
 
 def _array(column) -> np.ndarray:

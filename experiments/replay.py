@@ -1,0 +1,145 @@
+"""Replay of speculative decoding: is it the live run, call for call, and how many trials a second does it judge?
+
+python experiments/replay.py --limit 6
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass
+class ReplayCheck:
+    """Draft traces of the default pair, the same prompts live, and the time of many replays."""
+
+    limit: int = 6
+    """prompts decoded live, of groups that no policy is fitted on"""
+    max_new_tokens: int = 64
+    longest: int = 7
+    """longest draft that is logged"""
+    bulk: int = 0
+    """more prompts to log for the timing; 160 of 64 tokens make 10,000"""
+    positions: int = 100_000
+    """the logged texts are repeated to this many tokens before replays are timed"""
+    trials: int = 1000
+    threads: int | None = None
+    traces: Path | None = None
+    """keep the draft traces in this folder; a second run goes on from there"""
+    output: Path | None = None
+    """write the figures to this JSON file"""
+
+
+def main(config: ReplayCheck, pair=None) -> dict:
+    import torch
+
+    from decoding import default_pair
+    from train.prompts import load_prompts
+    from train.splits import split
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    pair = default_pair() if pair is None else pair
+    every = load_prompts(None, pair[1].tokenizer)
+    prompts = split(every)["holdout"][: config.limit]
+    chosen = {p.id for p in prompts}
+    more = [p for p in every if p.id not in chosen][: config.bulk]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if config.traces is None else config.traces
+        live = _replay(pair, prompts, folder / "live", config)
+        bulk = _replay(pair, more, folder / "bulk", config) if more else live
+    result = {"live": compare(pair, prompts, live, config), "trials": benchmark(bulk, config)}
+    show(result)
+    if config.output is not None:
+        config.output.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def _replay(pair, prompts, folder: Path, config: ReplayCheck):
+    from train.collect_drafts import collect_drafts
+    from train.draft_traces import read_drafts
+    from train.replay_speculative import Replay
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    collect_drafts(*pair, prompts, config.longest, folder, config.max_new_tokens)
+    return Replay(read_drafts(folder))
+
+
+def compare(pair, prompts, replay, config: ReplayCheck) -> dict:
+    """Per way of drafting: on how many prompts the calls are equal, and predicted and measured seconds."""
+    import torch
+
+    from decoding import Speculative, generate
+    from decoding.cost import measure
+    from policies import Rule, Survival
+    from train.oracle import oracle
+    from train.replay import Cost
+    from train.replay_speculative import gap
+
+    cost = Cost(*measure(pair))
+    ways = {f"length {n}": (None, n, False) for n in (1, 2, 4) if n <= config.longest}
+    ways["top1 <= 0.4"] = (Rule("top1", 0.4, "<="), config.longest, False)
+    ways["survival 0.7"] = (Survival(), config.longest, True)
+    found = {}
+    for name, (stop, length, keep) in ways.items():
+        decoder, rows = Speculative(list(pair), length, stop, keep=keep), []
+        for prompt in prompts:
+            one = generate(decoder, torch.tensor([prompt.ids]), max_new_tokens=config.max_new_tokens, seed=0)
+            rows.append({"counts": one.counts, "seconds": one.seconds["total"]})
+        one = gap(replay(stop, length, keep), rows, cost)
+        found[name] = one | {"equal": f"{int(one['equal'].sum())}/{len(prompts)}"}
+    best = oracle(replay.texts, config.longest, config.max_new_tokens, cost)
+    return found | {"oracle": {"predicted": float(best.sum())}}
+
+
+def benchmark(replay, config: ReplayCheck) -> dict:
+    """Replayed trials a second, by what a trial asks for; each is a threshold or a draft length of its own."""
+    from policies import Rule, Survival
+    from train.replay_speculative import Replay
+
+    times = -(-config.positions // int(replay.texts.tokens.sum()))
+    tiled = Replay(replay.traces.tiled(times))
+    rule = Rule("entropy", 1.0)
+    score = tiled.scores(rule)
+    cut = lambda i: 0.05 + 0.9 * i / config.trials  # noqa: E731
+    kinds = {
+        "fixed length": lambda i: tiled(length=1 + i % config.longest),
+        "rule": lambda i: tiled(Rule("top1", cut(i), "<=")),
+        "threshold on kept scores": lambda i: (rule.set_threshold(5 * cut(i)), tiled(rule, score=score)),
+        "survival": lambda i: tiled(Survival(threshold=cut(i)), keep=True),
+        "looks back over rounds": lambda i: tiled(Rule("mean_entropy", 5 * cut(i))),
+    }
+    found = {"tokens": int(tiled.texts.tokens.sum()), "logged": int(replay.texts.tokens.sum())}
+    for name, trial in kinds.items():
+        # A kind that takes long is timed on fewer trials, spread alike.
+        some, began = range(0, config.trials, max(1, config.trials // 50)), time.perf_counter()
+        for i in some:
+            trial(i)
+        found[name] = len(some) / (time.perf_counter() - began)
+    return found
+
+
+def show(result: dict) -> None:
+    table = Table("draft", "same calls", "predicted s", "measured s", "ratio")
+    for name, row in result["live"].items():
+        numbers = [f"{row[key]:.2f}" if key in row else "" for key in ("predicted", "measured", "ratio")]
+        table.add_row(name, row.get("equal", ""), *numbers)
+    Console().print(table)
+    trials = result["trials"]
+    table = Table("trial", f"trials a second, {trials['tokens']:,} tokens ({trials['logged']:,} logged)")
+    for name, rate in trials.items():
+        if name not in ("tokens", "logged"):
+            table.add_row(name, f"{rate:.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(ReplayCheck, description=__doc__))

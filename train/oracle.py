@@ -1,0 +1,37 @@
+"""The best draft lengths in hindsight: what no policy can beat on these texts and with these costs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from decoding.cost import seconds
+from train.rounds import Texts
+
+
+def oracle(texts: Texts, longest: int, budget: int, cost) -> np.ndarray:
+    """[texts] least seconds in which rounds of 0 to ``longest`` drafted tokens can write each text.
+
+    Dynamic programming from the end of the text. A round without a draft costs the draft model nothing now; it reads
+    the gap when it is next asked. No policy of ``Speculative`` is faster as long as reading tokens at once costs no
+    more than reading them in parts.
+    """
+    most = int((texts.prompt_tokens + np.minimum(texts.tokens, budget)).max()) + longest + 2
+    small, large = (np.append(0.0, seconds(table, np.arange(1, most))) for table in (cost.small, cost.large))
+    parts = zip(texts.first, np.minimum(texts.tokens, budget), texts.prompt_tokens, strict=True)
+    return np.array([_least(texts.run[a : a + n], prompt, longest, budget, small, large) for a, n, prompt in parts])
+
+
+def _least(run: np.ndarray, prompt: int, longest: int, budget: int, small: np.ndarray, large: np.ndarray) -> float:
+    n, width = len(run), prompt + len(run) + 1
+    # left[i, b]: least seconds for what follows position i when the draft model is b tokens behind.
+    left = np.zeros((n + 1, width + 1))
+    for i in reversed(range(n)):
+        unread = 1 if i else prompt
+        left[i, :width] = large[unread] + left[i + 1, 1:]
+        drafting = np.inf
+        for k in range(1, min(longest, budget - i - 1) + 1):
+            right = min(k, int(run[i]))
+            after = left[min(i + right + 1, n), 2 if right == k else 1]
+            drafting = min(drafting, (k - 1) * small[1] + large[unread + k] + after)
+        left[i, :width] = np.minimum(left[i, :width], small[:width] + drafting)
+    return float(left[0, prompt])
