@@ -3,8 +3,8 @@
     python experiments/certificates.py
 
 First table: how often a single candidate of a known true loss is certified. At the budget itself that is the false
-certification rate, which must not exceed its nominal level; below it, it is the power. Second table: ten candidates
-whose true losses rise from a fifth of the budget to twice the budget; how often what is chosen breaks the promise,
+certification rate, which must not exceed its nominal level; below it, it is the power. Second table: 25 candidates
+whose true losses rise evenly to twice the budget; how often what is chosen breaks the promise,
 by the certificate and by the naive choice, the last candidate whose mean on as many tuning prompts is in the budget.
 """
 
@@ -23,7 +23,7 @@ from train.betting import bets, betting, binomial
 from train.certify import TAIL, check_settings, needed
 
 PARTS = (0.0, 0.5, 0.75, 1.0)
-LADDER = np.linspace(0.2, 2.0, 10)
+LADDER = np.linspace(0.08, 2.0, 25)
 BETTER = 0.1
 """share of prompts on which a candidate with signed losses is better than the large model, by the cap"""
 
@@ -128,7 +128,7 @@ def show(config: Certificates, result: dict) -> None:
     console.print(f"certified, of {config.runs} runs on {config.prompts} prompts; the last column at most", end=" ")
     console.print(f"{result['level']:g} by right")
     console.print(power)
-    choice = Table("ten candidates", "certificate breaks it", "promises at all", "naive choice breaks it")
+    choice = Table("25 candidates", "certificate breaks it", "promises at all", "naive choice breaks it")
     for kind, row in result["broken"].items():
         keys = ("certificate_breaks", "certificate_promises", "naive_breaks")
         choice.add_row(kind, *(f"{row[key]:.3f}" for key in keys))
