@@ -12,6 +12,7 @@ from policies import Random, Rule
 from train import live
 from train.llamacpp import LlamaCpp
 from train.search import GRID, Search
+from train.traffic import tuned_on
 
 if TYPE_CHECKING:
     from train.prepare import Job
@@ -45,19 +46,26 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
     if LlamaCpp.available(source):
         decoders["llamacpp"] = LlamaCpp(source, job.large.tokenizer, job.large.context)
         labels["llamacpp"] = "large model alone in llama.cpp"
-    measured = live.measure(
-        decoders,
-        job.splits["holdout"],
-        job.config.max_new_tokens,
-        job.large,
-        job.folder / "holdout.jsonl",
-        "hold-out",
-        # More trials may choose another policy: what was measured of this one is not what that one does.
-        setting=f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}",
-    )
+    prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
+    # More trials may choose another policy: what was measured of this one is not what that one does.
+    setting = f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
+    measured = live.measure(decoders, prompts, job.config.max_new_tokens, job.large, path, "hold-out", setting)
+    rows = live.finished(path, decoders, setting)
     methods = [summary(measured, key, labels[key]) for key in decoders]
     comparison = against_random(measured)
-    return {"methods": methods, "comparison": comparison, "verdict": verdict(job, methods, comparison)}
+    return {
+        "methods": methods,
+        "comparison": comparison,
+        "verdict": verdict(job, methods, comparison),
+        "traffic": traffic_of(job, chosen, [rows[p.id]["methods"] for p in prompts]),
+    }
+
+
+def traffic_of(job: Job, chosen: Chosen, rows: list[dict]) -> dict:
+    """What the tuned policy saw while it wrote the held-out texts: what new traffic is compared with."""
+    texts = [(row["tuned"]["answer"], row["tuned"]["writers"]) for row in rows]
+    references = [row[live.LARGE]["answer"] for row in rows]
+    return tuned_on(job.small, job.large, chosen.policy, job.splits["holdout"], texts, references)
 
 
 def random_rates(search: Search, chosen: Chosen) -> tuple[float, float]:

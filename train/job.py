@@ -141,7 +141,7 @@ def _write(job: Job, chosen: Chosen, result: dict) -> None:
 
 def _save(job: Job, chosen: Chosen, result: dict) -> None:
     """policy.json with all that is known of it; when a promise could not be made, one that keeps it all the same."""
-    keys = ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods", "certificate")
+    keys = ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods", "certificate", "traffic")
     provenance = {key: result[key] for key in keys if key in result}
     provenance["groups"] = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
     provenance["label"] = job.config.label
@@ -149,5 +149,6 @@ def _save(job: Job, chosen: Chosen, result: dict) -> None:
     if result.get("certificate", {"chosen": 0})["chosen"] is not None:
         chosen.policy.save(job.folder / "policy.json", **save)
     else:
-        Rule.always().save(job.folder / "policy.json", **save)
+        lossless = {key: value for key, value in provenance.items() if key != "traffic"}
+        Rule.always().save(job.folder / "policy.json", result["models"], lossless)
         chosen.policy.save(job.folder / "uncertified.json", **save)

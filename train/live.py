@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,7 @@ def measure(
     run that was killed goes on after the last one. One of ``decoders`` must be called "large": the reference.
     ``setting`` is what their names do not say: prompts measured with another one are measured again.
     """
-    same = lambda row: row["methods"].keys() == decoders.keys() and row["setting"] == setting  # noqa: E731
-    done = {row["id"]: row for row in read_rows(path) if same(row)}
+    done = finished(path, decoders, setting)
     names = list(decoders)
     todo = [(i, p) for i, p in enumerate(prompts) if p.id not in done]
     for name in names if todo else ():
@@ -49,6 +48,12 @@ def measure(
     rows = [done[p.id]["methods"] for p in prompts]
     fields = ("seconds", "tokens", "loss", "regret", "large_share")
     return {name: {f: np.array([row[name][f] for row in rows], float) for f in fields} for name in names}
+
+
+def finished(path: Path, names: Iterable[str], setting: str = "") -> dict[str, dict]:
+    """The rows of ``path`` by prompt id that were measured of exactly these decoders at this setting."""
+    rows = (row for row in read_rows(path) if row["methods"].keys() == set(names) and row["setting"] == setting)
+    return {row["id"]: row for row in rows}
 
 
 def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict:
