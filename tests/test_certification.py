@@ -154,7 +154,7 @@ def reckless(search, chosen):
 BAD = {
     "without a budget": ({"certify": 40}, "--certify needs --quality-budget"),
     "too few to certify anything": ({"quality_budget": 0.02, "certify": 20}, "--certify 20 certifies nothing: 42"),
-    "more than there are": ({"quality_budget": 0.3, "loss_cap": 0.6, "certify": 90}, "and 90 are asked for"),
+    "more than there are": ({"quality_budget": 0.3, "loss_cap": 0.6, "certify": 95}, "and 95 are asked for"),
     "negative": ({"quality_budget": 0.02, "certify": -1}, "--certify is a number of prompts, not -1"),
     "cap below the budget": ({"quality_budget": 0.3, "certify": 50}, "below the loss cap of 0.25"),
     "confidence": ({"quality_budget": 0.02, "certify": 50, "confidence": 1}, "the confidence is 1;"),
