@@ -168,6 +168,7 @@ def test_settings_and_losses_that_make_no_sense_are_refused():
         ("the loss cap is 2", fine, {"cap": 2.0}),
         ("the confidence is 1;", fine, {"confidence": 1.0}),
         ("one per row", fine, {"ids": ["a"]}),
+        ("0 candidates were frozen and 1 have losses", fine, {"frozen": 0}),
         ("one per row", fine, {"ids": ["a", "a", "b", "c", "d"]}),
     ]:
         with pytest.raises(ValueError, match=match) as error:

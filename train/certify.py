@@ -73,6 +73,8 @@ def certify(
     if ids is not None:
         losses = losses[prompt_order(ids, seed, len(losses))]
     n, candidates = len(losses), losses.shape[1] if frozen is None else frozen
+    if candidates < losses.shape[1]:
+        raise ValueError(f"{candidates} candidates were frozen and {losses.shape[1]} have losses; freeze all of them")
     level, tail_level = (1 - TAIL) * (1 - confidence), TAIL * (1 - confidence) / candidates
     pvalues, uppers = [], []
     for column in losses.T:
