@@ -8,9 +8,9 @@ import numpy as np
 from rich.progress import track
 
 from experiments.backoff_setting import Setting
-from experiments.handoff import losses, priced
 from train.atomic import append_rows, read_rows
 from train.generations import write
+from train.priced import losses, priced
 from train.prompts import Prompt
 
 

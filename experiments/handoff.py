@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import track
@@ -44,6 +43,7 @@ def main(config: HandOff) -> dict:
     from train.generations import answers
     from train.holdout import against_random
     from train.live import LARGE, bootstrap, speedup
+    from train.priced import alone, judged
     from train.replay import Cost
 
     small, large = default_pair()
@@ -92,46 +92,6 @@ def written(decoder, groups: Sequence[list[Prompt]], new: int, title: str) -> li
     from train.generations import write
 
     return [text for some in track(groups, title) for text in write(decoder, some, new)]
-
-
-def alone(prompts: Sequence[Prompt], answers: Sequence[list[int]], cost) -> dict[str, np.ndarray]:
-    """Priced seconds and tokens of the large model alone."""
-    from decoding.cost import seconds
-
-    tokens = np.array([len(a) for a in answers])
-    first = seconds(cost.large, [len(p.ids) for p in prompts])
-    return {"seconds": first + (tokens - 1) * seconds(cost.large, 1), "tokens": tokens}
-
-
-def judged(large, prompts, texts, references, cost) -> dict[str, np.ndarray]:
-    """Per text: priced seconds, tokens, those of the large model, guarded and plain regret."""
-    rows = []
-    for prompt, (answer, writers), reference in zip(prompts, texts, references, strict=True):
-        seconds = priced(len(prompt.ids), writers, [cost.small, cost.large])
-        rows.append((seconds, len(answer), sum(writers), *losses(large, prompt, answer, reference)))
-    return dict(zip(("seconds", "tokens", "large", "loss", "regret"), np.array(rows).T, strict=True))
-
-
-def losses(large, prompt: Prompt, answer: list[int], reference: list[int]) -> tuple[float, float]:
-    """(guarded regret, mean plain regret) of one answer."""
-    from train.quality import end_tokens, guarded_regret, score
-
-    (one,) = score(large, [prompt.ids], [answer])
-    return guarded_regret(one, answer, reference, end_tokens(large)), float(one.regret.mean())
-
-
-def priced(prompt: int, writers: list[int], tables: Sequence[dict]) -> float:
-    """Seconds of a text of which ``writers`` says who wrote each token, at one timing table per model.
-
-    A model is asked for every token that it or a larger one wrote, and reads the gap since it was last asked.
-    """
-    from decoding.cost import seconds
-
-    asked = [np.flatnonzero(np.array(writers) >= i) for i in range(len(tables))]
-    return sum(
-        float(seconds(table, np.diff(places, prepend=-prompt)).sum())
-        for table, places in zip(tables, asked, strict=True)
-    )
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from decoding.cost import seconds
-from experiments.handoff import priced as handoff
 from experiments.methods import Method
+from train.priced import priced as handoff
 from train.prompts import Prompt
 from train.replay import Cost
 

@@ -22,12 +22,12 @@ from experiments.backoff_policies import METHODS, Evenly, Fits
 from experiments.backoff_table import against_chance, large_share, seconds_per_token, summary
 from experiments.backoff_texts import columns
 from experiments.decision import decision_share
-from experiments.handoff import priced
 from policies import Periodic, Rule
 from train.fit_policy import FitPolicy
 from train.job import describe, make_search, trace
 from train.live import bootstrap
 from train.prepare import prepare
+from train.priced import priced
 from train.search import open_study, run_study
 from train.tune import Chosen
 

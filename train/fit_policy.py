@@ -4,12 +4,15 @@ Give it models, prompts and a target; it gives you a policy, a measured frontier
 
     python train/fit_policy.py                                  # the embedded pair and prompts, 1.3x faster
     python train/fit_policy.py --quality-budget 0.05            # the fastest policy that loses at most 0.05
+    python train/fit_policy.py --quality-budget 0.05 --certify 300      # ... and a promise that it does, on 300 more
     python train/fit_policy.py --small S --large L --prompts my.jsonl --policy mlp --name mine
 
 The steps: collect traces of both models on prompts, split by prompt group; fit; search thresholds with Optuna by
 replaying the traces; run the best three live on the tuning prompts, which corrects the threshold once; measure the
-hold-out once, live, paired and interleaved with its controls. Loss is the guarded regret (0: the large model's own
-text, 1: worst). A run that was stopped goes on where it was when started again with the same settings.
+hold-out once, live, paired and interleaved with its controls. With --certify, thresholds up to the tuned one are tested
+in a fixed order on prompts that nothing else touched; "cannot certify" is one of its answers, and then policy.json
+hands everything on. Loss is the guarded regret (0: the large model's own text, 1: worst). A run that was stopped goes
+on where it was when started again with the same settings.
 """
 
 from __future__ import annotations
@@ -30,6 +33,14 @@ class FitPolicy:
     """least loss at this speedup over the large model alone (the default goal: 1.3)"""
     quality_budget: float | None = None
     """best speedup at this mean guarded regret per prompt, in [0, 1], instead"""
+    certify: int = 0
+    """promise the quality budget, by a test on this many more prompts of the same source, of groups of their own (0: no
+    promise). A run with --quality-budget says how many it takes; they are written in batches, not timed"""
+    confidence: float = 0.9
+    """probability with which the promise holds"""
+    loss_cap: float = 0.25
+    """a prompt's loss counts as at most this in the promise, as rare disasters would take thousands of prompts to rule
+    out; how often they happen is bounded beside it"""
     policy: Literal["rule", "logistic", "mlp"] = "logistic"
     """kind of policy to fit"""
     label: Literal["regret", "kl", "disagree"] = "regret"

@@ -13,6 +13,7 @@ from train import live
 from train.llamacpp import LlamaCpp
 from train.samples import samples
 from train.search import GRID, Search
+from train.traffic import tuned_on
 
 if TYPE_CHECKING:
     from train.prepare import Job
@@ -50,6 +51,7 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
     # More trials may choose another policy: what was measured of this one is not what that one does.
     setting = f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
     measured = live.measure(decoders, prompts, job.config.max_new_tokens, job.large, path, "hold-out", setting=setting)
+    rows = live.finished(path, decoders, setting)
     methods = [summary(measured, key, labels[key]) for key in decoders]
     comparison = against_random(measured)
     return {
@@ -57,8 +59,16 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
         "comparison": comparison,
         "verdict": verdict(job, methods, comparison),
         "live_over_table": live.over_table(measured, prompts, job.cost.large),
-        "samples": samples(models, chosen.policy, prompts, live.finished(path, decoders, setting)),
+        "samples": samples(models, chosen.policy, prompts, rows),
+        "traffic": traffic_of(job, chosen, [rows[p.id]["methods"] for p in prompts]),
     }
+
+
+def traffic_of(job: Job, chosen: Chosen, rows: list[dict]) -> dict:
+    """What the tuned policy saw while it wrote the held-out texts: what new traffic is compared with."""
+    texts = [(row["tuned"]["answer"], row["tuned"]["writers"]) for row in rows]
+    references = [row[live.LARGE]["answer"] for row in rows]
+    return tuned_on(job.small, job.large, chosen.policy, job.splits["holdout"], texts, references)
 
 
 def random_rates(search: Search, chosen: Chosen) -> tuple[float, float]:

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from policies import token_classes
+from policies import Rule, token_classes
 from train import atomic, figure, report, tables
+from train.certificate import instead
+from train.certification import certification
 from train.collect import collect, explore
 from train.command import checking
 from train.holdout import hold_out
@@ -38,8 +40,12 @@ def run(config) -> None:
         if chosen is None:
             console.print(f"[bold]{_unreachable(job, search)}[/bold]")
             return
+        promise = certification(job, search, chosen) if config.certify else None
         length, _ = best_length(traces.of({p.id for p in job.splits["fit"]}, "large"), job.cost, config.max_new_tokens)
         result = describe(job, search, study, chosen) | hold_out(job, search, chosen, length)
+        if promise is not None:
+            what = [] if promise["chosen"] is not None else [instead(result["methods"])]
+            result |= {"certificate": promise, "verdict": " ".join([promise["claim"], *what, result["verdict"]])}
         _write(job, chosen, result)
         tracker.table(result)
 
@@ -124,13 +130,25 @@ def describe(job: Job, search: Search, study, chosen: Chosen) -> dict:
 
 
 def _write(job: Job, chosen: Chosen, result: dict) -> None:
-    provenance = {key: result[key] for key in ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods")}
-    provenance["groups"] = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
-    provenance["label"] = job.config.label
-    chosen.policy.save(job.folder / "policy.json", models=result["models"], provenance=provenance)
+    _save(job, chosen, result)
     atomic.write_json(job.folder / "result.json", result)
     figure.draw(result, job.folder / "frontier.png")
     report.write_html(result, job.folder / "report.html")
     tables.print_table(result, console)
     console.print(f"[bold]{result['verdict']}[/bold]")
     console.print(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
+
+
+def _save(job: Job, chosen: Chosen, result: dict) -> None:
+    """policy.json with all that is known of it; when a promise could not be made, one that keeps it all the same."""
+    keys = ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods", "certificate", "traffic")
+    provenance = {key: result[key] for key in keys if key in result}
+    provenance["groups"] = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
+    provenance["label"] = job.config.label
+    save = {"models": result["models"], "provenance": provenance}
+    if result.get("certificate", {"chosen": 0})["chosen"] is not None:
+        chosen.policy.save(job.folder / "policy.json", **save)
+    else:
+        lossless = {key: value for key, value in provenance.items() if key != "traffic"}
+        Rule.always().save(job.folder / "policy.json", result["models"], lossless)
+        chosen.policy.save(job.folder / "uncertified.json", **save)

@@ -15,10 +15,11 @@ from decoding.cost import measure as measure_cost
 from decoding.lm import check_compatible
 from decoding.pairs import load_model
 from train import atomic, run_folder
+from train.certify import LIMIT, check_settings, needed
 from train.prompts import Prompt, load_prompts, template_hash
 from train.replay import Cost
 from train.search import Goal
-from train.splits import split, split_hash
+from train.splits import refuse_overlap, reserve, split, split_hash
 from train.traces import TraceError, Traces, read_meta, read_traces
 
 console = Console()
@@ -42,11 +43,15 @@ def prepare(config) -> Job:
     goal = _goal(config)
     folder = output_folder(config)
     check_numbers(config, {"max_new_tokens": 1, "trials": 1, "threads": 1, "seed": 0})
+    _check_certificate(config)
     small, large = load_pair(config)
     tokenizer = large.tokenizer
     longest = min(small.context, large.context) - config.max_new_tokens
     prompts = load_prompts(config.prompts, tokenizer, config.limit, max_tokens=longest)
     splits = split(prompts, dict(zip(("fit", "tune", "holdout"), config.sizes, strict=True)), config.seed)
+    if config.certify:
+        splits["certify"] = _beyond(config, prompts, tokenizer, longest)
+        refuse_overlap(splits)
     if config.traces is not None:
         given(config.traces, about(config, small, large, splits))
     run = _identity(config, [small.identity(), large.identity()], splits)
@@ -118,6 +123,37 @@ def check_numbers(config, least_values: dict[str, int]) -> None:
         torch.empty(0, device=config.device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
         raise ValueError(f"no device {config.device!r} here: {str(error).splitlines()[0]}") from error
+
+
+def _check_certificate(config) -> None:
+    """Refuse a certificate that cannot be had, and say before any work how many prompts one would take."""
+    budget, confidence, cap, n = config.quality_budget, config.confidence, config.loss_cap, config.certify
+    if n < 0:
+        raise ValueError(f"--certify is a number of prompts, not {n}")
+    if n and budget is None:
+        raise ValueError("--certify needs --quality-budget: a certificate promises a loss")
+    if n:
+        check_settings(budget, confidence, cap)
+    elif budget is None or not budget < cap:
+        return
+    enough = [needed(budget, confidence, cap, part * budget) for part in (0.0, 0.5, 0.75)]
+    if n and (enough[0] is None or n < enough[0]):
+        raise ValueError(f"--certify {n} certifies nothing: {_prompts(enough[0])} are needed even if the loss is 0")
+    console.print(
+        f"to certify a loss of {budget:g} (at confidence {confidence:g}, losses capped at {cap:g}), --certify needs "
+        f"{_prompts(enough[0])} if the true loss is 0, {_prompts(enough[1])} if it is half of that and "
+        f"{_prompts(enough[2])} at three quarters{f'; it has {n}' if n else ''}"
+    )
+
+
+def _prompts(n: int | None) -> str:
+    return f"more than {LIMIT} prompts" if n is None else f"{n} prompts"
+
+
+def _beyond(config, used: list[Prompt], tokenizer, longest: int) -> list[Prompt]:
+    """The certification prompts: those that follow ``used`` in the same source, so that the other splits stay."""
+    pool = load_prompts(config.prompts, tokenizer, len(used) + 4 * config.certify, max_tokens=longest)
+    return reserve(pool, used, config.certify)
 
 
 def load_pair(config) -> tuple[LM, LM]:

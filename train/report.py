@@ -25,6 +25,13 @@ SEEN = (
     "The shortest held-out prompts, one of each family. Every token has the colour of its writer; point at it to see "
     "its risk: from the threshold on, the large model is asked. It is also asked about every end by the small one."
 )
+CANDIDATE = {  # column of the certificate: key of a candidate, format
+    "capped loss": ("capped_loss", ".4f"),
+    "p-value": ("pvalue", ".3g"),
+    "its own bound": ("upper", ".4f"),
+    "loss": ("loss", ".4f"),
+    "replayed loss": ("replayed_loss", ".4f"),
+}
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1f2430; max-width: 1040px; margin: 40px auto; padding: 0 20px }
 h1 { font-size: 28px; margin: 0 } h2 { font-size: 20px; margin: 44px 0 8px }
@@ -47,6 +54,7 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
     sections = [
         _header(result, name),
         section("Methods", _methods(result)),
+        section("Certificate", _certificate(result)),
         section("Frontier", _frontier(result), _replay_note(result)),
         section("Search", _trials(result), "One point per trial, as predicted on the tuning prompts."),
         section("Policy", _policy(result)),
@@ -105,6 +113,33 @@ def _methods(result: dict[str, Any]) -> str:
         f"{with_interval(found['difference'], found['interval'], '.3f')} ({found['confidence']:.0%} confidence).</p>"
         if rows and found
         else ""
+    )
+
+
+def _certificate(result: dict[str, Any]) -> str:
+    """The promise, what was tested for it in order, its slices and what it rests on."""
+    found = result.get("certificate")
+    if not found:
+        return ""
+    rows = [
+        (
+            i + 1,
+            *(format_number(c.get(key), form) for key, form in CANDIDATE.values()),
+            c.get("above_cap", "not tested"),
+            with_interval(c.get("priced_speedup"), c.get("priced_speedup_interval"), ".2f"),
+        )
+        for i, c in enumerate(found["candidates"])
+    ]
+    families = [
+        (f["family"], f["prompts"], format_number(f["capped_loss"], ".4f"), f["above_cap"]) for f in found["families"]
+    ]
+    chosen = [i == found["chosen"] for i in range(len(rows))]
+    test = [found["test"], f"p-values at most {format_number(found['level'], '.4g')} pass"]
+    return (
+        f"<p>{escape(found['claim'])}</p>{_faint(test)}"
+        + grid(("candidate", *CANDIDATE, "above the cap", "priced speedup"), rows, chosen)
+        + grid(("family", "prompts", "capped loss", "above the cap"), families)
+        + "".join(f'<p class="faint">{escape(text)}</p>' for text in found["assumptions"])
     )
 
 

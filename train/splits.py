@@ -57,6 +57,41 @@ def split(prompts: Sequence[Prompt], shares: dict[str, float] | None = None, see
     return {part: [p for name, p in zip(names, prompts, strict=True) if place[name] == part] for part in shares}
 
 
+def reserve(pool: Sequence[Prompt], used: Sequence[Prompt], count: int) -> list[Prompt]:
+    """The first ``count`` prompts of ``pool`` whose group holds nothing of ``used``, one of each group: independent.
+
+    Raises PromptError when there are fewer.
+    """
+    known = {prompt.id for prompt in used}
+    others = [prompt for prompt in pool if prompt.id not in known]
+    names = groups([*used, *others])
+    taken, kept = set(names[: len(used)]), []
+    for name, prompt in zip(names[len(used) :], others, strict=True):
+        if name not in taken:
+            taken.add(name)
+            kept.append(prompt)
+    if len(kept) < count:
+        raise PromptError(
+            f"{len(kept)} prompts have a group that the {len(used)} of the other splits do not touch, and {count} are "
+            f"asked for; give more prompts, or a lower limit"
+        )
+    return kept[:count]
+
+
+def refuse_overlap(splits: dict[str, list[Prompt]]) -> None:
+    """Raise PromptError when two splits share a prompt, or prompts that belong together."""
+    prompts = [prompt for part in splits.values() for prompt in part]
+    places = [name for name, part in splits.items() for _ in part]
+    first: dict[str, tuple[str, str]] = {}
+    for group, place, prompt in zip(groups(prompts), places, prompts, strict=True):
+        known = first.setdefault(group, (place, prompt.id))
+        if known[0] != place:
+            raise PromptError(
+                f"prompt {prompt.id} of the split {place} belongs together with {known[1]} of {known[0]}; no group of "
+                f"prompts may be in two splits"
+            )
+
+
 def split_hash(prompts: Iterable[Prompt]) -> str:
     """SHA-256 over the prompts' ids and token ids, whatever their order: the same hash means the same split."""
     return _digest(sorted([prompt.id, list(prompt.ids)] for prompt in prompts))

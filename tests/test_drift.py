@@ -1,0 +1,169 @@
+"""Has traffic moved: false alarms at their level, alarms when it has, and the steps that both are made of."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from job_toys import toy_pair, toy_prompts
+
+from decoding import LM, Backoff
+from policies import Rule
+from train import drift
+from train.drift import Monitor, traffic
+from train.generations import write
+from train.traffic import Watch, tuned_on
+
+NAMES = ("entropy", "agreed")
+
+
+def steps(seed, texts=30, length=40, alike=1.0, shift=0.0, rate=0.4):
+    """Steps of texts that each have a mood of their own: (table, escalated, accepted, texts)."""
+    rng = np.random.default_rng(seed)
+    mood = np.repeat(alike * rng.normal(size=texts), length)
+    entropy = mood + rng.normal(size=texts * length) + shift
+    agreed = np.where(rng.random(texts * length) < 0.2, np.nan, rng.random(texts * length) < 0.6)
+    escalated = rng.normal(size=texts * length) + mood > np.quantile(mood + rng.normal(size=len(mood)), 1 - rate)
+    return np.stack([entropy, agreed], 1), escalated, agreed, np.repeat(np.arange(texts), length)
+
+
+def reference(seed, **options):
+    return traffic(NAMES, *steps(seed, **options))
+
+
+def judged(monitor, seed, **options):
+    return monitor.update(NAMES, *steps(seed, **options)[:3])
+
+
+@pytest.mark.parametrize("alike", [0.0, 1.0])
+def test_false_alarms_are_no_more_than_said(alike, monkeypatch):
+    monkeypatch.setattr(drift, "WORTH", -1.0)  # any difference beyond chance is worth a word, however small
+    runs = 300
+    alarms = [judged(Monitor(reference(2 * i, alike=alike), 0.2), 2 * i + 1, alike=alike).moved for i in range(runs)]
+    assert np.mean(alarms) <= 0.2 * 6 / np.pi**2 + 3 * np.sqrt(0.12 * 0.88 / runs)
+
+
+def test_steps_that_are_alike_are_not_independent(monkeypatch):
+    """The mistake that makes monitors cry wolf: counting every token of a text as a witness of its own."""
+    monkeypatch.setattr(drift, "WORTH", -1.0)
+    alarms = []
+    for i in range(60):
+        found = reference(2 * i)
+        assert found["columns"]["entropy"]["alike"] > 5
+        for column in found["columns"].values():
+            column["alike"] = 1.0
+        alarms.append(judged(Monitor(found, 0.05), 2 * i + 1).moved)
+    assert np.mean(alarms) > 0.3
+
+
+def test_a_monitor_s_whole_life_has_its_level(monkeypatch):
+    monkeypatch.setattr(drift, "WORTH", -1.0)
+    alarmed = 0
+    for i in range(40):
+        monitor = Monitor(reference(100 * i, texts=60), 0.1)
+        alarmed += any(judged(monitor, 100 * i + 1 + j).moved for j in range(20))
+    assert alarmed / 40 <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "column"), [({"shift": 2.0}, "entropy"), ({"rate": 0.9}, "escalated")], ids=["entropy", "escalated"]
+)
+def test_what_has_moved_is_named(change, column):
+    for i in range(20):
+        found = judged(Monitor(reference(2 * i, alike=0.5)), 2 * i + 1, alike=0.5, **change)
+        assert found.moved
+        assert f"Traffic has moved, as 1200 steps show: {column} (PSI" in found.sentence
+        assert found.sentence.count("\n") == 0
+        assert found.columns["agreed"]["ks"] <= found.columns["agreed"]["limit"]
+
+
+def test_a_difference_that_is_sure_but_tiny_is_no_alarm():
+    found = judged(Monitor(reference(0, texts=3000, alike=0.0)), 1, texts=3000, alike=0.0, shift=0.08)
+    assert found.columns["entropy"]["ks"] > found.columns["entropy"]["limit"]
+    assert not found.moved
+    assert found.sentence.startswith("No sign in 120000 steps")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays(float, st.tuples(st.integers(1, 60), st.just(2)), elements=st.floats(-5, 5) | st.just(np.nan)),
+    st.integers(1, 5),
+)
+def test_the_same_steps_have_not_moved(table, texts):
+    escalated = np.arange(len(table)) % 2 == 0
+    found = traffic(NAMES, table, escalated, table[:, 1], np.arange(len(table)) % texts)
+    found = json.loads(json.dumps(found, allow_nan=False))
+    again = Monitor(found).update(NAMES, table, escalated, table[:, 1])
+    assert not again.moved
+    for name, column in again.columns.items():
+        assert column["ks"] == 0
+        assert column["psi"] == pytest.approx(0, abs=1e-9)
+        assert column["steps"] == found["columns"][name]["steps"]
+
+
+def test_a_column_that_is_never_known_now_is_no_alarm():
+    table, escalated, accepted, _ = steps(1)
+    found = Monitor(reference(0)).update(NAMES, table * [1, np.nan], escalated, accepted)
+    assert not found.moved
+    assert found.columns["agreed"]["steps"] == 0
+
+
+def test_steps_that_do_not_fit_are_refused():
+    table, escalated, accepted, texts = steps(0)
+    monitor = Monitor(reference(0))
+    with pytest.raises(ValueError, match="the steps lack agreed"):
+        monitor.update(("entropy",), table[:, :1], escalated, accepted)
+    with pytest.raises(ValueError, match="they must be of the same"):
+        monitor.update(NAMES, table[1:], escalated, accepted)
+    with pytest.raises(ValueError, match="one per step"):
+        traffic(NAMES, table, escalated, accepted, texts[1:])
+    with pytest.raises(ValueError, match="some steps"):
+        traffic(NAMES, table[:0], escalated[:0], accepted[:0], texts[:0])
+    with pytest.raises(ValueError, match="the level is 0"):
+        Monitor(reference(0), 0.0)
+    assert monitor.batches == 0
+
+
+def test_texts_read_again_show_what_the_policy_saw():
+    small, large = toy_pair()
+    prompts = toy_prompts(6)
+    policy = Rule("entropy", 2.8)
+    watch = Watch(policy)
+    texts = write(Backoff([small, large], watch), prompts, 10)
+    assert texts == write(Backoff([small, large], policy), prompts, 10)
+    names, table, escalated, accepted = watch.take()
+    assert 0.1 < escalated.mean() < 0.9
+    assert 0 < np.nanmean(accepted) < 1
+    assert len(table) == sum(len(answer) for answer, _ in texts)
+    answers = [answer for answer, _ in texts]
+    found = tuned_on(small, large, policy, prompts, texts, answers)
+    live = traffic(names, table, escalated, accepted, np.zeros(len(table)))
+    for name, column in found["columns"].items():
+        assert column["steps"] == live["columns"][name]["steps"]
+        assert column["mean"] == pytest.approx(live["columns"][name]["mean"], abs=1e-4)
+        np.testing.assert_allclose(column["cuts"], live["columns"][name]["cuts"], atol=1e-3)
+    assert not Monitor(found).update(names, table, escalated, accepted).moved
+    assert len(watch.take()[1]) == 0
+
+
+def test_another_model_is_noticed():
+    """What a monitor is for: the drafter was replaced, and the policy's features are no longer those it knew."""
+    small, large = toy_pair()
+    prompts, policy = toy_prompts(40), Rule("entropy", 2.8)
+    texts = write(Backoff([small, large], policy), prompts, 12)
+    monitor = Monitor(tuned_on(small, large, policy, prompts, texts, [a for a, _ in texts]))
+    for other, moved in ((small, False), (sharper(small), True)):
+        watch = Watch(policy)
+        write(Backoff([other, large], watch), toy_prompts(40, seed=9), 12)
+        assert monitor.update(*watch.take()).moved == moved
+
+
+def sharper(lm):
+    model = copy.deepcopy(lm.model)
+    with torch.no_grad():
+        model.lm_head.weight *= 3
+    return LM(model, lm.tokenizer)

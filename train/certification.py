@@ -1,0 +1,126 @@
+"""The certification of a run: candidates are frozen, then tested in order on prompts that nothing else has touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from decoding import Backoff
+from train import atomic
+from train.certificate import record
+from train.certify import Certificate, certify
+from train.command import InputError
+from train.generations import answers, write
+from train.prepare import Job
+from train.priced import alone, judged
+from train.prompts import Prompt
+from train.search import GRID, Search
+from train.splits import refuse_overlap, split_hash
+from train.tune import LEAST_SPEEDUP, Chosen
+
+CANDIDATES = 5
+BATCH = 16
+
+
+def certification(job: Job, search: Search, chosen: Chosen) -> dict:
+    """The certificate of ``chosen``, whose threshold becomes that of the candidate that passed, if one did.
+
+    Candidates are measured in their order, and none after the first that fails. Raises InputError when the
+    certification prompts have already been used on other candidates: their losses are known by now.
+    """
+    refuse_overlap(job.splits)
+    frozen = freeze(job.folder / "candidates.json", job, chosen, candidates(search, chosen))
+    path, prompts = job.folder / "certify.jsonl", job.splits["certify"]
+    references = _references(job, prompts, path)
+    measured: list[dict[str, np.ndarray]] = []
+    for i, candidate in enumerate(frozen):
+        chosen.policy.set_threshold(search.threshold(chosen.policy, candidate["quantile"]))
+        measured.append(_measure(job, i, chosen.policy, prompts, references, path))
+        certificate = _certify(job, measured, len(frozen))
+        if certificate.pvalues[-1] > certificate.level:
+            break
+    reference = alone(prompts, [references[p.id] for p in prompts], job.cost)
+    settle(search, chosen, frozen, certificate)
+    return record(job.config, certificate, frozen, measured, reference, prompts)
+
+
+def candidates(search: Search, chosen: Chosen) -> list[dict]:
+    """Up to CANDIDATES thresholds of the tuned policy, safest first and the tuned one last, evenly spaced in the loss
+    that replay predicts; the careful ones that would be no speedup are left out."""
+    curve = search.curve(chosen.policy)
+    last = int(np.abs(GRID - chosen.quantile).argmin())
+    losses = np.maximum.accumulate(curve[: last + 1, 1])
+    picked = [int(np.searchsorted(losses, losses[-1] * i / CANDIDATES, "right")) - 1 for i in range(1, CANDIDATES)]
+    worth = [i for i in picked if i >= 0 and curve[i, 0] * chosen.faster >= LEAST_SPEEDUP]
+    return [
+        {"quantile": float(GRID[i]), "replayed_speedup": float(curve[i, 0]), "replayed_loss": float(curve[i, 1])}
+        for i in sorted({*worth, last})
+    ]
+
+
+def freeze(path: Path, job: Job, chosen: Chosen, found: list[dict]) -> list[dict]:
+    """Write the candidates down before a certification prompt is touched; InputError when others were before."""
+    now = {
+        "trial": chosen.trial,
+        "quantiles": [round(c["quantile"], 6) for c in found],
+        "prompts": split_hash(job.splits["certify"]),
+    }
+    if not path.exists():
+        atomic.write_json(path, now)
+    elif json.loads(path.read_text(encoding="utf-8")) != now:
+        raise InputError(
+            f"the certification prompts of {job.folder} have been used on other candidates, so they can promise "
+            f"nothing about these; certify on prompts that no run has seen, under another --name"
+        )
+    return found
+
+
+def settle(search: Search, chosen: Chosen, frozen: list[dict], certificate: Certificate) -> None:
+    """Make ``chosen`` the certified candidate, or what was tuned when there is none."""
+    if certificate.chosen is not None:
+        chosen.quantile = frozen[certificate.chosen]["quantile"]
+    chosen.policy.set_threshold(search.threshold(chosen.policy, chosen.quantile))
+
+
+def _certify(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Certificate:
+    losses, config = np.stack([one["loss"] for one in measured], 1), job.config
+    ids = [prompt.id for prompt in job.splits["certify"]]
+    return certify(losses, config.quality_budget, config.confidence, config.loss_cap, ids, config.seed, frozen)
+
+
+def _references(job: Job, prompts: list[Prompt], path: Path) -> dict[str, list[int]]:
+    """The large model's own answers by prompt id."""
+    done = {row["id"]: row["answer"] for row in atomic.read_rows(path) if row["candidate"] == "large"}
+    for some in _batches(prompts, done, "certification, large model alone"):
+        written = answers(job.large, some, job.config.max_new_tokens)
+        rows = [{"id": p.id, "candidate": "large", "answer": a} for p, a in zip(some, written, strict=True)]
+        atomic.append_rows(path, rows)
+        done |= {row["id"]: row["answer"] for row in rows}
+    return done
+
+
+def _measure(job: Job, number: int, policy, prompts: list[Prompt], references: dict, path: Path) -> dict:
+    """Columns [prompts] of one candidate: loss, priced seconds, tokens, and those that the large model wrote."""
+    done = {row["id"]: row for row in atomic.read_rows(path) if row["candidate"] == number}
+    decoder = Backoff([job.small, job.large], policy.to(job.large.device))
+    for some in _batches(prompts, done, f"certification, candidate {number + 1}"):
+        written = write(decoder, some, job.config.max_new_tokens)
+        found = judged(job.large, some, written, [references[p.id] for p in some], job.cost)
+        rows = [
+            {"id": p.id, "candidate": number} | {name: float(column[i]) for name, column in found.items()}
+            for i, p in enumerate(some)
+        ]
+        atomic.append_rows(path, rows)
+        done |= {row["id"]: row for row in rows}
+    return {name: np.array([done[p.id][name] for p in prompts]) for name in ("loss", "seconds", "tokens", "large")}
+
+
+def _batches(prompts: list[Prompt], done: dict, title: str):
+    """Prompts that are not done yet, those of similar length together, in the same batches whatever was done before."""
+    ordered = sorted(prompts, key=lambda p: (len(p.ids), p.id))
+    batches = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+    todo = [batch for batch in batches if any(p.id not in done for p in batch)]
+    return track(todo, title, disable=not todo)

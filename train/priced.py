@@ -1,0 +1,53 @@
+"""Texts written in batches, judged, and their time priced: the calls that each took, at a measured timing table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from decoding import LM
+from decoding.cost import seconds
+from train.prompts import Prompt
+from train.quality import end_tokens, guarded_regret, score
+from train.replay import Cost
+
+
+def alone(prompts: Sequence[Prompt], answers: Sequence[list[int]], cost: Cost) -> dict[str, np.ndarray]:
+    """Priced seconds and tokens of the large model alone."""
+    tokens = np.array([len(a) for a in answers])
+    first = seconds(cost.large, [len(p.ids) for p in prompts])
+    return {"seconds": first + (tokens - 1) * seconds(cost.large, 1), "tokens": tokens}
+
+
+def judged(
+    large: LM,
+    prompts: Sequence[Prompt],
+    texts: Sequence[tuple[list[int], list[int]]],
+    references: Sequence[list[int]],
+    cost: Cost,
+) -> dict[str, np.ndarray]:
+    """Per text (tokens, who wrote them): priced seconds, tokens, those of the large model, guarded and plain regret."""
+    rows = []
+    for prompt, (answer, writers), reference in zip(prompts, texts, references, strict=True):
+        taken = priced(len(prompt.ids), writers, [cost.small, cost.large])
+        rows.append((taken, len(answer), sum(writers), *losses(large, prompt, answer, reference)))
+    return dict(zip(("seconds", "tokens", "large", "loss", "regret"), np.array(rows, float).T, strict=True))
+
+
+def losses(large: LM, prompt: Prompt, answer: list[int], reference: list[int]) -> tuple[float, float]:
+    """(guarded regret, mean plain regret) of one answer."""
+    (one,) = score(large, [prompt.ids], [answer])
+    return guarded_regret(one, answer, reference, end_tokens(large)), float(one.regret.mean())
+
+
+def priced(prompt: int, writers: list[int], tables: Sequence[dict]) -> float:
+    """Seconds of a text of which ``writers`` says who wrote each token, at one timing table per model.
+
+    A model is asked for every token that it or a larger one wrote, and reads the gap since it was last asked.
+    """
+    asked = [np.flatnonzero(np.array(writers) >= i) for i in range(len(tables))]
+    return sum(
+        float(seconds(table, np.diff(places, prepend=-prompt)).sum())
+        for table, places in zip(tables, asked, strict=True)
+    )
