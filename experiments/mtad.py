@@ -1,6 +1,7 @@
 """The tables of the MTAD paper (Qin et al. 2407.09722) at the size that is reachable here, with its missing controls.
 
-    python experiments/mtad.py --table main                 # everything at one draft length
+    python experiments/mtad.py --table main                 # everything at one draft length, greedy
+    python experiments/mtad.py --table main --drawing       # the same with the paper's filters
     python experiments/mtad.py --table tau --limit 24       # gamma, beta, tau: one setting varied, a line plot
 
 Main compares MTAD and MMTAD with what its reviewers asked for, all at the same draft length: exact speculative decoding
@@ -41,13 +42,13 @@ class Tables(Setup):
     tau: float = 0.5
     """how likely a block must be to the large model, in units of what the small one gave it"""
     drawing: bool = False
-    """vary the setting with the paper's filters (T=1, top-k 10, top-p 0.9), not greedily; main has both"""
+    """draw tokens with the paper's filters (T=1, top-k 10, top-p 0.9) instead of taking the likeliest"""
     limit: int | None = None
     """prompts whose answers are judged (default: 100, or 40 where a setting is varied)"""
     timed: int | None = None
     """of these, how many are timed one by one (default: 25, or 12); 0: time is priced from calls"""
     name: str | None = None
-    """name of the run (default: mtad-TABLE)"""
+    """name of the run (default: mtad-TABLE, mtad-TABLE-drawing)"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
 def with_defaults(config: Tables) -> Tables:
     """What was not given: fewer prompts where a setting is varied."""
     few = config.table != "main"
-    found = {"limit": 40 if few else 100, "timed": 12 if few else 25, "name": f"mtad-{config.table}"}
+    found = {
+        "limit": 40 if few else 100,
+        "timed": 12 if few else 25,
+        "name": f"mtad-{config.table}" + "-drawing" * config.drawing,
+    }
     return replace(config, **{key: value for key, value in found.items() if getattr(config, key) is None})
 
 

@@ -33,6 +33,7 @@ class Preset:
 
 
 def _main(config: Tables) -> Preset:
+    """Who draws and who does not in tables of their own: their losses are not of one kind."""
     joint = f"beams={config.beams},length={config.length},tau={config.tau:g}"
     alone, block = f"length={config.length},tau={config.tau:g}", f"length={config.length}"
     each = f"length={config.length},tau={per_token(config.tau, config.length)}"
@@ -41,7 +42,7 @@ def _main(config: Tables) -> Preset:
     ways = ("verify=raw", f"verify=filtered{SUFFIX}", f"verify=raw{SUFFIX}")
     ours = [f"{kind}:{joint},{way}" for kind in ("mtad", "mmtad") for way in ways]
     methods = (
-        *("large", f"large{SUFFIX}", f"beam:width={max(2, config.beams)}", "small"),
+        *(f"beam:width={max(2, config.beams)}", "small", f"small{SUFFIX}", f"large{SUFFIX}"),
         *(*_exact(config, ""), *_exact(config, SUFFIX), f"speculative:{block},accept=block{SUFFIX}"),
         # As many nodes as MMTAD's tree at most.
         *(f"specinfer:branches={tree}", f"specinfer:branches={tree}{SUFFIX}"),
@@ -50,7 +51,8 @@ def _main(config: Tables) -> Preset:
         *(f"typical:{block}{SUFFIX}", f"bild:{block}", f"fsd:{block}", f"fsd:{block}{SUFFIX}"),
     )
     claims = [claim for text in ours for claim in _claims(config, text, f"fixed:{each},{text.rpartition(',')[2]}")]
-    return Preset(methods, tuple(claims), {})
+    here = lambda text: text.endswith(SUFFIX) == config.drawing  # noqa: E731
+    return Preset(("large", *filter(here, methods)), tuple(c for c in claims if here(c.method)), {})
 
 
 def _claims(config: Tables, text: str, fixed: str) -> list[Claim]:

@@ -41,7 +41,8 @@ def few(monkeypatch):
 def run(toys, output, **changes):
     options = {"small": toys / "small", "large": toys / "large", "prompts": toys / "prompts.jsonl", "output": output}
     options |= {"max_new_tokens": 6, "timed": 0, "threads": 1, "beams": 2} | changes
-    return main([str(x) for key, value in options.items() for x in (f"--{key.replace('_', '-')}", value)])
+    drawing = ["--drawing"] * options.pop("drawing", False)
+    return main([str(x) for key, value in options.items() for x in (f"--{key.replace('_', '-')}", value)] + drawing)
 
 
 @pytest.mark.parametrize("drawing", [False, True])
@@ -74,11 +75,17 @@ def test_defaults_are_fewer_prompts_where_a_setting_is_varied():
 
 
 @pytest.mark.parametrize(
-    "table", ["main", "tau", *(pytest.param(t, marks=pytest.mark.slow) for t in ("gamma", "beta"))]
+    ("table", "drawing"),
+    [
+        ("main", False),
+        ("main", True),
+        ("tau", False),
+        *(pytest.param(t, False, marks=pytest.mark.slow) for t in ("gamma", "beta")),
+    ],
 )
-def test_every_table_runs(table, toys, tmp_path, capsys):
-    assert run(toys, tmp_path, table=table) == 0
-    folder = tmp_path / f"mtad-{table}"
+def test_every_table_runs(table, drawing, toys, tmp_path, capsys):
+    assert run(toys, tmp_path, table=table, drawing=drawing) == 0
+    folder = tmp_path / (f"mtad-{table}" + "-drawing" * drawing)
     result = json.loads((folder / "result.json").read_text())
     assert (folder / "frontier.png").exists()
     assert (folder / f"{table}.png").exists() == (table != "main")
