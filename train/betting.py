@@ -37,14 +37,9 @@ def betting(losses: np.ndarray, stakes: np.ndarray, m: float) -> np.ndarray:
 
 def binomial(bad: int, n: int, share: float) -> float:
     """P(at most ``bad`` of n) where each is bad with probability ``share``: the exact p-value of "more than share"."""
-    if bad >= n or share <= 0:
-        return 1.0
-    if share >= 1:
-        return 0.0
-    i = np.arange(bad + 1)
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    logs = factorials[n] - factorials[i] - factorials[n - i] + i * np.log(share) + (n - i) * np.log1p(-share)
-    return float(min(1.0, np.exp(logs).sum()))
+    from scipy.stats import binom
+
+    return float(binom.cdf(bad, n, min(max(share, 0.0), 1.0)))
 
 
 def largest(pvalue, level: float, top: float) -> float:
@@ -60,4 +55,6 @@ def largest(pvalue, level: float, top: float) -> float:
 
 def share_bound(bad: int, n: int, level: float) -> float:
     """Upper bound on a probability of which ``bad`` of n were seen: Clopper & Pearson's, exact at 1 - level."""
-    return largest(lambda share: binomial(bad, n, share), level, 1.0)
+    from scipy.stats import beta
+
+    return 1.0 if bad >= n else float(beta.ppf(1 - level, bad + 1, n - bad))
