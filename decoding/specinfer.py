@@ -48,7 +48,6 @@ class SpecInfer:
 
     def write(self, run: Run) -> Iterator[Commit]:
         self.shape.to(run.text.device)
-        run.drafted = run.accepted = 0
         while True:
             yield self._round(run, run.text.rows)
 
@@ -67,7 +66,6 @@ class SpecInfer:
         # Of the last level the draft has only written, not read.
         small.keep(rows, lengths, path[:, : depth - 1], accepted.clamp(max=depth - 1))
         run.drafted += int(room.sum())
-        run.accepted += int(accepted.sum())
         return Commit.checked(rows, tokens.gather(1, path), accepted, after)
 
     def _draft(self, run: Run, rows: Tensor, lengths: Tensor, tree: Tree, depth: int) -> tuple[Tensor, Tensor]:

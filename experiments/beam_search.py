@@ -11,6 +11,7 @@ import torch
 from decoding import LM
 from decoding.run import Run
 from decoding.text import Commit
+from experiments.peers import twin
 
 
 class BeamSearch:
@@ -28,10 +29,8 @@ class BeamSearch:
 
     @cached_property
     def model(self):
-        """A copy, made when first needed: this engine's own has another cache and attention."""
-        from experiments.speed import reference
-
-        return reference(self.models[0])
+        """The same weights as transformers runs them: this engine has another cache and attention."""
+        return twin(self.models[0])
 
     def write(self, run: Run) -> Iterator[Commit]:
         text, rows = run.text, run.text.rows

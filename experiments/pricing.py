@@ -26,7 +26,7 @@ def priced(method: Method, decoder, prompts: Sequence[Prompt], rows: Sequence[di
 
 def _one(method: Method, decoder, prompt: int, row: dict, cost: Cost) -> float:
     if method.kind.role == "handoff":
-        return handoff(prompt, row["writers"], cost)
+        return handoff(prompt, row["writers"], [cost.small, cost.large])
     if method.kind.role == "draft":
         return _drafted(decoder, prompt, row, cost)
     table = cost.small if method.kind.role == "small" else cost.large

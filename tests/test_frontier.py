@@ -327,7 +327,7 @@ def test_wrong_input_is_one_sentence_before_any_work(methods, changes, said, toy
 
 def test_a_folder_of_other_settings_is_refused(toys, finished, capsys):
     assert run(toys, finished.folder.parent, "small", max_new_tokens=9) == 2
-    assert "holds a run with another max_new_tokens" in capsys.readouterr().err
+    assert "holds a run with another --max-new-tokens" in capsys.readouterr().err
     assert json.loads((finished.folder / "result.json").read_text()) == finished.result
 
 
