@@ -13,6 +13,7 @@ import torch
 
 from decoding import LM
 from experiments.energy import counter
+from experiments.graders import grade
 from experiments.methods import Method, MethodError, build, parse
 from experiments.pricing import priced
 from experiments.summary import Measured, summary
@@ -52,6 +53,8 @@ def prepare(config: Setup, texts: tuple[str, ...]) -> Study:
     small, large = load_pair(config)
     longest = min(small.context, large.context) - config.max_new_tokens
     prompts = load_prompts(config.prompts, large.tokenizer, config.limit, max_tokens=longest)
+    for prompt in {p.family: p for p in prompts}.values():
+        grade(prompt, "")  # a package that a grader lacks is said now, not after an hour of texts
     decoders = {key: build(method, [small, large]) for key, method in methods.items()}
     kept = ("small", "large", "prompts", "max_new_tokens", "device", "dtype", "seed")
     settings = {key: str(value) for key, value in asdict(config).items() if key in kept}
@@ -99,8 +102,6 @@ def written(study: Study) -> dict[str, list[dict]]:
 
 def graded(study: Study, rows: list[dict]) -> list[float | None]:
     """The score of each answer in its task, None where the task has no grader."""
-    from experiments.graders import grade
-
     decode = study.large.tokenizer.decode
     texts = [decode(row["answer"], skip_special_tokens=True) for row in rows]
     return [grade(prompt, text) for prompt, text in zip(study.prompts, texts, strict=True)]

@@ -22,6 +22,7 @@ from experiments.pricing import priced
 from experiments.registry import KINDS
 from policies import Random
 from train.atomic import read_rows
+from train.command import InputError
 from train.generations import counted
 from train.recipes import RECIPES
 from train.replay import Cost
@@ -294,13 +295,22 @@ def test_timed_runs_take_turns_and_count_joules(toys, tmp_path, monkeypatch):
 
 
 def test_a_grader_scores_the_tasks_it_knows(toys, tmp_path, monkeypatch):
-    grader = ModuleType("experiments.graders")
-    grader.grade = lambda prompt, text: None if prompt.family == "odd" else float(prompt.id == "p0" and "w" in text)
-    monkeypatch.setitem(sys.modules, "experiments.graders", grader)
+    known = lambda prompt, text: None if prompt.family == "odd" else float(prompt.id == "p0" and "w" in text)  # noqa: E731
+    monkeypatch.setattr(study, "grade", known)
     assert run(toys, tmp_path, "small") == 0
     for row in json.loads((tmp_path / "default/result.json").read_text())["methods"]:
         assert (row["score"], row["graded"]) == (0.25, 4)
         assert row["families"]["odd"]["score"] is None
+
+
+def test_what_a_grader_lacks_is_said_before_any_work(toys, tmp_path, monkeypatch, capsys):
+    def lacking(prompt, text):
+        raise InputError("chrF needs a package")
+
+    monkeypatch.setattr(study, "grade", lacking)
+    assert run(toys, tmp_path, "small") == 2
+    assert capsys.readouterr().err.strip() == "frontier: chrF needs a package"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ target's. Run the same command again and it goes on where it was; with more --mi
     python train/distill.py --target my/model --self-prompts 20000 --device cuda --output runs/mine
     python train/distill.py --prompts mine.jsonl --init decoding/drafter.gguf --lr 5e-4 --output runs/adapted
 
-A second, larger drafter, for a Backoff of three models. A token costs 0.17 to 0.23 of the default target's on a CPU
-(`decoding.cost.measure`, 1 thread; 4 x 256: 0.11 to 0.12). It has three times the weights outside the embedding:
+A second, larger drafter, for a Backoff of three models. A token costs 0.18 to 0.20 of the default target's on a CPU
+(`decoding.cost.measure`; 4 x 256: 0.11 to 0.12). It has three times the weights outside the embedding:
 
     python train/distill.py --self-prompts 4000 --text corpus.txt --layers 8 --width 320 --minutes 120 \\
         --output runs/drafter-large
