@@ -1,9 +1,10 @@
-"""The forward of a Llama in a third of the operations that transformers takes.
+"""The forward of a Llama with fewer and larger operations than transformers takes.
 
-One token of a small model is so little work that most of its time goes into starting operations: a layer of
-transformers' Llama starts about a hundred, this one seventeen. Queries, keys and values are one product, as are the
-two halves of the feed-forward layer; a rotation is one complex multiplication, for which the rows of the weights of
-queries and keys are laid out in pairs (their inner products do not change); the mask is made once, not once a layer.
+One token of a small model is so little work that much of its time goes into starting operations. Queries, keys and
+values are one product, as are the two halves of the feed-forward layer; a rotation is one complex multiplication, for
+which the rows of the weights of queries and keys are laid out in pairs (their inner products do not change); the mask
+is made once, not once a layer, and not at all for one token of one text. A layer starts 51 operations instead of 65,
+views counted, and no module is called but its plain products. What it is worth: ``experiments/lean_forward.py``.
 """
 
 from __future__ import annotations
