@@ -132,7 +132,8 @@ def try_children(p: Tensor, q: Tensor | None, tokens: Tensor, uniform: Tensor, g
         kept = torch.where(asked & keep, i, kept)
         rejected = (asked & ~keep)[:, None]
         p = torch.where(rejected, _normalised((p - q).clamp(min=0), p), p)
-        q = torch.where(rejected, _normalised(q.scatter(1, token, 0.0), q.scatter(1, token, 0.0)), q)
+        others = q.scatter(1, token, 0.0)
+        q = torch.where(rejected, _normalised(others, others), q)
     return kept, p
 
 
