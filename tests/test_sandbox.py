@@ -1,5 +1,6 @@
 """The sandbox: nothing that an answer does hangs, fills or leaves the machine, and no shortcut counts as a pass."""
 
+import contextlib
 import os
 import socket
 import time
@@ -209,13 +210,28 @@ def test_processes_end_with_it(tmp_path, monkeypatch):
     if not isolation():
         pytest.skip("no namespaces here")
     script = tmp_path / "gets_away.py"
-    script.write_text(
-        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    open('ran', 'w')\n    time.sleep(100)\n"
-    )
+    # The parent lives on: it is the first process of the namespace, with whose end the child would be gone by itself.
+    script.write_text("import os, time\nif os.fork() == 0:\n    os.setsid()\n    open('ran', 'w')\ntime.sleep(100)\n")
     monkeypatch.setattr("experiments.sandbox.CHILD", script)
-    assert _talk(b"", str(tmp_path), 2.0) == b"" and (tmp_path / "ran").exists()
-    commands = [Path(f"/proc/{pid}/cmdline") for pid in os.listdir("/proc") if pid.isdigit()]
-    assert not [c for c in commands if c.exists() and str(script).encode() in c.read_bytes()]
+    for seconds in (2.0, 8.0, 32.0):  # a busy machine takes that long to start Python
+        assert _talk(b"", str(tmp_path), seconds) == b""
+        if (tmp_path / "ran").exists():
+            break
+    assert (tmp_path / "ran").exists()
+    deadline = time.monotonic() + 30  # the kernel ends a namespace in its own time
+    while _running(script) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _running(script)
+
+
+def _running(script: Path) -> list[str]:
+    """Ids of the processes that run ``script``; one that ends meanwhile, or has ended, has no command line."""
+    found = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if str(script).encode() in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.append(process)
+    return found
 
 
 def test_the_network_is_cut_where_namespaces_work():
