@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from decoding import Autoregressive, Backoff, Speculative, default_pair, generate
-from decoding.pairs import DRAFTER, TARGET_WHEEL
+from decoding.pairs import DRAFTER, TARGET_WHEEL, load_model
 from policies import Rule
 from train.prompts import load_prompts
 
@@ -33,6 +33,11 @@ def batch(pair):
 @pytest.fixture(scope="module")
 def answer(pair, batch):
     return generate(Autoregressive(pair[1]), *batch, max_new_tokens=NEW)
+
+
+def test_a_small_model_from_a_gguf_file_runs_as_the_default_one_does(pair):
+    assert load_model("small", str(DRAFTER)).model.dtype == pair[0].model.dtype
+    assert load_model("large", str(DRAFTER)).model.dtype == torch.float32
 
 
 def test_drafter_is_small_and_has_the_targets_tokenizer(pair):

