@@ -136,9 +136,9 @@ def commits(
     stop = (lambda row, new: stops.find(run.text, row, new)) if stops is not None else None
     while len(run.text.rows):
         commit = next(writing)
-        for session in run.sessions:
-            session.check()
-        run.text.append(commit, stop)
+        if any(run.text.append(commit, stop, [session.broken for session in run.sessions])):
+            for session in run.sessions:
+                session.check()
         if pieces is not None:
             pieces.update(run.text, commit.rows.tolist())
         yield commit
@@ -202,7 +202,7 @@ def _result(run: Run, input_ids: Tensor, pad: int, seconds: float) -> Result:
         writers=text.signed.gather(1, where).masked_fill(~written, -1),
         counts={
             "calls": [s.calls for s in sessions],
-            "tokens_read": [int(s.tokens) for s in sessions],
+            "tokens_read": [s.tokens for s in sessions],
             "drafted": run.drafted,
             "accepted": run.accepted,
             "escalated": run.escalated,
