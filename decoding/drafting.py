@@ -70,36 +70,46 @@ def draft(
     run: Run, trail: Trail | None, rows: Tensor, lengths: Tensor, room: Tensor, limit: int, keep: bool
 ) -> Drafted:
     """A draft by the first model of at most ``room`` [r] tokens, ``limit`` where the budget allows."""
-    text, session = run.text, run.sessions[0]
-    # Without a stop the host knows how the draft goes, until a budget comes to its end.
-    known = trail is None and text.room > limit
-    span = _unread(text, limit) if trail is None else None
-    which, drafted, tokens, logits = None, room, [], []
-    for place in range(limit):
-        if not known:
-            which = (drafted > place).nonzero().squeeze(1)
-            if not len(which):
-                break
-        at, begin = _of(rows, which), _of(lengths, which)
-        row_logits, hidden = session.next(text.ids, begin + place, at, trail is not None and trail.needs_hidden, span)
+    text, session, hidden = run.text, run.sessions[0], trail is not None and trail.needs_hidden
+    fresh = _fresh(run, rows, lengths, limit)
+    span = None if keep else _unread(text, limit)
+    # Without a stop the host knows how a draft goes, until a budget comes to its end.
+    which, drafted, most, total = None, room, limit, limit * len(rows)
+    tokens, logits = [], []
+    for place in range(limit + 1):
+        if (place > 0 and trail is not None) or text.room <= limit:
+            which, most, total = _going(drafted, place)
+        if place >= most:
+            break
+        at, now = _of(rows, which), _of(lengths, which) + place
+        row_logits, states = session.next(text.ids, now, at, hidden, span)
         span = Span(text.longest + place + 1, 1)
-        drawn = _drawn(run, row_logits, at, begin, place, limit)
         if trail is not None:
-            stopped = trail.policy(trail.step(row_logits, at, begin + place, hidden))
-            ended = torch.where(stopped, place + keep, drafted[which])
-            drafted = drafted.index_copy(0, which, ended)
-        text.ids[at, begin + place] = drawn
+            stopped = trail.policy(trail.step(row_logits, at, now, states))
+            drafted = torch.where(_spread(stopped, which, len(rows)), place + keep, drafted)
+        drawn = run.sampling.draw(row_logits, _of(fresh[:, place], which))
+        text.ids[at, now] = drawn
         tokens.append(_spread(drawn, which, len(rows)))
         logits.append(_spread(row_logits, which, len(rows)))
-    if known:
-        most, total = limit, limit * len(rows)
-    else:
-        most, total = torch.stack([drafted.max(), drafted.sum()]).tolist()
     if most == 0:
-        return Drafted(
-            rows.new_zeros(len(rows), 0), torch.empty(len(rows), 0, session.vocab, device=rows.device), drafted, 0
-        )
+        nothing = torch.empty(len(rows), 0, session.vocab, device=rows.device)
+        return Drafted(rows.new_empty(len(rows), 0), nothing, drafted, 0)
     return Drafted(torch.stack(tokens[:most], 1), torch.stack(logits[:most], 1), drafted, total)
+
+
+def _fresh(run: Run, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:
+    """Noise [r, limit] to draw a draft with."""
+    if run.sampling.greedy:
+        return torch.zeros(len(rows), limit, device=rows.device)
+    place = torch.arange(limit, device=rows.device)
+    return noise(run.text, rows, (lengths - run.text.prompts[rows])[:, None], place, DRAW, limit)
+
+
+def _going(drafted: Tensor, place: int) -> tuple[Tensor | None, int, int]:
+    """Which rows draft more than ``place`` tokens, None for all; the most that one of them does; the sum."""
+    further = drafted > place
+    most, total, going = torch.stack([drafted.max(), drafted.sum(), further.sum()]).tolist()
+    return further.nonzero().squeeze(1) if 0 < going < len(drafted) else None, most, total
 
 
 def _unread(text: Text, limit: int) -> Span | None:
@@ -110,20 +120,13 @@ def _unread(text: Text, limit: int) -> Span | None:
     return text.span(1 if most <= limit else 2)
 
 
-def _drawn(run: Run, logits: Tensor, rows: Tensor, lengths: Tensor, place: int, limit: int) -> Tensor:
-    if run.sampling.greedy:
-        return logits.argmax(-1)
-    starts = lengths - run.text.prompts[rows]
-    return run.sampling.draw(logits, noise(run.text, rows, starts, place, DRAW, limit))
-
-
 def _of(values: Tensor, which: Tensor | None) -> Tensor:
     """The entries ``which`` of ``values`` [r], all for None."""
-    return values if which is None or len(which) == len(values) else values[which]
+    return values if which is None else values[which]
 
 
 def _spread(values: Tensor, which: Tensor | None, rows: int) -> Tensor:
     """[rows, ...] with ``values`` at ``which`` and zeros elsewhere."""
-    if len(values) == rows:
+    if which is None:
         return values
     return values.new_zeros(rows, *values.shape[1:]).index_copy(0, which, values)
