@@ -8,7 +8,9 @@ lie in other slots than their positions, after the text, until ``keep`` moves a 
 from __future__ import annotations
 
 import time
+import weakref
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,8 +56,9 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         _, heads, _, width = key_states.shape
-        self.keys = key_states.new_zeros(self.batch, self.capacity + 1, heads, width)
-        self.values = value_states.new_zeros(self.batch, self.capacity + 1, heads, value_states.shape[-1])
+        with torch.inference_mode(False):  # a cache may outlive its session
+            self.keys = key_states.new_zeros(self.batch, self.capacity + 1, heads, width)
+            self.values = value_states.new_zeros(self.batch, self.capacity + 1, heads, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -108,12 +111,16 @@ class Session:
 
     def __init__(self, lm, batch: int, capacity: int):
         self.model, self.name, self.vocab, self.batch = lm.model, lm.name, lm.vocab, batch
-        self.lean = lm.lean()
-        self.plan, self.capacity = Plan(), capacity
-        layers = [SlotLayer(self.plan, batch, capacity) for _ in range(lm.model.config.num_hidden_layers)]
-        self.cache = SlotCache(self.plan, layers)
+        self.lean, self.recorder, self.capacity = lm.lean(), None, capacity
+        if lm.recorders is not None:
+            self.recorder = lm.recorders.lend(batch, capacity, self._new_cache)
+        if self.recorder is not None:
+            self.capacity = self.recorder.capacity
+            weakref.finalize(self, lm.recorders.take_back, self.recorder)
+        self.cache = self._new_cache(capacity) if self.recorder is None else self.recorder.cache
+        self.plan = self.cache.plan
         self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
-        self.begins = torch.arange(batch, device=lm.device)[:, None] * (capacity + 1)
+        self.begins = torch.arange(batch, device=lm.device)[:, None] * (self.capacity + 1)
         self.greatest = torch.zeros(1, device=lm.device)
         self.calls, self.tokens = 0, 0
         self.seconds, self.prefill = 0.0, 0.0
@@ -187,6 +194,8 @@ class Session:
     def check(self) -> None:
         """Raise FloatingPointError when the model has returned NaN."""
         if bool(self.broken):
+            if self.recorder is not None:  # masked, a NaN value would still make NaN of what the next session reads
+                self.recorder.broken = True
             raise FloatingPointError(
                 f"the model {self.name} returned NaN logits; check its weights or use a wider dtype"
             )
@@ -198,6 +207,12 @@ class Session:
         read = [self.catch_up(ids, lengths[p], rows[p], keep, hidden, t) for p, t in zip(parts, trees, strict=True)]
         back = torch.cat(parts).argsort()
         return tuple(torch.cat(both)[back] for both in zip(*read, strict=True)) if hidden else torch.cat(read)[back]
+
+    def _new_cache(self, capacity: int) -> SlotCache:
+        plan = Plan()
+        return SlotCache(
+            plan, [SlotLayer(plan, self.batch, capacity) for _ in range(self.model.config.num_hidden_layers)]
+        )
 
     def _plan(self, rows: Tensor, slots: Tensor, reach: int) -> None:
         self.plan.rows = None if len(rows) == self.batch else rows
@@ -219,10 +234,16 @@ class Session:
     def _run(self, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
         if self.lean is not None:
             return self.lean(ids, self.plan.places, self.cache, self.plan.reach, keep)
-        positions = self.plan.places.queries
-        options = {"logits_to_keep": keep, "output_hidden_states": hidden, "use_cache": True}
-        out = self.model(input_ids=ids, position_ids=positions, past_key_values=self.cache, **options)
-        return out.logits, out.hidden_states[-1][:, -keep:] if hidden else None
+        # Not a method: what is recorded outlives the session.
+        forward = partial(_forward, self.model, self.cache)
+        replayed = None if self.recorder is None else self.recorder.run(forward, ids, keep, hidden)
+        return forward(ids, keep, hidden) if replayed is None else replayed
+
+
+def _forward(model, cache: SlotCache, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
+    options = {"logits_to_keep": keep, "output_hidden_states": hidden, "use_cache": True}
+    out = model(input_ids=ids, position_ids=cache.plan.places.queries, past_key_values=cache, **options)
+    return out.logits, out.hidden_states[-1][:, -keep:] if hidden else None
 
 
 def _apart(gaps: Tensor) -> tuple[Tensor, Tensor] | None:
