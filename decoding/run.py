@@ -26,7 +26,7 @@ class Run:
     def draw(self, logits: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
         """The next token [r] of ``rows`` [r], of ``lengths`` [r] tokens, by ``logits`` [r, vocab]."""
         if self.sampling.greedy:  # the noise is what costs
-            return logits.argmax(-1)
+            return self.sampling.draw(logits, None)
         return self.sampling.draw(logits, self.text.uniform(rows, lengths - self.text.prompts[rows], DRAW))
 
     @property
