@@ -45,7 +45,7 @@ class Drafted:
         return self.total == self.tokens.numel()
 
 
-def noise(text: Text, rows: Tensor, starts: Tensor, place: Tensor | int, stream: int, length: int) -> Tensor:
+def noise(text: Text, rows: Tensor, starts: Tensor, place: Tensor, stream: int, length: int) -> Tensor:
     """Noise [r] or [r, k] of the round that begins after ``starts`` answer tokens, at ``place`` in its draft.
 
     A position that is drafted again gets new noise: a rule that looks beyond the first rejection has already used the

@@ -119,6 +119,11 @@ class Recorder:
         return CudaGraph(run)
 
 
+def rounded(capacity: int) -> int:
+    """How many tokens a cache holds that is asked to hold ``capacity``."""
+    return -(-capacity // CAPACITY) * CAPACITY
+
+
 def recordable(model) -> bool:
     """Whether all weights are on one CUDA device."""
     return {p.device.type for p in model.parameters()} == {"cuda"} and len({p.device for p in model.parameters()}) == 1
@@ -140,7 +145,7 @@ class Recorders:
             self.addresses, self.free, self.broken = addresses, [], False
         if self.broken:
             return None
-        capacity = -(-capacity // CAPACITY) * CAPACITY
+        capacity = rounded(capacity)
         for recorder in self.free:
             if (recorder.batch, recorder.capacity) == (batch, capacity):
                 self.free.remove(recorder)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
+from tyro.conf import arg
 
 from decoding.options import Model, use
 
@@ -30,8 +32,8 @@ class MeasureCost:
     """cpu, cuda, cuda:1, mps ..."""
     dtype: str = "float32"
     """of the weights: float32, bfloat16 or float16"""
-    threads: int | None = None
-    """CPU threads (default: torch chooses)"""
+    threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
+    """CPU threads"""
 
 
 def main(argv: list[str] | None = None) -> int:
