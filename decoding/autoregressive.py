@@ -9,7 +9,6 @@ import torch
 
 from decoding.lm import LM
 from decoding.run import Run
-from decoding.sampling import DRAW
 from decoding.text import Commit
 
 
@@ -26,6 +25,6 @@ class Autoregressive:
         while True:
             rows = text.rows
             lengths = text.lengths[rows]
-            logits = session.catch_up(text.ids, lengths, rows)[:, -1]
-            tokens = run.sampling.draw(logits, text.uniform(rows, lengths - text.prompts[rows], DRAW))
+            logits = session.catch_up(text.ids, lengths, rows, span=text.span(1))[:, -1]
+            tokens = run.draw(logits, rows, lengths)
             yield Commit.one(rows, tokens, torch.zeros_like(tokens))

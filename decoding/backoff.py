@@ -10,7 +10,6 @@ from torch import Tensor
 
 from decoding.lm import LM
 from decoding.run import Run
-from decoding.sampling import DRAW
 from decoding.text import Commit
 from decoding.trail import Policy, Trail
 
@@ -43,30 +42,32 @@ class Backoff:
         run.escalated = [0] * len(self.policies)
         while True:
             rows = text.rows
-            tokens = torch.empty_like(rows)
-            writers = torch.zeros_like(rows)
-            self._ask(run, trails, 0, torch.arange(len(rows), device=rows.device), tokens, writers)
+            tokens, writers, _ = self._ask(run, trails, 0, rows)
             yield Commit.one(rows, tokens, writers)
 
-    def _ask(self, run: Run, trails: list[Trail], i: int, which: Tensor, tokens: Tensor, writers: Tensor) -> Tensor:
-        """Let model i write ``tokens[which]``, unless its policy hands them on; returns the logits of model i."""
-        text, rows = run.text, run.text.rows[which]
-        lengths = text.lengths[rows]
+    def _ask(self, run: Run, trails: list[Trail], i: int, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The next tokens [r] of ``rows`` [r], by model i or whom its policy hands them on to; the writers [r]; and
+        the logits [r, vocab] of model i."""
+        text, lengths = run.text, run.text.lengths[rows]
         trail = trails[i] if i < len(trails) else None
-        seen = run.sessions[i].next(text.ids, lengths, rows, trail is not None and trail.needs_hidden)
-        logits = seen[0]
-        drawn = run.sampling.draw(logits, text.uniform(rows, lengths - text.prompts[rows], DRAW))
-        tokens[which], writers[which] = drawn, i
-        if trail is not None:
-            handed = self._hand_on(run, i, trail, rows, seen, drawn)
-            if self.verify_eos:
-                handed = handed | text.ends(drawn)
-            if bool(handed.any()):
-                run.escalated[i] += int(handed.sum())
-                large = self._ask(run, trails, i + 1, which[handed], tokens, writers)
-                agreed = large.argmax(-1) == logits[handed].argmax(-1)
-                trail.checked_by_large(rows[handed], lengths[handed] + 1, agreed, large)
-        return logits
+        # Only the first model reads every token, and so lags by one.
+        span = text.span(1) if i == 0 else None
+        seen = run.sessions[i].next(text.ids, lengths, rows, trail is not None and trail.needs_hidden, span)
+        tokens = run.draw(seen[0], rows, lengths)
+        writers = torch.full_like(tokens, i)
+        if trail is None:
+            return tokens, writers, seen[0]
+        handed = self._hand_on(run, i, trail, rows, seen, tokens)
+        if self.verify_eos:
+            handed = handed | text.ends(tokens)
+        on = handed.nonzero().squeeze(1)
+        if len(on):
+            run.escalated[i] += len(on)
+            theirs, wrote, large = self._ask(run, trails, i + 1, rows[on])
+            agreed = large.argmax(-1) == seen[0][on].argmax(-1)
+            trail.checked_by_large(rows[on], lengths[on] + 1, agreed, large)
+            tokens, writers = tokens.index_copy(0, on, theirs), writers.index_copy(0, on, wrote)
+        return tokens, writers, seen[0]
 
     def _hand_on(
         self, run: Run, i: int, trail: Trail, rows: Tensor, seen: tuple[Tensor, Tensor | None], drawn: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from decoding.run import Run
 from decoding.sampling import DRAW
+from decoding.session import Span
 from decoding.text import Text
 from decoding.trail import Trail
 
@@ -24,6 +26,25 @@ class Proposer(Protocol):
     def propose(self, ids: Tensor, lengths: Tensor, rows: Tensor, limit: int) -> tuple[Tensor, Tensor]: ...
 
 
+@dataclass(slots=True)
+class Drafted:
+    """Drafts of r rows, which lie in the text's scratch too."""
+
+    tokens: Tensor
+    """[r, k] ids"""
+    logits: Tensor
+    """[r, k, vocab] they were drawn from; 0 and -inf where nothing was left to chance"""
+    lengths: Tensor
+    """[r] how many of the tokens are meant"""
+    total: int
+    """how many of all rows are"""
+
+    @property
+    def even(self) -> bool:
+        """Whether all rows drafted all k."""
+        return self.total == self.tokens.numel()
+
+
 def noise(text: Text, rows: Tensor, starts: Tensor, place: Tensor, stream: int, length: int) -> Tensor:
     """Noise [r] or [r, k] of the round that begins after ``starts`` answer tokens, at ``place`` in its draft.
 
@@ -33,52 +54,79 @@ def noise(text: Text, rows: Tensor, starts: Tensor, place: Tensor, stream: int, 
     return text.uniform(rows, starts * (length + 1) + place, stream)
 
 
-def propose(run: Run, proposer: Proposer, rows: Tensor, lengths: Tensor, room: Tensor, limit: int):
-    """A proposed draft in the text's scratch: tokens [r, k], logits [r, k, vocab] of certainty, lengths [r]."""
+def propose(run: Run, proposer: Proposer, rows: Tensor, lengths: Tensor, room: Tensor, limit: int) -> Drafted:
+    """A draft by ``proposer`` of at most ``room`` [r] tokens, as if it had been certain of it."""
     text, vocab = run.text, run.sessions[-1].vocab
     tokens, drafted = proposer.propose(text.ids, lengths, rows, limit)
     drafted = torch.minimum(drafted, room)
-    tokens = tokens[:, : int(drafted.max())]
-    text.ids[rows[:, None], lengths[:, None] + torch.arange(tokens.shape[1], device=rows.device)] = tokens
+    most, total = torch.stack([drafted.max(), drafted.sum()]).tolist()
+    tokens = tokens[:, :most]
+    text.ids[rows[:, None], lengths[:, None] + torch.arange(most, device=rows.device)] = tokens
     logits = torch.full((*tokens.shape, vocab), -torch.inf, device=rows.device)
-    return tokens, logits.scatter_(2, tokens[..., None], 0.0), drafted
+    return Drafted(tokens, logits.scatter_(2, tokens[..., None], 0.0), drafted, total)
 
 
 def draft(
     run: Run, trail: Trail | None, rows: Tensor, lengths: Tensor, room: Tensor, limit: int, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A draft by the first model in the text's scratch: tokens [r, k], logits [r, k, vocab], lengths [r]."""
-    text, session = run.text, run.sessions[0]
-    starts, drafted = lengths - text.prompts[rows], torch.zeros_like(rows)
-    going = drafted < room
+) -> Drafted:
+    """A draft by the first model of at most ``room`` [r] tokens, ``limit`` where the budget allows."""
+    text, session, hidden = run.text, run.sessions[0], trail is not None and trail.needs_hidden
+    fresh = _fresh(run, rows, lengths, limit)
+    span = None if keep else _unread(text, limit)
+    # Without a stop the host knows how a draft goes, until a budget comes to its end.
+    which, drafted, most, total = None, room, limit, limit * len(rows)
     tokens, logits = [], []
-    while bool(going.any()):
-        which = going.nonzero().squeeze(1)
-        at, place = rows[which], drafted[which]
-        now = lengths[which] + place
-        row_logits, hidden = session.next(text.ids, now, at, trail is not None and trail.needs_hidden)
-        stopped = _stopped(trail, row_logits, at, now, hidden)
-        ahead = which if keep else which[~stopped]
-        drawn = run.sampling.draw(row_logits, noise(text, at, starts[which], place, DRAW, limit))
+    for place in range(limit + 1):
+        if (place > 0 and trail is not None) or text.room <= limit:
+            which, most, total = _going(drafted, place)
+        if place >= most:
+            break
+        at, now = _of(rows, which), _of(lengths, which) + place
+        row_logits, states = session.next(text.ids, now, at, hidden, span)
+        span = Span(text.longest + place + 1, 1)
+        if trail is not None:
+            stopped = trail.policy(trail.step(row_logits, at, now, states))
+            drafted = torch.where(_spread(stopped, which, len(rows)), place + keep, drafted)
+        drawn = run.sampling.draw(row_logits, _of(fresh[:, place], which))
         text.ids[at, now] = drawn
-        drafted[ahead] += 1
         tokens.append(_spread(drawn, which, len(rows)))
         logits.append(_spread(row_logits, which, len(rows)))
-        going = torch.zeros_like(going).index_fill(0, which[~stopped], True) & (drafted < room)
-    k = int(drafted.max())
-    if k == 0:
-        return lengths.new_zeros(len(rows), 0), torch.empty(len(rows), 0, session.vocab, device=rows.device), drafted
-    return torch.stack(tokens[:k], 1), torch.stack(logits[:k], 1), drafted
+    if most == 0:
+        nothing = torch.empty(len(rows), 0, session.vocab, device=rows.device)
+        return Drafted(rows.new_empty(len(rows), 0), nothing, drafted, 0)
+    return Drafted(torch.stack(tokens[:most], 1), torch.stack(logits[:most], 1), drafted, total)
 
 
-def _stopped(trail: Trail | None, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None) -> Tensor:
-    if trail is None:
-        return torch.zeros_like(rows, dtype=torch.bool)
-    return trail.policy(trail.step(logits, rows, lengths, hidden))
+def _fresh(run: Run, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:
+    """Noise [r, limit] to draw a draft with."""
+    if run.sampling.greedy:
+        return torch.zeros(len(rows), limit, device=rows.device)
+    place = torch.arange(limit, device=rows.device)
+    return noise(run.text, rows, (lengths - run.text.prompts[rows])[:, None], place, DRAW, limit)
 
 
-def _spread(values: Tensor, which: Tensor, rows: int) -> Tensor:
+def _going(drafted: Tensor, place: int) -> tuple[Tensor | None, int, int]:
+    """Which rows draft more than ``place`` tokens, None for all; the most that one of them does; the sum."""
+    further = drafted > place
+    most, total, going = torch.stack([drafted.max(), drafted.sum(), further.sum()]).tolist()
+    return further.nonzero().squeeze(1) if 0 < going < len(drafted) else None, most, total
+
+
+def _unread(text: Text, limit: int) -> Span | None:
+    """What the draft has not read of any row: the last token, and the one before it where its whole draft was kept."""
+    fewest, most = text.gained
+    if fewest <= limit < most:
+        return None  # some rows one, some two
+    return text.span(1 if most <= limit else 2)
+
+
+def _of(values: Tensor, which: Tensor | None) -> Tensor:
+    """The entries ``which`` of ``values`` [r], all for None."""
+    return values if which is None else values[which]
+
+
+def _spread(values: Tensor, which: Tensor | None, rows: int) -> Tensor:
     """[rows, ...] with ``values`` at ``which`` and zeros elsewhere."""
-    if len(which) == rows:
+    if which is None:
         return values
     return values.new_zeros(rows, *values.shape[1:]).index_copy(0, which, values)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from decoding.lm import LM, check_compatible
 from decoding.memory import check_fits
+from decoding.prospect import observe
 from decoding.run import Run
 from decoding.sampling import Sampling
 from decoding.stream import Piece, PieceStream, StopStrings
@@ -85,7 +86,8 @@ def generate(
 
     ``eos_token_id`` None means the last model's generation_config, ``()`` never ends early; a stop string ends a row
     after the token that completes it. Row r of a batch seeded s draws what a single run seeded s + r draws; ``seed``
-    None takes a fresh one. ``stream(piece)`` is called for every token (``decoding.stream.Piece``).
+    None takes a fresh one. ``stream(piece)`` is called for every token (``decoding.stream.Piece``). Where it is known
+    what the models cost here (``decoding.measure_cost``), a draft length that loses is warned of, once.
 
     Raises ValueError before any work for input that does not fit (shapes, context length, memory, unequal tokenizers,
     logits processors that would be ignored), FloatingPointError at the step in which a model returns NaN.
@@ -100,7 +102,9 @@ def generate(
             pass
     pad = _pad(decoder.models[-1], pad_token_id)
     # Outside inference mode: a result may be trained on.
-    return _result(run, input_ids, pad, time.perf_counter() - began)
+    result = _result(run, input_ids, pad, time.perf_counter() - began)
+    observe(decoder, len(input_ids), result.counts)
+    return result
 
 
 def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed) -> Run:
@@ -136,9 +140,9 @@ def commits(
     stop = (lambda row, new: stops.find(run.text, row, new)) if stops is not None else None
     while len(run.text.rows):
         commit = next(writing)
-        for session in run.sessions:
-            session.check()
-        run.text.append(commit, stop)
+        if any(run.text.append(commit, stop, [session.broken for session in run.sessions])):
+            for session in run.sessions:
+                session.check()
         if pieces is not None:
             pieces.update(run.text, commit.rows.tolist())
         yield commit
@@ -202,7 +206,7 @@ def _result(run: Run, input_ids: Tensor, pad: int, seconds: float) -> Result:
         writers=text.signed.gather(1, where).masked_fill(~written, -1),
         counts={
             "calls": [s.calls for s in sessions],
-            "tokens_read": [int(s.tokens) for s in sessions],
+            "tokens_read": [s.tokens for s in sessions],
             "drafted": run.drafted,
             "accepted": run.accepted,
             "escalated": run.escalated,

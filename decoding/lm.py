@@ -11,6 +11,7 @@ import torch
 
 from decoding.architectures import attention, context
 from decoding.attention import use_attention
+from decoding.graphs import Recorders, recordable
 from decoding.lean import Lean
 from decoding.packed import PackedLinear, pack
 from decoding.session import Session
@@ -24,11 +25,12 @@ class LM:
     """A causal language model and its tokenizer.
 
     ``LM.load`` takes a folder, a hub id or a ``.gguf`` file; ``LM(hf_model, tokenizer)`` wraps a loaded model, also a
-    quantised one or one with a device_map, and sets its attention implementation. Raises ValueError for an
-    architecture that would not be exact.
+    quantised one or one with a device_map, and sets its attention implementation. With ``graphs`` forwards of few
+    tokens become CUDA graphs, on one CUDA device (``decoding.graphs``). Raises ValueError for an architecture that
+    would not be exact.
     """
 
-    def __init__(self, model, tokenizer=None):
+    def __init__(self, model, tokenizer=None, graphs=False):
         use_attention(model, attention(model.config))
         self.model, self.tokenizer = model.eval(), tokenizer
         self.vocab = model.config.vocab_size
@@ -37,9 +39,10 @@ class LM:
             self.vocab = min(self.vocab, max(tokenizer.get_vocab().values()) + 1)
         self.context = context(model.config)
         self._lean: Lean | None = None
+        self.recorders = Recorders(model) if graphs and recordable(model) else None
 
     @classmethod
-    def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True) -> LM:
+    def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True, graphs=False) -> LM:
         """Load weights and tokenizer; GGUF weights become a plain dense model of ``dtype``.
 
         On CPU the linear layers are ``packed``: faster, and in memory twice (see ``decoding.packed``).
@@ -62,7 +65,7 @@ class LM:
         model.to(device)
         if packed and model.device.type == "cpu":
             pack(model)
-        return cls(model, tokenizer)
+        return cls(model, tokenizer, graphs)
 
     @property
     def name(self) -> str:

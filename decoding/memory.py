@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from decoding.graphs import rounded
 from decoding.lm import LM
 
 GIB = 2**30
@@ -28,7 +29,8 @@ def check_fits(models: Sequence[LM], batch: int, capacity: int) -> None:
     """Raise ValueError, with the size in GiB, when the caches of all model slots do not fit in available memory."""
     needed = Counter()
     for lm in models:
-        needed[lm.device] += cache_bytes(lm, batch, capacity) // _spread(lm)
+        slots = capacity if lm.recorders is None else rounded(capacity)
+        needed[lm.device] += cache_bytes(lm, batch, slots) // _spread(lm)
     for device, size in needed.items():
         room = available(device)
         if size > room:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from decoding.lm import LM
 from decoding.run import Run
-from decoding.sampling import DRAW
 from decoding.session import Session
 from decoding.text import Commit
 
@@ -51,7 +50,7 @@ class MTJD:
             rows = text.rows
             size = min(self.block, text.budget - written)
             blocks, scores = search.blocks(rows, size)
-            chosen = run.sampling.draw(scores, text.uniform(rows, text.lengths[rows] - text.prompts[rows], DRAW))
+            chosen = run.draw(scores, rows, text.lengths[rows])
             tokens = blocks[torch.arange(len(rows), device=rows.device), chosen]
             written += size
             yield Commit(rows, tokens, torch.zeros_like(tokens), torch.full_like(rows, size))

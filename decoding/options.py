@@ -103,17 +103,23 @@ def read_text(text: str) -> str:
 
 
 def check_numbers(options: Options) -> None:
-    import torch
-
-    for name in ("length", "beams", "max_new_tokens", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    for name in ("length", "beams", "max_new_tokens"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
     if not options.tau >= 0:
         raise ValueError(f"--tau must be at least 0, not {options.tau}")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use(options.device, options.threads)
+
+
+def use(device: str, threads: int | None) -> None:
+    """Set the number of CPU threads; ValueError when it is none or the device is not here."""
+    import torch
+
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {threads}")
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
-        torch.empty(0, device=options.device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise ValueError(f"no device {options.device!r} here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from decoding.sampling import Sampling
+from decoding.sampling import DRAW, Sampling
 from decoding.session import Session
 from decoding.text import Text
 
@@ -21,6 +22,12 @@ class Run:
     drafted: int = 0
     escalated: list[int] = field(default_factory=list)
     """per policy: how often it said True (or an EOS was handed on)"""
+
+    def draw(self, logits: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+        """The next token [r] of ``rows`` [r], of ``lengths`` [r] tokens, by ``logits`` [r, vocab]."""
+        if self.sampling.greedy:  # the noise is what costs
+            return self.sampling.draw(logits, None)
+        return self.sampling.draw(logits, self.text.uniform(rows, lengths - self.text.prompts[rows], DRAW))
 
     @property
     def accepted(self) -> int:

@@ -63,8 +63,11 @@ class Sampling:
         kept = torch.zeros_like(probabilities).scatter_(-1, where, kept)
         return kept / kept.sum(-1, keepdim=True)
 
-    def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """[...] token ids drawn from ``logits`` [..., vocab] by inverting the distribution at ``uniform`` [...]."""
+    def draw(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
+        """[...] token ids drawn from ``logits`` [..., vocab] by inverting the distribution at ``uniform`` [...].
+
+        Greedy reads no noise.
+        """
         return logits.argmax(-1) if self.greedy else invert(self.probabilities(logits), uniform)
 
 

@@ -8,6 +8,9 @@ lie in other slots than their positions, after the text, until ``keep`` moves a 
 from __future__ import annotations
 
 import time
+import weakref
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +25,14 @@ WASTE = 256
 A forward reads every weight once, and in that time an accelerator multiplies about this many tokens (its operations per
 byte of memory); a CPU multiplies fewer, so there this much padding always costs more than another forward.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What the host knows of rows without asking: each has exactly ``unread`` tokens to read, up to ``reach``."""
+
+    reach: int
+    unread: int
 
 
 class Plan:
@@ -45,8 +56,9 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         _, heads, _, width = key_states.shape
-        self.keys = key_states.new_zeros(self.batch, self.capacity + 1, heads, width)
-        self.values = value_states.new_zeros(self.batch, self.capacity + 1, heads, value_states.shape[-1])
+        with torch.inference_mode(False):  # a cache may outlive its session
+            self.keys = key_states.new_zeros(self.batch, self.capacity + 1, heads, width)
+            self.values = value_states.new_zeros(self.batch, self.capacity + 1, heads, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -99,13 +111,18 @@ class Session:
 
     def __init__(self, lm, batch: int, capacity: int):
         self.model, self.name, self.vocab, self.batch = lm.model, lm.name, lm.vocab, batch
-        self.lean = lm.lean()
-        self.plan, self.capacity = Plan(), capacity
-        layers = [SlotLayer(self.plan, batch, capacity) for _ in range(lm.model.config.num_hidden_layers)]
-        self.cache = SlotCache(self.plan, layers)
+        self.lean, self.recorder, self.capacity = lm.lean(), None, capacity
+        if lm.recorders is not None:
+            self.recorder = lm.recorders.lend(batch, capacity, self._new_cache)
+        if self.recorder is not None:
+            self.capacity = self.recorder.capacity
+            weakref.finalize(self, lm.recorders.take_back, self.recorder)
+        self.cache = self._new_cache(capacity) if self.recorder is None else self.recorder.cache
+        self.plan = self.cache.plan
         self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
-        self.nan = torch.zeros((), dtype=torch.bool, device=lm.device)
-        self.calls, self.tokens = 0, torch.zeros((), dtype=torch.long, device=lm.device)
+        self.begins = torch.arange(batch, device=lm.device)[:, None] * (self.capacity + 1)
+        self.greatest = torch.zeros(1, device=lm.device)
+        self.calls, self.tokens = 0, 0
         self.seconds, self.prefill = 0.0, 0.0
 
     @torch.no_grad()
@@ -117,6 +134,7 @@ class Session:
         keep: int = 1,
         hidden: bool = False,
         tree: Tree | None = None,
+        span: Span | None = None,
     ):
         """Read what ``rows`` [r] have not read of ``ids`` [batch, ...] up to ``lengths`` [r], in one forward.
 
@@ -124,28 +142,36 @@ class Session:
         tokens only that many columns mean anything (never fewer than one: the last token is read again if need be).
         With ``hidden`` also the last hidden states [r, keep, width]. What lies beyond the texts of a ``tree`` is read
         as its nodes, in any number of calls. Rows that are far behind the others are read in a forward of their own
-        where that saves more than ``WASTE`` tokens of padding.
+        where that saves more than ``WASTE`` tokens of padding. A ``span`` of at least ``keep`` tokens saves asking the
+        device what there is to read.
         """
-        start = torch.minimum(self.read[rows], lengths - 1)
-        gaps = (lengths - start).clamp(min=keep)
-        reach, longest, unread, first = torch.stack([lengths.max(), gaps.max(), gaps.sum(), start.min()]).tolist()
-        parts = _apart(gaps) if len(rows) * longest - unread > WASTE else None
-        if parts is not None:
-            return self._read_apart(parts, ids, lengths, rows, keep, hidden, tree)
-        slots = lengths[:, None] + torch.arange(-longest, 0, device=ids.device)
-        real = slots >= start[:, None]
-        # Padding stands at position 0, where there is something to look at; its output is not used.
-        slots = slots.clamp(min=0)
-        self.plan.places = Places(slots) if tree is None else tree.places(slots, reach)
-        self._plan(rows, torch.where(real, slots, self.capacity), reach)
-        self.tokens += real.sum()
-        logits, states = self._forward(ids[rows[:, None], slots], first == 0, keep, hidden)
+        start, prompt = None, False
+        if span is None:
+            start = torch.minimum(self.read[rows], lengths - 1)
+            gaps = (lengths - start).clamp(min=keep)
+            facts = [lengths.max(), gaps.max(), gaps.sum(), start.min(), start.sum(), lengths.sum()]
+            reach, longest, wanted, first, read, end = torch.stack(facts).tolist()
+            parts = _apart(gaps) if len(rows) * longest - wanted > WASTE else None
+            if parts is not None:
+                return self._read_apart(parts, ids, lengths, rows, keep, hidden, tree)
+            span, new, prompt = Span(reach, longest), end - read, first == 0
+        slots = stored = lengths[:, None] + torch.arange(-span.unread, 0, device=ids.device)
+        if start is not None and new < slots.numel():
+            stored = torch.where(slots < start[:, None], self.capacity, slots)
+            # Padding stands at position 0, where there is something to look at; its output is not used.
+            slots = slots.clamp(min=0)
+        self.tokens += slots.numel() if start is None else new
+        self.plan.places = Places(slots) if tree is None else tree.places(slots, span.reach)
+        self._plan(rows, stored, span.reach)
+        logits, states = self._forward(ids[rows[:, None], slots], prompt, keep, hidden)
         self.read[rows] = lengths
         return (logits, states) if hidden else logits
 
-    def next(self, ids: Tensor, lengths: Tensor, rows: Tensor, hidden: bool = False) -> tuple[Tensor, Tensor | None]:
+    def next(
+        self, ids: Tensor, lengths: Tensor, rows: Tensor, hidden: bool = False, span: Span | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits [r, vocab] after the last token of ``rows`` [r], and with ``hidden`` its hidden state [r, width]."""
-        out = self.catch_up(ids, lengths, rows, hidden=hidden)
+        out = self.catch_up(ids, lengths, rows, hidden=hidden, span=span)
         return (out[0][:, -1], out[1][:, -1]) if hidden else (out[:, -1], None)
 
     def rollback(self, rows: Tensor, lengths: Tensor) -> None:
@@ -160,9 +186,16 @@ class Session:
             layer.move((begin + path).flatten(), new.flatten())
         self.read[rows] = lengths + counts
 
+    @property
+    def broken(self) -> Tensor:
+        """[1] whether the model has returned NaN, which the greatest of all logits then is too."""
+        return self.greatest.isnan()
+
     def check(self) -> None:
         """Raise FloatingPointError when the model has returned NaN."""
-        if bool(self.nan):
+        if bool(self.broken):
+            if self.recorder is not None:  # masked, a NaN value would still make NaN of what the next session reads
+                self.recorder.broken = True
             raise FloatingPointError(
                 f"the model {self.name} returned NaN logits; check its weights or use a wider dtype"
             )
@@ -175,16 +208,23 @@ class Session:
         back = torch.cat(parts).argsort()
         return tuple(torch.cat(both)[back] for both in zip(*read, strict=True)) if hidden else torch.cat(read)[back]
 
+    def _new_cache(self, capacity: int) -> SlotCache:
+        plan = Plan()
+        return SlotCache(
+            plan, [SlotLayer(plan, self.batch, capacity) for _ in range(self.model.config.num_hidden_layers)]
+        )
+
     def _plan(self, rows: Tensor, slots: Tensor, reach: int) -> None:
-        self.plan.slots, self.plan.reach = (slots + rows[:, None] * (self.capacity + 1)).flatten(), reach
         self.plan.rows = None if len(rows) == self.batch else rows
+        begins = self.begins if self.plan.rows is None else self.begins[rows]
+        self.plan.slots, self.plan.reach = (begins + slots).flatten(), reach
 
     def _forward(self, ids: Tensor, prompt: bool, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
         """Logits, cut to the shared vocabulary, and last hidden states of what is planned; counted and timed."""
         began = time.perf_counter()
         logits, states = self._run(ids, keep, hidden)
         logits = logits[..., : self.vocab]
-        self.nan |= logits.amax(-1).isnan().any()
+        self.greatest = torch.maximum(self.greatest, logits.amax())
         seconds = time.perf_counter() - began
         self.calls += 1
         self.seconds += seconds
@@ -194,10 +234,16 @@ class Session:
     def _run(self, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
         if self.lean is not None:
             return self.lean(ids, self.plan.places, self.cache, self.plan.reach, keep)
-        positions = self.plan.places.queries
-        options = {"logits_to_keep": keep, "output_hidden_states": hidden, "use_cache": True}
-        out = self.model(input_ids=ids, position_ids=positions, past_key_values=self.cache, **options)
-        return out.logits, out.hidden_states[-1][:, -keep:] if hidden else None
+        # Not a method: what is recorded outlives the session.
+        forward = partial(_forward, self.model, self.cache)
+        replayed = None if self.recorder is None else self.recorder.run(forward, ids, keep, hidden)
+        return forward(ids, keep, hidden) if replayed is None else replayed
+
+
+def _forward(model, cache: SlotCache, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
+    options = {"logits_to_keep": keep, "output_hidden_states": hidden, "use_cache": True}
+    out = model(input_ids=ids, position_ids=cache.plan.places.queries, past_key_values=cache, **options)
+    return out.logits, out.hidden_states[-1][:, -keep:] if hidden else None
 
 
 def _apart(gaps: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from decoding.acceptance import Acceptance, Exact, Strict
-from decoding.draft import Draft, at
-from decoding.drafting import Proposer, draft, noise, propose
+from decoding.draft import Draft, at, at_each
+from decoding.drafting import Drafted, Proposer, draft, noise, propose
 from decoding.judge import JUDGE
 from decoding.lm import LM
 from decoding.run import Run
@@ -55,49 +55,64 @@ class Speculative:
         self.scratch = length + 1
 
     def write(self, run: Run) -> Iterator[Commit]:
-        text, large = run.text, run.sessions[-1]
+        text = run.text
         trail = Trail(self.stop, text) if self.stop is not None else None
         rounds = 0
         while True:
             rows = text.rows
             lengths = text.lengths[rows]
-            tokens, logits, drafted = self._draft(run, trail, rows, lengths)
-            k = tokens.shape[1]
-            checked = large.catch_up(text.ids, lengths + drafted, rows, keep=k + 1)
-            # Rows are right-aligned: bring the logits of the first drafted token of each to the front.
-            shift = (k - drafted)[:, None] + torch.arange(k + 1, device=rows.device)
-            checked = checked[torch.arange(len(rows), device=rows.device)[:, None], shift.clamp(max=k)]
+            drafted = self._draft(run, trail, rows, lengths)
+            checked = self._check(run, rows, lengths, drafted)
             # A row has gained a token in every round, so the host knows when all are past the strict prefix.
             accept = self.strict if rounds < self.strict_prefix else self.accept
-            accepted, after = accept(self._block(run, rows, lengths, tokens, drafted, logits, checked))
+            accepted, after = accept(self._block(run, rows, lengths, drafted, checked))
+            kept = lengths + accepted
             for session in run.sessions:
-                session.rollback(rows, lengths + accepted)
-            run.drafted += int(drafted.sum())
+                session.rollback(rows, kept)
+            run.drafted += drafted.total
             rounds += 1
             if trail is not None:
-                trail.checked_by_large(rows, lengths + accepted + 1, accepted == drafted, at(checked, accepted))
-            yield Commit.checked(rows, tokens, accepted, after)
+                trail.checked_by_large(rows, kept + 1, accepted == drafted.lengths, at(checked, accepted))
+            yield Commit.checked(rows, drafted.tokens, accepted, after)
 
-    def _draft(self, run: Run, trail: Trail | None, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _draft(self, run: Run, trail: Trail | None, rows: Tensor, lengths: Tensor) -> Drafted:
         # The target writes one token in any case: the budget leaves room for one drafted token fewer.
-        room = (run.text.prompts[rows] + run.text.budget - lengths - 1).clamp(max=self.length)
+        room = (run.text.limits[rows] - lengths - 1).clamp(max=self.length)
         if self.proposer is not None:
             return propose(run, self.proposer, rows, lengths, room, self.length)
         return draft(run, trail, rows, lengths, room, self.length, self.keep)
 
-    def _block(self, run: Run, rows, lengths, tokens, drafted, draft_logits, target_logits) -> Draft:
-        text, place = run.text, torch.arange(tokens.shape[1] + 1, device=rows.device)
-        starts = lengths - text.prompts[rows]
-        fresh = lambda place, stream: noise(text, rows, starts[:, None], place, stream, self.length)  # noqa: E731
+    def _check(self, run: Run, rows: Tensor, lengths: Tensor, drafted: Drafted) -> Tensor:
+        """Logits [r, k + 1, vocab] of the target after the text and after each drafted token."""
+        text, k = run.text, drafted.tokens.shape[1]
+        span = text.span(k + 1, k) if drafted.even else None
+        checked = run.sessions[-1].catch_up(text.ids, lengths + drafted.lengths, rows, keep=k + 1, span=span)
+        if drafted.even:
+            return checked
+        # Rows are right-aligned: bring the logits of the first drafted token of each to the front.
+        shift = (k - drafted.lengths)[:, None] + torch.arange(k + 1, device=rows.device)
+        return at_each(checked, shift.clamp(max=k))
+
+    def _block(self, run: Run, rows: Tensor, lengths: Tensor, drafted: Drafted, checked: Tensor) -> Draft:
+        k, starts = drafted.tokens.shape[1], lengths - run.text.prompts[rows]
+        greedy = run.sampling.greedy
+
+        def fresh(stream: int, places: int, unused: bool) -> Tensor:
+            if unused:
+                return torch.zeros(len(rows), places, device=rows.device)
+            place = torch.arange(places, device=rows.device)
+            return noise(run.text, rows, starts[:, None], place, stream, self.length)
+
         return Draft(
-            tokens=tokens,
-            lengths=drafted,
-            draft_logits=draft_logits,
-            target_logits=target_logits,
+            tokens=drafted.tokens,
+            lengths=drafted.lengths,
+            draft_logits=drafted.logits,
+            target_logits=checked,
             sampling=run.sampling,
-            accept_noise=fresh(place[:-1], ACCEPT),
-            next_noise=fresh(place, REPLACE),
-            policy_noise=fresh(place[:-1], JUDGE),
+            # Greedy distributions leave nothing to chance, and of the rules only a judge asks a policy.
+            accept_noise=fresh(ACCEPT, k, unused=greedy),
+            next_noise=fresh(REPLACE, k + 1, unused=greedy),
+            policy_noise=fresh(JUDGE, k, unused=not hasattr(self.accept, "policy")),
             starts=starts,
-            before=text.ids[rows, lengths - 1],
+            before=run.text.ids[rows, lengths - 1],
         )

@@ -28,8 +28,8 @@ class Step:
     """[...] entropy in nats of the larger model's distribution when it was last asked; NaN before."""
     last_token: Tensor
     """[...] id of the token before this position."""
-    uniform: Tensor
-    """[...] noise in [0, 1), a function of seed, row and position only."""
+    uniform: Tensor | None
+    """[...] noise in [0, 1), a function of seed, row and position only; None where the policy's ``names`` lack it."""
     repeated: Tensor | None = None
     """[...] length of the longest end of the answer that it holds earlier too, at most 8: a loop that is starting.
     A small model in a loop is sure of itself, so no confidence shows it."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from decoding.sampling import noise
+from decoding.session import Span
 
 
 @dataclass(slots=True)
@@ -42,6 +43,9 @@ class Text:
     ``signed`` is who wrote each. What lies beyond ``lengths`` is scratch
     for drafts. ``rows`` lists the rows still open. Ends (EOS, the budget) are
     known here and nowhere else; ``append`` reads the device once.
+
+    What the host knows since then, of all rows that were open before it: none is longer than ``longest`` or has less
+    than ``room`` tokens of its budget left, and ``gained`` is the fewest and the most tokens that one got.
     """
 
     def __init__(
@@ -50,12 +54,12 @@ class Text:
         batch = len(input_ids)
         self.device, self.budget = input_ids.device, budget
         self.prompts = attention_mask.sum(1)
-        longest = int(self.prompts.max())
-        self.capacity = longest + budget + scratch
+        self.longest, self.room, self.gained = int(self.prompts.max()), budget, (0, 0)
+        self.capacity = self.longest + budget + scratch
         self.ids = input_ids.new_zeros(batch, self.capacity)
-        order = attention_mask.long().argsort(dim=1, descending=True, stable=True)[:, :longest]
-        self.ids[:, :longest] = input_ids.gather(1, order) * attention_mask.gather(1, order)
-        self.lengths = self.prompts.clone()
+        order = attention_mask.long().argsort(dim=1, descending=True, stable=True)[:, : self.longest]
+        self.ids[:, : self.longest] = input_ids.gather(1, order) * attention_mask.gather(1, order)
+        self.lengths, self.limits = self.prompts.clone(), self.prompts + budget
         self.signed = torch.full(self.ids.shape, -1, dtype=torch.int8, device=self.device)
         self.eos = torch.tensor(eos, dtype=torch.long, device=self.device)
         self.seeds = torch.arange(batch, device=self.device) + seed
@@ -66,31 +70,44 @@ class Text:
         seeds = self.seeds[rows]
         return noise(seeds if positions.dim() == 1 else seeds[:, None], positions, stream)
 
+    def span(self, unread: int, drafted: int = 0) -> Span | None:
+        """For open rows with ``unread`` tokens to read, ``drafted`` of them after the text; None for the prompts."""
+        return Span(self.longest + drafted, unread) if self.gained[1] else None
+
     def ends(self, tokens: Tensor) -> Tensor:
         """True where a token would end the answer."""
         return torch.isin(tokens, self.eos)
 
-    def append(self, commit: Commit, stop: Callable[[int, int], int | None] | None = None) -> None:
+    def append(
+        self,
+        commit: Commit,
+        stop: Callable[[int, int], int | None] | None = None,
+        flags: Sequence[Tensor] = (),
+    ) -> list[bool]:
         """Write a commit, cut at EOS and at the budget, and close the rows that ended.
 
-        ``stop(row, new)`` may name a shorter length of the answer at which the row ends (stop strings).
+        ``stop(row, new)`` may name a shorter length of the answer at which the row ends (stop strings). Returns
+        ``flags`` [1], which are read along: reading is what takes time.
         """
         rows, tokens = commit.rows, commit.tokens
-        start = self.lengths[rows]
-        column = torch.arange(tokens.shape[1], device=self.device)
-        room = self.budget - (start - self.prompts[rows])
-        counts = torch.minimum(commit.counts, room)
-        ending = self.ends(tokens) & (column < counts[:, None])
-        first = torch.where(ending, column + 1, tokens.shape[1] + 1).amin(1)
-        counts = torch.minimum(counts, first)
-        where = start[:, None] + column
-        self.ids[rows[:, None], where] = tokens
-        self.signed[rows[:, None], where] = commit.writers.to(torch.int8)
-        self.lengths[rows] = start + counts
-        closed = (first <= counts) | (counts == room)
+        start, k = self.lengths[rows], tokens.shape[1]
+        column = torch.arange(k, device=self.device)
+        room = self.limits[rows] - start
+        first = torch.where(self.ends(tokens), column, k).amin(1)
+        counts = torch.minimum(torch.minimum(commit.counts, room), first + 1)
+        where = rows[:, None], start[:, None] + column
+        self.ids[where] = tokens
+        self.signed[where] = commit.writers.to(torch.int8)
+        self.lengths[rows] = lengths = start + counts
+        left = room - counts
+        closed = (first < counts) | (left == 0)
         if stop is not None:
             closed = closed | self._stopped(rows, counts, stop)
-        self.rows = rows[~closed] if bool(closed.any()) else rows
+        low, high = torch.stack([closed, lengths, left, counts]).aminmax(dim=1)
+        _, _, self.room, fewest, ended, self.longest, _, most, *known = torch.cat([low, high, *flags]).tolist()
+        self.gained = fewest, most
+        self.rows = rows[~closed] if ended else rows
+        return known
 
     def _stopped(self, rows: Tensor, counts: Tensor, stop: Callable[[int, int], int | None]) -> Tensor:
         closed = torch.zeros(len(rows), dtype=torch.bool, device=self.device)

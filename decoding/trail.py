@@ -31,8 +31,6 @@ class Trail:
         columns = len(getattr(policy, "history", ()))
         size = self.window + text.capacity + 1
         self.history = torch.full((batch, size, columns), torch.nan, device=device) if columns else None
-        # A policy that does not say what it reads may read anything.
-        self.needs_repeated = "repeated" in getattr(policy, "names", ("repeated",))
         self.needs_hidden = getattr(policy, "needs_hidden", False)
 
     def step(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Step:
@@ -45,13 +43,17 @@ class Trail:
             agreed=self.agreed[rows],
             large_entropy=self.large_entropy[rows],
             last_token=self.text.ids[rows, lengths - 1],
-            uniform=self.text.uniform(rows, position, self.stream),
-            repeated=self._repeated(rows, position) if self.needs_repeated else None,
+            uniform=self.text.uniform(rows, position, self.stream) if self._reads("uniform") else None,
+            repeated=self._repeated(rows, position) if self._reads("repeated") else None,
             hidden=hidden,
         )
         if self.history is not None:
             self._remember(step, rows, position)
         return step
+
+    def _reads(self, name: str) -> bool:
+        """Whether the policy looks at what is too dear for nothing; one that does not say so may look at anything."""
+        return name in getattr(self.policy, "names", (name,))
 
     def _repeated(self, rows: Tensor, position: Tensor) -> Tensor:
         where = self.text.prompts[rows, None] + torch.arange(self.text.budget, device=position.device)
@@ -68,7 +70,8 @@ class Trail:
         """The larger model has spoken: ``rows`` are checked up to ``lengths``, ``logits`` [r, vocab] is its last."""
         self.checked[rows] = lengths
         self.agreed[rows] = agreed.float()
-        self.large_entropy[rows] = entropy(logits)
+        if self._reads("large_entropy"):
+            self.large_entropy[rows] = entropy(logits)
 
 
 def repeated(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:

@@ -21,10 +21,10 @@ each = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 @each
 def test_shapes_and_padding(decoder, prompts):
     ids, mask = prompts
-    free = generate(decoder, ids, mask, max_new_tokens=20, eos_token_id=())
+    free = generate(decoder, ids, mask, max_new_tokens=20, eos_token_id=(), seed=0)
     assert free.lengths.tolist() == [20] * 4
     ends = sorted(set(free.sequences[:, 9:].flatten().tolist()))[3:5]
-    result = generate(decoder, ids, mask, max_new_tokens=20, eos_token_id=ends, pad_token_id=33)
+    result = generate(decoder, ids, mask, max_new_tokens=20, eos_token_id=ends, pad_token_id=33, seed=0)
     new = int(result.lengths.max())
     assert result.sequences.shape == (4, 9 + new)
     assert result.writers.shape == (4, new)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
-
 import torch
 import transformers
+
+from decoding.cost_file import processor
 
 
 def machine(config) -> dict:
     """Processor, threads, libraries, and the device and dtype of ``config``."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next(
-            (x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")), cpu
-        )
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

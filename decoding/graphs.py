@@ -1,0 +1,158 @@
+"""CUDA graphs: forwards of few tokens are recorded once, and replayed without the host's work for each operation.
+
+A graph reads and writes fixed addresses. So its inputs have buffers of their own, and it belongs to one cache: caches
+are kept when their session is over and lent to the next one of their size. Rolling back stays a smaller position.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from decoding.attention import Places
+
+QUERIES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+"""Tokens read at once of which there are graphs; what lies between is padded, and what is longer runs eagerly."""
+KEYS = 128
+"""Graphs read the cache up to a multiple of this; so many tokens apart is the next one recorded."""
+CAPACITY = 256
+"""Caches are rounded up to a multiple of this, so that few sizes are kept."""
+IDLE = 4
+"""Caches of one model that are kept unused."""
+
+Outputs = tuple[Tensor, Tensor | None]
+Forward = Callable[[Tensor, int, bool], Outputs]
+"""(ids [r, q], keep, hidden) to logits and hidden states of what the cache's plan says."""
+
+
+class CudaGraph:
+    """All that needs a GPU: record ``run`` once, replay it as often as asked. ``outputs`` are overwritten by that."""
+
+    def __init__(self, run: Callable[[], Outputs]):
+        warm = torch.cuda.Stream()
+        warm.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warm):  # libraries allocate at their first calls, which cannot be recorded
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(warm)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = run()
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What a recorded forward reads besides weights and cache."""
+
+    ids: Tensor
+    places: Tensor
+    slots: Tensor
+    rows: Tensor | None
+
+    def fill(self, ids: Tensor, places: Tensor, slots: Tensor, rows: Tensor | None, trash: Tensor) -> None:
+        """Right-aligned; what stood on the left before is read again, and written to the slots ``trash`` [r, 1]."""
+        pad = self.ids.shape[1] - ids.shape[1]
+        self.ids[:, pad:], self.places[:, pad:] = ids, places
+        stored = self.slots.view(self.ids.shape)
+        stored[:, pad:], stored[:, :pad] = slots.view(ids.shape), trash
+        if self.rows is not None:
+            self.rows.copy_(rows)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """The graphs of one cache. ``cache`` is a ``session.SlotCache``, whose plan a recording writes to."""
+
+    cache: object
+    batch: int
+    capacity: int
+    graphs: dict[tuple, tuple[Inputs, CudaGraph]] = field(default_factory=dict)
+    broken: bool = False
+
+    def run(self, forward: Forward, ids: Tensor, keep: int, hidden: bool) -> Outputs | None:
+        """What ``forward`` returns for the cache's plan, from a graph; None where there can be none."""
+        plan, (r, q) = self.cache.plan, ids.shape
+        if self.broken or q > QUERIES[-1] or plan.places.keys is not None:
+            return None
+        wanted = plan.places, plan.slots, plan.rows, plan.reach
+        reach = min(-(-plan.reach // KEYS) * KEYS, self.capacity)
+        key = r, QUERIES[bisect_left(QUERIES, q)], reach, keep, hidden
+        inputs = self.graphs[key][0] if key in self.graphs else self._inputs(r, key[1], ids.device)
+        every = torch.arange(self.batch, device=ids.device) if plan.rows is None else plan.rows
+        trash = every[:, None] * (self.capacity + 1) + self.capacity
+        inputs.fill(ids, plan.places.queries, plan.slots, plan.rows, trash)
+        try:
+            if key not in self.graphs:
+                self.graphs[key] = inputs, self._record(forward, inputs, reach, keep, hidden)
+            graph = self.graphs[key][1]
+            graph.replay()
+        except RuntimeError as error:
+            self.broken = True
+            reason = str(error).splitlines()[0]
+            logging.getLogger(__name__).warning("no CUDA graphs, forwards run eagerly: %s", reason)
+            return None
+        finally:
+            plan.places, plan.slots, plan.rows, plan.reach = wanted
+        logits, states = graph.outputs
+        return logits.clone(), None if states is None else states.clone()
+
+    def _inputs(self, r: int, q: int, device: torch.device) -> Inputs:
+        zeros = lambda *shape: torch.zeros(shape, dtype=torch.long, device=device)  # noqa: E731
+        with torch.inference_mode(False):  # or they could not be filled outside of it
+            return Inputs(zeros(r, q), zeros(r, q), zeros(r * q), None if r == self.batch else zeros(r))
+
+    def _record(self, forward: Forward, inputs: Inputs, reach: int, keep: int, hidden: bool) -> CudaGraph:
+        plan = self.cache.plan
+
+        def run() -> Outputs:
+            plan.places, plan.slots, plan.rows, plan.reach = Places(inputs.places), inputs.slots, inputs.rows, reach
+            return forward(inputs.ids, keep, hidden)
+
+        return CudaGraph(run)
+
+
+def rounded(capacity: int) -> int:
+    """How many tokens a cache holds that is asked to hold ``capacity``."""
+    return -(-capacity // CAPACITY) * CAPACITY
+
+
+def recordable(model) -> bool:
+    """Whether all weights are on one CUDA device."""
+    return {p.device.type for p in model.parameters()} == {"cuda"} and len({p.device for p in model.parameters()}) == 1
+
+
+class Recorders:
+    """The caches of one model that no session uses, each with its graphs."""
+
+    def __init__(self, model):
+        self.model, self.addresses, self.free, self.broken = model, None, [], False
+
+    def lend(self, batch: int, capacity: int, make: Callable[[int], object]) -> Recorder | None:
+        """A recorder for ``batch`` rows of at least ``capacity`` tokens; None once recording has failed.
+
+        ``make(capacity)`` is a new cache.
+        """
+        addresses = [p.data_ptr() for p in self.model.parameters()]
+        if addresses != self.addresses:  # graphs would read what is no longer there
+            self.addresses, self.free, self.broken = addresses, [], False
+        if self.broken:
+            return None
+        capacity = rounded(capacity)
+        for recorder in self.free:
+            if (recorder.batch, recorder.capacity) == (batch, capacity):
+                self.free.remove(recorder)
+                return recorder
+        return Recorder(make(capacity), batch, capacity)
+
+    def take_back(self, recorder: Recorder) -> None:
+        """Keep the recorder of a session that is over, unless there are enough."""
+        self.broken = self.broken or recorder.broken
+        self.free = [*self.free, recorder][-IDLE:]

@@ -1,0 +1,159 @@
+"""Recorded forwards, with a stand-in for the GPU's graphs: the text of eager ones, whatever is padded or reused."""
+
+import gc
+
+import pytest
+import torch
+from conftest import tiny
+from toys import nudged
+
+from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate, graphs
+from decoding.generation import commits, start
+from policies import Rule
+
+OPTIONS = {"max_new_tokens": 15, "eos_token_id": 5, "pad_token_id": 0, "seed": 1}
+KINDS = ["llama", "gpt2", "mistral", "gemma2", "bloom"]
+CUT = Rule("entropy", 2.4)
+
+
+class Stand:
+    """A graph without a GPU: replaying runs the same code on the same buffers, and overwrites the same outputs."""
+
+    made = 0
+
+    def __init__(self, run):
+        Stand.made += 1
+        self.run, self.outputs = run, run()
+
+    def replay(self):
+        for old, new in zip(self.outputs, self.run(), strict=True):
+            if old is not None:
+                old.copy_(new)
+
+
+@pytest.fixture(autouse=True)
+def stand(monkeypatch):
+    monkeypatch.setattr(graphs, "CudaGraph", Stand)
+    monkeypatch.setattr("decoding.lm.recordable", lambda model: True)
+    monkeypatch.setattr(Stand, "made", 0)
+
+
+def recorded(lm):
+    return LM(nudged(lm, 0).model, graphs=True)
+
+
+DECODERS = {
+    "autoregressive": lambda small, large: Autoregressive(large),
+    "backoff": lambda small, large: Backoff([small, large], CUT),
+    "speculative": lambda small, large: Speculative([small, large], 6),
+    "stop": lambda small, large: Speculative([small, large], 5, stop=CUT),
+    "mmtad": lambda small, large: MTAD([small, large], beams=2, tree=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_text_is_that_of_eager_forwards(kind, prompts):
+    """Several times in the same caches, by the same graphs."""
+    large = tiny(kind, layers=2, seed=1)
+    small = nudged(large)
+    pair = recorded(small), recorded(large)
+    # BLOOM counts distances in slots and reads no trees.
+    for name in DECODERS.keys() - ({"mmtad"} if kind == "bloom" else set()):
+        for sampling in (Sampling(), Sampling(1.0))[: 2 if kind == "llama" else 1]:
+            expected, found = (
+                generate(DECODERS[name](*models), *prompts, sampling=sampling, **OPTIONS)
+                for models in ((small, large), pair)
+            )
+            assert torch.equal(found.sequences, expected.sequences), name
+            assert found.counts == expected.counts, name
+    assert Stand.made > 0
+
+
+def test_a_second_generation_records_nothing(prompts):
+    lm = recorded(tiny())
+    pair = [recorded(nudged(tiny())), lm]
+    for decoder in (Autoregressive(lm), Speculative(pair, 3)):
+        generate(decoder, *prompts, **OPTIONS)
+        made = Stand.made
+        generate(decoder, *prompts, **OPTIONS)
+        assert Stand.made == made > 0
+    assert [len(one.recorders.free) for one in pair] == [1, 1]
+
+
+def test_few_shapes_are_recorded():
+    """One for the prompt, one token at a time after it, and another where the cache is read further."""
+    lm = recorded(tiny(max_position_embeddings=512))
+    generate(Autoregressive(lm), torch.tensor([[3] * 7]), max_new_tokens=200, eos_token_id=())
+    (recorder,) = lm.recorders.free
+    assert recorder.capacity == 256
+    assert [*recorder.graphs] == [(1, 8, 128, 1, False), (1, 1, 128, 1, False), (1, 1, 256, 1, False)]
+    generate(Autoregressive(lm), torch.tensor([[3] * 40]), max_new_tokens=2, eos_token_id=())
+    assert len(recorder.graphs) == 3  # a long prompt runs eagerly
+
+
+@torch.inference_mode()
+def test_two_sessions_at_once_have_a_cache_each(prompts):
+    lm = recorded(tiny())
+    expected = generate(Autoregressive(lm), *prompts, **OPTIONS).sequences
+    runs = [start(Autoregressive(lm), *prompts, 15, 5, Sampling(), 1) for _ in range(2)]
+    assert runs[0].sessions[0].cache is not runs[1].sessions[0].cache
+    for _ in zip(*(commits(Autoregressive(lm), run) for run in runs), strict=True):
+        pass
+    width = prompts[0].shape[1]
+    for run in runs:
+        for row in range(4):
+            answer = run.text.answer(row)
+            assert answer == expected[row, width : width + len(answer)].tolist()
+    del run, runs
+    gc.collect()
+    assert len(lm.recorders.free) == 2
+
+
+def test_a_failure_is_said_once_and_forwards_run_eagerly(prompts, monkeypatch, caplog):
+    tried = []
+
+    def fails(run):
+        tried.append(run())
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    lm = tiny()
+    monkeypatch.setattr(graphs, "CudaGraph", fails)
+    other = recorded(lm)
+    for _ in range(2):
+        found = generate(Autoregressive(other), *prompts, **OPTIONS)
+        assert torch.equal(found.sequences, generate(Autoregressive(lm), *prompts, **OPTIONS).sequences)
+    (record,) = caplog.records
+    assert "forwards run eagerly: operation not permitted when stream is capturing" in record.getMessage()
+    assert len(tried) == 1
+
+
+def test_new_weights_are_recorded_anew(prompts):
+    lm, other = recorded(tiny()), tiny(seed=7)
+    generate(Autoregressive(lm), *prompts, **OPTIONS)
+    with torch.no_grad():
+        for mine, theirs in zip(lm.model.parameters(), other.model.parameters(), strict=True):
+            mine.data = theirs.clone()
+    found = generate(Autoregressive(lm), *prompts, **OPTIONS)
+    assert torch.equal(found.sequences, generate(Autoregressive(other), *prompts, **OPTIONS).sequences)
+    assert len(lm.recorders.free) == 1
+
+
+def test_a_cpu_has_none(monkeypatch):
+    monkeypatch.undo()
+    assert LM(tiny().model, graphs=True).recorders is None
+    assert LM(tiny().model).recorders is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_cuda(kind, prompts, monkeypatch, caplog):
+    monkeypatch.undo()
+    large = tiny(kind, layers=2, seed=1)
+    large = LM(large.model.cuda())
+    small = nudged(large)
+    ids, mask = (t.cuda() for t in prompts)
+    for name in ("autoregressive", "speculative", "stop"):
+        expected = generate(DECODERS[name](small, large), ids, mask, **OPTIONS)
+        found = generate(DECODERS[name](recorded(small), recorded(large)), ids, mask, **OPTIONS)
+        assert torch.equal(found.sequences, expected.sequences)
+    assert not caplog.records

@@ -1,0 +1,151 @@
+"""Go or no-go by tables of our own: the arithmetic, the file, and one warning where drafting loses."""
+
+import json
+import logging
+
+import pytest
+import torch
+from conftest import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import nudged, words
+
+from decoding import LM, Autoregressive, Speculative, cost_file, generate, measure_cost, prospect
+
+IDS = torch.tensor([[5, 9, 4]])
+CHEAP, DEAR, LARGE = {1: 0.001, 8: 0.001}, {1: 0.09, 8: 0.09}, {1: 0.1, 8: 0.1}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "two-model-decoding" / "cost"
+
+
+@pytest.fixture
+def pair():
+    large = tiny("llama", layers=2, seed=1)
+    return nudged(large), large
+
+
+def write(pair, length=2, times=6, **options):
+    for seed in range(times):
+        generate(Speculative(pair, length, **options), IDS, max_new_tokens=40, eos_token_id=(), seed=seed)
+
+
+def test_a_speedup_by_hand():
+    # Kept half the time: 1 + 1/2 + 1/4 tokens for two small forwards and one large one.
+    assert prospect.speedup({1: 0.1, 9: 0.1}, {1: 1.0, 9: 1.0}, 2, [0.5]) == pytest.approx(1.75 / 1.2)
+    assert prospect.speedup({1: 0.1, 9: 0.1}, {1: 1.0, 3: 2.0}, 2, [0.5, 0.2]) == pytest.approx(1.6 / 2.2)
+    assert prospect.best_length({1: 0.0001, 9: 0.0001}, LARGE, [1.0])[0] == max(prospect.LENGTHS)
+    assert prospect.best_length(DEAR, LARGE, [0.5])[0] == 1
+
+
+@given(st.floats(0.01, 0.99), st.integers(1, 8))
+def test_the_rate_is_the_one_that_keeps_as_many(rate, length):
+    kept = sum(rate**place for place in range(1, length + 1))
+    assert prospect.rate(kept, length) == pytest.approx(rate, abs=1e-6)
+
+
+def test_a_pair_that_loses_is_warned_of_once(pair, cache, caplog):
+    cost_file.store(pair, [DEAR, LARGE])
+    write(pair, times=1)
+    assert not caplog.records  # too few rounds
+    write(pair)
+    write(pair, length=3)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    sentence = record.getMessage()
+    assert "drafting 2 tokens with " in sentence
+    assert "x of " in sentence and "no draft length wins" in sentence
+
+
+def test_a_better_length_is_named(pair, caplog):
+    cost_file.store(pair, [{1: 0.02, 40: 0.02}, {1: 0.1, 2: 0.1, 3: 0.4, 40: 8.0}])
+    write(pair)
+    assert "; drafting 1 would be 1." in caplog.text
+
+
+@pytest.mark.parametrize("case", ["wins", "unknown", "other models", "stop", "batch", "alone"])
+def test_nothing_is_said(case, pair, caplog):
+    others = [nudged(pair[0]), pair[1]]
+    if case != "unknown":
+        cost_file.store(others if case == "other models" else pair, [CHEAP if case == "wins" else DEAR, LARGE])
+    if case == "stop":
+        write(pair, stop=lambda step: step.logits.amax(-1) > 1e9)
+    elif case == "batch":
+        generate(Speculative(pair, 2), IDS.expand(8, -1), max_new_tokens=120, eos_token_id=())
+    elif case == "alone":
+        generate(Autoregressive(pair[1]), IDS, max_new_tokens=100, eos_token_id=())
+    else:
+        write(pair)
+    assert not caplog.records
+
+
+def test_what_is_stored_is_read_back_for_this_pair_only(pair, cache):
+    assert cost_file.stored(pair) is None
+    path = cost_file.store(pair, [CHEAP, LARGE])
+    assert cost_file.stored(pair) == [CHEAP, LARGE]
+    assert [*cache.iterdir()] == [path]
+    assert cost_file.stored(pair[::-1]) is None
+    assert cost_file.stored([pair[0], LM(nudged(pair[1]).model.bfloat16())]) is None
+
+
+def test_other_threads_are_another_machine(pair):
+    before = cost_file.place(pair)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert cost_file.place(pair) != before
+    finally:
+        torch.set_num_threads(threads)
+
+
+WRONG = [b"", b"{", b"[]", b'{"seconds": 1}', b'{"seconds": [{"1": 1, "2": 1}]}', b"\xff\xfe"]
+WRONG += [json.dumps({"seconds": [table] * 2}).encode() for table in ({"1": 1}, {"1": -1, "2": 1}, {"a": 1, "2": 1}, 3)]
+
+
+@pytest.mark.parametrize("content", WRONG)
+def test_a_broken_file_is_ignored_with_one_line(content, pair, caplog):
+    path = cost_file.store(pair, [CHEAP, LARGE])
+    path.write_bytes(content)
+    assert cost_file.stored(pair) is None
+    (record,) = caplog.records
+    assert str(path) in record.getMessage() and "is not used" in record.getMessage()
+
+
+def test_a_kill_leaves_the_old_file(pair, cache, monkeypatch):
+    cost_file.store(pair, [CHEAP, LARGE])
+    monkeypatch.setattr(cost_file.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        cost_file.store(pair, [DEAR, LARGE])
+    assert cost_file.stored(pair) == [CHEAP, LARGE]
+    assert len([*cache.iterdir()]) == 1
+
+
+def test_the_command_measures_shows_and_stores(tmp_path, monkeypatch, capsys):
+    large = tiny("llama", layers=2, seed=1)
+    for lm, name in ((nudged(large), "small"), (large, "large")):
+        lm.model.save_pretrained(tmp_path / name)
+        words().save_pretrained(tmp_path / name)
+    monkeypatch.setattr("decoding.cost.measure", lambda models: [CHEAP, LARGE])
+    assert measure_cost.main(["--small", str(tmp_path / "small"), "--large", str(tmp_path / "large")]) == 0
+    said = capsys.readouterr().out
+    assert "small ms     1.00" in said and "large ms   100.00" in said
+    assert "50% are kept" in said and f"{1.75 / 1.02:.2f}" in said
+    assert cost_file.stored([LM.load(tmp_path / name) for name in ("small", "large")]) == [CHEAP, LARGE]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--threads", "0"], "--threads must be at least 1, not 0"),
+        (["--device", "cuda:77"], "no device 'cuda:77' here"),
+        (["--small", "/nowhere"], "no small model at /nowhere"),
+    ],
+)
+def test_wrong_input_is_one_sentence(arguments, sentence, cache, capsys):
+    assert measure_cost.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+    assert not cache.exists()
