@@ -162,6 +162,6 @@ class Comparison:
         near = max(self.ties, default=0.0)
         return (
             f"{self.rounds} rounds of lengths {sorted(self.lengths)}, {len(self.differences)} differ "
-            f"{self.differences}, {self.ended} left out for an end of text; {self.tokens} tokens, {len(self.ties)} not our large model's best, margins up to "
-            f"{near:.3f}"
+            f"{self.differences}, {self.ended} left out for an end of text; "
+            f"{self.tokens} tokens, {len(self.ties)} not our large model's best, margins up to {near:.3f}"
         )

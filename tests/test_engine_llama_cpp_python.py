@@ -68,6 +68,6 @@ def test_drafts_are_ours(policy, pair, tmp_path):
         found.add(pair, first, answer[1:], rounds, policy, LENGTH)
     print(found.describe())
     assert found.rounds > 40
-    assert found.explained(score=0.005, logit=0.05)
+    assert found.explained(score=0.005, logit=0.5)
     assert len(found.differences) <= 0.1 * found.rounds
     assert len(found.lengths) > 3
