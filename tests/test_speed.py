@@ -415,7 +415,7 @@ def test_llama_cpp_answers_from_a_process_of_its_own(monkeypatch, tmp_path):
     assert engine.answer((4,), 5)[0] == ["a.gguf [4] 0.0"]
     with pytest.raises(RuntimeError, match="llama.cpp's process has ended"):
         engine.answer((4,), 13)
-    assert engine.process.wait(20) == 0
+    assert engine.served.process.wait(20) == 0
 
 
 def test_llama_cpp_answers_like_the_others():

@@ -144,7 +144,7 @@ def _save(job: Job, chosen: Chosen, result: dict) -> None:
     keys = ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods", "certificate", "traffic")
     provenance = {key: result[key] for key in keys if key in result}
     provenance["groups"] = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
-    provenance["label"] = job.config.label
+    provenance |= {"label": job.config.label, "role": "handoff"}
     save = {"models": result["models"], "provenance": provenance}
     if result.get("certificate", {"chosen": 0})["chosen"] is not None:
         chosen.policy.save(job.folder / "policy.json", **save)

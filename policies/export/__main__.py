@@ -25,7 +25,7 @@ class Export:
     """where it goes; --list names the targets"""
     output: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """new folder for the files and their manifest"""
-    role: str = "handoff"
+    role: Annotated[str | None, arg(metavar="ROLE", help_behavior_hint="(default: what it was tuned for)")] = None
     """what it decides: handoff (who writes the next token) or stop (whether a draft ends here)"""
     length: int = 4
     """most tokens of a draft"""

@@ -10,7 +10,12 @@ from policies.export.target import Files, Target
 
 
 def fixed_length(
-    name: str, summary: str, write: Callable[[Source], Files], engine: tuple[str, str, str], most: int | None = None
+    name: str,
+    summary: str,
+    write: Callable[[Source], Files],
+    engine: tuple[str, str, str],
+    most: int | None = None,
+    evidence: str = "run",
 ) -> Target:
     """A target that carries a draft length of at most ``most`` and no decision; ``engine`` is its name and versions."""
 
@@ -27,5 +32,5 @@ def fixed_length(
         carries="a fixed draft length (a policy of kind 'never', and --length)",
         roles=("stop",),
         engines={engine[0]: engine[1:]},
-        evidence="notes",
+        evidence=evidence,
     )

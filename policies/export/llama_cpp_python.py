@@ -19,5 +19,4 @@ TARGET = Target(
     carries="every policy that reads no distribution of the large model, no noise and no hidden state",
     roles=("stop",),
     engines={"llama-cpp-python": ("0.3", "0.4")},
-    evidence="notes",
 )

@@ -1,6 +1,7 @@
 """Target ``onnxruntime-genai``: keywords of ``GeneratorParams.set_speculative_options``.
 
-Keys: onnxruntime-genai 0.18, as noted; at most 16 tokens, batch 1, no confidence.
+Keys: onnxruntime-genai 0.18, which was run; at most 16 tokens, batch 1, no confidence. The small model is the block
+``model.draft`` of the large one's genai_config.json, and both files lie below that folder: paths with ".." are refused.
 """
 
 from __future__ import annotations

@@ -31,4 +31,10 @@ def write(source: Source) -> Files:
     return {"sglang.args": (shlex.join(words) + "\n").encode(), "adaptive.json": dumps(adaptive, indent=2)}
 
 
-TARGET = fixed_length("sglang", "arguments of the server, and its adaptive table", write, ("sglang", "0.5.23", "0.6"))
+TARGET = fixed_length(
+    "sglang",
+    "arguments of the server, and its adaptive table",
+    write,
+    ("sglang", "0.5.23", "0.6"),
+    evidence="notes",
+)

@@ -62,13 +62,17 @@ class Source:
         }
 
 
-def open_source(path: Path, role: str, length: int, draft: str | None = None) -> Source:
-    """The policy at ``path``. ExportError or PolicyError, one sentence, when it cannot be exported at all."""
-    if role not in ROLES:
-        raise ExportError(f"unknown role {role!r}; the known ones are {', '.join(ROLES)}")
+def open_source(path: Path, role: str | None, length: int, draft: str | None = None) -> Source:
+    """The policy at ``path``. ExportError or PolicyError, one sentence, when it cannot be exported at all.
+
+    ``role``: None for what its provenance says it was tuned for, a hand-off where it says nothing.
+    """
     if not 1 <= length <= 64:
         raise ExportError(f"the draft length is {length}; it must be from 1 to 64")
     policy, path = load(path), Path(path)
+    role = policy.provenance.get("role", ROLES[0]) if role is None else role
+    if role not in ROLES:
+        raise ExportError(f"unknown role {role!r}; the known ones are {', '.join(ROLES)}")
     data = path.read_bytes()
     beside, files = json.loads(data).get("tensors"), {"policy.json": data}
     if beside is not None:

@@ -23,4 +23,5 @@ TARGET = fixed_length(
     "keywords of DraftTargetDecodingConfig",
     write,
     ("tensorrt-llm", "1.3", "1.5"),
+    evidence="notes",
 )

@@ -1,0 +1,183 @@
+"""The measurement behind ``experiments/exported.py``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from decoding.pairs import DRAFTER, load_model, target_source
+from experiments.openvino_engine import OpenVINO, convert
+from experiments.speed_summary import per_token, ratio
+from policies.export.checking import check
+from train import atomic, run_folder
+from train.command import checking
+from train.llamacpp import LlamaCpp
+from train.prompts import Prompt, load_prompts
+from train.splits import split_hash
+
+WAYS = ("alone", "default", "exported")
+DEFAULT_LENGTH = 3
+"""llama.cpp's own ``--spec-draft-n-max``; its ``p_min`` is 0."""
+console = Console()
+if not console.is_terminal:
+    console = Console(width=120)  # a file or a pipe holds the whole table
+
+
+def run(config) -> dict:
+    """Measure what is not yet measured and write the result. Raises InputError before any work is done."""
+    with checking():
+        told = read_folders(config)
+        small, large = models = gguf_files(config)
+        prompts, tokenizer = prepare(config)
+        remember(config, told, models)
+    context = max(len(p.ids) for p in prompts) + config.max_new_tokens + 64
+    ways = {}
+    for engine, settings in told.items():
+        built = ENGINES[engine].build(settings, small, large, tokenizer, context, config.output)
+        ways |= {f"{engine} {way}": answer for way, answer in zip(WAYS, built, strict=True)}
+    rows = measure(config, ways, prompts)
+    result = {"settings": told, "prompts": len(prompts), "engines": {name: summary(rows, name) for name in told}}
+    atomic.write_json(config.output / "result.json", result)
+    show(result)
+    return result
+
+
+def read_folders(config) -> dict[str, dict]:
+    """What each folder tells its engine, by target. ValueError, one sentence, for whatever can be wrong with them."""
+    for name in ("limit", "max_new_tokens", "repeats", "threads"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    told = {}
+    for folder in config.folders:
+        target = check(folder)["target"]
+        if target not in ENGINES or target in told:
+            raise ValueError(f"{folder} is an export to {target}; give at most one of each: {', '.join(ENGINES)}")
+        if importlib.util.find_spec(ENGINES[target].module) is None:
+            raise ValueError(f"{folder} is for {target}, which is not installed; pip install {ENGINES[target].package}")
+        told[target] = json.loads((folder / ENGINES[target].file).read_bytes())
+    if not told:
+        raise ValueError("give at least one folder that python -m policies.export wrote")
+    return told
+
+
+def gguf_files(config) -> tuple[str, str]:
+    """(small, large): both engines read the files themselves."""
+    small = str(DRAFTER) if config.small is None else config.small
+    large = target_source() if config.large is None else config.large
+    for file in (small, large):
+        if not file.endswith(".gguf") or not Path(file).is_file():
+            raise ValueError(f"{file} is no .gguf file; these engines are measured on one")
+    return small, large
+
+
+def prepare(config) -> tuple[list[Prompt], object]:
+    """(prompts, the tokenizer that both models share), read from the file of the small one, which is quick to load."""
+    import torch
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    small = load_model("small", config.small)
+    return load_prompts(config.prompts, small.tokenizer, config.limit, small.context - config.max_new_tokens), (
+        small.tokenizer
+    )
+
+
+def remember(config, told: dict, models: tuple[str, str]) -> None:
+    """Refuse to mix rows with those of other settings."""
+    import torch
+
+    engines = {ENGINES[name].package: version(ENGINES[name].package) for name in told}
+    now = {"told": told, "models": list(models), "max_new_tokens": config.max_new_tokens, "engines": engines}
+    otherwise = f"name another --output or delete {config.output}"
+    run_folder.claim(config.output / "settings.json", now | {"threads": torch.get_num_threads()}, config, otherwise)
+
+
+def llama_cpp(told: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:
+    """Answers of llama.cpp by each of ``WAYS``."""
+    draft = told["speculative"]["draft"]
+    settings = [(), (small, DEFAULT_LENGTH, 0.0), (small, draft["n_max"], draft["p_min"])]
+    return [LlamaCpp(large, tokenizer, context, *some).answer for some in settings]
+
+
+def openvino(told: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:
+    """Answers of OpenVINO by each of ``WAYS``."""
+    folders = [convert(source, folder / name) for source, name in ((large, "large"), (small, "small"))]
+    return [OpenVINO(*some).answer for some in (folders[:1], folders, (*folders, told))]
+
+
+class Engine(NamedTuple):
+    """``file`` of an export is what it is told, ``module`` what must be there, ``build`` gives a callable a way."""
+
+    file: str
+    module: str
+    package: str
+    build: Callable[..., list[Callable]]
+
+
+ENGINES = {
+    "llama.cpp": Engine("xllamacpp.json", "xllamacpp", "xllamacpp", llama_cpp),
+    "openvino": Engine("generation_config.json", "openvino_genai", "openvino-genai", openvino),
+}
+
+
+def measure(config, ways: dict[str, Callable], prompts: Sequence[Prompt]) -> list[dict]:
+    """Rows as ``experiments/speed.py`` keeps them, one a prompt and repeat, those measured before among them."""
+    path = config.output / "rows.jsonl"
+    done = {(row["repeat"], row["prompts"][0]): row for row in atomic.read_rows(path)}
+    todo = [(r, p) for r in range(config.repeats) for p in prompts]
+    for answer in ways.values():
+        answer(prompts[0].ids, min(8, config.max_new_tokens))  # the first answer pays for what an engine prepares
+    rows, names = [], list(ways)
+    for turn, (repeat, prompt) in enumerate(todo):
+        key = repeat, f"{prompt.id}:{split_hash([prompt])[:8]}"
+        if key not in done:
+            start = turn % len(names)
+            answers = {n: ways[n](prompt.ids, config.max_new_tokens) for n in names[start:] + names[:start]}
+            figures = {n: {"seconds": s, "tokens": len(ids)} for n, (ids, s) in answers.items()}
+            for name in names:
+                alone = answers[f"{name.split()[0]} alone"][0]
+                figures[name]["equal"] = int(answers[name][0] == alone)
+            done[key] = {"batch": 1, "repeat": repeat, "prompts": [key[1]], "methods": figures}
+            atomic.append_rows(path, [done[key]])
+        rows.append(done[key])
+    return rows
+
+
+def summary(rows: Sequence[dict], engine: str) -> dict:
+    """Per way: tokens per second, texts equal to those without speculation, and how many times as fast as others."""
+    times = {way: per_token(rows, f"{engine} {way}") for way in WAYS}
+    return {
+        way: {
+            "tokens_per_second": float(1 / np.median(times[way])),
+            "equal": [sum(row["methods"][f"{engine} {way}"]["equal"] for row in rows), len(rows)],
+            "ratios": {base: ratio(times[base], times[way]) for base in WAYS if base != way},
+        }
+        for way in WAYS
+    }
+
+
+def show(result: dict) -> None:
+    table = Table(title=f"{result['prompts']} prompts")
+    for title in ("engine", "way", "tokens/s", "x alone", "x default", "same text as alone"):
+        table.add_column(title, no_wrap=True)
+    for engine, ways in result["engines"].items():
+        for way, row in ways.items():
+            cells = [_ratio(row["ratios"].get(base)) for base in ("alone", "default")]
+            table.add_row(engine, way, f"{row['tokens_per_second']:.1f}", *cells, "{}/{}".format(*row["equal"]))
+    console.print(table)
+
+
+def _ratio(found: dict | None) -> str:
+    if found is None:
+        return ""
+    spread = found["interval"]
+    return f"{found['median']:.2f}" + ("" if spread is None else f" [{spread[0]:.2f}, {spread[1]:.2f}]")

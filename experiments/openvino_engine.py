@@ -1,0 +1,79 @@
+"""OpenVINO GenAI on the same GGUF files, in a process of its own. It converts them by itself, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.served import Served, serve
+
+MADE = "openvino_model.xml"
+
+
+class OpenVINO:
+    """Greedy decoding by OpenVINO GenAI at batch 1, with torch's number of threads and its own number formats.
+
+    ``large`` and ``small`` are folders that ``convert`` made. With ``settings``, keys of its GenerationConfig, it
+    speculates with ``small``; an empty dict is its own default. RuntimeError when its process ends.
+    """
+
+    def __init__(self, large: Path, small: Path | None = None, settings: dict | None = None):
+        import torch
+
+        folders = [str(large), None if small is None else str(small)]
+        given = {} if settings is None else settings
+        self.served = Served("OpenVINO", __name__, [*folders, torch.get_num_threads(), given])
+
+    def answer(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], float]:
+        """(token ids, seconds inside its process)."""
+        reply, seconds = self.served.ask({"prompt": list(prompt), "max_new_tokens": max_new_tokens})
+        return reply, seconds
+
+
+def convert(gguf: str, folder: Path) -> Path:
+    """``folder`` with the model of ``gguf`` as OpenVINO reads it; what was made before is used again."""
+    import openvino_genai
+
+    if not (folder / MADE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        link = folder / "model.gguf"
+        link.unlink(missing_ok=True)
+        os.symlink(Path(gguf).resolve(), link)
+        openvino_genai.LLMPipeline(str(link), "CPU", enable_save_ov_model=True)
+    return folder
+
+
+def pipeline(large: str, small: str | None, threads: int):
+    """The engine in this process, without its cache of prompts: every answer is to be paid for in full."""
+    import openvino_genai
+
+    scheduler, options = openvino_genai.SchedulerConfig(), {"INFERENCE_NUM_THREADS": threads}
+    scheduler.enable_prefix_caching = False
+    if small is not None:
+        options["draft_model"] = openvino_genai.draft_model(small, "CPU", INFERENCE_NUM_THREADS=threads)
+    return openvino_genai.LLMPipeline(large, "CPU", scheduler_config=scheduler, **options)
+
+
+def main(settings: str) -> None:
+    import numpy as np
+    import openvino
+
+    large, small, threads, given = json.loads(settings)
+    engine = pipeline(large, small, threads)
+
+    def answer(request: dict) -> list[int]:
+        config = engine.get_generation_config()
+        for name, value in given.items():
+            setattr(config, name, value)
+        config.max_new_tokens, config.do_sample = request["max_new_tokens"], False
+        ids = openvino.Tensor(np.array([request["prompt"]], dtype=np.int64))
+        return engine.generate(ids, config).tokens[0]
+
+    serve(answer)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
