@@ -11,7 +11,7 @@ from policies import Rule, token_classes
 from train import atomic, figure, report, tables
 from train.certificate import instead
 from train.certification import certification
-from train.collect import collect, explore
+from train.collect import collect, explore, shards_of
 from train.command import checking
 from train.holdout import hold_out
 from train.machine import machine
@@ -51,7 +51,7 @@ def run(config) -> None:
 
 
 def trace(job: Job) -> Traces:
-    """The traces of the fitting and tuning prompts, collected and then explored with a first policy, or read."""
+    """The traces of the fitting and tuning prompts: collected and then explored in rounds, or read."""
     config, prompts = job.config, job.splits["fit"] + job.splits["tune"]
     description = about(config, job.small, job.large, job.splits)
     if config.traces is not None:
@@ -59,9 +59,10 @@ def trace(job: Job) -> Traces:
     folder = job.folder / "traces"
     how = prompts, folder, config.max_new_tokens, config.seed
     collect(job.small, job.large, *how, description | {"seed": config.seed})
-    traces = read_traces(folder)
-    policy = make_search(job, traces.where(traces["trajectory"] != "policy")).first()
-    explore(job.small, job.large, policy, *how)
+    for number in range(1, config.rounds + 1):
+        # Whatever later rounds have left there, a round that is gone on with must be of the same policy.
+        policy = make_search(job, read_traces(folder, number * shards_of(prompts))).first()
+        explore(job.small, job.large, policy, *how, number)
     return read_traces(folder)
 
 
