@@ -38,6 +38,8 @@ class Reinforce:
     """prompts a step"""
     group: int = 8
     """texts of each"""
+    longest: int = 100
+    """prompts of more tokens are left out: every text of a group reads its prompt anew"""
     max_new_tokens: int = 48
     lr: float = 0.02
     """learning rate of Adam, in standardised weights"""
@@ -96,7 +98,7 @@ def check(config: Reinforce) -> None:
     """ValueError for a number that makes no sense; sets the number of threads."""
     import torch
 
-    least = {"episodes": 1, "prompts": 1, "group": 2, "max_new_tokens": 1, "threads": 1, "seed": 0}
+    least = {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "threads": 1, "seed": 0}
     for name, low in least.items():
         value = getattr(config, name)
         if value is not None and value < low:
@@ -141,7 +143,10 @@ def exchange(policy, search, width: float = 0.1) -> float:
 def rollouts(config: Reinforce, found):
     from train.rollouts import Rollouts
 
-    prompts = found.splits["fit"]
+    prompts = [p for p in found.splits["fit"] if len(p.ids) <= config.longest]
+    if not prompts:
+        shortest = min(len(p.ids) for p in found.splits["fit"])
+        raise ValueError(f"no fitting prompt has up to {config.longest} tokens; --longest must be at least {shortest}")
     own = {p.id: found.traces.of({p.id}, "large")["token"].tolist() for p in prompts}
     new = min(config.max_new_tokens, found.new)
     how = config.prompts, config.group, new, config.seed
