@@ -3,11 +3,11 @@
     python train/reinforce.py runs/default --episodes 512
     python experiments/own_path.py runs/default --rounds 2 --limit 64
 
-What the run's search chose is fitted again on what 0, 1 (the main job's default) ... rounds of DAgger have traced; rounds
-that the run has not made are traced first. RUN/reinforced.json joins them when it is there. All write to the same
-prompts, of groups that the run has not seen; each is held against the policy of one round by its guarded regret: at two
-thresholds around the goal, and from those interpolated, prompt by prompt, to that policy's priced speed. A run that was
-stopped goes on, and one with a higher --limit adds its prompts to those that are done.
+What the run's search chose is fitted again on what 0, 1 (the main job's default) ... rounds of DAgger have traced;
+rounds that the run did not make are traced first. RUN/reinforced.json joins them when it is there. All write to the
+same prompts, of groups that the run has not seen; each is held against the policy of one round by its guarded regret:
+at two thresholds around the goal, and from those interpolated, prompt by prompt, to that policy's priced speed. A run
+that was stopped goes on, and one with a higher --limit adds its prompts to those that are done.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ class Toy:
         return loss, handed - self.limit, explorer.decisions(torch.full((32,), 10))
 
 
-def how(steps=80, **changes):
-    return Settings(**{"steps": steps, "rate": 0.1, "temperature": 0.1, "multiplier": 0.3, "dual_rate": 0.5} | changes)
+def how(steps=120, **changes):
+    return Settings(**{"steps": steps, "rate": 0.05, "temperature": 0.1, "multiplier": 0.3, "dual_rate": 0.1} | changes)
 
 
 def value(policy, seed=10_000):
@@ -184,7 +184,7 @@ def test_it_learns_where_to_hand_on_and_keeps_to_the_target(make, tmp_path):
 
 
 def test_a_constraint_that_is_met_costs_nothing_in_the_end(tmp_path):
-    rows = learn(logistic(), Toy(limit=2.0), how(steps=12), tmp_path / "steps.jsonl")
+    rows = learn(logistic(), Toy(limit=2.0), how(steps=12, dual_rate=0.5), tmp_path / "steps.jsonl")
     assert rows[0]["multiplier"] == 0.3 > rows[1]["multiplier"]
     assert rows[-1]["multiplier"] == 0.0
     assert all(row["violation"] < 0 for row in rows)

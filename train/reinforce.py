@@ -45,7 +45,7 @@ class Reinforce:
     """learning rate of Adam, in standardised weights"""
     temperature: float = 0.5
     """of the drawn decisions, in standard deviations of the score over the traces"""
-    dual_rate: float = 1.0
+    dual_rate: float = 0.3
     """how fast the multiplier moves: by this times the violation, a step"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
