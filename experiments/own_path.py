@@ -13,8 +13,8 @@ that was stopped goes on, and one with a higher --limit adds its prompts to thos
 from __future__ import annotations
 
 import copy
-import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +23,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import track
+
+from train.command import attempt, checking
 
 if TYPE_CHECKING:
     from policies import Policy
@@ -51,22 +53,22 @@ class OwnPath:
     """folder of traces, texts and result.json (default: RUN/own_path)"""
 
 
-def main(config: OwnPath) -> dict:
-    import torch
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    config = tyro.cli(OwnPath, args=argv, description=__doc__)
+    return attempt("own_path", lambda: run(config), config.run)
 
-    from experiments.handoff import unseen
+
+def run(config: OwnPath) -> dict:
+    """Measure what is missing and write result.json. Raises InputError before any work is done."""
     from train import atomic
-    from train.finished import read_run
     from train.generations import write_generations
     from train.live import LARGE
     from train.priced import alone
 
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    found = read_run(config.run)
+    with checking():
+        found, prompts = prepare(config)
     folder = config.run / "own_path" if config.output is None else config.output
-    unused = unseen(found.large, found.policy.provenance["groups"], config.limit, found.settings["prompts"])
-    prompts = [p for p in unused if len(p.ids) <= config.longest]
     own = folder / "large.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     write_generations(found.large, prompts, own, found.new, 0.0, config.batch)
@@ -83,6 +85,29 @@ def main(config: OwnPath) -> dict:
         atomic.write_json(folder / "result.json", {"prompts": len(prompts), "policies": rivals})
         Console().print({name: rivals[name]})
     return rivals
+
+
+def prepare(config: OwnPath) -> tuple[Finished, list]:
+    """The run, and prompts of groups that it has not seen. ValueError for whatever does not fit."""
+    import torch
+
+    from experiments.handoff import unseen
+    from train.finished import read_run
+
+    for name, least in {"rounds": 1, "limit": 1, "batch": 1, "threads": 1}.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be at least {least}, not {value}")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    found = read_run(config.run)
+    if found.settings["policy"] == "rule" or found.settings.get("rounds", "1") != "1":
+        raise ValueError(f"{config.run} is no run of a learned policy with one round; tune one with --policy logistic")
+    unused = unseen(found.large, found.policy.provenance["groups"], config.limit, found.settings["prompts"])
+    prompts = [p for p in unused if len(p.ids) <= config.longest]
+    if not prompts:
+        raise ValueError(f"no prompt of up to {config.longest} tokens is left that {config.run} has not seen")
+    return found, prompts
 
 
 def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
@@ -184,4 +209,4 @@ def summary(measured: dict, name: str) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(tyro.cli(OwnPath, description=__doc__)), indent=1))
+    sys.exit(main())
