@@ -4,10 +4,11 @@
     python experiments/own_path.py runs/default --rounds 2 --limit 64
 
 What the run's search chose is fitted again on what 0, 1 (the main job's default) ... rounds of DAgger have traced;
-rounds that the run did not make are traced first. RUN/reinforced.json joins them when it is there. All write to the
-same prompts, of groups that the run has not seen; each is held against the policy of one round by its guarded regret:
-at two thresholds around the goal, and from those interpolated, prompt by prompt, to that policy's priced speed. A run
-that was stopped goes on, and one with a higher --limit adds its prompts to those that are done.
+rounds that the run did not make are traced first. RUN/reinforced.json joins them when it is there, and a rule without
+weights (momentum) for comparison. All write to the same prompts, of groups that the run has not seen; each is held
+against the policy of one round by its guarded regret: at two thresholds around the goal, and from those interpolated,
+prompt by prompt, to that policy's priced speed. A run that was stopped goes on, and one with a higher --limit adds its
+prompts to those that are done.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def prepare(config: OwnPath) -> tuple[Finished, list]:
 
 def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
     """Per name: a policy, and its thresholds; that of one round, which the others are held against, comes first."""
-    from policies import load
+    from policies import Momentum, load
     from train.collect import shards_of
     from train.traces import read_traces
 
@@ -129,7 +130,8 @@ def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tupl
     if path.exists():
         policy = load(path, models=found.policy.models)
         made["reinforced"] = policy, thresholds(found, found.search(found.traces), policy, config.around)
-    return made
+    rival = Momentum()
+    return made | {"momentum": (rival, thresholds(found, found.search(found.traces), rival, config.around))}
 
 
 def trace_rounds(config: OwnPath, found: Finished, traces: Path, count: int) -> None:
