@@ -1,26 +1,21 @@
 """What a policy's own path adds, as the command measures it on a toy run."""
 
 import json
+import shutil
 
 import pytest
-from job_toys import FAST, save_model, write_prompts
 
 from experiments.own_path import main, summary
 from policies import load
-from train.fit_policy import FitPolicy
-from train.job import run as tune
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    """A finished run on half of the prompts, and a policy that stands for a reinforced one."""
-    folder = tmp_path_factory.mktemp("toys")
-    small, large = (save_model(folder / name, seed, layers) for name, seed, layers in (("s", 1, 1), ("l", 2, 12)))
-    own = {"small": small, "large": large, "prompts": write_prompts(folder / "prompts.jsonl"), "limit": 20}
-    tune(FitPolicy(**own, output=folder, quality_budget=0.95, **FAST))
-    policy = load(folder / "default" / "policy.json")
-    policy.save(folder / "default" / "reinforced.json")
-    return folder / "default"
+def tuned(tuned_run, tmp_path_factory):
+    """A finished run, and a policy that stands for a reinforced one."""
+    folder = shutil.copytree(tuned_run, tmp_path_factory.mktemp("own") / "run")
+    policy = load(folder / "policy.json")
+    policy.save(folder / "reinforced.json")
+    return folder
 
 
 def test_all_are_held_against_one_round_and_nothing_is_measured_twice(tuned, tmp_path, capfd):

@@ -5,32 +5,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-from job_toys import FAST, save_model, write_prompts
 
 from policies import load
-from train.fit_policy import FitPolicy
-from train.job import run as tune
 from train.reinforce import main
 
 SMALL = ("--episodes", 16, "--prompts", 2, "--group", 4, "--max-new-tokens", 6, "--threads", 1)
-
-
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    """A finished run of the main job on toys."""
-    folder = tmp_path_factory.mktemp("toys")
-    small, large = (save_model(folder / name, seed, layers) for name, seed, layers in (("s", 1, 1), ("l", 2, 12)))
-    prompts = write_prompts(folder / "prompts.jsonl")
-    tune(FitPolicy(small=small, large=large, prompts=prompts, output=folder, quality_budget=0.95, **FAST))
-    return folder / "default"
 
 
 def steps(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "reinforce" / "steps.jsonl").read_text().splitlines()]
 
 
-def test_it_leaves_a_policy_that_says_where_it_comes_from(tuned, tmp_path, capfd):
-    folder = shutil.copytree(tuned, tmp_path / "run")
+def test_it_leaves_a_policy_that_says_where_it_comes_from(tuned_run, tmp_path, capfd):
+    folder = shutil.copytree(tuned_run, tmp_path / "run")
     assert main([str(folder), *map(str, SMALL)]) == 0
     assert "wrote" in capfd.readouterr().out
     before = load(folder / "policy.json")
@@ -50,8 +37,8 @@ def test_it_leaves_a_policy_that_says_where_it_comes_from(tuned, tmp_path, capfd
         assert row["multiplier"] >= 0 < row["entropy"] and row["objective"] > 0
 
 
-def test_a_killed_run_ends_where_it_would_have(tuned, tmp_path):
-    whole, cut = (shutil.copytree(tuned, tmp_path / name) for name in ("whole", "cut"))
+def test_a_killed_run_ends_where_it_would_have(tuned_run, tmp_path):
+    whole, cut = (shutil.copytree(tuned_run, tmp_path / name) for name in ("whole", "cut"))
     assert main([str(whole), *map(str, SMALL)]) == 0
     assert main([str(cut), *map(str, SMALL), "--episodes", "8"]) == 0
     assert len(steps(cut)) == 1
@@ -71,19 +58,19 @@ def test_a_killed_run_ends_where_it_would_have(tuned, tmp_path):
         (("--longest", 2), "no fitting prompt has up to 2 tokens"),
     ],
 )
-def test_bad_input_is_one_sentence_and_writes_nothing(tuned, capfd, options, message):
-    before = sorted(tuned.rglob("*"))
+def test_bad_input_is_one_sentence_and_writes_nothing(tuned_run, capfd, options, message):
+    before = sorted(tuned_run.rglob("*"))
     capfd.readouterr()
-    assert main([str(tuned), *map(str, options)]) == 2
+    assert main([str(tuned_run), *map(str, options)]) == 2
     err = capfd.readouterr().err
     assert err.startswith("reinforce: ") and message in err and err.count("\n") == 1
-    assert sorted(tuned.rglob("*")) == before
+    assert sorted(tuned_run.rglob("*")) == before
 
 
-def test_what_is_no_finished_run_is_refused(tuned, tmp_path, capfd):
+def test_what_is_no_finished_run_is_refused(tuned_run, tmp_path, capfd):
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "has no run.json; give the folder of a finished run" in capfd.readouterr().err
-    folder = shutil.copytree(tuned, tmp_path / "run")
+    folder = shutil.copytree(tuned_run, tmp_path / "run")
     result = json.loads((folder / "result.json").read_text())
     result["splits"]["fit"]["hash"] = "another"
     (folder / "result.json").write_text(json.dumps(result))
@@ -91,10 +78,10 @@ def test_what_is_no_finished_run_is_refused(tuned, tmp_path, capfd):
     assert "the prompts of" in capfd.readouterr().err
 
 
-def test_a_policy_without_weights_has_no_gradient(tuned, tmp_path, capfd):
+def test_a_policy_without_weights_has_no_gradient(tuned_run, tmp_path, capfd):
     from policies import Rule
 
-    folder = shutil.copytree(tuned, tmp_path / "run")
+    folder = shutil.copytree(tuned_run, tmp_path / "run")
     before = load(folder / "policy.json")
     Rule("entropy", 1.0).save(folder / "policy.json", before.models, before.provenance)
     assert main([str(folder)]) == 2
