@@ -6,7 +6,9 @@ from policies.features import FEATURES, features, history_for
 from policies.files import PolicyError
 from policies.loading import KINDS, load
 from policies.logistic import Logistic
+from policies.margins import Margins
 from policies.mlp import MLP
+from policies.momentum import Momentum
 from policies.policy import Policy
 from policies.rule import Rule
 from policies.survival import Survival
@@ -16,6 +18,8 @@ __all__ = [
     "KINDS",
     "MLP",
     "Logistic",
+    "Margins",
+    "Momentum",
     "Periodic",
     "Policy",
     "PolicyError",

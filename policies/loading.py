@@ -14,11 +14,15 @@ from policies.features import FEATURES
 from policies.files import PolicyError, is_number, read, read_tensors, show
 from policies.identity import compare, identities
 from policies.logistic import Logistic
+from policies.margins import Margins
 from policies.mlp import MLP
+from policies.momentum import Momentum
 from policies.policy import SCHEMA, Policy
 from policies.rule import Always, Never, Rule
 
-KINDS: dict[str, type[Policy]] = {kind.kind: kind for kind in (Always, Never, Rule, Random, Periodic, Logistic, MLP)}
+KINDS: dict[str, type[Policy]] = {
+    kind.kind: kind for kind in (Always, Never, Rule, Random, Periodic, Momentum, Margins, Logistic, MLP)
+}
 
 
 def load(path: str | Path, models: list[dict[str, str]] | None = None, strict: bool = True) -> Policy:

@@ -20,3 +20,18 @@ def prompts():
     rows = torch.randint(3, 37, (4, width), generator=torch.Generator().manual_seed(1))
     mask = torch.stack([torch.arange(width) >= width - n for n in lengths]).long()
     return rows * mask, mask
+
+
+@pytest.fixture(scope="session")
+def tuned_run(tmp_path_factory):
+    """A finished run of the main job on toys, of half of their prompts; only to be read or copied."""
+    from job_toys import FAST, save_model, write_prompts
+
+    from train.fit_policy import FitPolicy
+    from train.job import run
+
+    folder = tmp_path_factory.mktemp("toys")
+    small, large = (save_model(folder / name, seed, layers) for name, seed, layers in (("s", 1, 1), ("l", 2, 12)))
+    own = {"small": small, "large": large, "prompts": write_prompts(folder / "prompts.jsonl"), "limit": 20}
+    run(FitPolicy(**own, output=folder, quality_budget=0.95, **FAST))
+    return folder / "default"

@@ -61,6 +61,13 @@ def found():
             "interval": [-0.045, -0.02],
             "confidence": 0.95,
         },
+        "calibration": {
+            "rows": 240,
+            "brier": 0.0625,
+            "constant": 0.0811,
+            "error": 0.0123,
+            "bins": [{"rows": 120, "predicted": x, "observed": y} for x, y in ((0.1, 0.08), (0.5, 0.6))],
+        },
         "trials": [
             {"number": i, "params": {"C": 0.5, "label": HOSTILE}, "loss": 0.1, "speedup": 1 + i / 9, "feasible": i > 3}
             for i in range(9)

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from export_toys import MODELS, PROVENANCE, SPECIMENS, exported, saved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies import Logistic, Rule
+from policies import Logistic, Margins, Momentum, Rule
 from policies.export.__main__ import main
 from policies.export.bundle import seal
 from policies.export.checking import check
-from policies.export.source import ExportError
+from policies.export.source import ROLES, ExportError
 from policies.export.targets import TARGETS
 
 
@@ -181,3 +182,11 @@ def test_a_judge_of_drafts_goes_to_json_only(tmp_path):
 
 def test_a_name_of_the_list_is_a_target():
     assert all(name == target.name for name, target in TARGETS.items())
+
+
+@pytest.mark.parametrize("policy", [Momentum(2.0), Margins(2)], ids=lambda policy: policy.kind)
+def test_a_baseline_that_no_engine_knows_is_refused_by_every_target(policy):
+    for target in TARGETS.values():
+        for role in ROLES:
+            reason = target.reason(SimpleNamespace(policy=policy, role=role))
+            assert reason == f"a {policy.kind} policy is a baseline to compare with, and no engine was taught it"

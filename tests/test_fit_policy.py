@@ -93,6 +93,7 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     assert len(lines(folder / "holdout.jsonl")) == 16
     assert len(result["trials"]) == len(trials(folder)) == 12
     assert policy.provenance["splits"] == result["splits"]
+    assert 0 <= result["calibration"]["brier"] <= 1 and result["calibration"]["bins"]
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
     assert "<html" in (folder / "report.html").read_text(encoding="utf-8").lower()
     assert sorted(path.name for path in finished.output.parent.iterdir()) == ["runs"]

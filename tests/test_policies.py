@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from policies import KINDS, MLP, Logistic, Periodic, Random, Rule, features, load
+from policies import KINDS, MLP, Logistic, Margins, Momentum, Periodic, Random, Rule, features, load
 
 VOCAB, WIDTH = 40, 6
 CLASSES = torch.arange(VOCAB, dtype=torch.uint8) % 16
@@ -33,12 +33,21 @@ def _mlp():
     return MLP(COLUMNS, hidden=(8,), use_hidden=True, epochs=3, classes=CLASSES).fit(x, y, hidden=hidden)
 
 
+def _margins():
+    rng = np.random.default_rng(0)
+    top1 = rng.uniform(0.3, 1, 400)
+    x = np.stack([top1, top1 * rng.random(400), rng.integers(0, 5, 400)], 1)
+    return Margins(3).fit(x, rng.random(400))
+
+
 SPECIMENS = {
     "always": Rule.always,
     "never": Rule.never,
     "rule": lambda: Rule("top1", 0.1, "<="),
     "random": lambda: Random(0.3),
     "periodic": lambda: Periodic(3),
+    "momentum": lambda: Momentum(2.0, 0.6, 0.5),
+    "margins": _margins,
     "logistic": _logistic,
     "mlp": _mlp,
 }
@@ -215,6 +224,44 @@ def test_periodic():
         Periodic(0)
 
 
+def test_momentum_remembers_and_keeps_the_word():
+    rows = torch.tensor([[1.0, 3.0, 2.0], [1.0, 3.0, 0.0], [1.0, torch.nan, 2.0], [torch.nan, 3.0, 2.0]])
+    assert Momentum(memory=0.75, gap=0.5).score_table(rows)[:3].tolist() == [2.5, 3.0, 1.0]
+    assert Momentum(memory=0.75, gap=0.5).score_table(rows)[3].isnan()
+    plain = Momentum(1.9, memory=0.0)
+    assert plain.score_table(rows)[:3].tolist() == [1.0, 1.0, 1.0]
+    # Taken up at 2.6, given back below 2.1: what is in between stays with the larger model.
+    keeps = Momentum(2.6, memory=1.0, gap=0.5)
+    middle = torch.tensor([[2.0, 2.3, 0.0], [2.0, 2.3, 1.0], [2.0, 2.0, 0.0]])
+    assert (keeps.score_table(middle) >= keeps.threshold).tolist() == [True, False, False]
+    for wrong in ({"memory": 1.1}, {"gap": -1.0}, {"gap": float("nan")}):
+        with pytest.raises(ValueError, match="momentum needs"):
+            Momentum(**wrong)
+
+
+def test_margins_have_a_line_of_their_own_at_each_place():
+    rng = np.random.default_rng(3)
+    n = 6000
+    margin, place = rng.uniform(0, 6, n), rng.integers(0, 5, n)
+    second = rng.uniform(0.01, 0.1, n)
+    best = second * np.exp(margin)
+    slope, intercept = np.array([0.5, 1.0, 1.5]), np.array([1.0, 0.0, -1.0])
+    at = np.minimum(place, 2)
+    y = 1 / (1 + np.exp(slope[at] * margin - intercept[at]))
+    fitted = Margins(3, C=100.0).fit(np.stack([best, best - second, place], 1), y)
+    np.testing.assert_allclose(fitted.slope_, slope, atol=0.05)
+    np.testing.assert_allclose(fitted.intercept_, intercept, atol=0.1)
+
+
+def test_a_place_without_labels_to_tell_apart_uses_all_rows():
+    x = np.array([[0.9, 0.8, 0], [0.5, 0.1, 0], [0.9, 0.7, 1], [0.5, 0.2, 1]])
+    fitted = Margins(4).fit(x, [0.0, 1.0, 0.0, 0.0])
+    assert fitted.slope_[0] != fitted.slope_[1]
+    assert fitted.slope_[1] == fitted.slope_[2] == fitted.slope_[3]
+    with pytest.raises(ValueError, match="places"):
+        Margins(0)
+
+
 @pytest.mark.parametrize("kind", [Logistic, MLP])
 def test_fitting_recovers_soft_labels(kind):
     rng = np.random.default_rng(1)
@@ -292,7 +339,7 @@ def test_a_bad_training_table_is_refused(change, message):
 
 def test_what_is_missing_is_said():
     step = make_step(2)
-    for unfitted in (Logistic(), MLP()):
+    for unfitted in (Logistic(), MLP(), Margins()):
         with pytest.raises(RuntimeError, match="call fit"):
             unfitted(step)
     with pytest.raises(ValueError, match="hidden states"):

@@ -28,7 +28,17 @@ def test_page_has_every_method_and_section(result, page):
     text = without_scripts(page)
     for row in result["methods"]:
         assert f"<td>{row['label']}</td>" in text
-    for title in ("Methods", "Frontier", "Search", "Policy", "Cost", "Splits", "Models and machine", "Samples"):
+    for title in (
+        "Methods",
+        "Frontier",
+        "Search",
+        "Policy",
+        "Calibration",
+        "Cost",
+        "Splits",
+        "Models and machine",
+        "Samples",
+    ):
         assert f"<h2>{title}</h2>" in text
     assert "1.32 [1.29, 1.35]" in text
     assert "1.32x faster &amp; better than random &lt;b&gt;hand-off&lt;/b&gt;" in text
@@ -37,6 +47,7 @@ def test_page_has_every_method_and_section(result, page):
     assert "0.081; difference -0.033 [-0.045, -0.020] (95% confidence)" in text
     assert "0.0312" in text
     assert "0.97 times its replayed speedup and 1.10 its loss" in text
+    assert "Brier score 0.0625 (the best constant: 0.0811), mean distance from the diagonal 0.0123" in text
 
 
 def test_page_escapes_what_others_wrote(page):

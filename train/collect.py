@@ -1,8 +1,8 @@
 """Collect traces: let the models write, then ask both what they thought at every position.
 
-Three trajectories per prompt: the large model alone; random hand-off at a rate drawn per shard, so that history
-features vary; and what a first policy, fitted on those two, writes. Only the last shows where a policy ends up: one
-that keeps what a small model is sure of walks into loops, in which it is surest.
+Trajectories of a prompt: the large model alone; random hand-off at a rate drawn per shard, so that history features
+vary; and one more a round, what a policy fitted on all before writes. Only those show where a policy ends up: one that
+keeps what a small model is sure of walks into loops, in which it is surest.
 """
 
 from __future__ import annotations
@@ -52,13 +52,28 @@ def _rate(shard: int, seed: int) -> float:
     return low + (high - low) * ((seed + 1 + shard) * GOLDEN % 1)
 
 
+def shards_of(prompts: Sequence[Prompt]) -> int:
+    """How many shards ``collect`` fills, and each round of ``explore`` after it."""
+    return math.ceil(len(prompts) / SHARD)
+
+
 def explore(
-    small: LM, large: LM, policy: Policy, prompts: Sequence[Prompt], folder: Path, max_new_tokens: int, seed: int
+    small: LM,
+    large: LM,
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    max_new_tokens: int,
+    seed: int,
+    number: int = 1,
 ) -> None:
-    """Add the trajectories of ``policy`` to traces that ``collect`` has made (DAgger's second round: 1011.0686)."""
+    """Add the trajectories of ``policy`` to traces that ``collect`` has made, as round ``number`` (from 1) of DAgger.
+
+    Ross et al. 1011.0686: both models say what they think where the policy itself goes.
+    """
     classes, traces = token_classes(large.tokenizer), read_traces(folder)
     decoder = Backoff([small, large], policy.to(large.device))
-    for i, shard in missing_shards(folder, prompts, math.ceil(len(prompts) / SHARD), "tracing a first policy"):
+    for i, shard in missing_shards(folder, prompts, number * shards_of(prompts), f"tracing a policy, round {number}"):
         written = write(decoder, shard, max_new_tokens, seed=seed)
         rows = []
         for prompt, (answer, writers) in zip(shard, written, strict=True):

@@ -55,6 +55,9 @@ class FitPolicy:
     limit: int | None = 52
     """use at most this many prompts, spread over their families"""
     max_new_tokens: int = 64
+    rounds: int = 1
+    """rounds of DAgger: each fits a policy on all traces so far and adds the traces of what it writes (with --traces,
+    those given have had theirs)"""
     traces: Path | None = None
     """folder of traces collected earlier with these models and prompts, instead of collecting them"""
     trials: int = 150

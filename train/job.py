@@ -7,15 +7,18 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from policies import Rule, token_classes
+from policies import Policy, Rule, token_classes
 from train import atomic, figure, report, tables
+from train.calibrate import risks
 from train.certificate import instead
 from train.certification import certification
-from train.collect import collect, explore
+from train.collect import collect, explore, shards_of
 from train.command import checking
 from train.holdout import hold_out
+from train.labels import labels
 from train.machine import machine
 from train.prepare import Job, about, console, given, prepare
+from train.reliability import reliability
 from train.replay import best_length
 from train.search import Search, finalists, open_study, run_study
 from train.splits import split_hash
@@ -51,7 +54,7 @@ def run(config) -> None:
 
 
 def trace(job: Job) -> Traces:
-    """The traces of the fitting and tuning prompts, collected and then explored with a first policy, or read."""
+    """The traces of the fitting and tuning prompts: collected and then explored in rounds, or read."""
     config, prompts = job.config, job.splits["fit"] + job.splits["tune"]
     description = about(config, job.small, job.large, job.splits)
     if config.traces is not None:
@@ -59,9 +62,10 @@ def trace(job: Job) -> Traces:
     folder = job.folder / "traces"
     how = prompts, folder, config.max_new_tokens, config.seed
     collect(job.small, job.large, *how, description | {"seed": config.seed})
-    traces = read_traces(folder)
-    policy = make_search(job, traces.where(traces["trajectory"] != "policy")).first()
-    explore(job.small, job.large, policy, *how)
+    for number in range(1, config.rounds + 1):
+        # Whatever later rounds have left there, a round that is gone on with must be of the same policy.
+        policy = make_search(job, read_traces(folder, number * shards_of(prompts))).first()
+        explore(job.small, job.large, policy, *how, number)
     return read_traces(folder)
 
 
@@ -126,7 +130,16 @@ def describe(job: Job, search: Search, study, chosen: Chosen) -> dict:
             if t.values is not None
         ],
         "chosen_trial": chosen.trial,
-    }
+    } | calibration(search, policy)
+
+
+def calibration(search: Search, policy: Policy) -> dict:
+    """How far the risks of a learned policy can be taken at their word, on tuning prompts that it was not fitted on."""
+    if search.kind == "rule":
+        return {}
+    # Where kl is above its median is asked of the fitting prompts, whose median the policy has learned.
+    cut = float(np.median(search.fit["kl"]))
+    return {"calibration": reliability(risks(policy, search.tune), labels(search.tune, search.label, cut))}
 
 
 def _write(job: Job, chosen: Chosen, result: dict) -> None:

@@ -42,7 +42,7 @@ def prepare(config) -> Job:
     """Check the settings and load models, prompts and the timing table; nothing is written before all is checked."""
     goal = _goal(config)
     folder = output_folder(config)
-    check_numbers(config, {"max_new_tokens": 1, "trials": 1, "threads": 1, "seed": 0})
+    check_numbers(config, {"max_new_tokens": 1, "trials": 1, "threads": 1, "seed": 0, "rounds": 0})
     _check_certificate(config)
     small, large = load_pair(config)
     tokenizer = large.tokenizer

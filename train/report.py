@@ -58,6 +58,7 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
         section("Frontier", _frontier(result), _replay_note(result)),
         section("Search", _trials(result), "One point per trial, as predicted on the tuning prompts."),
         section("Policy", _policy(result)),
+        section("Calibration", _calibration(result), _calibration_note(result)),
         section("Cost", _costs(result), _cost_note(result)),
         section("Splits", _splits(result), "No group of related prompts is in two splits."),
         section("Logged, never searched", _plain(result)),
@@ -243,6 +244,36 @@ def _policy(result: dict[str, Any]) -> str:
         return body + grid(("feature", "weight"), [(name, format_number(w, "+.4g")) for name, w in weights])
     features = ", ".join(map(str, policy.get("features", [])))
     return body + (f"<p>features: {escape(features)}</p>" if features else "")
+
+
+def _calibration(result: dict[str, Any]) -> str:
+    """Mean label against mean predicted risk, a point for each bin, and the diagonal of a risk that is true."""
+    plot = go.Figure(
+        layout=axes(result).layout.update(
+            height=380,
+            xaxis={"title": {"text": "predicted risk"}, "ticksuffix": ""},
+            yaxis={"title": {"text": "mean label"}},
+        )
+    )
+    bins = result.get("calibration", {}).get("bins", [])
+    if bins:
+        x, y = [b["predicted"] for b in bins], [b["observed"] for b in bins]
+        ends, size = [0.0, max(*x, *y)], {"size": 9, "color": COLOURS["tuned"]}
+        plot.add_scatter(x=ends, y=ends, mode="lines", line={"dash": "dot", "color": INK}, name="a true risk")
+        hover = [f"{b['rows']} positions" for b in bins]
+        plot.add_scatter(x=x, y=y, mode="markers", marker=size, name="tuned policy", hovertext=hover)
+    return drawn(plot, "calibration")
+
+
+def _calibration_note(result: dict[str, Any]) -> str:
+    found = result.get("calibration")
+    if not found:
+        return ""
+    return (
+        f"On {found['rows']} positions of the tuning prompts: Brier score {format_number(found['brier'], '.4f')} "
+        f"(the best constant: {format_number(found['constant'], '.4f')}), mean distance from the diagonal "
+        f"{format_number(found['error'], '.4f')}."
+    )
 
 
 def _costs(result: dict[str, Any]) -> str:

@@ -145,15 +145,16 @@ def read_meta(folder: Path) -> dict:
     return meta
 
 
-def read_traces(folder: Path) -> Traces:
-    """All finished shards of ``folder``, in order. TraceError when there are none."""
-    return Traces(read_columns(folder, (*NEEDED, *FEATURE_COLUMNS)))
+def read_traces(folder: Path, shards: int | None = None) -> Traces:
+    """The finished shards of ``folder``, in order: all, or the first ``shards``. TraceError when there are none."""
+    return Traces(read_columns(folder, (*NEEDED, *FEATURE_COLUMNS), shards))
 
 
-def read_columns(folder: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
-    """The columns of all finished shards of ``folder``. TraceError when there are none, or one that is needed lacks."""
+def read_columns(folder: Path, needed: Sequence[str], first: int | None = None) -> dict[str, np.ndarray]:
+    """The columns of all finished shards of ``folder``, or of the ``first`` so many. TraceError when there are none, or
+    one that is needed lacks."""
     read_meta(folder)
-    shards = sorted(folder.glob("shard-*.parquet"))
+    shards = sorted(folder.glob("shard-*.parquet"))[:first]
     if not shards:
         raise TraceError(f"{folder} holds no shards; collect traces first")
     try:

@@ -11,6 +11,8 @@ from policies.files import short
 from policies.policy import Policy
 
 FORMAT, VERSION = "decision-policy", 1
+CARRIED = ("always", "never", "rule", "random", "periodic", "logistic", "mlp")
+"""The kinds that the format holds."""
 
 
 def portable(policy: Policy, role: str = "handoff") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from policies.export.portable import CARRIED
 from policies.export.source import ROLES, ExportError, Source
 
 Files = dict[str, bytes]
@@ -38,6 +39,8 @@ class Target:
 
     def reason(self, source: Source) -> str | None:
         """Why this target cannot carry ``source``; None where it can."""
+        if source.policy.kind not in CARRIED:
+            return f"a {source.policy.kind} policy is a baseline to compare with, and no engine was taught it"
         if source.role not in self.roles:
             return HANDOFF
         return self.refuse(source)

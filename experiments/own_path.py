@@ -1,0 +1,214 @@
+"""What training on a policy's own path adds: rounds of DAgger and the policy gradient, at equal priced speed.
+
+    python train/reinforce.py runs/default --episodes 512
+    python experiments/own_path.py runs/default --rounds 2 --limit 64
+
+What the run's search chose is fitted again on what 0, 1 (the main job's default) ... rounds of DAgger have traced;
+rounds that the run did not make are traced first. RUN/reinforced.json joins them when it is there, and a rule without
+weights (momentum) for comparison. All write to the same prompts, of groups that the run has not seen; each is held
+against the policy of one round by its guarded regret: at two thresholds around the goal, and from those interpolated,
+prompt by prompt, to that policy's priced speed. A run that was stopped goes on, and one with a higher --limit adds its
+prompts to those that are done.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from train.command import attempt, checking
+
+if TYPE_CHECKING:
+    from policies import Policy
+    from train.finished import Finished
+
+BASE = "1 round"
+
+
+@dataclass
+class OwnPath:
+    """What rounds of DAgger and the policy gradient add to a tuned policy, on prompts that its run did not see."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """folder of a run of train/fit_policy.py with --policy logistic or mlp and one round"""
+    rounds: int = 2
+    """rounds of DAgger, at most; at least 1"""
+    limit: int = 64
+    """prompts, spread over their families"""
+    longest: int = 128
+    """of these, prompts of more tokens are left out"""
+    batch: int = 16
+    around: float = 0.1
+    """how far, in quantiles of the score, the two thresholds lie from the one that is tuned to the goal"""
+    threads: int | None = None
+    output: Path | None = None
+    """folder of traces, texts and result.json (default: RUN/own_path)"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    config = tyro.cli(OwnPath, args=argv, description=__doc__)
+    return attempt("own_path", lambda: run(config), config.run)
+
+
+def run(config: OwnPath) -> dict:
+    """Measure what is missing and write result.json. Raises InputError before any work is done."""
+    from train import atomic
+    from train.generations import write_generations
+    from train.live import LARGE
+    from train.priced import alone
+
+    with checking():
+        found, prompts = prepare(config)
+    folder = config.run / "own_path" if config.output is None else config.output
+    own = folder / "large.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_generations(found.large, prompts, own, found.new, 0.0, config.batch)
+    by_prompt = {tuple(row["prompt_ids"]): row["new_ids"] for row in atomic.read_rows(own)}
+    references = [by_prompt[p.ids] for p in prompts]
+    measured = {LARGE: alone(prompts, references, found.cost)}
+    rivals = {}
+    for name, (policy, thresholds) in candidates(config, found, folder / "traces").items():
+        for place, threshold in thresholds.items():
+            policy.set_threshold(threshold)
+            path = folder / f"{name} {place}.jsonl".replace(" ", "_")
+            measured[f"{name} {place}"] = texts(found, policy, prompts, references, path, config.batch)
+        rivals[name] = summary(measured, name)
+        atomic.write_json(folder / "result.json", {"prompts": len(prompts), "policies": rivals})
+        Console().print({name: rivals[name]})
+    return rivals
+
+
+def prepare(config: OwnPath) -> tuple[Finished, list]:
+    """The run, and prompts of groups that it has not seen. ValueError for whatever does not fit."""
+    import torch
+
+    from experiments.handoff import unseen
+    from train.finished import read_run
+
+    for name, least in {"rounds": 1, "limit": 1, "batch": 1, "threads": 1}.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be at least {least}, not {value}")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    found = read_run(config.run)
+    if found.settings["policy"] == "rule" or found.settings.get("rounds", "1") != "1":
+        raise ValueError(f"{config.run} is no run of a learned policy with one round; tune one with --policy logistic")
+    unused = unseen(found.large, found.policy.provenance["groups"], config.limit, found.settings["prompts"])
+    prompts = [p for p in unused if len(p.ids) <= config.longest]
+    if not prompts:
+        raise ValueError(f"no prompt of up to {config.longest} tokens is left that {config.run} has not seen")
+    return found, prompts
+
+
+def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
+    """Per name: a policy, and its thresholds; that of one round, which the others are held against, comes first."""
+    from policies import Momentum, load
+    from train.collect import shards_of
+    from train.traces import read_traces
+
+    count = shards_of(found.splits["fit"] + found.splits["tune"])
+    trace_rounds(config, found, traces, count)
+    params = next(t["params"] for t in found.result["trials"] if t["number"] == found.result["chosen_trial"])
+    made = {}
+    for k in (1, 0, *range(2, config.rounds + 1)):
+        search = found.search(read_traces(traces, (1 + k) * count))
+        policy = copy.deepcopy(search.policy(params))
+        name = BASE if k == 1 else f"{k} rounds"
+        made[name] = policy, thresholds(found, search, policy, 0.0 if k == 1 else config.around)
+    path = config.run / "reinforced.json"
+    if path.exists():
+        policy = load(path, models=found.policy.models)
+        made["reinforced"] = policy, thresholds(found, found.search(found.traces), policy, config.around)
+    rival = Momentum()
+    return made | {"momentum": (rival, thresholds(found, found.search(found.traces), rival, config.around))}
+
+
+def trace_rounds(config: OwnPath, found: Finished, traces: Path, count: int) -> None:
+    """Copy the run's traces and add the rounds that it has not made, as the main job would have."""
+    from train.collect import explore
+    from train.traces import read_traces
+
+    if not (traces / "meta.json").exists():
+        traces.mkdir(parents=True, exist_ok=True)
+        shards = sorted(found.trace_folder.glob("shard-*.parquet"))[: 2 * count]
+        for path in (*shards, found.trace_folder / "meta.json"):
+            shutil.copy(path, traces)
+    prompts, seed = found.splits["fit"] + found.splits["tune"], int(found.settings["seed"])
+    for number in range(1, config.rounds + 1):
+        policy = found.search(read_traces(traces, number * count)).first()
+        explore(found.small, found.large, policy, prompts, traces, found.new, seed, number)
+
+
+def thresholds(found: Finished, search, policy: Policy, around: float) -> dict[str, float]:
+    """The threshold tuned to the goal by replay, corrected as the run's was, or two around it."""
+    from train.search import GRID, solve
+
+    ratio = found.result["replay"]
+    i = solve(search.curve(policy), found.goal, ratio["live_speedup_over_replayed"])
+    middle = found.result["policy"]["quantile"] if i is None else float(GRID[i])
+    if not around:
+        return {"tuned": search.threshold(policy, middle)}
+    places = {"slow": max(0.0, middle - around), "fast": min(1.0, middle + around)}
+    return {place: search.threshold(policy, quantile) for place, quantile in places.items()}
+
+
+def texts(
+    found: Finished, policy: Policy, prompts: list, references: list, path: Path, batch: int
+) -> dict[str, np.ndarray]:
+    """What the policy's texts took and lost, per prompt; a line of ``path`` for each that is done."""
+    from decoding import Backoff
+    from train import atomic
+    from train.generations import write
+    from train.priced import judged
+
+    setting = f"{policy.describe()} {float(policy.threshold)}"
+    done = {row["prompt"]: row["columns"] for row in atomic.read_rows(path) if row["setting"] == setting}
+    todo = [(p, r) for p, r in zip(prompts, references, strict=True) if p.id not in done]
+    decoder = Backoff([found.small, found.large], policy.to(found.large.device))
+    for start in track(range(0, len(todo), batch), path.stem, disable=not todo):
+        some, own = zip(*todo[start : start + batch], strict=True)
+        columns = judged(found.large, some, write(decoder, some, found.new), own, found.cost)
+        rows = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(some))]
+        done |= dict(zip((p.id for p in some), rows, strict=True))
+        atomic.append_rows(
+            path, [{"setting": setting, "prompt": p.id, "columns": row} for p, row in zip(some, rows, strict=True)]
+        )
+    return {name: np.array([done[p.id][name] for p in prompts]) for name in done[prompts[0].id]}
+
+
+def summary(measured: dict, name: str) -> dict:
+    """Speed and loss at each threshold and, but for the policy of one round, its loss minus that one's."""
+    from train.holdout import against_random
+    from train.live import LARGE, speedup
+
+    points = {
+        key.removeprefix(f"{name} "): {"priced_speedup": speedup(measured, key), "loss": float(one["loss"].mean())}
+        for key, one in measured.items()
+        if key.startswith(f"{name} ")
+    }
+    if name == BASE:
+        return points
+    pair = {"random_low": measured[f"{name} slow"], "random_high": measured[f"{name} fast"]}
+    found = against_random(pair | {LARGE: measured[LARGE], "tuned": measured[f"{BASE} tuned"]})
+    low, high = found["interval"]
+    return points | {
+        "loss_at_the_speed_of_one_round": found["random_loss_at_same_speed"],
+        "difference": -found["difference"],
+        "interval": [-high, -low],
+        "bracketed": found["bracketed"],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

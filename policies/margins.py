@@ -1,0 +1,88 @@
+"""A logistic regression on the margin of the two best tokens, of its own at each place in a draft."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policies.fitted import Fitted
+from policies.logistic import Logistic
+
+
+class Margins(Fitted):
+    """sigmoid(intercept[place] - slope[place] * margin), the margin being log p of the best token minus the second's.
+
+    What vLLM estimates acceptance with to choose how much to verify (its adaptive verification: two numbers for each
+    place in the draft). ``place`` is the tokens since the larger model was last heard, those from ``places`` - 1 on
+    sharing the last regression; a place at which the labels do not differ, or that has no row, uses one of all rows.
+    As the risk of ``Survival``, or of a hand-off. Learned: ``slope_`` and ``intercept_`` [places].
+
+    Raises ValueError unless ``places`` is a whole number of at least 1.
+    """
+
+    kind = "margins"
+
+    def __init__(self, places: int = 8, C: float = 1.0, threshold: float = 0.5):
+        if type(places) is not int or places < 1:
+            raise ValueError(f"places is {places!r}; it must be a whole number of at least 1")
+        self.places, self.C = places, C
+        super().__init__(("top1", "margin", "since_large"), threshold, None)
+
+    def fit(self, x, y, weight=None, groups=None) -> Margins:
+        """Fit columns x [n, 3] to soft labels y [n] in [0, 1]; see ``Logistic.fit``, which ``C`` is of too."""
+        rows = self._rows(x, y, weight, groups)
+        margin, place = (part.numpy() for part in self._read(torch.from_numpy(rows.x)))
+        pooled = self._line(margin, rows.y, rows.weight)
+        lines = []
+        for i in range(self.places):
+            own = (place == i) & (rows.weight > 0)
+            told_apart = own.any() and rows.y[own].max() > 0 and rows.y[own].min() < 1
+            lines.append(self._line(margin[own], rows.y[own], rows.weight[own]) if told_apart else pooled)
+        slope, intercept = torch.tensor(lines).unbind(-1)
+        self.set_weights({"slope": slope, "intercept": intercept})
+        return self
+
+    def _line(self, margin: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+        """(slope, intercept) of one regression, in nats."""
+        one = Logistic(("margin",), self.C).fit(margin[:, None], y, weight)
+        slope = float(one.coef_[0] / one.scale_[0])
+        return -slope, float(one.intercept_ - slope * one.mean_[0])
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"slope": (self.places,), "intercept": (self.places,)}
+
+    def numbers(self) -> dict[str, Tensor]:
+        return self.weights()
+
+    def set_weights(self, weights: dict[str, Tensor]) -> None:
+        for name in self.shapes():
+            self._fill(f"{name}_", weights[name])
+
+    def _require_fit(self) -> None:
+        if self.slope_ is None:
+            raise RuntimeError(f"this {self.kind} policy has no weights yet; call fit, or load one")
+
+    def _read(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        """The margin of log-probabilities [...], and the place [...] it is judged by."""
+        best, apart, since = table.unbind(-1)
+        # Where the second best is less than float32 can tell from 0 beside the best, the margin is 16 nats.
+        second = (best - apart).clamp(min=1e-7)
+        return best.log() - second.log(), since.clamp(max=self.places - 1).long()
+
+    def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
+        self._require_fit()
+        margin, place = self._read(table)
+        return torch.sigmoid(self.intercept_[place] - self.slope_[place] * margin)
+
+    def describe(self) -> str:
+        return f"margins at {self.places} places: escalate when risk >= {self.threshold.item():.4g}"
+
+    def settings(self) -> dict[str, Any]:
+        return {"places": self.places}
+
+    @classmethod
+    def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Margins:
+        return cls(settings["places"])

@@ -1,0 +1,50 @@
+"""Uncertainty that is remembered: R2R's momentum and rolling strategies as one score and one threshold."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policies.policy import Policy
+
+
+class Momentum(Policy):
+    """Escalate where the mixture memory * (mean entropy of the 8 positions before) + (1 - memory) * entropy is high.
+
+    "Roads to Rome" (2505.21600): its code's momentum and rolling switches have two thresholds, and a model that has the
+    word keeps it in between. Here the one to go back is ``gap`` nats below ``threshold``: right after a token of the
+    larger model (``since_large`` is 0; before the first one too, as there) the score is that much higher. With
+    ``memory`` 1 it is a rolling mean, with 0 the plain entropy. Their momentum averages yes and no for ever and reads
+    a variance of evidence; this reads entropy over a window, for a score has to move with its threshold. Before there
+    is a memory it counts as the entropy itself.
+
+    Raises ValueError for a memory outside [0, 1] or a negative gap.
+    """
+
+    kind = "momentum"
+
+    def __init__(self, threshold: float = 2.0, memory: float = 0.7, gap: float = 0.0):
+        if not 0 <= memory <= 1 or not 0 <= gap < math.inf:
+            raise ValueError(f"momentum needs a memory in [0, 1] and a gap of at least 0, not {memory!r}, {gap!r}")
+        super().__init__(("entropy", "mean_entropy", "since_large"), threshold)
+        self.memory, self.gap = float(memory), float(gap)
+
+    def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
+        entropy, before, since = table.unbind(-1)
+        before = torch.where(before.isnan(), entropy, before)
+        return self.memory * before + (1 - self.memory) * entropy + self.gap * (since == 0)
+
+    def describe(self) -> str:
+        mixture = f"{self.memory:g} of the mean entropy before it and {1 - self.memory:g} of its own"
+        back = f", back below {self.threshold.item() - self.gap:.4g}" if self.gap else ""
+        return f"escalate when {mixture} >= {self.threshold.item():.4g}{back}"
+
+    def settings(self) -> dict[str, Any]:
+        return {"memory": self.memory, "gap": self.gap}
+
+    @classmethod
+    def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Momentum:
+        return cls(0.0, settings["memory"], settings["gap"])

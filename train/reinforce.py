@@ -1,0 +1,170 @@
+"""Train a tuned hand-off policy on its own path: a policy gradient, started from what fit_policy.py has fitted.
+
+    python train/reinforce.py runs/NAME --episodes 512
+
+An episode is a live text to a prompt that the policy was fitted on, in which each hand-off is drawn with the chance
+sigmoid((score - threshold) / temperature). Its reward is minus its guarded regret, minus a multiplier times what it
+costs beyond the target (with --quality-budget the two change places); the advantage is the reward minus the mean of its
+group, and the multiplier grows while the target is missed. Afterwards the threshold is set again by replay on the
+tuning prompts, and RUN/reinforced.json is a policy like any other: it has not been held against the hold-out, and
+`python experiments/own_path.py RUN` says what it is worth. Every step is a line of RUN/reinforce/steps.jsonl; a run
+that was killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from train.command import attempt, checking
+
+KEPT = ("goal", "machine", "splits", "cost", "groups", "label")
+"""What the provenance of the tuned policy says that is true of the reinforced one too."""
+
+
+@dataclass
+class Reinforce:
+    """Train a tuned hand-off policy on its own path, by a policy gradient."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """folder of a finished run of train/fit_policy.py with --policy logistic or mlp"""
+    episodes: int = 512
+    """texts in all, rounded up to whole steps"""
+    prompts: int = 4
+    """prompts a step"""
+    group: int = 8
+    """texts of each"""
+    longest: int = 100
+    """prompts of more tokens are left out: every text of a group reads its prompt anew"""
+    max_new_tokens: int = 48
+    lr: float = 0.02
+    """learning rate of Adam, in standardised weights"""
+    temperature: float = 0.5
+    """of the drawn decisions, in standard deviations of the score over the traces"""
+    dual_rate: float = 0.3
+    """how fast the multiplier moves: by this times the violation, a step"""
+    threads: int | None = None
+    """CPU threads (default: torch's choice)"""
+    seed: int = 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    config = tyro.cli(Reinforce, args=argv, description=__doc__)
+    return attempt("reinforce", lambda: run(config), config.run / "reinforce")
+
+
+def run(config: Reinforce) -> None:
+    """Train, set the threshold again, write reinforced.json. Raises InputError before any work is done."""
+    import copy
+
+    from train import run_folder
+    from train.finished import read_run
+    from train.policy_gradient import learn
+    from train.prepare import console
+
+    with checking():
+        check(config)
+        found = read_run(config.run)
+        if found.policy.kind not in ("logistic", "mlp"):
+            raise ValueError(
+                f"{config.run / 'policy.json'} is a policy of the kind {found.policy.kind!r}, which has no gradient; "
+                f"tune one with --policy logistic or mlp"
+            )
+        search = found.search(found.traces)
+        how = settings(config, found.policy, search)
+        play = rollouts(config, found)
+        folder = config.run / "reinforce"
+        about = {key: str(value) for key, value in asdict(config).items() if key not in ("run", "episodes", "threads")}
+        start = {"settings": about, "policy": found.policy.describe(), "models": found.policy.models}
+        run_folder.claim(folder / "settings.json", start, config, f"delete {folder}")
+    policy = copy.deepcopy(found.policy).to(found.large.device)
+    rows = learn(policy, play, how, folder / "steps.jsonl")
+    summary = settle(policy, found, search) | {"steps": how.steps, "multiplier": rows[-1]["next_multiplier"]}
+    kept = {key: value for key, value in found.policy.provenance.items() if key in KEPT}
+    provenance = kept | {"reinforced": about | summary, "from": found.policy.describe()}
+    policy.save(config.run / "reinforced.json", found.policy.models, provenance)
+    quarter = max(1, len(rows) // 4)
+    first, last = (sum(row["reward"] for row in part) / quarter for part in (rows[:quarter], rows[-quarter:]))
+    console.print(f"reward {first:.4f} in the first quarter of the steps, {last:.4f} in the last")
+    console.print(f"wrote {config.run / 'reinforced.json'}")
+
+
+def check(config: Reinforce) -> None:
+    """ValueError for a number that makes no sense; sets the number of threads."""
+    import torch
+
+    least = {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "threads": 1, "seed": 0}
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {low}, not {value}")
+    for name in ("lr", "temperature", "dual_rate"):
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name):g}")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+
+def settings(config: Reinforce, policy, search):
+    """How to learn: the temperature in units of this policy's score, the multiplier from the replayed frontier."""
+    import numpy as np
+
+    from train.calibrate import risks
+    from train.policy_gradient import Settings
+
+    score = risks(policy, search.fit)
+    spread = float(np.std(score[np.isfinite(score)]))
+    if spread == 0:
+        raise ValueError("the policy scores every position alike; there is nothing to explore around its threshold")
+    steps = -(-config.episodes // (config.prompts * config.group))
+    return Settings(steps, config.lr, config.temperature * spread, exchange(policy, search), config.dual_rate)
+
+
+def exchange(policy, search, width: float = 0.1) -> float:
+    """How much of the objective one unit of the constraint buys on the replayed frontier, at the policy's threshold."""
+    import numpy as np
+
+    from train.calibrate import risks
+
+    kept = float((risks(policy, search.calls) < float(policy.threshold)).mean())
+    (slow, careful), (fast, lossy) = search.curve(policy, np.clip([kept - width, kept + width], 0.0, 1.0))
+    saved = 1 / slow - 1 / fast
+    rate = (lossy - careful) / saved if saved > 0 else 0.0
+    if search.goal.budget is not None:
+        rate = 1 / rate if rate > 0 else 0.0
+    return max(0.0, float(rate))
+
+
+def rollouts(config: Reinforce, found):
+    from train.rollouts import Rollouts
+
+    prompts = [p for p in found.splits["fit"] if len(p.ids) <= config.longest]
+    if not prompts:
+        shortest = min(len(p.ids) for p in found.splits["fit"])
+        raise ValueError(f"no fitting prompt has up to {config.longest} tokens; --longest must be at least {shortest}")
+    own = {p.id: found.traces.of({p.id}, "large")["token"].tolist() for p in prompts}
+    new = min(config.max_new_tokens, found.new)
+    how = config.prompts, config.group, new, config.seed
+    return Rollouts(found.small, found.large, prompts, own, found.cost, found.goal, *how)
+
+
+def settle(policy, found, search) -> dict:
+    """Set the threshold of ``policy`` by replay on the tuning prompts, with the run's own correction of replay."""
+    from train.search import GRID, solve
+
+    ratio = found.result["replay"]
+    curve = search.curve(policy)
+    i = solve(curve, found.goal, ratio["live_speedup_over_replayed"], max(1.0, ratio["live_loss_over_replayed"]))
+    if i is None:
+        return {"threshold": "kept: by replay the goal is out of reach"}
+    policy.set_threshold(search.threshold(policy, GRID[i]))
+    return {"quantile": float(GRID[i]), "replayed_speedup": float(curve[i, 0]), "replayed_loss": float(curve[i, 1])}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
