@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -17,8 +18,10 @@ from train.holdout import hold_out
 from train.machine import machine
 from train.prepare import Job, about, console, given, prepare
 from train.replay import best_length
-from train.search import Search, finalists, open_study, run_study
+from train.search import Search
+from train.speculative_run import SpeculativeRun
 from train.splits import split_hash
+from train.studies import finalists, finished, join_study, open_study, run_study, settle
 from train.traces import Traces, read_traces
 from train.tracking import Tracker
 from train.tune import LEAST_SPEEDUP, Chosen, tune_live
@@ -30,24 +33,78 @@ def run(config) -> None:
     """Traces, search, live correction, hold-out, report. Raises InputError before any work is done."""
     with checking():
         job = prepare(config)
-        traces = trace(job)
-    search = make_search(job, traces)
+        study = join_study(**where(job)) if config.join else None
+        method = METHODS[config.method](job)
+    if study is not None:
+        return run_study(study, method.search, config.trials, [])
     settings = {name: str(value) for name, value in asdict(config).items()}
     with Tracker(config.wandb, job.folder, config.name, settings) as tracker:
-        study = open_study(job.folder / "study.db", config.seed, search.baselines())
-        run_study(study, search, config.trials, [tracker.trial])
-        chosen = tune_live(job, search, finalists(study, 3))
+        study = open_study(**where(job), seed=config.seed, baselines=method.search.baselines())
+        run_study(study, method.search, config.trials, [tracker.trial])
+        settle(study)
+        for trial in finished(study):  # those of other workers and of earlier starts
+            tracker.trial(study, trial)
+        chosen = method.tune(study)
         if chosen is None:
-            console.print(f"[bold]{_unreachable(job, search)}[/bold]")
             return
-        promise = certification(job, search, chosen) if config.certify else None
-        length, _ = best_length(traces.of({p.id for p in job.splits["fit"]}, "large"), job.cost, config.max_new_tokens)
-        result = describe(job, search, study, chosen) | hold_out(job, search, chosen, length)
-        if promise is not None:
-            what = [] if promise["chosen"] is not None else [instead(result["methods"])]
-            result |= {"certificate": promise, "verdict": " ".join([promise["claim"], *what, result["verdict"]])}
-        _write(job, chosen, result)
+        result = describe(job, method, study, chosen) | method.hold_out(chosen)
+        _write(job, method, chosen, result)
         tracker.table(result)
+
+
+def where(job: Job) -> dict:
+    """Where the study of a run is. In a database that others use too, its name tells what made the run."""
+    if job.config.storage is None:
+        return {"where": job.folder / "study.journal"}
+    made = hashlib.sha256((job.folder / "run.json").read_bytes()).hexdigest()[:12]
+    return {"where": job.config.storage, "name": f"{job.config.name}-{made}"}
+
+
+class BackoffRun:
+    """What the job asks of a method: a ``search``, and then these, in this order."""
+
+    def __init__(self, job: Job):
+        self.job, self.traces, self.label = job, trace(job), job.config.label
+        self.search = make_search(job, self.traces)
+
+    def tune(self, study) -> Chosen | None:
+        """The finalist that live runs on the tuning prompts like best; None, and a word about it, when none can win."""
+        chosen = tune_live(self.job, self.search, finalists(study, 3))
+        if chosen is None:
+            console.print(f"[bold]{_unreachable(self.job, self.search)}[/bold]")
+        return chosen
+
+    def predicted(self, chosen: Chosen) -> dict:
+        """What replay says of it."""
+        return {
+            "goal": {"target_speedup": self.job.goal.speedup}
+            if self.job.goal.budget is None
+            else {"quality_budget": self.job.goal.budget},
+            "replay": {"live_speedup_over_replayed": chosen.faster, "live_loss_over_replayed": chosen.worse},
+            "frontier": {
+                "policy": self.search.curve(chosen.policy).tolist(),
+                "random": self.search.random_curve().tolist(),
+            },
+        }
+
+    def hold_out(self, chosen: Chosen) -> dict:
+        """What the held-out prompts say of it and of its controls, and before them the promise."""
+        job, config = self.job, self.job.config
+        promise = certification(job, self.search, chosen) if config.certify else None
+        alone = self.traces.of({p.id for p in job.splits["fit"]}, "large")
+        length, _ = best_length(alone, job.cost, config.max_new_tokens)
+        result = hold_out(job, self.search, chosen, length)
+        if promise is None:
+            return result
+        what = [] if promise["chosen"] is not None else [instead(result["methods"])]
+        return result | {"certificate": promise, "verdict": " ".join([promise["claim"], *what, result["verdict"]])}
+
+    def provenance(self, chosen: Chosen) -> dict:
+        """What a decoder has to know besides the policy."""
+        return {"role": "handoff"}
+
+
+METHODS = {"backoff": BackoffRun, "speculative": SpeculativeRun}
 
 
 def trace(job: Job) -> Traces:
@@ -82,7 +139,7 @@ def _unreachable(job: Job, search: Search) -> str:
     return f"a loss of {job.goal.budget:g} allows no speedup over {LEAST_SPEEDUP:g}x with this pair: {FALLBACK}"
 
 
-def describe(job: Job, search: Search, study, chosen: Chosen) -> dict:
+def describe(job: Job, method, study, chosen) -> dict:
     """The part of the result that is known before the hold-out is touched."""
     policy, config = chosen.policy, job.config
     weights = getattr(policy, "coef_", None)
@@ -90,14 +147,12 @@ def describe(job: Job, search: Search, study, chosen: Chosen) -> dict:
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(config),
+        "method": config.method,
         "models": [job.small.identity(), job.large.identity()],
-        "goal": {"target_speedup": job.goal.speedup}
-        if job.goal.budget is None
-        else {"quality_budget": job.goal.budget},
         "policy": {
             "describe": policy.describe(),
-            "kind": config.policy,
-            "label": config.label,
+            "kind": policy.kind,
+            "label": method.label,
             "threshold": float(policy.threshold),
             "quantile": chosen.quantile,
             "features": list(policy.names),
@@ -112,25 +167,21 @@ def describe(job: Job, search: Search, study, chosen: Chosen) -> dict:
             for name, prompts in job.splits.items()
         },
         "cost": {"small": job.cost.small, "large": job.cost.large},
-        "replay": {"live_speedup_over_replayed": chosen.faster, "live_loss_over_replayed": chosen.worse},
-        "frontier": {"policy": search.curve(policy).tolist(), "random": search.random_curve().tolist()},
         "trials": [
             {
                 "number": t.number,
                 "params": t.params,
-                "loss": t.user_attrs["loss"],
-                "speedup": t.user_attrs["speedup"],
-                "feasible": t.constraints["goal"] <= 0,
+                "feasible": all(value <= 0 for value in t.constraints.values()),
             }
-            for t in study.trials
-            if t.values is not None
+            | {name: t.user_attrs[name] for name in ("loss", "speedup") if name in t.user_attrs}
+            for t in finished(study)
         ],
         "chosen_trial": chosen.trial,
-    }
+    } | method.predicted(chosen)
 
 
-def _write(job: Job, chosen: Chosen, result: dict) -> None:
-    _save(job, chosen, result)
+def _write(job: Job, method, chosen, result: dict) -> None:
+    _save(job, method, chosen, result)
     atomic.write_json(job.folder / "result.json", result)
     figure.draw(result, job.folder / "frontier.png")
     report.write_html(result, job.folder / "report.html")
@@ -139,12 +190,12 @@ def _write(job: Job, chosen: Chosen, result: dict) -> None:
     console.print(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
 
 
-def _save(job: Job, chosen: Chosen, result: dict) -> None:
+def _save(job: Job, method, chosen, result: dict) -> None:
     """policy.json with all that is known of it; when a promise could not be made, one that keeps it all the same."""
     keys = ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods", "certificate", "traffic")
     provenance = {key: result[key] for key in keys if key in result}
     provenance["groups"] = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
-    provenance["label"] = job.config.label
+    provenance |= {"label": method.label} | method.provenance(chosen)
     save = {"models": result["models"], "provenance": provenance}
     if result.get("certificate", {"chosen": 0})["chosen"] is not None:
         chosen.policy.save(job.folder / "policy.json", **save)

@@ -40,6 +40,7 @@ class Tracker:
         self.config = config
         self.run = None
         self._set: list[str] = []
+        self._logged: set[int] = set()
 
     def __enter__(self) -> Tracker:
         if self.mode != "disabled":
@@ -60,8 +61,12 @@ class Tracker:
             os.environ.pop(key, None)
 
     def trial(self, study: Any, trial: Any) -> None:
-        """Optuna callback: one trial's parameters, values, constraints and scalar user attributes, step `trial`."""
-        if self.run is not None:
+        """Optuna callback: one trial's parameters, values, constraints and scalar user attributes, step `trial`.
+
+        Each trial is logged once; those of other workers may be handed in afterwards.
+        """
+        if self.run is not None and trial.number not in self._logged:
+            self._logged.add(trial.number)
             self._guard(self._log_trial, study, trial)
 
     def table(self, result: dict[str, Any], picture: Path | None = None) -> None:
