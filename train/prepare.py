@@ -21,6 +21,7 @@ from train.prompts import Prompt, load_prompts, template_hash
 from train.replay import Cost
 from train.search import Goal
 from train.splits import refuse_overlap, reserve, split, split_hash
+from train.studies import check_storage
 from train.traces import TraceError, Traces, read_meta, read_traces
 
 console = Console()
@@ -50,6 +51,8 @@ def prepare(config) -> Job:
         raise ValueError(f"there is no run to join in {folder}; start it without --join first")
     check_numbers(config, {"max_new_tokens": 1, "trials": 1, "longest": 1, "threads": 1, "seed": 0})
     _check_certificate(config)
+    if config.storage is not None:
+        check_storage(config.storage)
     small, large = load_pair(config)
     tokenizer = large.tokenizer
     longest = min(small.context, large.context) - config.max_new_tokens

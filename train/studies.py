@@ -23,8 +23,20 @@ WORKER = "worker"
 """the attribute of a trial that names the process that works on it"""
 HEARTBEAT = 60
 """seconds between two signs of life in a database; a worker is given up after three"""
+NOT_YET = "there is no search to join at {where} yet; start the run without --join, and join when it searches"
 PATIENCE = 600.0
 """seconds for which the end of a search waits for the last trials of other workers"""
+
+
+def check_storage(url: str) -> None:
+    """ValueError, one sentence, when no database answers at the URL."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        create_engine(url).connect().close()
+    except (SQLAlchemyError, ImportError) as error:  # without the driver of that kind of database
+        raise ValueError(f"no database answers at --storage {url}: {str(error).splitlines()[0]}") from error
 
 
 def open_storage(where: Path | str) -> BaseStorage:
@@ -59,11 +71,23 @@ def open_study(where: Path | str, seed: int, baselines: list[dict], name: str = 
 
 def join_study(where: Path | str, name: str = "policy") -> optuna.Study:
     """The study that another process has opened. ValueError when there is none yet."""
+    if not (where.exists() if isinstance(where, Path) else _in_database(where, name)):
+        raise ValueError(NOT_YET.format(where=where))
     try:
         # Without a seed, as two workers that drew the same numbers would try the same settings.
         return optuna.load_study(study_name=name, storage=open_storage(where), sampler=optuna.samplers.TPESampler())
     except KeyError:
-        raise ValueError(f"there is no search to join at {where}; start the run without --join first") from None
+        raise ValueError(NOT_YET.format(where=where)) from None
+
+
+def _in_database(url: str, name: str) -> bool:
+    """Asked without Optuna, which makes its tables where there are none: two processes at once would both fail."""
+    from sqlalchemy import create_engine, inspect, text
+
+    with create_engine(url).connect() as connection:
+        ready = inspect(connection).has_table("studies")
+        row = text("select 1 from studies where study_name = :name")
+        return ready and connection.execute(row, {"name": name}).first() is not None
 
 
 def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: list[Callable]) -> None:
