@@ -45,7 +45,7 @@ def arguments(toys, output, **changes):
 def finished(toys, tmp_path_factory):
     """A run from the start to the end: its folder and what it said."""
     output = tmp_path_factory.mktemp("finished")
-    process = fit_policy(*arguments(toys, "runs", **SURELY), cwd=output)
+    process = fit_policy(*arguments(toys, "runs", **SURELY), "--frontier", cwd=output)
     return SimpleNamespace(output=output / "runs", folder=output / "runs" / "default", process=process)
 
 
@@ -87,6 +87,9 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     assert len(lines(folder / "holdout.jsonl")) == 16
     assert len(result["trials"]) == len(trials(folder)) == 12
     assert policy.provenance["splits"] == result["splits"]
+    assert policy.provenance["role"] == "handoff"
+    assert result["front"] and [[p["speedup"], p["loss"]] for p in result["front"]] == result["frontier"]["front"]
+    assert "<h2>Best of all candidates</h2>" in (folder / "report.html").read_text(encoding="utf-8")
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
     assert "<html" in (folder / "report.html").read_text(encoding="utf-8").lower()
     assert sorted(path.name for path in finished.output.parent.iterdir()) == ["runs"]
@@ -111,7 +114,7 @@ def test_the_same_command_again_changes_no_trial_and_no_measurement(toys, finish
     (folder / "traces" / f"meta.json.{platform.node()}.{10**30}.tmp").touch()  # as a kill leaves it
     before, measured = trials(folder), [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")]
     shards = {path.name: path.stat().st_mtime_ns for path in (finished.folder / "traces").iterdir()}
-    assert main(arguments(toys, tmp_path / "runs", **SURELY)) == 0
+    assert main([*arguments(toys, tmp_path / "runs", **SURELY), "--frontier"]) == 0
     assert trials(folder) == before
     assert len(join_study(folder / "study.journal").trials) == 12
     assert [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")] == measured
@@ -201,7 +204,6 @@ BAD = {
     "tokens": ({"max_new_tokens": 0}, "--max-new-tokens must be at least 1"),
     "threads": ({"threads": 0}, "--threads must be at least 1"),
     "seed": ({"seed": -1}, "--seed must be at least 0"),
-    "no run to join": ({"join": True}, "there is no run to join in"),
     "no URL": ({"storage": "nonsense"}, "no database answers at --storage nonsense"),
     "no database": ({"storage": "sqlite:////nowhere/study.db"}, "no database answers at --storage sqlite"),
     "longest": ({"longest": 0}, "--longest must be at least 1"),
@@ -226,6 +228,11 @@ def test_bad_input_is_one_sentence_and_writes_nothing(toys, tmp_path, capfd, cha
     before = sorted(tmp_path.rglob("*"))
     assert message in refusal(capfd, *arguments(toys, output, **changes))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_there_must_be_a_run_to_join(toys, tmp_path, capfd):
+    assert "there is no run to join" in refusal(capfd, *arguments(toys, tmp_path / "runs"), "--join")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_kind_of_policy_is_refused(toys, tmp_path, capfd):

@@ -141,6 +141,19 @@ def test_the_threshold_decides_live_as_it_did_in_replay():
     assert abs(int(live.sum()) - int((risks(policy, search.tune) >= search.threshold(policy, 0.4)).sum())) <= 1
 
 
+def test_the_front_holds_what_nothing_beats():
+    search = searcher()
+    front = search.front([*search.baselines(), {"feature": "varentropy", "direction": ">=", "quantile": 0.1}])
+    speeds, losses = ([point[key] for point in front] for key in ("speedup", "loss"))
+    assert speeds == sorted(speeds, reverse=True) and losses == sorted(set(losses), reverse=True)
+    for point in front[::5]:
+        params = point["params"]
+        assert (point["speedup"], point["loss"]) == tuple(search.point(search.policy(params), params["quantile"]))
+    for params in search.baselines():
+        speed, loss = search.point(search.policy(params), round(params["quantile"] * 200) / 200)
+        assert any(p["speedup"] >= speed and p["loss"] <= loss for p in front)
+
+
 @pytest.mark.parametrize("kind", ["rule", "logistic", "mlp"])
 def test_a_study_tries_its_baselines_first_and_records_every_constraint(kind, monkeypatch):
     search = searcher(kind)

@@ -130,6 +130,11 @@ def test_goals_are_refused(toys, tmp_path, capfd, changes, message):
     assert not (tmp_path / "runs").exists()
 
 
+def test_there_is_no_frontier_without_a_loss(toys, tmp_path, capfd):
+    assert main([*arguments(toys, tmp_path / "runs"), "--frontier"]) == 2
+    assert "leave out --frontier" in capfd.readouterr().err
+
+
 def test_a_constant_length_asks_no_policy():
     chosen = ChosenStop(Rule.never(), 3, None, 4, False, 1.0)
     decoder = chosen.decoder(toy_pair())

@@ -138,12 +138,23 @@ def test_there_must_be_something_to_join(tmp_path):
     assert not (tmp_path / "study.db").exists() or (tmp_path / "study.db").stat().st_size == 0
 
 
+def stop_when(process, where: Path, condition) -> None:
+    """Halt a worker that does not hold the journal's lock, for which the others would wait."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        if condition() and not where.with_name(f"{where.name}.lock").is_symlink():
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.013)
+
+
 @pytest.mark.slow
 def test_the_documented_command_joins_a_run(tmp_path):
     """Two processes of the main job, of which the one that has joined is killed in the middle of a trial."""
     small, large = save_model(tmp_path / "small", 1, 1), save_model(tmp_path / "large", 2, 12)
     options = {"small": small, "large": large, "prompts": write_prompts(tmp_path / "p.jsonl")} | FAST
-    options |= {"quality_budget": 0.95, "trials": 300}
+    options |= {"quality_budget": 0.95, "trials": 600}
     run = [str(x) for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
     start = lambda *more: subprocess.Popen(  # noqa: E731
         command(*run, *more), cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -151,27 +162,21 @@ def test_the_documented_command_joins_a_run(tmp_path):
     where = tmp_path / "runs" / "default" / "study.journal"
     main = start()
     wait(lambda: where.exists() and (study := study_at(where)) and finished(study), main)
+    stop_when(main, where, lambda: True)  # else it may be done before the other has started
     helper, study = start("--join"), join_study(where)
     own = lambda trial: trial.user_attrs.get(WORKER, "").endswith(f":{helper.pid}")  # noqa: E731
-    wait(lambda: any(own(trial) for trial in finished(study)), main, helper)
-    while True:
-        helper.send_signal(signal.SIGSTOP)
-        size = where.stat().st_size
-        time.sleep(0.5)
-        # It must be at a trial, and not hold the journal's lock, which the others would wait for.
-        if where.stat().st_size > size and any(own(t) for t in study.get_trials(states=[TrialState.RUNNING])):
-            break
-        helper.send_signal(signal.SIGCONT)
-        time.sleep(0.013)
+    wait(lambda: any(own(trial) for trial in finished(study)), helper)
+    stop_when(helper, where, lambda: any(own(t) for t in study.get_trials(states=[TrialState.RUNNING])))
+    main.send_signal(signal.SIGCONT)
     helper.kill()
     helper.communicate()
     assert main.communicate(timeout=300)[1].decode() == "" and main.returncode == 0
     done, states = finished(study), [trial.state for trial in study.trials]
-    assert len(done) == 300 and states.count(TrialState.FAIL) == 1 and TrialState.RUNNING not in states
+    assert len(done) == 600 and states.count(TrialState.FAIL) == 1 and TrialState.RUNNING not in states
     lines = [json.loads(line) for line in where.read_text().splitlines()]
     ends = [line["trial_id"] for line in lines if line["op_code"] == 6 and line["state"] == 1]
     assert sorted(ends) == [trial.number for trial in done]
     for trial in done:
         assert trial.constraints["goal"] == pytest.approx(trial.user_attrs["loss"] - 0.95)
     result = json.loads((where.parent / "result.json").read_text())
-    assert len(result["trials"]) == 300
+    assert len(result["trials"]) == 600

@@ -28,6 +28,7 @@ MARKERS = {"large": "s", "speculative": "D", "random_low": "<", "random_high": "
 CURVES = {
     "policy": ("policy, any threshold", "tuned"),
     "random": ("random hand-off, any rate", "random_low"),
+    "front": ("best of all candidates", "front"),
     "stop": ("tuned stop, any longest draft", "tuned"),
     "constant": ("constant length", "speculative"),
 }
@@ -64,7 +65,7 @@ def curve_name(name: str) -> str:
 
 def curve_colour(name: str) -> str:
     """The colour of the points that the curve predicts."""
-    return COLOURS[CURVES.get(name, (name, "random_low"))[1]]
+    return COLOURS.get(CURVES.get(name, (name, name))[1], INK)
 
 
 def _goal(axes: Axes, goal: dict[str, float]) -> None:

@@ -66,6 +66,8 @@ class FitPolicy:
     """folder of traces collected earlier with these models and prompts, instead of collecting them"""
     trials: int = 150
     """Optuna trials; each is replayed on the traces in milliseconds"""
+    frontier: bool = False
+    """report too, by replay, the least loss at every speedup over all candidates, and their settings"""
     name: str = "default"
     """name of the run"""
     output: Path = Path("runs")
@@ -73,8 +75,8 @@ class FitPolicy:
     join: bool = False
     """help the search of a run that has begun: the same command with --join, on a machine that sees the same folder"""
     storage: str | None = None
-    """URL of an Optuna database (postgresql://...), which also notices that a worker on another machine is gone,
-    instead of OUTPUT/NAME/study.journal"""
+    """URL of a database (postgresql+psycopg2://...) for the search instead of OUTPUT/NAME/study.journal; it notices too
+    when a worker on another machine is gone"""
     wandb: Literal["offline", "online", "disabled"] = "offline"
     """trials and results are logged to Weights & Biases; a failure there never costs the run"""
     device: str = "cpu"

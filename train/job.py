@@ -69,14 +69,19 @@ class BackoffRun:
 
     def tune(self, study) -> Chosen | None:
         """The finalist that live runs on the tuning prompts like best; None, and a word about it, when none can win."""
-        chosen = tune_live(self.job, self.search, finalists(study, 3))
+        self.tried = finalists(study, 3)
+        chosen = tune_live(self.job, self.search, self.tried)
         if chosen is None:
             console.print(f"[bold]{_unreachable(self.job, self.search)}[/bold]")
         return chosen
 
     def predicted(self, chosen: Chosen) -> dict:
-        """What replay says of it."""
+        """What replay says of it, and of all that can be had."""
+        front = []
+        if self.job.config.frontier:
+            front = self.search.front([*self.search.baselines(), *(trial.params for trial in self.tried)])
         return {
+            "front": front,
             "goal": {"target_speedup": self.job.goal.speedup}
             if self.job.goal.budget is None
             else {"quality_budget": self.job.goal.budget},
@@ -84,6 +89,7 @@ class BackoffRun:
             "frontier": {
                 "policy": self.search.curve(chosen.policy).tolist(),
                 "random": self.search.random_curve().tolist(),
+                "front": [[point["speedup"], point["loss"]] for point in front],
             },
         }
 

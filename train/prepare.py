@@ -25,7 +25,7 @@ from train.studies import check_storage
 from train.traces import TraceError, Traces, read_meta, read_traces
 
 console = Console()
-NOT_OF_THE_RUN = ("trials", "wandb", "output", "join", "storage")
+NOT_OF_THE_RUN = ("trials", "wandb", "output", "join", "storage", "frontier")
 """settings with which a run may be gone on with that began with others"""
 
 
@@ -110,6 +110,8 @@ def _goal(config) -> Goal | None:
         for name, value in (("--target-speedup", speedup), ("--quality-budget", budget)):
             if value is not None:
                 raise ValueError(f"leave out {name}: --method speculative loses nothing and is as fast as it can be")
+        if config.frontier:
+            raise ValueError("leave out --frontier: --method speculative loses nothing, so there is nothing to trade")
         return None
     if speedup is not None and budget is not None:
         raise ValueError("give --target-speedup or --quality-budget, not both")

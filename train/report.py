@@ -41,6 +41,7 @@ SEEN_AS = {
     "backoff": "the large model is asked. It is also asked about every end by the small one.",
     "speculative": "a draft ends.",
 }
+FRONT = "No candidate is predicted to be faster at so little loss; replayed on the tuning prompts, not measured."
 CANDIDATE = {  # column of the certificate: key of a candidate, format
     "capped loss": ("capped_loss", ".4f"),
     "p-value": ("pvalue", ".3g"),
@@ -72,6 +73,7 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
         section("Methods", _methods(result)),
         section("Certificate", _certificate(result)),
         section("Frontier", _frontier(result), _replay_note(result)),
+        section("Best of all candidates", _front(result), FRONT),
         section("Search", _trials(result), "One point per trial, as predicted on the tuning prompts."),
         section("Policy", _policy(result)),
         section("Cost", _costs(result), _cost_note(result)),
@@ -198,6 +200,20 @@ def _frontier(result: dict[str, Any]) -> str:
     return drawn(plot, "frontier")
 
 
+def _front(result: dict[str, Any], rows: int = 12) -> str:
+    """Points of the Pareto front, evenly spaced in its order, with the settings that reach them."""
+    points = result.get("front", [])
+    count = min(rows, len(points))
+    picked = [points[i * (len(points) - 1) // max(1, count - 1)] for i in range(count)]
+    return grid(
+        ("settings", "speedup", loss_name(result)),
+        [
+            (", ".join(_settings(p["params"])), format_number(p["speedup"], ".2f"), format_number(p["loss"], ".3f"))
+            for p in picked
+        ],
+    )
+
+
 def _errors(method: dict[str, Any], key: str) -> dict[str, Any]:
     below, above = bars(method, key)
     return {"type": "data", "symmetric": False, "arrayminus": [below], "array": [above]}
@@ -224,9 +240,11 @@ def _trials(result: dict[str, Any]) -> str:
 
 
 def _trial_text(trial: dict[str, Any]) -> str:
-    params = trial.get("params", {}).items()
-    texts = [f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}" for key, value in params]
-    return "<br>".join(map(escape, [f"trial {trial['number']}", *texts]))
+    return "<br>".join(map(escape, [f"trial {trial['number']}", *_settings(trial.get("params", {}))]))
+
+
+def _settings(params: dict[str, Any]) -> list[str]:
+    return [f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}" for key, value in params.items()]
 
 
 def axes(result: dict[str, Any]) -> go.Figure:
