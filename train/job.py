@@ -44,12 +44,14 @@ def run(config) -> None:
         settle(study)
         for trial in finished(study):  # those of other workers and of earlier starts
             tracker.trial(study, trial)
+        tracker.files("study", "traces")
         chosen = method.tune(study)
         if chosen is None:
             return
         result = describe(job, method, study, chosen) | method.hold_out(chosen)
         _write(job, method, chosen, result)
         tracker.table(result)
+        tracker.files("policy")
 
 
 def where(job: Job) -> dict:
