@@ -109,14 +109,23 @@ def test_the_killed_baseline_is_tried_again_by_who_is_left(tmp_path):
 
 def test_a_living_worker_is_waited_for_and_not_robbed(tmp_path):
     study = open_study(tmp_path / "study.journal", 0, [])
-    mine = study.ask()
-    mine.set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
+    other = study.ask()
+    other.set_user_attr(WORKER, f"{platform.node()}:{os.getppid()}")
     unsigned, elsewhere = study.ask(), study.ask()
     elsewhere.set_user_attr(WORKER, f"elsewhere:{2**22 + 1}")
     began = time.monotonic()
     settle(study, patience=0.3)
     assert time.monotonic() - began >= 0.3
-    assert [study.trials[t.number].state for t in (mine, unsigned, elsewhere)] == [TrialState.RUNNING] * 3
+    assert [study.trials[t.number].state for t in (other, unsigned, elsewhere)] == [TrialState.RUNNING] * 3
+
+
+def test_what_this_process_was_interrupted_in_does_not_hold_it_up(tmp_path):
+    study = open_study(tmp_path / "study.journal", 0, BASELINES)
+    study.ask().set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
+    study = open_study(tmp_path / "study.journal", 0, BASELINES)
+    run_study(study, lambda trial: trial.suggest_float("x", 0, 1), 2, [])
+    settle(study)
+    assert sorted(t.params["x"] for t in finished(study)) == [0.3, 0.6]
 
 
 def test_a_trial_that_nobody_signed_is_given_up_in_the_end(tmp_path, monkeypatch):

@@ -73,13 +73,13 @@ class StopSearch:
         return trial.params
 
     def baselines(self) -> list[dict]:
-        """Every constant length, the published stops at their own thresholds, and the fitted kind at three."""
+        """Every constant length, the published stops at their own thresholds, and the kind at some of its own."""
         longest = self.judged.longest
         return [
             *({"stop": "constant", "length": n} for n in range(1, longest + 1)),
             *(self._published(**RECIPES[name].options()) for name in ("svip", "adaedl", "specdec++")),
             self._published(longest, Rule("top1", HF_CONFIDENCE, "<="), keep=True),
-            *self._starts(longest),
+            *self._starts(),
         ]
 
     def _published(self, length: int, stop, keep: bool = False, **_) -> dict:
@@ -90,12 +90,17 @@ class StopSearch:
         below = float((risk[self.steps] < float(stop.threshold)).float().mean())
         return params | {"keep": keep, "quantile": below}
 
-    def _starts(self, longest: int) -> list[dict]:
+    def _starts(self) -> list[dict]:
+        """Where the search for the kind begins: drafts of little more than the best constant length."""
+        constant = lambda length: self.speedup({"stop": "constant", "length": length})  # noqa: E731
+        length = max(range(1, self.judged.longest + 1), key=constant)
+        start = {"stop": self.kind, "length": min(length + 1, self.judged.longest), "keep": True}
         if self.kind == "rule":
-            return []
-        extra = {"C": 0.1} if self.kind == "logistic" else {"width": 16, "weight_decay": 0.01}
-        start = {"stop": self.kind, "length": longest, "keep": True} | extra
-        return [start | {"features": name, "quantile": q} for name in STOP_FEATURES for q in (0.4, 0.6, 0.8)]
+            kinds = [{"feature": "top1", "direction": "<="}, {"feature": "entropy", "direction": ">="}]
+        else:
+            extra = {"C": 0.1} if self.kind == "logistic" else {"width": 16, "weight_decay": 0.01}
+            kinds = [{"features": name} | extra for name in STOP_FEATURES]
+        return [start | kind | {"quantile": q} for kind in kinds for q in (0.4, 0.6, 0.8)]
 
     def __call__(self, trial: optuna.Trial) -> float:
         """The objective: replayed seconds per token."""

@@ -122,7 +122,10 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def fail_orphans(study: optuna.Study) -> None:
-    """Mark the unfinished trials failed whose worker was a process of this machine and is gone."""
+    """Mark the unfinished trials failed whose worker was a process of this machine and is gone, or has left them.
+
+    The process that asks works on none itself: what it has signed was interrupted.
+    """
     optuna.storages.fail_stale_trials(study)  # of all machines, where the storage has heartbeats
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         if _orphaned(trial):
@@ -137,7 +140,7 @@ def _orphaned(trial: FrozenTrial) -> bool:
     node, _, process = trial.user_attrs.get(WORKER, "").rpartition(":")
     if not process:  # killed before it could sign, unless it is only just about to
         return time.time() - trial.datetime_start.timestamp() > HEARTBEAT
-    return node == platform.node() and not lives(int(process))
+    return node == platform.node() and (int(process) == os.getpid() or not lives(int(process)))
 
 
 def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
