@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 written, 2 bad input (one sentence on standard error), 130 interrupted."""
     options = tyro.cli(Options, args=argv, prog="python -m decoding", config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        method = method_of(options)
+        method = method_of(options, "handoff" if options.method else role_of_policy(options).name)
         decoder, run = prepare(options, method)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -48,6 +48,15 @@ def prepare(options: Options, method: str):
     return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed)
 
 
+def role_of_policy(options: Options):
+    """What the policy was tuned for; the draft's length is what the user says, if anything."""
+    from policies.roles import Role, role_of
+
+    policy = load_policy(options)
+    role = Role() if policy is None else role_of(policy.provenance)
+    return role if options.length is None else role._replace(length=options.length)
+
+
 def load_policy(options: Options, models=None):
     if options.policy is None:
         return None
@@ -66,10 +75,11 @@ def decoder_of(method: str, models: list, policy, options: Options):
 
     if method == "backoff":
         return Backoff(models, policy)
+    role = role_of_policy(options)
     if method == "speculative":
-        return Speculative(models, options.length, stop=policy)
+        return Speculative(models, role.length, stop=policy, keep=role.keep)
     if method == "mtad":
-        return MTAD(models, options.beams, options.length, options.tau)
+        return MTAD(models, options.beams, role.length, options.tau)
     return Autoregressive(*models)
 
 

@@ -40,10 +40,11 @@ class Options:
     text: Annotated[str, tyro.conf.Positional, arg(metavar="TEXT", help_behavior_hint="")]
     """what to answer; - reads standard input, without its last newline"""
     policy: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """policy.json, as train/fit_policy.py writes it; with speculative it says where to stop a draft"""
+    """policy.json, as train/fit_policy.py writes it; one that was tuned with --method speculative, or is used with it,
+    says where to stop a draft"""
     method: Annotated[str | None, arg(metavar="{" + ",".join(METHODS) + "}", help_behavior_hint="")] = None
-    """large and small write alone (default: backoff with a policy, else speculative)"""
-    length: int = 4
+    """large and small write alone (default: what the policy was tuned for, else speculative)"""
+    length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
     """tokens that speculative and mtad draft at most before the large model checks them"""
     beams: int = 4
     """continuations that mtad drafts at once"""
@@ -77,8 +78,10 @@ class Options:
     """CPU threads"""
 
 
-def method_of(options: Options) -> str:
-    method = options.method or ("speculative" if options.policy is None else "backoff")
+def method_of(options: Options, role: str = "handoff") -> str:
+    """``role`` is what the policy was tuned for: "handoff", or "stop" if it ends drafts."""
+    default = "speculative" if options.policy is None or role == "stop" else "backoff"
+    method = default if options.method is None else options.method
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; the known ones are {', '.join(METHODS)}")
     if method == "backoff" and options.policy is None:

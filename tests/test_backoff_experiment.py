@@ -23,12 +23,13 @@ from experiments.backoff_table import against_chance, large_share, seconds_per_t
 from experiments.backoff_texts import columns
 from experiments.decision import decision_share
 from policies import Periodic, Rule
+from train.backoff_run import BackoffRun
 from train.fit_policy import FitPolicy
-from train.job import describe, make_search, trace
+from train.job import describe
 from train.live import bootstrap
 from train.prepare import prepare
 from train.priced import priced
-from train.search import open_study, run_study
+from train.studies import open_study, run_study
 from train.tune import Chosen
 
 TABLES = [{"1": 1.0, "2": 1.5, "64": 20.0}, {"1": 10.0, "2": 11.0, "64": 30.0}, {"1": 100.0, "2": 110.0, "64": 300.0}]
@@ -69,12 +70,13 @@ def finish(config) -> None:
     folder.mkdir(parents=True)
     (folder / "cost.json").write_text(json.dumps(TABLES[:2]))
     job = prepare(config)
-    search = make_search(job, trace(job))
-    study = open_study(folder / "study.db", 0, search.baselines())
+    method = BackoffRun(job)
+    search = method.search
+    study = open_study(folder / "study.journal", 0, search.baselines())
     run_study(study, search, 1, [])
     (trial,) = [t for t in study.trials if t.values is not None]
     policy = search.policy(trial.params)
-    result = describe(job, search, study, Chosen(policy, trial.number, 0.5, 1.0, 1.0))
+    result = describe(job, method, study, Chosen(policy, trial.number, 0.5, 1.0, 1.0))
     groups = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
     policy.save(folder / "policy.json", result["models"], {"groups": groups})
     (folder / "result.json").write_text(json.dumps(result))

@@ -5,19 +5,18 @@ import os
 import platform
 import shutil
 import signal
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import optuna
 import pytest
 from job_toys import ENV, FAST, command, fit_policy, save_model, write_prompts
 
 from decoding import LM
 from policies import load
 from train.fit_policy import main
+from train.studies import join_study
 
 SURELY = {"quality_budget": 0.95}
 RESULTS = ["frontier.png", "policy.json", "report.html", "result.json"]
@@ -46,21 +45,16 @@ def arguments(toys, output, **changes):
 def finished(toys, tmp_path_factory):
     """A run from the start to the end: its folder and what it said."""
     output = tmp_path_factory.mktemp("finished")
-    process = fit_policy(*arguments(toys, "runs", **SURELY), cwd=output)
+    process = fit_policy(*arguments(toys, "runs", **SURELY), "--frontier", cwd=output)
     return SimpleNamespace(output=output / "runs", folder=output / "runs" / "default", process=process)
 
 
 def trials(folder: Path) -> dict[int, float]:
-    """Values of the finished trials; read only, so that a running job is left alone."""
-    try:
-        base = sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True)
-        rows = base.execute(
-            "select number, value from trials join trial_values using (trial_id) where state = 'COMPLETE'"
-        ).fetchall()
-        base.close()
-    except sqlite3.OperationalError:  # not there yet, or not yet with its tables
-        return {}
-    return dict(rows)
+    """Values of the finished trials; read from a copy, so that a running job is left alone."""
+    path = folder / "study.journal"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    written = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {row["trial_id"]: row["values"][0] for row in written if row["op_code"] == 6 and row["state"] == 1}
 
 
 def lines(path: Path) -> list[bytes]:
@@ -75,7 +69,7 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
     assert names - {"policy.safetensors"} == {
-        *RESULTS, "study.db", "traces", "run.json", "cost.json", "tune.jsonl", "holdout.jsonl"
+        *RESULTS, "study.journal", "traces", "run.json", "cost.json", "tune.jsonl", "holdout.jsonl"
     }  # fmt: skip
     identities = [LM.load(toys.small).identity(), LM.load(toys.large).identity()]
     policy = load(folder / "policy.json", models=identities)
@@ -94,6 +88,9 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     assert len(result["trials"]) == len(trials(folder)) == 12
     assert policy.provenance["splits"] == result["splits"]
     assert 0 <= result["calibration"]["brier"] <= 1 and result["calibration"]["bins"]
+    assert policy.provenance["role"] == "handoff"
+    assert result["front"] and [[p["speedup"], p["loss"]] for p in result["front"]] == result["frontier"]["front"]
+    assert "<h2>Best of all candidates</h2>" in (folder / "report.html").read_text(encoding="utf-8")
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
     assert "<html" in (folder / "report.html").read_text(encoding="utf-8").lower()
     assert sorted(path.name for path in finished.output.parent.iterdir()) == ["runs"]
@@ -118,10 +115,9 @@ def test_the_same_command_again_changes_no_trial_and_no_measurement(toys, finish
     (folder / "traces" / f"meta.json.{platform.node()}.{10**30}.tmp").touch()  # as a kill leaves it
     before, measured = trials(folder), [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")]
     shards = {path.name: path.stat().st_mtime_ns for path in (finished.folder / "traces").iterdir()}
-    assert main(arguments(toys, tmp_path / "runs", **SURELY)) == 0
+    assert main([*arguments(toys, tmp_path / "runs", **SURELY), "--frontier"]) == 0
     assert trials(folder) == before
-    study = optuna.load_study(study_name="policy", storage=f"sqlite:///{folder / 'study.db'}")
-    assert len(study.trials) == 12
+    assert len(join_study(folder / "study.journal").trials) == 12
     assert [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")] == measured
     assert {path.name: path.stat().st_mtime_ns for path in (folder / "traces").iterdir()} == shards
     assert all((folder / name).exists() for name in RESULTS)
@@ -209,6 +205,9 @@ BAD = {
     "tokens": ({"max_new_tokens": 0}, "--max-new-tokens must be at least 1"),
     "threads": ({"threads": 0}, "--threads must be at least 1"),
     "seed": ({"seed": -1}, "--seed must be at least 0"),
+    "no URL": ({"storage": "nonsense"}, "no database answers at --storage nonsense"),
+    "no database": ({"storage": "sqlite:////nowhere/study.db"}, "no database answers at --storage sqlite"),
+    "longest": ({"longest": 0}, "--longest must be at least 1"),
     "name": ({"name": "a/b"}, "plain folder name"),
     "name of the parent": ({"name": ".."}, "plain folder name"),
     "no name": ({"name": ""}, "plain folder name"),
@@ -230,6 +229,11 @@ def test_bad_input_is_one_sentence_and_writes_nothing(toys, tmp_path, capfd, cha
     before = sorted(tmp_path.rglob("*"))
     assert message in refusal(capfd, *arguments(toys, output, **changes))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_there_must_be_a_run_to_join(toys, tmp_path, capfd):
+    assert "there is no run to join" in refusal(capfd, *arguments(toys, tmp_path / "runs"), "--join")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_kind_of_policy_is_refused(toys, tmp_path, capfd):

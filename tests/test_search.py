@@ -1,6 +1,8 @@
 """The search: goals and their solutions, thresholds as quantiles, and studies that survive being stopped."""
 
 import itertools
+import platform
+import subprocess
 
 import numpy as np
 import optuna
@@ -13,7 +15,8 @@ from policies import Logistic, Rule
 from policies.classes import BITS
 from train.calibrate import risks
 from train.replay import Cost
-from train.search import FEATURE_SETS, GRID, Goal, Search, finalists, open_study, run_study, solve
+from train.search import FEATURE_SETS, GRID, Goal, Search, solve
+from train.studies import WORKER, finalists, open_study, run_study
 from train.traces import FEATURE_COLUMNS, Traces
 
 COST = Cost({"1": 1.0, "4": 1.5, "16": 4.0}, {"1": 4.0, "4": 5.0, "16": 10.0})
@@ -138,6 +141,19 @@ def test_the_threshold_decides_live_as_it_did_in_replay():
     assert abs(int(live.sum()) - int((risks(policy, search.tune) >= search.threshold(policy, 0.4)).sum())) <= 1
 
 
+def test_the_front_holds_what_nothing_beats():
+    search = searcher()
+    front = search.front([*search.baselines(), {"feature": "varentropy", "direction": ">=", "quantile": 0.1}])
+    speeds, losses = ([point[key] for point in front] for key in ("speedup", "loss"))
+    assert speeds == sorted(speeds, reverse=True) and losses == sorted(set(losses), reverse=True)
+    for point in front[::5]:
+        params = point["params"]
+        assert (point["speedup"], point["loss"]) == tuple(search.point(search.policy(params), params["quantile"]))
+    for params in search.baselines():
+        speed, loss = search.point(search.policy(params), round(params["quantile"] * 200) / 200)
+        assert any(p["speedup"] >= speed and p["loss"] <= loss for p in front)
+
+
 @pytest.mark.parametrize("kind", ["rule", "logistic", "mlp"])
 def test_a_study_tries_its_baselines_first_and_records_every_constraint(kind, monkeypatch):
     search = searcher(kind)
@@ -161,7 +177,7 @@ def test_a_study_tries_its_baselines_first_and_records_every_constraint(kind, mo
 
 
 def test_a_resumed_study_keeps_its_trials_and_enqueues_nothing_twice(tmp_path):
-    search, path = searcher(), tmp_path / "study.db"
+    search, path = searcher(), tmp_path / "study.journal"
     baselines = search.baselines()
     run_study(open_study(path, 0, baselines), search, 5, [])
     first = done(open_study(path, 0, baselines))
@@ -180,12 +196,15 @@ def test_a_resumed_study_keeps_its_trials_and_enqueues_nothing_twice(tmp_path):
 
 
 def test_a_trial_that_was_killed_is_failed_and_its_baseline_tried_again(tmp_path):
-    search, path = searcher(), tmp_path / "study.db"
+    search, path = searcher(), tmp_path / "study.journal"
     baselines = search.baselines()
     study = open_study(path, 0, baselines)
     run_study(study, search, 2, [])
     killed = study.ask()
     search.suggest(killed)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    killed.set_user_attr(WORKER, f"{platform.node()}:{gone.pid}")
     assert study.trials[2].state == TrialState.RUNNING
     study = open_study(path, 0, baselines)
     assert study.trials[2].state == TrialState.FAIL

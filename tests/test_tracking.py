@@ -85,6 +85,26 @@ def test_offline_run_holds_every_trial_and_the_table(tmp_path, capfd, monkeypatc
     assert run["exit_code"] == 0
 
 
+def test_the_files_of_a_run_are_its_artifacts(tmp_path, capfd):
+    folder = tmp_path / "run"
+    (folder / "traces").mkdir(parents=True)
+    contents = {"study.journal": b"trials", "traces/meta.json": b"{}", "traces/shard-00000.parquet": b"PAR1"}
+    for name, content in (contents | {"policy.json": b"{}", "traces/shard-00001.tmp": b"half"}).items():
+        (folder / name).write_bytes(content)
+    with Tracker("offline", folder, "night", {}) as tracker:
+        tracker.files("study", "traces")
+        tracker.files("policy")
+    assert capfd.readouterr().err == ""
+    artifacts = [json.loads(line)["artifact"] for line in inspect(folder).splitlines() if '"artifact"' in line]
+    found = {a["name"]: (a["type"], sorted(e["path"] for e in a["manifest"]["contents"])) for a in artifacts}
+    assert found == {
+        "night-study": ("study", ["study.journal"]),
+        "night-traces": ("traces", ["traces/meta.json", "traces/shard-00000.parquet"]),
+        "night-policy": ("policy", ["policy.json"]),
+    }
+    assert not [p for p in tmp_path.rglob("*") if folder not in p.parents and p != folder]
+
+
 def test_disabled_does_not_import_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with Tracker("disabled", tmp_path / "run", "night", {}) as tracker:

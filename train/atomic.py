@@ -30,11 +30,12 @@ def sweep(folder: Path) -> None:
     ours = re.compile(rf".+\.{re.escape(platform.node())}\.(\d+)\.tmp")
     for path in folder.rglob("*.tmp"):
         name = ours.fullmatch(path.name)
-        if name and not _lives(int(name[1])):
+        if name and not lives(int(name[1])):
             path.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     if os.name != "posix":  # elsewhere asking would end it
         return True
     try:

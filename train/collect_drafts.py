@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +20,11 @@ from decoding.text import Commit
 from decoding.trail import Trail, entropy
 from policies import features, token_classes
 from train.collect import SHARD, missing_shards, write_rows
-from train.draft_traces import DRAFT_SCHEMA, STEP_FEATURES
+from train.draft_traces import DRAFT_SCHEMA, STEP_FEATURES, DraftTraces, read_drafts
 from train.generations import batch_of
 from train.prompts import Prompt
 from train.splits import split_hash
-from train.traces import open_folder
+from train.traces import TraceError, open_folder, read_meta
 
 
 def collect_drafts(
@@ -46,17 +47,8 @@ def collect_drafts(
     """
     if longest < 1:
         raise ValueError(f"the longest draft must be at least 1 token, not {longest}")
-    meta = {
-        "drafts": DRAFT_SCHEMA,
-        "longest": longest,
-        "max_new_tokens": max_new_tokens,
-        "sampling": asdict(sampling),
-        "seed": seed,
-        "batch": batch,
-        "models": [small.identity(), large.identity()],
-        "prompts": split_hash(prompts),
-    }
-    open_folder(folder, meta)
+    about = about_drafts(small, large, prompts, longest, max_new_tokens)
+    open_folder(folder, about | {"sampling": asdict(sampling), "seed": seed, "batch": batch})
     classes = token_classes(large.tokenizer).to(large.device)
     for i, shard in missing_shards(folder, prompts, 0, "collecting draft traces", batch):
         logger = DraftLogger([small, large], longest, classes)
@@ -66,6 +58,32 @@ def collect_drafts(
             for _ in commits(logger, run):
                 pass
         write_rows(folder, i, [logger.columns(shard)])
+
+
+def about_drafts(small: LM, large: LM, prompts: Sequence[Prompt], longest: int, max_new_tokens: int) -> dict:
+    """What draft traces are of: written beside them, and compared with when they are given."""
+    return {
+        "drafts": DRAFT_SCHEMA,
+        "longest": longest,
+        "max_new_tokens": max_new_tokens,
+        "models": [small.identity(), large.identity()],
+        "prompts": split_hash(prompts),
+    }
+
+
+def given_drafts(
+    folder: Path, small: LM, large: LM, prompts: Sequence[Prompt], longest: int, max_new_tokens: int
+) -> DraftTraces:
+    """The draft traces of greedy text in ``folder``. TraceError when they are of something else, or unfinished."""
+    traces, meta = read_drafts(folder), read_meta(folder)
+    wanted = about_drafts(small, large, prompts, longest, max_new_tokens) | {"sampling": asdict(Sampling())}
+    differing = [key for key, value in json.loads(json.dumps(wanted)).items() if meta.get(key) != value]
+    if differing:
+        raise TraceError(f"the draft traces in {folder} are of another run ({', '.join(differing)} differ)")
+    missing = {p.id for p in prompts} - set(traces["prompt"].tolist())
+    if missing:
+        raise TraceError(f"the draft traces in {folder} lack {len(missing)} of {len(prompts)} prompts")
+    return traces
 
 
 class DraftLogger:

@@ -87,6 +87,11 @@ class DraftTraces:
         ratio = np.minimum(self["small_logprob"][rows] - self["large_logprob"][rows], 0.0)
         return np.where(self["token"][rows] >= 0, np.exp(ratio), 1.0)
 
+    def of(self, prompts: set[str]) -> DraftTraces:
+        """Those of the given prompts."""
+        keep = np.isin(self["prompt"], list(prompts))
+        return DraftTraces({name: column[keep] for name, column in self.columns.items()}, self.longest, self.budget)
+
     def tiled(self, times: int) -> DraftTraces:
         """The same prompts again and again, to see what replaying many would take."""
         return DraftTraces({n: np.tile(c, times) for n, c in self.columns.items()}, self.longest, self.budget)

@@ -1,4 +1,4 @@
-"""The frontier of a result as a PNG: loss against speedup."""
+"""The frontier of a result as a PNG: loss against speedup, or where nothing is lost, speedup against draft length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from train import atomic
-from train.tables import bars, format_number, label, loss_name, measured
+from train.tables import axis_titles, bars, format_number, label, measured, plane
 
 INK, FAINT, GRID = "#1f2430", "#6b7280", "#e7e9ee"
 COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; the small and the large model's also colour tokens
@@ -25,7 +25,15 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; the small 
     "llamacpp": "#8c6510",
 }
 MARKERS = {"large": "s", "speculative": "D", "random_low": "<", "random_high": ">"}
-CURVES = {"policy": "policy, any threshold", "random": "random hand-off, any rate"}
+CURVES = {
+    "policy": ("policy, any threshold", "tuned"),
+    "random": ("random hand-off, any rate", "random_low"),
+    "front": ("best of all candidates", "front"),
+    "stop": ("tuned stop, any longest draft", "tuned"),
+    "constant": ("constant length", "speculative"),
+}
+"""what a reader calls a replayed curve, and the points that it predicts"""
+FORMATS = {"speedup": (".2f", "×"), "loss": (".3f", ""), "length": ("g", " tokens")}
 
 
 def draw(result: dict[str, Any], path: Path | str) -> None:
@@ -36,8 +44,8 @@ def draw(result: dict[str, Any], path: Path | str) -> None:
     _goal(axes, result.get("goal", {}))
     for name, points in curves(result).items():
         axes.plot(*zip(*points, strict=True), "--", color=curve_colour(name), lw=1.6, label=curve_name(name))
-    for method in measured(result.get("methods", [])):
-        _point(axes, method)
+    for method in measured(result.get("methods", []), plane(result)):
+        _point(axes, method, plane(result))
     scales(axes, result)
     _words(axes, result)
     png = BytesIO()
@@ -46,18 +54,18 @@ def draw(result: dict[str, Any], path: Path | str) -> None:
 
 
 def curves(result: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """The replayed curves that have points, each a list of (speedup, loss)."""
+    """The replayed curves that have points, each a list of points in the ``plane`` of the result."""
     return {name: points for name, points in result.get("frontier", {}).items() if points}
 
 
 def curve_name(name: str) -> str:
     """What a reader calls the curve."""
-    return f"{CURVES.get(name, name)} (predicted)"
+    return f"{CURVES.get(name, (name,))[0]} (predicted)"
 
 
 def curve_colour(name: str) -> str:
     """The colour of the points that the curve predicts."""
-    return COLOURS["tuned" if name == "policy" else "random_low"]
+    return COLOURS.get(CURVES.get(name, (name, name))[1], INK)
 
 
 def _goal(axes: Axes, goal: dict[str, float]) -> None:
@@ -69,10 +77,11 @@ def _goal(axes: Axes, goal: dict[str, float]) -> None:
         axes.axhline(goal["quality_budget"], label=f"budget {goal['quality_budget']:g}", **style)
 
 
-def _point(axes: Axes, method: dict[str, Any]) -> None:
+def _point(axes: Axes, method: dict[str, Any], keys: tuple[str, str]) -> None:
     tuned = method["key"] == "tuned"
-    x, y = method["speedup"], method["loss"]
-    across, up = ([[bar] for bar in bars(method, key)] for key in ("speedup", "loss"))
+    x, y = (method[key] for key in keys)
+    across, up = ([[bar] for bar in bars(method, key)] for key in keys)
+    values = ", ".join(format_number(method[key], FORMATS[key][0]) + FORMATS[key][1] for key in keys)
     style = {"color": COLOURS.get(method["key"], INK), "zorder": 5 if tuned else 4}
     axes.errorbar(x, y, up, across, fmt="none", elinewidth=1.6, **style)
     axes.plot(
@@ -81,26 +90,28 @@ def _point(axes: Axes, method: dict[str, Any]) -> None:
         MARKERS.get(method["key"], "o"),
         ms=12 if tuned else 9,
         mec="white",
-        label=f"{label(method)}:  {x:.2f}×, {format_number(y, '.3f')}",
+        label=f"{label(method)}:  {values}",
         **style,
     )
 
 
 def scales(axes: Axes, result: dict[str, Any]) -> None:
-    """Axes of speedup and loss; that of speedup is logarithmic when it spans more than a factor of four."""
+    """Axes of the result's plane; across, speedup is logarithmic when it spans more than a factor of four."""
     axes.margins(0.06, 0.1)
-    low, high = axes.dataLim.intervalx
-    if high > 4 * low > 0:
+    (low, high), keys = axes.dataLim.intervalx, plane(result)
+    if keys[0] == "speedup" and high > 4 * low > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
+    for key, axis in zip(keys, (axes.xaxis, axes.yaxis), strict=True):
+        if key == "speedup":
+            axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     axes.grid(color=GRID, lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(colors=FAINT, length=0, labelsize=9.5)
-    axes.set_xlabel("speedup over the large model alone  (right is faster)", color=INK, fontsize=10.5)
-    axes.set_ylabel(f"{loss_name(result)}  (lower is better)", color=INK, fontsize=10.5, parse_math=False)
+    for put, title in zip((axes.set_xlabel, axes.set_ylabel), axis_titles(result), strict=True):
+        put(title, color=INK, fontsize=10.5, parse_math=False)
 
 
 def _words(axes: Axes, result: dict[str, Any]) -> None:

@@ -5,14 +5,16 @@ Give it models, prompts and a target; it gives you a policy, a measured frontier
     python train/fit_policy.py                                  # the embedded pair and prompts, 1.3x faster
     python train/fit_policy.py --quality-budget 0.05            # the fastest policy that loses at most 0.05
     python train/fit_policy.py --quality-budget 0.05 --certify 300      # ... and a promise that it does, on 300 more
+    python train/fit_policy.py --method speculative             # as fast as drafts can make it, and nothing lost
     python train/fit_policy.py --small S --large L --prompts my.jsonl --policy mlp --name mine
 
 The steps: collect traces of both models on prompts, split by prompt group; fit; search thresholds with Optuna by
 replaying the traces; run the best three live on the tuning prompts, which corrects the threshold once; measure the
 hold-out once, live, paired and interleaved with its controls. With --certify, thresholds up to the tuned one are tested
 in a fixed order on prompts that nothing else touched; "cannot certify" is one of its answers, and then policy.json
-hands everything on. Loss is the guarded regret (0: the large model's own text, 1: worst). A run that was stopped goes
-on where it was when started again with the same settings.
+hands everything on. Loss is the guarded regret (0: the large model's own text, 1: worst). With --method speculative the
+draft is tuned: its length, and a policy that ends it early, by exact replay. A run that was stopped goes on where it
+was when started again with the same settings; other processes help its search with the same command and --join.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ from train.command import attempt
 class FitPolicy:
     """Tune a decision policy for a pair of models, and measure what it is worth."""
 
+    method: Literal["backoff", "speculative"] = "backoff"
+    """what to tune: who writes each token, or how many tokens the small model drafts before the large one checks them,
+    which loses nothing and so has no goal: it is made as fast as it can be"""
     target_speedup: float | None = None
     """least loss at this speedup over the large model alone (the default goal: 1.3)"""
     quality_budget: float | None = None
@@ -56,16 +61,25 @@ class FitPolicy:
     """use at most this many prompts, spread over their families"""
     max_new_tokens: int = 64
     rounds: int = 1
-    """rounds of DAgger: each fits a policy on all traces so far and adds the traces of what it writes (with --traces,
+    """rounds of DAgger for hand-offs: each fits a policy on all traces so far and adds those of what it writes (with --traces,
     those given have had theirs)"""
+    longest: int = 8
+    """longest draft that --method speculative tries"""
     traces: Path | None = None
     """folder of traces collected earlier with these models and prompts, instead of collecting them"""
     trials: int = 150
     """Optuna trials; each is replayed on the traces in milliseconds"""
+    frontier: bool = False
+    """report too, by replay, the least loss at every speedup over all candidates, and their settings"""
     name: str = "default"
     """name of the run"""
     output: Path = Path("runs")
-    """results go to OUTPUT/NAME: policy.json, report.html, frontier.png, result.json, study.db, traces/"""
+    """results go to OUTPUT/NAME: policy.json, report.html, frontier.png, result.json, study.journal, traces/"""
+    join: bool = False
+    """help the search of a run that has begun: the same command with --join, on a machine that sees the same folder"""
+    storage: str | None = None
+    """URL of a database (postgresql+psycopg2://...) for the search instead of OUTPUT/NAME/study.journal; it notices too
+    when a worker on another machine is gone"""
     wandb: Literal["offline", "online", "disabled"] = "offline"
     """trials and results are logged to Weights & Biases; a failure there never costs the run"""
     device: str = "cpu"

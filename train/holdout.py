@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,11 +43,7 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
         "random_high": f"random hand-off, rate {high:.2f}",
         "speculative": f"speculative, exact, length {length}",
         "tuned": f"tuned {job.config.policy} policy",
-    }
-    source = job.config.large or target_source()
-    if LlamaCpp.available(source):
-        decoders["llamacpp"] = LlamaCpp(source, job.large.tokenizer, job.large.context)
-        labels["llamacpp"] = "large model alone in llama.cpp"
+    } | llamacpp(job, decoders)
     prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
     # More trials may choose another policy: what was measured of this one is not what that one does.
     setting = f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
@@ -64,6 +61,15 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
     }
 
 
+def llamacpp(job: Job, decoders: dict) -> dict[str, str]:
+    """Add the large model in llama.cpp to ``decoders``, where that is installed and reads it; its label."""
+    source = job.config.large or target_source()
+    if not LlamaCpp.available(source):
+        return {}
+    decoders["llamacpp"] = LlamaCpp(source, job.large.tokenizer, job.large.context)
+    return {"llamacpp": "large model alone in llama.cpp"}
+
+
 def traffic_of(job: Job, chosen: Chosen, rows: list[dict]) -> dict:
     """What the tuned policy saw while it wrote the held-out texts: what new traffic is compared with."""
     texts = [(row["tuned"]["answer"], row["tuned"]["writers"]) for row in rows]
@@ -78,8 +84,8 @@ def random_rates(search: Search, chosen: Chosen) -> tuple[float, float]:
     return tuple(float(1 - np.interp(wanted * factor, speeds, GRID)) for factor in BRACKET)
 
 
-def summary(measured: dict, key: str, label: str) -> dict:
-    """One row of the table; intervals are 95 % bootstrap over prompts."""
+def summary(measured: dict, key: str, label: str, exact: Collection[str] = ("speculative",)) -> dict:
+    """One row of the table; intervals are 95 % bootstrap over prompts. The large model judges all in ``exact`` ones."""
     own, large, small = measured[key], measured[live.LARGE], measured["small"]
     n = len(own["loss"])
     span = small["loss"].mean()
@@ -91,7 +97,7 @@ def summary(measured: dict, key: str, label: str) -> dict:
         "speedup_interval": live.bootstrap(lambda rows: live.speedup(measured, key, rows), n),
         "loss": float(own["loss"].mean()),
         "loss_interval": live.bootstrap(lambda rows: own["loss"][rows].mean(), n),
-        "large_share": None if key == "speculative" else float(np.average(own["large_share"], weights=own["tokens"])),
+        "large_share": None if key in exact else float(np.average(own["large_share"], weights=own["tokens"])),
         "length_ratio": float(own["tokens"].sum() / large["tokens"].sum()),
         "total_time_ratio": float(own["seconds"].sum() / large["seconds"].sum()),
         "recovered": float(1 - own["loss"].mean() / span) if span > 0 else None,

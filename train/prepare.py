@@ -16,13 +16,17 @@ from decoding.lm import check_compatible
 from decoding.pairs import load_model
 from train import atomic, run_folder
 from train.certify import LIMIT, check_settings, needed
+from train.collect_drafts import given_drafts
 from train.prompts import Prompt, load_prompts, template_hash
 from train.replay import Cost
 from train.search import Goal
 from train.splits import refuse_overlap, reserve, split, split_hash
+from train.studies import check_storage
 from train.traces import TraceError, Traces, read_meta, read_traces
 
 console = Console()
+NOT_OF_THE_RUN = ("trials", "wandb", "output", "join", "storage", "frontier")
+"""settings with which a run may be gone on with that began with others"""
 
 
 @dataclass
@@ -30,7 +34,8 @@ class Job:
     """Everything the steps share."""
 
     config: object
-    goal: Goal
+    goal: Goal | None
+    """None where nothing can be lost"""
     folder: Path
     small: LM
     large: LM
@@ -42,8 +47,12 @@ def prepare(config) -> Job:
     """Check the settings and load models, prompts and the timing table; nothing is written before all is checked."""
     goal = _goal(config)
     folder = output_folder(config)
-    check_numbers(config, {"max_new_tokens": 1, "trials": 1, "threads": 1, "seed": 0, "rounds": 0})
+    if config.join and not (folder / "run.json").exists():
+        raise ValueError(f"there is no run to join in {folder}; start it without --join first")
+    check_numbers(config, {"max_new_tokens": 1, "trials": 1, "longest": 1, "threads": 1, "seed": 0, "rounds": 0})
     _check_certificate(config)
+    if config.storage is not None:
+        check_storage(config.storage)
     small, large = load_pair(config)
     tokenizer = large.tokenizer
     longest = min(small.context, large.context) - config.max_new_tokens
@@ -53,10 +62,19 @@ def prepare(config) -> Job:
         splits["certify"] = _beyond(config, prompts, tokenizer, longest)
         refuse_overlap(splits)
     if config.traces is not None:
-        given(config.traces, about(config, small, large, splits))
+        _check_traces(config, small, large, splits)
     run = _identity(config, [small.identity(), large.identity()], splits)
     run_folder.claim(folder / "run.json", run, config, f"use another --name or delete {folder}")
     return Job(config, goal, folder, small, large, splits, timing_table(folder, small, large))
+
+
+def _check_traces(config, small: LM, large: LM, splits: dict[str, list[Prompt]]) -> None:
+    """TraceError when those of ``--traces`` are of something else."""
+    if config.method == "backoff":
+        given(config.traces, about(config, small, large, splits))
+    else:
+        prompts = splits["fit"] + splits["tune"]
+        given_drafts(config.traces, small, large, prompts, config.longest, config.max_new_tokens)
 
 
 def about(config, small: LM, large: LM, splits: dict[str, list[Prompt]]) -> dict:
@@ -86,8 +104,15 @@ def given(folder: Path, description: dict) -> Traces:
     return traces
 
 
-def _goal(config) -> Goal:
+def _goal(config) -> Goal | None:
     speedup, budget = config.target_speedup, config.quality_budget
+    if config.method == "speculative":
+        for name, value in (("--target-speedup", speedup), ("--quality-budget", budget)):
+            if value is not None:
+                raise ValueError(f"leave out {name}: --method speculative loses nothing and is as fast as it can be")
+        if config.frontier:
+            raise ValueError("leave out --frontier: --method speculative loses nothing, so there is nothing to trade")
+        return None
     if speedup is not None and budget is not None:
         raise ValueError("give --target-speedup or --quality-budget, not both")
     if budget is not None:
@@ -167,7 +192,7 @@ def load_pair(config) -> tuple[LM, LM]:
 
 def _identity(config, models: list[dict], splits: dict) -> dict:
     """What a run that is gone on with must not change: its trials and measurements would be mixed with others."""
-    settings = {key: str(value) for key, value in asdict(config).items() if key not in ("trials", "wandb", "output")}
+    settings = {key: str(value) for key, value in asdict(config).items() if key not in NOT_OF_THE_RUN}
     return {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
 
 

@@ -15,7 +15,19 @@ from plotly.offline import get_plotlyjs
 
 from train import atomic
 from train.figure import COLOURS, GRID, INK, curve_colour, curve_name, curves
-from train.tables import DASH, bars, cells, format_number, label, loss_name, measured, number, with_interval
+from train.tables import (
+    DASH,
+    axis_titles,
+    bars,
+    cells,
+    format_number,
+    label,
+    loss_name,
+    measured,
+    number,
+    plane,
+    with_interval,
+)
 
 WRITERS = ("#9a4f86", "#8c6510", "#009e73")  # those between the smallest and the largest model
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:"
@@ -23,8 +35,13 @@ DISTURBED = 1.25
 """factor by which live seconds may differ from the timing table"""
 SEEN = (
     "The shortest held-out prompts, one of each family. Every token has the colour of its writer; point at it to see "
-    "its risk: from the threshold on, the large model is asked. It is also asked about every end by the small one."
+    "its risk: from the threshold on, "
 )
+SEEN_AS = {
+    "backoff": "the large model is asked. It is also asked about every end by the small one.",
+    "speculative": "a draft ends.",
+}
+FRONT = "No candidate is predicted to be faster at so little loss; replayed on the tuning prompts, not measured."
 CANDIDATE = {  # column of the certificate: key of a candidate, format
     "capped loss": ("capped_loss", ".4f"),
     "p-value": ("pvalue", ".3g"),
@@ -56,6 +73,7 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
         section("Methods", _methods(result)),
         section("Certificate", _certificate(result)),
         section("Frontier", _frontier(result), _replay_note(result)),
+        section("Best of all candidates", _front(result), FRONT),
         section("Search", _trials(result), "One point per trial, as predicted on the tuning prompts."),
         section("Policy", _policy(result)),
         section("Calibration", _calibration(result), _calibration_note(result)),
@@ -63,7 +81,7 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
         section("Splits", _splits(result), "No group of related prompts is in two splits."),
         section("Logged, never searched", _plain(result)),
         section("Models and machine", _models(result)),
-        section("Samples", _samples(result), SEEN),
+        section("Samples", _samples(result), SEEN + SEEN_AS[result.get("method", "backoff")]),
     ]
     atomic.write(path, page(name, sections).encode())
 
@@ -107,8 +125,12 @@ def _faint(parts: Iterable[str]) -> str:
 
 def _methods(result: dict[str, Any]) -> str:
     head, *rows = cells(result)
-    found = result.get("comparison")
-    return grid(head, rows, [m["key"] == "tuned" for m in result.get("methods", [])]) + (
+    found, constant = result.get("comparison"), result.get("against_constant")
+    table = grid(head, rows, [m["key"] == "tuned" for m in result.get("methods", [])])
+    if rows and constant:
+        ratio = with_interval(constant["ratio"], constant["interval"], ".3f")
+        return f"{table}<p>Speed over the best constant length: {ratio} ({constant['confidence']:.0%} confidence).</p>"
+    return table + (
         f"<p>Random hand-off at the speed of the tuned policy: {escape(loss_name(result))} "
         f"{format_number(found['random_loss_at_same_speed'], '.3f')}; difference "
         f"{with_interval(found['difference'], found['interval'], '.3f')} ({found['confidence']:.0%} confidence).</p>"
@@ -147,24 +169,26 @@ def _certificate(result: dict[str, Any]) -> str:
 def _replay_note(result: dict[str, Any]) -> str:
     text = "Points are measured; dashed lines are replayed predictions."
     ratios = [result.get("replay", {}).get(f"live_{what}_over_replayed") for what in ("speedup", "loss")]
-    if None in map(number, ratios):
+    if number(ratios[0]) is None:
         return text
+    if number(ratios[1]) is None:
+        return f"{text} Live, the tuned drafts had {ratios[0]:.2f} times their replayed speedup."
     return f"{text} Live, the tuned policy had {ratios[0]:.2f} times its replayed speedup and {ratios[1]:.2f} its loss."
 
 
 def _frontier(result: dict[str, Any]) -> str:
-    """Loss against speedup: measured methods with intervals, and the replayed curves."""
-    plot = axes(result)
+    """Measured methods with intervals, and the replayed curves."""
+    plot, (across, up) = axes(result), plane(result)
     for name, points in curves(result).items():
         x, y = zip(*points, strict=True)
         line = {"dash": "dash", "color": curve_colour(name)}
         plot.add_scatter(x=x, y=y, mode="lines", line=line, name=escape(curve_name(name)))
-    for method in measured(result.get("methods", [])):
+    for method in measured(result.get("methods", []), (across, up)):
         plot.add_scatter(
-            x=[method["speedup"]],
-            y=[method["loss"]],
-            error_x=_errors(method, "speedup"),
-            error_y=_errors(method, "loss"),
+            x=[method[across]],
+            y=[method[up]],
+            error_x=_errors(method, across),
+            error_y=_errors(method, up),
             mode="markers",
             marker={"size": 14 if method["key"] == "tuned" else 10, "color": COLOURS.get(method["key"], INK)},
             name=escape(label(method)),
@@ -177,15 +201,29 @@ def _frontier(result: dict[str, Any]) -> str:
     return drawn(plot, "frontier")
 
 
+def _front(result: dict[str, Any], rows: int = 12) -> str:
+    """Points of the Pareto front, evenly spaced in its order, with the settings that reach them."""
+    points = result.get("front", [])
+    count = min(rows, len(points))
+    picked = [points[i * (len(points) - 1) // max(1, count - 1)] for i in range(count)]
+    return grid(
+        ("settings", "speedup", loss_name(result)),
+        [
+            (", ".join(_settings(p["params"])), format_number(p["speedup"], ".2f"), format_number(p["loss"], ".3f"))
+            for p in picked
+        ],
+    )
+
+
 def _errors(method: dict[str, Any], key: str) -> dict[str, Any]:
     below, above = bars(method, key)
     return {"type": "data", "symmetric": False, "arrayminus": [below], "array": [above]}
 
 
 def _trials(result: dict[str, Any]) -> str:
-    """Loss against speedup of every trial that has both; the chosen one is a star."""
-    plot = axes(result)
-    trials = measured(result.get("trials", []))
+    """Every trial that has a place in the plane; the chosen one is a star."""
+    plot, (across, up) = axes(result), plane(result)
+    trials = measured([trial.get("params", {}) | trial for trial in result.get("trials", [])], (across, up))
     for name, members, marker in (
         ("feasible", [t for t in trials if t.get("feasible")], {"color": "#009e73", "size": 8}),
         ("infeasible", [t for t in trials if not t.get("feasible")], {"color": "#9aa0ab", "size": 8, "symbol": "x"}),
@@ -197,27 +235,33 @@ def _trials(result: dict[str, Any]) -> str:
     ):
         if members:
             hover = [_trial_text(trial) for trial in members]
-            x, y = [t["speedup"] for t in members], [t["loss"] for t in members]
+            x, y = [t[across] for t in members], [t[up] for t in members]
             plot.add_scatter(x=x, y=y, mode="markers", marker=marker, name=name, hovertext=hover)
     return drawn(plot, "trials")
 
 
 def _trial_text(trial: dict[str, Any]) -> str:
-    params = trial.get("params", {}).items()
-    texts = [f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}" for key, value in params]
-    return "<br>".join(map(escape, [f"trial {trial['number']}", *texts]))
+    return "<br>".join(map(escape, [f"trial {trial['number']}", *_settings(trial.get("params", {}))]))
+
+
+def _settings(params: dict[str, Any]) -> list[str]:
+    return [f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}" for key, value in params.items()]
 
 
 def axes(result: dict[str, Any]) -> go.Figure:
-    """An empty plot of the loss against the speedup."""
+    """An empty plot of the result's plane."""
     axis = {"gridcolor": GRID, "zeroline": False}
+    across, up = (
+        axis | {"title": {"text": escape(title)}} | ({"ticksuffix": "×"} if key == "speedup" else {})
+        for key, title in zip(plane(result), axis_titles(result), strict=True)
+    )
     return go.Figure(
         layout={
             "template": "none",
             "height": 480,
             "margin": {"l": 70, "r": 20, "t": 30, "b": 60},
-            "xaxis": axis | {"title": {"text": "speedup over the large model alone"}, "ticksuffix": "×"},
-            "yaxis": axis | {"title": {"text": escape(f"{loss_name(result)} (lower is better)")}},
+            "xaxis": across,
+            "yaxis": up,
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
             "hoverlabel": {"bgcolor": "white", "align": "left"},
         }

@@ -57,6 +57,8 @@ def _texts(tokenizer, answer: list[int]) -> list[str]:
 
 def _risk(models, policy: Policy, prompt: Prompt, answer: list[int], writers: list[int]) -> list[float | None]:
     """The policy's score at every token, from reading the answer again: recording it would have cost timed seconds."""
+    if not policy.names:
+        return [None] * len(answer)
     small, large = models
     columns = trajectory(small, large, prompt, answer, writers, answer, token_classes(large.tokenizer), TUNED, math.nan)
     table = np.stack([columns[name] for name in policy.names], 1).astype(np.float32)

@@ -58,9 +58,24 @@ def cells(result: dict[str, Any], columns: dict = COLUMNS) -> list[list[str]]:
     return [titles, *rows]
 
 
-def measured(methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The methods, or trials, that have both a speedup and a loss: the points of a plot."""
-    return [m for m in methods if None not in (number(m.get("speedup")), number(m.get("loss")))]
+def plane(result: dict[str, Any]) -> tuple[str, str]:
+    """What the pictures of a result show, across and up: what is lost, or where nothing is, how long the drafts are."""
+    return ("length", "speedup") if result.get("method") == "speculative" else ("speedup", "loss")
+
+
+def measured(methods: list[dict[str, Any]], keys: Sequence[str] = ("speedup", "loss")) -> list[dict[str, Any]]:
+    """The methods, or trials, that have all ``keys``: the points of a plot."""
+    return [m for m in methods if None not in (number(m.get(key)) for key in keys)]
+
+
+def axis_titles(result: dict[str, Any]) -> list[str]:
+    """The names of what ``plane`` says."""
+    names = {
+        "speedup": "speedup over the large model alone",
+        "loss": f"{loss_name(result)} (lower is better)",
+        "length": "longest draft, tokens",
+    }
+    return [names[key] for key in plane(result)]
 
 
 def bars(method: dict[str, Any], key: str) -> tuple[float, float]:

@@ -14,6 +14,12 @@ from typing import Any
 
 PROJECT = "two-model-decoding"
 METRICS = ("tokens_per_second", "speedup", "loss", "large_share", "length_ratio", "total_time_ratio", "recovered")
+FILES = {
+    "study": ("study.journal",),
+    "traces": ("traces/*.json", "traces/*.parquet"),
+    "policy": ("policy.json", "*.safetensors", "uncertified.json", "result.json"),
+}
+"""what is logged as an artifact of which kind, as patterns in the run's folder"""
 SETTINGS = {
     "silent": True,
     "console": "off",  # the progress bars are the run's, not ours to capture
@@ -40,6 +46,7 @@ class Tracker:
         self.config = config
         self.run = None
         self._set: list[str] = []
+        self._logged: set[int] = set()
 
     def __enter__(self) -> Tracker:
         if self.mode != "disabled":
@@ -60,14 +67,23 @@ class Tracker:
             os.environ.pop(key, None)
 
     def trial(self, study: Any, trial: Any) -> None:
-        """Optuna callback: one trial's parameters, values, constraints and scalar user attributes, step `trial`."""
-        if self.run is not None:
+        """Optuna callback: one trial's parameters, values, constraints and scalar user attributes, step `trial`.
+
+        Each trial is logged once; those of other workers may be handed in afterwards.
+        """
+        if self.run is not None and trial.number not in self._logged:
+            self._logged.add(trial.number)
             self._guard(self._log_trial, study, trial)
 
     def table(self, result: dict[str, Any], picture: Path | None = None) -> None:
         """Log a result's methods, summary values and the picture of its frontier (default: `folder`/frontier.png)."""
         if self.run is not None:
             self._guard(self._log_table, result, self.folder / "frontier.png" if picture is None else Path(picture))
+
+    def files(self, *kinds: str) -> None:
+        """Log files of `folder` as artifacts, those that are there: any of "study", "traces" and "policy"."""
+        if self.run is not None:
+            self._guard(self._log_files, kinds)
 
     def _guard(self, action: Callable[..., None], *args: Any) -> None:
         try:
@@ -129,6 +145,19 @@ class Tracker:
         summary = {f"{m['key']}/{key}": m[key] for m in methods for key in METRICS if m.get(key) is not None}
         texts = {key: result[key] for key in ("verdict", "chosen_trial") if result.get(key) is not None}
         self.run.summary.update(summary | texts)
+
+    def _log_files(self, kinds: tuple[str, ...]) -> None:
+        import wandb
+
+        for kind in kinds:
+            found = sorted(path for pattern in FILES[kind] for path in self.folder.glob(pattern))
+            if not found:
+                continue
+            artifact = wandb.Artifact(f"{self.name}-{kind}", type=kind)
+            for path in found:
+                # A link would do, but the run goes on: what is logged is what there was.
+                artifact.add_file(str(path), str(path.relative_to(self.folder)))
+            self.run.log_artifact(artifact)
 
 
 def _warn(what: str, error: Exception) -> None:

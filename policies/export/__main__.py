@@ -25,9 +25,9 @@ class Export:
     """where it goes; --list names the targets"""
     output: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """new folder for the files and their manifest"""
-    role: Annotated[str | None, arg(metavar="ROLE", help_behavior_hint="(default: what it was tuned for)")] = None
+    role: Annotated[str | None, arg(metavar="ROLE", help_behavior_hint="(default: as tuned, else handoff)")] = None
     """what it decides: handoff (who writes the next token) or stop (whether a draft ends here)"""
-    length: int = 4
+    length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
     """most tokens of a draft"""
     draft: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(default: its name)")] = None
     """path of the small model, for engines that take it as an argument"""

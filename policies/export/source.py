@@ -10,9 +10,7 @@ from typing import Any
 
 from policies.loading import load
 from policies.policy import Policy
-
-ROLES = ("handoff", "stop")
-"""Who writes the next token, or whether a draft ends here."""
+from policies.roles import LENGTH, ROLES, role_of
 
 
 class ExportError(ValueError):
@@ -27,7 +25,7 @@ class Source:
     files: dict[str, bytes]
     """The policy's own files by the names that its JSON knows them by; ``policy.json`` is one of them."""
     role: str = "handoff"
-    length: int = 4
+    length: int = LENGTH
     draft: str | None = None
     approximation: dict[str, Any] | None = None
     """What was fitted in place of the policy in the files, where it had to be."""
@@ -62,17 +60,19 @@ class Source:
         }
 
 
-def open_source(path: Path, role: str | None, length: int, draft: str | None = None) -> Source:
-    """The policy at ``path``. ExportError or PolicyError, one sentence, when it cannot be exported at all.
+def open_source(path: Path, role: str | None, length: int | None, draft: str | None = None) -> Source:
+    """The policy at ``path``, in the role and with the longest draft that it was tuned for if None says so.
 
-    ``role``: None for what its provenance says it was tuned for, a hand-off where it says nothing.
+    ExportError or PolicyError, one sentence, when it cannot be exported at all.
     """
-    if not 1 <= length <= 64:
-        raise ExportError(f"the draft length is {length}; it must be from 1 to 64")
     policy, path = load(path), Path(path)
-    role = policy.provenance.get("role", ROLES[0]) if role is None else role
+    tuned = role_of(policy.provenance)
+    role = tuned.name if role is None else role
+    length = tuned.length if length is None else length
     if role not in ROLES:
         raise ExportError(f"unknown role {role!r}; the known ones are {', '.join(ROLES)}")
+    if not 1 <= length <= 64:
+        raise ExportError(f"the draft length is {length}; it must be from 1 to 64")
     data = path.read_bytes()
     beside, files = json.loads(data).get("tensors"), {"policy.json": data}
     if beside is not None:

@@ -1,0 +1,114 @@
+"""What the main job asks of a method, for backoff: who writes each token."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies import Policy, token_classes
+from train.calibrate import risks
+from train.certificate import instead
+from train.certification import certification
+from train.collect import collect, explore, shards_of
+from train.holdout import hold_out
+from train.labels import labels
+from train.prepare import Job, about, console, given
+from train.reliability import reliability
+from train.replay import best_length
+from train.search import Search
+from train.studies import finalists
+from train.traces import Traces, read_traces
+from train.tune import LEAST_SPEEDUP, Chosen, tune_live
+
+FALLBACK = "use the large model alone, or exact speculative decoding"
+
+
+class BackoffRun:
+    """What the job asks of a method: a ``search``, and then these, in this order."""
+
+    def __init__(self, job: Job):
+        self.job, self.traces, self.label = job, trace(job), job.config.label
+        self.search = make_search(job, self.traces)
+
+    def tune(self, study) -> Chosen | None:
+        """The finalist that live runs on the tuning prompts like best; None, and a word about it, when none can win."""
+        self.tried = finalists(study, 3)
+        chosen = tune_live(self.job, self.search, self.tried)
+        if chosen is None:
+            console.print(f"[bold]{_unreachable(self.job, self.search)}[/bold]")
+        return chosen
+
+    def predicted(self, chosen: Chosen) -> dict:
+        """What replay says of it, and of all that can be had."""
+        front = []
+        if self.job.config.frontier:
+            front = self.search.front([*self.search.baselines(), *(trial.params for trial in self.tried)])
+        return {
+            "front": front,
+            "goal": {"target_speedup": self.job.goal.speedup}
+            if self.job.goal.budget is None
+            else {"quality_budget": self.job.goal.budget},
+            "replay": {"live_speedup_over_replayed": chosen.faster, "live_loss_over_replayed": chosen.worse},
+            "frontier": {
+                "policy": self.search.curve(chosen.policy).tolist(),
+                "random": self.search.random_curve().tolist(),
+                "front": [[point["speedup"], point["loss"]] for point in front],
+            },
+        } | calibration(self.search, chosen.policy)
+
+    def hold_out(self, chosen: Chosen) -> dict:
+        """What the held-out prompts say of it and of its controls, and before them the promise."""
+        job, config = self.job, self.job.config
+        promise = certification(job, self.search, chosen) if config.certify else None
+        alone = self.traces.of({p.id for p in job.splits["fit"]}, "large")
+        length, _ = best_length(alone, job.cost, config.max_new_tokens)
+        result = hold_out(job, self.search, chosen, length)
+        if promise is None:
+            return result
+        what = [] if promise["chosen"] is not None else [instead(result["methods"])]
+        return result | {"certificate": promise, "verdict": " ".join([promise["claim"], *what, result["verdict"]])}
+
+    def provenance(self, chosen: Chosen) -> dict:
+        """What a decoder has to know besides the policy."""
+        return {"role": "handoff"}
+
+
+def trace(job: Job) -> Traces:
+    """The traces of the fitting and tuning prompts: collected and then explored in rounds, or read."""
+    config, prompts = job.config, job.splits["fit"] + job.splits["tune"]
+    description = about(config, job.small, job.large, job.splits)
+    if config.traces is not None:
+        return given(config.traces, description)
+    folder = job.folder / "traces"
+    how = prompts, folder, config.max_new_tokens, config.seed
+    collect(job.small, job.large, *how, description | {"seed": config.seed})
+    for number in range(1, config.rounds + 1):
+        # Whatever later rounds have left there, a round that is gone on with must be of the same policy.
+        policy = make_search(job, read_traces(folder, number * shards_of(prompts))).first()
+        explore(job.small, job.large, policy, *how, number)
+    return read_traces(folder)
+
+
+def make_search(job: Job, traces: Traces) -> Search:
+    fit = traces.of({p.id for p in job.splits["fit"]})
+    tune = traces.of({p.id for p in job.splits["tune"]}, "mixed", "policy")
+    classes = token_classes(job.large.tokenizer)
+    return Search(job.config.policy, job.config.label, fit, tune, job.cost, job.goal, classes, job.config.seed)
+
+
+def _unreachable(job: Job, search: Search) -> str:
+    fastest = search.random_curve()[-1, 0]
+    if job.goal.budget is None:
+        return (
+            f"{job.goal.speedup:g}x is out of reach of this pair on this machine: the small model alone is about "
+            f"{fastest:.2f}x as fast as the large one; {FALLBACK}"
+        )
+    return f"a loss of {job.goal.budget:g} allows no speedup over {LEAST_SPEEDUP:g}x with this pair: {FALLBACK}"
+
+
+def calibration(search: Search, policy: Policy) -> dict:
+    """How far the risks of a learned policy can be taken at their word, on tuning prompts that it was not fitted on."""
+    if search.kind == "rule":
+        return {}
+    # Where kl is above its median is asked of the fitting prompts, whose median the policy has learned.
+    cut = float(np.median(search.fit["kl"]))
+    return {"calibration": reliability(risks(policy, search.tune), labels(search.tune, search.label, cut))}

@@ -1,0 +1,167 @@
+"""The main job for ``--method speculative``: how to draft is searched by replay, run live, and held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from decoding import Autoregressive, Backoff, Speculative
+from policies import Policy, Rule, token_classes
+from train import live
+from train.collect_drafts import collect_drafts, given_drafts
+from train.draft_traces import DraftTraces, read_drafts
+from train.holdout import llamacpp, summary
+from train.prepare import Job, console
+from train.samples import samples
+from train.search_stops import StopSearch
+from train.studies import finalists
+
+
+@dataclass
+class ChosenStop:
+    """How to draft, the trial it came from, and how live runs on the tuning prompts compared with replay."""
+
+    policy: Policy
+    """``Rule.never()`` for a constant length"""
+    trial: int
+    quantile: float | None
+    length: int
+    keep: bool
+    faster: float
+
+    def decoder(self, models) -> Speculative:
+        """A stop that never stops is not asked at all."""
+        stop = None if self.policy.kind == "never" else self.policy.to(models[-1].device)
+        return Speculative(models, self.length, stop, keep=self.keep)
+
+
+class SpeculativeRun:
+    """What the job asks of a method (``train.job.METHODS``); the text is the large model's own, only sooner."""
+
+    label = "rejection"
+
+    def __init__(self, job: Job):
+        self.job, self.models = job, [job.small, job.large]
+        traces = self._traces()
+        fit = traces.of({p.id for p in job.splits["fit"]})
+        self.search = StopSearch(
+            job.config.policy, fit, traces, job.cost, token_classes(job.large.tokenizer), job.config.seed
+        )
+
+    def _traces(self) -> DraftTraces:
+        job, config = self.job, self.job.config
+        prompts = job.splits["fit"] + job.splits["tune"]
+        if config.traces is not None:
+            return given_drafts(config.traces, job.small, job.large, prompts, config.longest, config.max_new_tokens)
+        folder = job.folder / "traces"
+        collect_drafts(job.small, job.large, prompts, config.longest, folder, config.max_new_tokens)
+        return read_drafts(folder)
+
+    def finalists(self, study) -> list:
+        """The best two stops and the best constant length. A survival has no file of its own, so it is a baseline."""
+        ranked = [trial for trial in finalists(study, None) if trial.params["stop"] != "survival"]
+        constant = lambda trial: trial.params["stop"] == "constant"  # noqa: E731
+        return [t for t in ranked if not constant(t)][:2] + [t for t in ranked if constant(t)][:1]
+
+    def tune(self, study) -> ChosenStop:
+        """The fastest of the finalists, live on the tuning prompts: replay does not price a stop's own features."""
+        job, trials = self.job, self.finalists(study)
+        tune, path = job.splits["tune"], job.folder / "tune.jsonl"
+        options = [self._option(trial.number, trial.params) for trial in trials]
+        decoders = {live.LARGE: Autoregressive(job.large)}
+        decoders |= {f"trial {option.trial}": option.decoder(self.models) for option in options}
+        measured = live.measure(decoders, tune, job.config.max_new_tokens, job.large, path, "live, tuning")
+        for option, trial in zip(options, trials, strict=True):
+            speed, replayed = live.speedup(measured, f"trial {option.trial}"), self.search.speedup(trial.params)
+            option.faster = speed / replayed
+            console.print(f"trial {option.trial}: replay {replayed:.3f}x, live {speed:.3f}x")
+        return max(options, key=lambda option: live.speedup(measured, f"trial {option.trial}"))
+
+    def _option(self, number: int, params: dict) -> ChosenStop:
+        stop, quantile = self.search.stop(params), params.get("quantile")
+        stop = Rule.never() if stop is None else stop
+        return ChosenStop(stop, number, quantile, params["length"], params.get("keep", False), 1.0)
+
+    def constant(self) -> int:
+        """The best constant draft length."""
+        speeds = dict(self.constants())
+        return max(speeds, key=speeds.get)
+
+    def constants(self) -> list[tuple[int, float]]:
+        """(length, replayed speedup) of every constant draft length."""
+        return [(n, self.search.speedup({"stop": "constant", "length": n})) for n in self._lengths()]
+
+    def _lengths(self) -> range:
+        return range(1, self.search.judged.longest + 1)
+
+    def predicted(self, chosen: ChosenStop) -> dict:
+        """What replay says: the speedup by the longest draft, with the tuned stop and without one."""
+        stop = None if chosen.policy.kind == "never" else chosen.policy
+        seconds = lambda n: self.search.replay(stop, n, chosen.keep).seconds(self.job.cost).sum()  # noqa: E731
+        tuned = [(n, float(self.search.alone / seconds(n))) for n in self._lengths()]
+        return {
+            "replay": {"live_speedup_over_replayed": chosen.faster},
+            "frontier": {"stop": tuned, "constant": self.constants()},
+        }
+
+    def provenance(self, chosen: ChosenStop) -> dict:
+        """What a decoder has to know besides the policy."""
+        return {"role": "stop", "length": chosen.length, "keep": chosen.keep}
+
+    def hold_out(self, chosen: ChosenStop) -> dict:
+        """Measure the tuned stop and its controls on the held-out prompts; the rest of the result."""
+        job, length = self.job, self.constant()
+        decoders = {
+            live.LARGE: Autoregressive(job.large),
+            "small": Backoff(self.models, Rule.never(), verify_eos=False),
+            "speculative": Speculative(self.models, length),
+            "tuned": chosen.decoder(self.models),
+        }
+        labels = {
+            live.LARGE: "large model alone",
+            "small": "small model alone",
+            "speculative": f"speculative, best constant length {length}",
+            "tuned": f"speculative, tuned: {draft_of(chosen)}",
+        } | llamacpp(job, decoders)
+        prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
+        setting = f"trial {chosen.trial}, length {length}"
+        measured = live.measure(
+            decoders, prompts, job.config.max_new_tokens, job.large, path, "hold-out", setting=setting
+        )
+        rows = live.finished(path, decoders, setting)
+        methods = [summary(measured, key, labels[key], exact=("speculative", "tuned")) for key in decoders]
+        for method in methods:
+            method |= {"length": {"speculative": length, "tuned": chosen.length}.get(method["key"])}
+        comparison = against_constant(measured)
+        return {
+            "methods": methods,
+            "against_constant": comparison,
+            "verdict": verdict(len(prompts), methods, comparison),
+            "live_over_table": live.over_table(measured, prompts, job.cost.large),
+            "samples": samples(self.models, chosen.policy, prompts, rows),
+        }
+
+
+def draft_of(chosen: ChosenStop) -> str:
+    """What a reader calls a way of drafting."""
+    if chosen.policy.kind == "never":
+        return f"constant length {chosen.length}"
+    return f"{chosen.policy.kind} stop, at most {chosen.length}"
+
+
+def against_constant(measured: dict) -> dict:
+    """The tuned way of drafting over the best constant length: seconds per token of the one by those of the other."""
+    ratio = lambda rows: live.speedup(measured, "tuned", rows) / live.speedup(measured, "speculative", rows)  # noqa: E731
+    n = len(measured["tuned"]["loss"])
+    return {"ratio": ratio(slice(None)), "interval": live.bootstrap(ratio, n), "confidence": 0.95}
+
+
+def verdict(prompts: int, methods: list[dict], comparison: dict) -> str:
+    """What the hold-out says, in one sentence."""
+    tuned = next(m for m in methods if m["key"] == "tuned")
+    low, high = comparison["interval"]
+    better = "faster" if low > 1 else "slower" if high < 1 else "not clearly faster or slower"
+    return (
+        f"On {prompts} held-out prompts {tuned['label']} is {tuned['speedup']:.2f}x as fast as the large model alone, "
+        f"whose text it writes; it is {better} than the best constant length (ratio {comparison['ratio']:.3f}, 95 % "
+        f"interval {low:.3f} to {high:.3f})."
+    )

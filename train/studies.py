@@ -1,0 +1,166 @@
+"""The study of a run: what several processes may work on at once, and what outlives each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import MaxTrialsCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from train.atomic import lives
+
+WORKER = "worker"
+"""the attribute of a trial that names the process that works on it"""
+HEARTBEAT = 60
+"""seconds between two signs of life in a database; a worker is given up after three"""
+NOT_YET = "there is no search to join at {where} yet; start the run without --join, and join when it searches"
+PATIENCE = 600.0
+"""seconds for which the end of a search waits for the last trials of other workers"""
+
+
+def check_storage(url: str) -> None:
+    """ValueError, one sentence, when no database answers at the URL."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        create_engine(url).connect().close()
+    except (SQLAlchemyError, ImportError) as error:  # without the driver of that kind of database
+        raise ValueError(f"no database answers at --storage {url}: {str(error).splitlines()[0]}") from error
+
+
+def open_storage(where: Path | str) -> BaseStorage:
+    """A journal, for the processes that see the file ``where``, or the database at the URL ``where``.
+
+    A database learns from a worker's heartbeat that it is gone, on whichever machine; a journal has none.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, and have tests here
+    if isinstance(where, Path):
+        return JournalStorage(JournalFileBackend(str(where)))
+    return RDBStorage(
+        where,
+        heartbeat_interval=HEARTBEAT,
+        grace_period=3 * HEARTBEAT,
+        heartbeat_stale_trial_callback=try_again,
+    )
+
+
+def open_study(where: Path | str, seed: int, baselines: list[dict], name: str = "policy") -> optuna.Study:
+    """The study called ``name``, made with its baselines enqueued or resumed with all its finished trials.
+
+    A trial whose worker was killed is marked failed; if it was a baseline, it is tried again.
+    """
+    study = optuna.create_study(study_name=name, storage=open_storage(where), direction="minimize", load_if_exists=True)
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    fail_orphans(study)
+    for params in baselines:
+        study.enqueue_trial(params, skip_if_exists=True)
+    return study
+
+
+def join_study(where: Path | str, name: str = "policy") -> optuna.Study:
+    """The study that another process has opened. ValueError when there is none yet."""
+    if not (where.exists() if isinstance(where, Path) else _in_database(where, name)):
+        raise ValueError(NOT_YET.format(where=where))
+    try:
+        # Without a seed, as two workers that drew the same numbers would try the same settings.
+        return optuna.load_study(study_name=name, storage=open_storage(where), sampler=optuna.samplers.TPESampler())
+    except KeyError:
+        raise ValueError(NOT_YET.format(where=where)) from None
+
+
+def _in_database(url: str, name: str) -> bool:
+    """Asked without Optuna, which makes its tables where there are none: two processes at once would both fail."""
+    from sqlalchemy import create_engine, inspect, text
+
+    with create_engine(url).connect() as connection:
+        ready = inspect(connection).has_table("studies")
+        row = text("select 1 from studies where study_name = :name")
+        return ready and connection.execute(row, {"name": name}).first() is not None
+
+
+def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: list[Callable]) -> None:
+    """Bring the study to ``trials`` finished trials, with whoever else works on it; at most one more per worker."""
+    from rich.progress import Progress
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
+        return search(trial)
+
+    with Progress() as progress:
+        bar = progress.add_task("searching", total=trials, completed=len(finished(study)))
+        show = lambda study, trial: progress.update(bar, completed=len(finished(study)))  # noqa: E731
+        if len(finished(study)) < trials:
+            study.optimize(objective, callbacks=[*callbacks, show, MaxTrialsCallback(trials, (TrialState.COMPLETE,))])
+
+
+def settle(study: optuna.Study, patience: float = PATIENCE) -> None:
+    """Wait until no trial is unfinished, so that every process that reads the study from here on reads the same.
+
+    What a worker of another machine has not finished after ``patience`` seconds is left to it.
+    """
+    until = time.monotonic() + patience
+    fail_orphans(study)
+    while study.get_trials(deepcopy=False, states=[TrialState.RUNNING]) and time.monotonic() < until:
+        time.sleep(0.1)
+        fail_orphans(study)
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+
+
+def fail_orphans(study: optuna.Study) -> None:
+    """Mark the unfinished trials failed whose worker was a process of this machine and is gone, or has left them.
+
+    The process that asks works on none itself: what it has signed was interrupted.
+    """
+    optuna.storages.fail_stale_trials(study)  # of all machines, where the storage has heartbeats
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        if _orphaned(trial):
+            try:
+                study.tell(trial.number, state=TrialState.FAIL)
+            except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                continue  # another worker was first
+            try_again(study, trial)
+
+
+def _orphaned(trial: FrozenTrial) -> bool:
+    node, _, process = trial.user_attrs.get(WORKER, "").rpartition(":")
+    if not process:  # killed before it could sign, unless it is only just about to
+        return time.time() - trial.datetime_start.timestamp() > HEARTBEAT
+    return node == platform.node() and (int(process) == os.getpid() or not lives(int(process)))
+
+
+def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Enqueue a failed baseline anew: nothing is copied but its settings. Optuna's own callback would copy constraints
+    too, which can be set only once, so that the second attempt could not correct what the first had left."""
+    if "fixed_params" in trial.system_attrs:
+        study.enqueue_trial(trial.system_attrs["fixed_params"])
+
+
+def finalists(study: optuna.Study, count: int | None) -> list[FrozenTrial]:
+    """The best feasible trials that differ in more than threshold and length; the nearest when none is feasible."""
+    ranked = sorted(finished(study), key=lambda t: (max(0.0, t.constraints.get("goal", 0.0)), t.value))
+    different: dict[str, FrozenTrial] = {}
+    for trial in ranked:
+        kind = json.dumps(
+            {
+                k: v if isinstance(v, str | int) else round(np.log10(v))
+                for k, v in trial.params.items()
+                if k not in ("quantile", "length")
+            }
+        )
+        different.setdefault(kind, trial)
+    return list(different.values())[:count]
