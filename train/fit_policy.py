@@ -61,8 +61,8 @@ class FitPolicy:
     """use at most this many prompts, spread over their families"""
     max_new_tokens: int = 64
     rounds: int = 1
-    """rounds of DAgger for hand-offs: each fits a policy on all traces so far and adds those of what it writes (with --traces,
-    those given have had theirs)"""
+    """rounds of DAgger for hand-offs: each fits a policy on all traces so far and adds those of what it writes (with
+    --traces, those given have had theirs)"""
     longest: int = 8
     """longest draft that --method speculative tries"""
     traces: Path | None = None
