@@ -107,8 +107,9 @@ def read_text(text: str) -> str:
 
 def check_numbers(options: Options) -> None:
     for name in ("length", "beams", "max_new_tokens"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     if not options.tau >= 0:
         raise ValueError(f"--tau must be at least 0, not {options.tau}")
     use(options.device, options.threads)

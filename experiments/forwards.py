@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from decoding import LM
+from decoding.session import Session
 
 clock = time.perf_counter
 
@@ -34,33 +35,30 @@ class Call(NamedTuple):
 class Recorder:
     """Notes every forward of ``modules`` (by name) in ``calls``; a few microseconds each, in every method alike.
 
-    Of ``lms`` also those that take the lean way around their module.
+    Those of ``lms`` are noted where a session makes them, whichever way it takes: around the module, or from a graph.
     """
 
     def __init__(self, modules: dict[str, nn.Module], lms: dict[str, LM]):
         self.calls: list[Call] = []
-        self.lms = lms.values()
-        for name, lm in lms.items():
-            lm.lean = self._noted(name, lm.lean)
+        self.names = {id(lm.model): name for name, lm in lms.items()}
+        self.plain = Session._run
+        Session._run = self._noted()
         self.hooks = [
             module.register_forward_pre_hook(
                 lambda _, args, options, name=name: self._note(name, options), with_kwargs=True
             )
             for name, module in modules.items()
+            if name not in lms
         ]
 
-    def _noted(self, name: str, lean: Callable) -> Callable:
-        def make():
-            forward = lean()
+    def _noted(self) -> Callable:
+        def run(session: Session, ids, keep: int, hidden: bool):
+            name, (rows, query) = self.names.get(id(session.model)), ids.shape
+            if name is not None:
+                self.calls.append(Call(name, rows, query, min(keep, query), session.plan.reach - query))
+            return self.plain(session, ids, keep, hidden)
 
-            def note(ids, places, cache, reach, keep):
-                rows, query = ids.shape
-                self.calls.append(Call(name, rows, query, min(keep, query), reach - query))
-                return forward(ids, places, cache, reach, keep)
-
-            return None if forward is None else note
-
-        return make
+        return run
 
     def _note(self, name: str, options: dict) -> None:
         rows, query = options["input_ids"].shape
@@ -76,8 +74,7 @@ class Recorder:
     def close(self) -> None:
         for hook in self.hooks:
             hook.remove()
-        for lm in self.lms:
-            del lm.lean  # the class has its own
+        Session._run = self.plain
 
 
 class BareForwards:

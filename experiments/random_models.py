@@ -40,7 +40,7 @@ def _random(shape: dict, device: str, dtype: str, seed: int) -> LM:
         config = LlamaConfig(bos_token_id=None, eos_token_id=None, pad_token_id=None, **shape)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     model.generation_config.eos_token_id = None
-    return LM(model)
+    return LM(model, graphs=True)
 
 
 def random_prompts(vocab: int, count: int, shortest: int = 32, longest: int = 128) -> list[Prompt]:
