@@ -27,9 +27,9 @@ def ours(pair, ids, policy, length, monkeypatch):
     """(text, (drafted, accepted) of every round)"""
     rounds, plain = [], Speculative._block
 
-    def record(self, run, rows, lengths, tokens, drafted, *rest):
-        rounds.append(int(drafted))
-        return plain(self, run, rows, lengths, tokens, drafted, *rest)
+    def record(self, run, rows, lengths, drafted, *rest):
+        rounds.append(drafted.total)
+        return plain(self, run, rows, lengths, drafted, *rest)
 
     monkeypatch.setattr(Speculative, "_block", record)
     decoder = Speculative(list(pair), length, stop=policy, keep=True)

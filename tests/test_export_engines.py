@@ -170,9 +170,9 @@ def ours(pair, ids, policy, length, new, monkeypatch):
     """(answer, drafts): what our engine drafts, round by round."""
     drafts, plain = [], Speculative._block
 
-    def record(self, run, rows, lengths, tokens, drafted, *rest):
-        drafts.append(tokens[0, : int(drafted[0])].tolist())
-        return plain(self, run, rows, lengths, tokens, drafted, *rest)
+    def record(self, run, rows, lengths, drafted, *rest):
+        drafts.append(drafted.tokens[0, : int(drafted.lengths[0])].tolist())
+        return plain(self, run, rows, lengths, drafted, *rest)
 
     monkeypatch.setattr(Speculative, "_block", record)
     decoder = Speculative(list(pair), length, stop=policy)

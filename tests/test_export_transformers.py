@@ -107,7 +107,7 @@ def recorded(monkeypatch, speculative):
 
     def record(*args):
         drafted = plain(*args)
-        rounds.append(drafted[2].tolist())
+        rounds.append(drafted.lengths.tolist())
         return drafted
 
     monkeypatch.setattr(speculative, "_draft", record)

@@ -43,16 +43,12 @@ class Explorer:
 
     def __init__(self, policy: Policy, temperature: float):
         self.policy, self.temperature = policy, temperature
-        self.names, self.history, self.window, self.observe = (
-            policy.names,
-            policy.history,
-            policy.window,
-            policy.observe,
-        )
+        self.names = (*policy.names, "uniform")  # a decoder makes no noise for who does not name it
+        self.history, self.window, self.observe = policy.history, policy.window, policy.observe
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, step) -> Tensor:
-        table = features(step, self.names, self.history, self.policy.classes)
+        table = features(step, self.policy.names, self.history, self.policy.classes)
         # Not "uniform < chance", which is False for NaN.
         handed = ~(step.uniform >= torch.sigmoid(logit(self.policy, table, self.temperature)))
         self.seen.append((table, handed))
