@@ -129,7 +129,10 @@ def test_it_goes_on_from_a_drafter(folder, capsys):
         assert cli(arguments) == 0
         assert rows(folder / name / "progress.jsonl")[-1]["heldout_agreement"] == pytest.approx(last, abs=0.05)
         assert progress(folder / name)["elapsed"] < 1  # a schedule of its own
-    assert "brings its own" in refused(command(folder, "x", 1, "--init", "first", "--layers", "2"), capsys)
+    source = folder / "first" / "drafter"
+    assert cli(command(folder, "larger", 0.001, "--init", str(source), "--layers", "3", "--lr", "1e-9")) == 0
+    assert rows(folder / "larger" / "progress.jsonl")[-1]["heldout_agreement"] == pytest.approx(last, abs=0.05)
+    assert "only grow" in refused(command(folder, "x", 1, "--init", source, "--width", "16"), capsys)
     assert "no --init model" in refused(command(folder, "x", 1, "--init", folder / "none"), capsys)
     assert "there is no checkpoint" in refused(command(folder, "x", 1, "--init", "none.safetensors"), capsys)
     weights = folder / "first" / "drafter" / "model.safetensors"

@@ -9,11 +9,11 @@ target's. Run the same command again and it goes on where it was; with more --mi
     python train/distill.py --target my/model --self-prompts 20000 --device cuda --output runs/mine
     python train/distill.py --prompts mine.jsonl --init decoding/drafter.gguf --lr 5e-4 --output runs/adapted
 
-A second, larger drafter, for a Backoff of three models. A token costs 0.18 to 0.20 of the default target's on a CPU
-(`decoding.cost.measure`; 4 x 256: 0.11 to 0.12). It has three times the weights outside the embedding:
+A second, larger drafter, for a Backoff of three models, grows from the first. A token costs 0.18 to 0.20 of the default
+target's on a CPU (`decoding.cost.measure`; 4 x 256: 0.11 to 0.12):
 
-    python train/distill.py --self-prompts 4000 --text corpus.txt --layers 8 --width 320 --minutes 120 \\
-        --output runs/drafter-large
+    python train/distill.py --init decoding/drafter.gguf --layers 8 --width 320 --lr 7e-4 --minutes 120 \\
+        --self-prompts 4000 --text corpus.txt --output runs/drafter-large
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ class Distill:
     resume: bool = True
     """go on with the run in the output folder; --no-resume refuses a folder that holds one"""
     init: str | None = None
-    """go on from this drafter with a fresh schedule: a run's checkpoint.safetensors, a folder, a .gguf or a hub id"""
+    """go on from this drafter with a fresh schedule: a run's checkpoint.safetensors, a folder, a .gguf or a hub id. In a
+    larger size, where one is given, it begins by writing the same"""
     layers: int | None = None
+    """(default: 4, or those of --init)"""
     """(default: 4)"""
     width: int | None = None
     """(default: 256)"""

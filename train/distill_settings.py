@@ -31,8 +31,6 @@ def resolve(config):
     """``config`` with every automatic value filled in. Raises ValueError, one sentence, before anything is written."""
     _check_numbers(config)
     _check_sources(config)
-    if config.init is not None and not (config.layers is config.width is config.heads is config.inner is None):
-        raise ValueError("--layers, --width, --heads and --inner are of a new drafter; --init brings its own")
     config = _with_size(config) if config.init is None else config
     cuda = config.device.startswith("cuda")
     target = target_source() if config.target is None else config.target

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from decoding.lm import LM, check_compatible
 from decoding.pairs import load_model
 from train.checkpoint import load_weights
+from train.growth import grown
 
 
 def student(config, target: LM) -> LlamaForCausalLM:
@@ -23,6 +24,8 @@ def student(config, target: LM) -> LlamaForCausalLM:
         drafter = new_drafter(target.model, config.layers, config.width, config.heads, config.inner)
     else:
         drafter = existing_drafter(config.init, target)
+        size = config.layers, config.width, config.heads, config.inner
+        drafter = drafter if size == (None,) * 4 else grown(drafter, *size)
     source = target.model.generation_config
     # It must end where the target ends: chat models have more ends of an answer than their config tells.
     drafter.generation_config = GenerationConfig(

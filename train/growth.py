@@ -1,0 +1,79 @@
+"""A larger drafter that begins where a smaller one ended: it computes the same, with room to learn more."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
+"""Matrices that write to the residual stream."""
+
+
+def grown(
+    drafter: LlamaForCausalLM,
+    layers: int | None = None,
+    width: int | None = None,
+    heads: int | None = None,
+    inner: int | None = None,
+) -> LlamaForCausalLM:
+    """``drafter`` in the given size; its proportions where a number is None.
+
+    Function-preserving growth (Net2Net, Chen et al. 1511.05641), for Llamas: what is new writes nothing to the residual
+    stream, and reads it at random, so that it gets a gradient at once. Logits differ by the rounding of norms only.
+    Raises ValueError for a size that is smaller or would change the width of a head.
+    """
+    old = drafter.config
+    config = LlamaConfig.from_dict(old.to_dict())
+    per_head = old.hidden_size // old.num_attention_heads
+    config.hidden_size = old.hidden_size if width is None else width
+    config.num_hidden_layers = old.num_hidden_layers if layers is None else layers
+    config.num_attention_heads = config.hidden_size // per_head if heads is None else heads
+    config.num_key_value_heads = config.num_attention_heads * old.num_key_value_heads // old.num_attention_heads
+    config.intermediate_size = old.intermediate_size * config.hidden_size // old.hidden_size if inner is None else inner
+    config.head_dim = per_head
+    _check(old, config, per_head)
+    large = LlamaForCausalLM(config)
+    places = _places(old.num_hidden_layers, config.num_hidden_layers)
+    source = {_moved(name, places): weight for name, weight in drafter.state_dict().items()}
+    # A norm divides by the root of a mean, over more places now, of which the new ones are 0.
+    shrink = math.sqrt(old.hidden_size / config.hidden_size)
+    for name, weight in large.state_dict().items():
+        fill(name, weight, source.get(name))
+        if "norm" in name:
+            weight *= shrink
+    return large
+
+
+def _moved(name: str, places: list[int]) -> str:
+    """The name that a weight of the smaller one has in the larger."""
+    if not name.startswith("model.layers."):
+        return name
+    layer, rest = name.removeprefix("model.layers.").split(".", 1)
+    return f"model.layers.{places[int(layer)]}.{rest}"
+
+
+@torch.no_grad()
+def fill(name: str, weight: Tensor, old: Tensor | None) -> None:
+    """Put ``old`` (None: there is none) into the first places of ``weight``, in place; the rest is random or silent."""
+    if name.endswith(TO_RESIDUAL) or "embed_tokens" in name or "lm_head" in name:
+        weight.zero_()
+    if old is not None:
+        weight[tuple(slice(n) for n in old.shape)] = old
+
+
+def _places(few: int, many: int) -> list[int]:
+    """Where the old layers lie among the new ones: evenly spread, the first of them first."""
+    return [i * many // few for i in range(few)]
+
+
+def _check(old: LlamaConfig, new: LlamaConfig, per_head: int) -> None:
+    sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    least = {name: getattr(old, name) for name in sizes}
+    less = [f"{name} {getattr(new, name)} (it has {n})" for name, n in least.items() if getattr(new, name) < n]
+    if less:
+        raise ValueError(f"a drafter can only grow from --init, not shrink: {', '.join(less)}")
+    if new.num_attention_heads * per_head != new.hidden_size:
+        raise ValueError(f"heads of --init are {per_head} wide; --width must be --heads times that")
