@@ -55,8 +55,8 @@ class Distill:
     resume: bool = True
     """go on with the run in the output folder; --no-resume refuses a folder that holds one"""
     init: str | None = None
-    """go on from this drafter with a fresh schedule: a run's checkpoint.safetensors, a folder, a .gguf or a hub id. In a
-    larger size, where one is given, it begins by writing the same"""
+    """go on from this drafter with a fresh schedule: a run's checkpoint.safetensors, a folder, a .gguf or a hub id.
+    Where a larger size is given, it grows to that first, and begins by writing the same"""
     layers: int | None = None
     """(default: 4, or those of --init)"""
     """(default: 4)"""
