@@ -94,6 +94,16 @@ def test_two_workers_one_killed(tmp_path, storage):
     assert study.best_value < 0.5
 
 
+def test_a_lock_that_a_killed_worker_held_is_taken_over(tmp_path, monkeypatch):
+    """With Optuna's default, and a relative path as of --output runs, who came next waited for ever."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(studies, "GRACE", 3)
+    open_study(Path("study.journal"), 0, BASELINES)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
+    Path("study.journal.lock").touch()
+    assert len(open_study(Path("study.journal"), 0, BASELINES).trials) == 2
+
+
 def test_the_killed_baseline_is_tried_again_by_who_is_left(tmp_path):
     where = tmp_path / "study.journal"
     victim = worker(where, victim=True, node=platform.node())

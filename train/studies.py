@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
@@ -23,6 +23,8 @@ WORKER = "worker"
 """the attribute of a trial that names the process that works on it"""
 HEARTBEAT = 60
 """seconds between two signs of life in a database; a worker is given up after three"""
+GRACE = 10
+"""seconds after which a journal's lock is taken from a worker that was killed while it held it, for milliseconds"""
 NOT_YET = "there is no search to join at {where} yet; start the run without --join, and join when it searches"
 PATIENCE = 600.0
 """seconds for which the end of a search waits for the last trials of other workers"""
@@ -47,7 +49,8 @@ def open_storage(where: Path | str) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, and have tests here
     if isinstance(where, Path):
-        return JournalStorage(JournalFileBackend(str(where)))
+        # Optuna's default lock is a link that tells nobody its age if the path is relative: all would wait for ever.
+        return JournalStorage(JournalFileBackend(str(where), JournalFileOpenLock(str(where), GRACE)))
     return RDBStorage(
         where,
         heartbeat_interval=HEARTBEAT,
