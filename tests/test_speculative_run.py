@@ -76,6 +76,9 @@ def test_the_policy_says_what_it_is_for(toys, finished):
     role, tuned = role_of(policy.provenance), finished.result["methods"][-1]
     assert (role.name, role.length) == ("stop", tuned["length"])
     assert policy.provenance["splits"] == finished.result["splits"]
+    predicted = policy.provenance["predicted"]
+    assert predicted["speedup"] == pytest.approx(dict(finished.result["frontier"]["stop"])[tuned["length"]])
+    assert len(predicted["rounds_by_draft_length"]) <= tuned["length"] + 1 and sum(predicted["rounds_by_draft_length"])
     source = open_source(finished.folder / "policy.json", None, None)
     assert (source.role, source.length) == ("stop", tuned["length"])
     assert open_source(finished.folder / "policy.json", "handoff", 3).length == 3

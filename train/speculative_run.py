@@ -11,6 +11,7 @@ from train.collect_drafts import collect_drafts, given_drafts
 from train.draft_traces import DraftTraces, read_drafts
 from train.holdout import llamacpp, summary
 from train.prepare import Job, console
+from train.replay_speculative import Replayed
 from train.samples import samples
 from train.search_stops import StopSearch
 from train.studies import finalists
@@ -95,17 +96,24 @@ class SpeculativeRun:
 
     def predicted(self, chosen: ChosenStop) -> dict:
         """What replay says: the speedup by the longest draft, with the tuned stop and without one."""
-        stop = None if chosen.policy.kind == "never" else chosen.policy
-        seconds = lambda n: self.search.replay(stop, n, chosen.keep).seconds(self.job.cost).sum()  # noqa: E731
-        tuned = [(n, float(self.search.alone / seconds(n))) for n in self._lengths()]
+        tuned = [(n, self._faster(self._replayed(chosen, n))) for n in self._lengths()]
         return {
             "replay": {"live_speedup_over_replayed": chosen.faster},
             "frontier": {"stop": tuned, "constant": self.constants()},
         }
 
+    def _replayed(self, chosen: ChosenStop, length: int) -> Replayed:
+        stop = None if chosen.policy.kind == "never" else chosen.policy
+        return self.search.replay(stop, length, chosen.keep)
+
+    def _faster(self, replayed: Replayed) -> float:
+        return float(self.search.alone / replayed.seconds(self.job.cost).sum())
+
     def provenance(self, chosen: ChosenStop) -> dict:
-        """What a decoder has to know besides the policy."""
-        return {"role": "stop", "length": chosen.length, "keep": chosen.keep}
+        """What a decoder has to know besides the policy, and what replay predicts of it."""
+        replayed = self._replayed(chosen, chosen.length)
+        predicted = {"speedup": self._faster(replayed), "rounds_by_draft_length": replayed.lengths().tolist()}
+        return {"role": "stop", "length": chosen.length, "keep": chosen.keep, "predicted": predicted}
 
     def hold_out(self, chosen: ChosenStop) -> dict:
         """Measure the tuned stop and its controls on the held-out prompts; the rest of the result."""
