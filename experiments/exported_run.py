@@ -18,7 +18,7 @@ from experiments.openvino_engine import OpenVINO, convert
 from experiments.speed_summary import per_token, ratio
 from policies.export.checking import check
 from train import atomic, run_folder
-from train.command import checking
+from train.command import at_least, checking
 from train.llamacpp import LlamaCpp
 from train.prompts import Prompt, load_prompts
 from train.splits import split_hash
@@ -52,10 +52,7 @@ def run(config) -> dict:
 
 def read_folders(config) -> dict[str, dict]:
     """What each folder tells its engine, by target. ValueError, one sentence, for whatever can be wrong with them."""
-    for name in ("limit", "max_new_tokens", "repeats", "threads"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    at_least(config, dict.fromkeys(("limit", "max_new_tokens", "repeats", "threads"), 1))
     told = {}
     for folder in config.folders:
         target = check(folder)["target"]

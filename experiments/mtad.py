@@ -23,7 +23,7 @@ import tyro
 from experiments.frontier import Setup, run
 from experiments.methods import parse
 from experiments.presets import AXES, PRESETS, Claim
-from train.command import InputError, attempt
+from train.command import InputError, at_least, attempt, checking
 
 if TYPE_CHECKING:
     from experiments.summary import Measured
@@ -75,9 +75,8 @@ def tabulate(config: Tables) -> dict:
     from experiments.plots import draw_lines, how_timed
     from train import atomic
 
-    for key, least in {"length": 1, "beams": 1}.items():
-        if getattr(config, key) < least:
-            raise InputError(f"--{key} must be at least {least}, not {getattr(config, key)}")
+    with checking():
+        at_least(config, {"length": 1, "beams": 1})
     if not 0 < config.tau < float("inf"):
         raise InputError(f"--tau must be over 0 and finite, not {config.tau}")
     preset = PRESETS[config.table](config)

@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from train.command import attempt, checking
+from train.command import at_least, attempt, checking
 
 if TYPE_CHECKING:
     from policies import Policy
@@ -90,17 +90,12 @@ def run(config: OwnPath) -> dict:
 
 def prepare(config: OwnPath) -> tuple[Finished, list]:
     """The run, and prompts of groups that it has not seen. ValueError for whatever does not fit."""
-    import torch
-
+    from decoding.options import use
     from experiments.handoff import unseen
     from train.finished import read_run
 
-    for name, least in {"rounds": 1, "limit": 1, "batch": 1, "threads": 1}.items():
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name} must be at least {least}, not {value}")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    at_least(config, {"rounds": 1, "limit": 1, "batch": 1})
+    use("cpu", config.threads)
     found = read_run(config.run)
     if found.settings["policy"] == "rule" or found.settings.get("rounds", "1") != "1":
         raise ValueError(f"{config.run} is no run of a learned policy with one round; tune one with --policy logistic")

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from decoding.lm import check_compatible
+from decoding.options import use
 from decoding.pairs import DRAFTER, load_model, target_source
 from experiments.engines import Models, parse
 from experiments.random_models import SHAPES, random_pair, random_prompts
 from experiments.speed import RANDOM, REAL
 from experiments.speed_summary import BASES
 from train import run_folder
+from train.command import at_least
 from train.machine import machine
 from train.prompts import Prompt, load_prompts
 from train.splits import split_hash
@@ -39,10 +41,7 @@ class Task:
 
 def checked(config):
     """The settings with their automatic values. ValueError for whatever can be wrong without loading a model."""
-    for name in ("limit", "max_new_tokens", "repeats", "threads"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    at_least(config, dict.fromkeys(("limit", "max_new_tokens", "repeats"), 1))
     if not config.batch or min(config.batch) < 1 or len(set(config.batch)) < len(config.batch):
         raise ValueError(f"--batch must be different numbers of at least 1, not {config.batch}")
     made = config.random_weights
@@ -56,15 +55,10 @@ def checked(config):
     check_bases(methods)
     if len(set(methods)) < len(methods):
         raise ValueError("--methods must not name one method twice")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     dtype = config.dtype if config.dtype is not None else "float32" if made is None else "bfloat16"
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"--dtype must be a torch type such as float32 or bfloat16, not {dtype!r}")
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise ValueError(f"no device {config.device!r} here: {str(error).splitlines()[0]}") from error
+    use(config.device, config.threads)
     return replace(config, methods=tuple(methods), dtype=dtype)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from decoding import LM
+from decoding.options import use
 from experiments.energy import counter
 from experiments.graders import grade
 from experiments.methods import Method, MethodError, build, parse
@@ -19,8 +20,9 @@ from experiments.pricing import priced
 from experiments.summary import Measured, summary
 from experiments.texts import columns, file_name, judged, write_texts
 from train import live, run_folder
+from train.command import at_least
 from train.machine import machine
-from train.prepare import check_numbers, load_pair, output_folder, timing_table
+from train.prepare import load_pair, output_folder, timing_table
 from train.prompts import Prompt, load_prompts
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ def prepare(config: Setup, texts: tuple[str, ...]) -> Study:
     if baseline not in methods:
         raise MethodError(f"--baseline {config.baseline} is not among the methods; add it to them")
     folder = output_folder(config)
-    check_numbers(config, {"limit": 1, "timed": 0, "batch": 1, "max_new_tokens": 1, "threads": 1, "seed": 0})
+    at_least(config, {"limit": 1, "timed": 0, "batch": 1, "max_new_tokens": 1, "seed": 0})
+    use(config.device, config.threads)
     small, large = load_pair(config)
     longest = min(small.context, large.context) - config.max_new_tokens
     prompts = load_prompts(config.prompts, large.tokenizer, config.limit, max_tokens=longest)

@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -98,10 +99,16 @@ def test_a_lock_that_a_killed_worker_held_is_taken_over(tmp_path, monkeypatch):
     """With Optuna's default, and a relative path as of --output runs, who came next waited for ever."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(studies, "GRACE", 3)
-    open_study(Path("study.journal"), 0, BASELINES)
-    assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
-    Path("study.journal.lock").touch()
-    assert len(open_study(Path("study.journal"), 0, BASELINES).trials) == 2
+    where = Path("runs") / "study.journal"
+    where.parent.mkdir()
+    open_study(where, 0, BASELINES)
+    assert [path.name for path in where.parent.iterdir()] == ["study.journal"]
+    assert studies.open_storage(where)._backend._lock.acquire()
+    found = []
+    thread = threading.Thread(target=lambda: found.append(open_study(where, 0, BASELINES)), daemon=True)
+    thread.start()
+    thread.join(25)
+    assert len(found) == 1 and len(found[0].trials) == 2
 
 
 def test_the_killed_baseline_is_tried_again_by_who_is_left(tmp_path):

@@ -89,10 +89,9 @@ def trace(job: Job) -> Traces:
 
 
 def make_search(job: Job, traces: Traces) -> Search:
-    fit = traces.of({p.id for p in job.splits["fit"]})
-    tune = traces.of({p.id for p in job.splits["tune"]}, "mixed", "policy")
+    how = {"kind": job.config.policy, "label": job.config.label, "seed": job.config.seed}
     classes = token_classes(job.large.tokenizer)
-    return Search(job.config.policy, job.config.label, fit, tune, job.cost, job.goal, classes, job.config.seed)
+    return Search.on(traces, job.splits, cost=job.cost, goal=job.goal, classes=classes, **how)
 
 
 def _unreachable(job: Job, search: Search) -> str:

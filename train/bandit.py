@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from train.command import attempt, checking
+from train.command import at_least, attempt, checking
 
 
 class UCB:
@@ -83,9 +83,7 @@ def run(config: Bandit) -> dict:
 
 
 def check(config: Bandit) -> None:
-    for name, least in {"longest": 1, "passes": 1, "orders": 1, "seed": 0}.items():
-        if getattr(config, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, not {getattr(config, name)}")
+    at_least(config, {"longest": 1, "passes": 1, "orders": 1, "seed": 0})
     if not 0 <= config.width < math.inf:
         raise ValueError(f"--width must be at least 0, not {config.width:g}")
 

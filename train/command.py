@@ -21,6 +21,14 @@ def checking() -> Iterator[None]:
         raise InputError(" ".join(str(error).split())) from error
 
 
+def at_least(config, least: dict[str, int]) -> None:
+    """ValueError for the first setting, by its name in ``config``, that is given and less than it must be."""
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {low}, not {value}")
+
+
 def attempt(name: str, job: Callable[[], object], folder: Path | None = None) -> int:
     """The exit code of ``job()``: 0 when it is done, 2 after an InputError, 130 when it was stopped.
 

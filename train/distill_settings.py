@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
+from decoding.options import use
 from decoding.pairs import bfloat16_wins, target_source
 from train import run_folder
+from train.command import at_least
 
 LEAST = {
     **dict.fromkeys(
@@ -91,10 +91,7 @@ def _with_size(config):
 
 
 def _check_numbers(config) -> None:
-    for name, least in LEAST.items():
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    at_least(config, LEAST)
     for name in POSITIVE:
         if not 0 < getattr(config, name) < float("inf"):
             raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name)}")
@@ -102,10 +99,7 @@ def _check_numbers(config) -> None:
         raise ValueError("--hard and --on-policy-share are parts, at most 1")
     if not config.temperatures or min(config.temperatures) < 0:
         raise ValueError("--temperatures must be at least one, each at least 0")
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise ValueError(f"no device {config.device!r} here: {str(error).splitlines()[0]}") from error
+    use(config.device, None)
 
 
 def _check_sources(config) -> None:

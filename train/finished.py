@@ -58,11 +58,9 @@ class Finished:
 
     def search(self, traces: Traces) -> Search:
         """What fits policies on ``traces`` and sets their thresholds by replay, as the run did."""
-        fit = traces.of({p.id for p in self.splits["fit"]})
-        tune = traces.of({p.id for p in self.splits["tune"]}, "mixed", "policy")
-        kind, label = self.settings["policy"], self.settings["label"]
-        classes, seed = token_classes(self.large.tokenizer), int(self.settings["seed"])
-        return Search(kind, label, fit, tune, self.cost, self.goal, classes, seed)
+        how = {"kind": self.settings["policy"], "label": self.settings["label"], "seed": int(self.settings["seed"])}
+        classes = token_classes(self.large.tokenizer)
+        return Search.on(traces, self.splits, cost=self.cost, goal=self.goal, classes=classes, **how)
 
 
 def read_run(folder: Path) -> Finished:

@@ -7,16 +7,17 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from decoding import LM
 from decoding.cost import measure as measure_cost
 from decoding.lm import check_compatible
+from decoding.options import use
 from decoding.pairs import load_model
 from train import atomic, run_folder
 from train.certify import LIMIT, check_settings, needed
 from train.collect_drafts import given_drafts
+from train.command import at_least
 from train.prompts import Prompt, load_prompts, template_hash
 from train.replay import Cost
 from train.search import Goal
@@ -49,7 +50,8 @@ def prepare(config) -> Job:
     folder = output_folder(config)
     if config.join and not (folder / "run.json").exists():
         raise ValueError(f"there is no run to join in {folder}; start it without --join first")
-    check_numbers(config, {"max_new_tokens": 1, "trials": 1, "longest": 1, "threads": 1, "seed": 0, "rounds": 0})
+    at_least(config, {"max_new_tokens": 1, "trials": 1, "longest": 1, "seed": 0, "rounds": 0})
+    use(config.device, config.threads)
     _check_certificate(config)
     if config.storage is not None:
         check_storage(config.storage)
@@ -134,20 +136,6 @@ def output_folder(config) -> Path:
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"the output folder {folder} cannot be made or written: look at {there}")
     return folder
-
-
-def check_numbers(config, least_values: dict[str, int]) -> None:
-    """Each setting is None or at least so much, and the device is there; sets the number of threads."""
-    for name, least in least_values.items():
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise ValueError(f"no device {config.device!r} here: {str(error).splitlines()[0]}") from error
 
 
 def _check_certificate(config) -> None:

@@ -20,7 +20,7 @@ from typing import Annotated
 
 import tyro
 
-from train.command import attempt, checking
+from train.command import at_least, attempt, checking
 
 KEPT = ("goal", "machine", "splits", "cost", "groups", "label")
 """What the provenance of the tuned policy says that is true of the reinforced one too."""
@@ -96,18 +96,13 @@ def run(config: Reinforce) -> None:
 
 def check(config: Reinforce) -> None:
     """ValueError for a number that makes no sense; sets the number of threads."""
-    import torch
+    from decoding.options import use
 
-    least = {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "threads": 1, "seed": 0}
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {low}, not {value}")
+    at_least(config, {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "seed": 0})
     for name in ("lr", "temperature", "dual_rate"):
         if not 0 < getattr(config, name) < float("inf"):
             raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name):g}")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use("cpu", config.threads)
 
 
 def settings(config: Reinforce, policy, search):

@@ -62,6 +62,12 @@ class Search:
     seed: int = 0
     fitted: dict[str, Policy] = field(default_factory=dict)
 
+    @classmethod
+    def on(cls, traces: Traces, splits: dict, **settings) -> Search:
+        """On the prompts of ``splits`` that are fitted and tuned on: tuning sees what hand-off wrote."""
+        fit = traces.of({p.id for p in splits["fit"]})
+        return cls(fit=fit, tune=traces.of({p.id for p in splits["tune"]}, "mixed", "policy"), **settings)
+
     def suggest(self, trial: optuna.Trial) -> dict:
         if self.kind == "rule":
             trial.suggest_categorical("feature", list(CONFIDENCE + HISTORY))
