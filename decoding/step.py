@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -44,3 +45,5 @@ class Step:
     history: Tensor | None = None
     """[..., window, k] the ``k`` features named by ``policy.history`` at the ``window`` positions before this one,
     oldest first; NaN where there was none."""
+    shared: dict[str, Any] | None = None
+    """Where features keep what they have in common from one look at the step to the next; None where logits change."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,24 +29,32 @@ class Trail:
         self.agreed = torch.full((batch,), torch.nan, device=device)
         self.large_entropy = torch.full((batch,), torch.nan, device=device)
         self.window = getattr(policy, "window", 0)
+        self.back = torch.arange(self.window, device=device)
         columns = len(getattr(policy, "history", ()))
         size = self.window + text.capacity + 1
         self.history = torch.full((batch, size, columns), torch.nan, device=device) if columns else None
         self.needs_hidden = getattr(policy, "needs_hidden", False)
+        self.answers = text.prompts.unsqueeze(1) + torch.arange(text.budget, device=device)
 
     def step(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Step:
-        """The step of ``rows`` [r] that are about to write the token after ``lengths`` [r] tokens."""
-        position = lengths - self.text.prompts[rows]
+        """The step of ``rows`` [r], ascending, that are about to write the token after ``lengths`` [r] tokens."""
+        text, agreed, large_entropy, checked = self.text, self.agreed, self.large_entropy, self.checked
+        prompts, ids = text.prompts, text.ids
+        if len(rows) < len(checked):
+            prompts, ids, checked = prompts[rows], ids[rows], checked[rows]
+            agreed, large_entropy = agreed[rows], large_entropy[rows]
+        position = lengths - prompts
         step = Step(
             logits=logits,
             position=position,
-            since_large=lengths - self.checked[rows],
-            agreed=self.agreed[rows],
-            large_entropy=self.large_entropy[rows],
-            last_token=self.text.ids[rows, lengths - 1],
-            uniform=self.text.uniform(rows, position, self.stream) if self._reads("uniform") else None,
-            repeated=self._repeated(rows, position) if self._reads("repeated") else None,
+            since_large=lengths - checked,
+            agreed=agreed,
+            large_entropy=large_entropy,
+            last_token=ids.gather(1, (lengths - 1).unsqueeze(1)).squeeze(1),
+            uniform=text.uniform(rows, position, self.stream) if self._reads("uniform") else None,
+            repeated=self._repeated(ids, rows, position) if self._reads("repeated") else None,
             hidden=hidden,
+            shared={},
         )
         if self.history is not None:
             self._remember(step, rows, position)
@@ -55,35 +64,45 @@ class Trail:
         """Whether the policy looks at what is too dear for nothing; one that does not say so may look at anything."""
         return name in getattr(self.policy, "names", (name,))
 
-    def _repeated(self, rows: Tensor, position: Tensor) -> Tensor:
-        where = self.text.prompts[rows, None] + torch.arange(self.text.budget, device=position.device)
-        return repeated(self.text.ids[rows[:, None], where], position)
+    def _repeated(self, ids: Tensor, rows: Tensor, position: Tensor) -> Tensor:
+        where = self.answers if len(rows) == len(self.answers) else self.answers[rows]
+        return repeated(ids.gather(1, where), position)
 
     def _remember(self, step: Step, rows: Tensor, position: Tensor) -> None:
-        earlier = position[:, None] + torch.arange(self.window, device=position.device)
-        step.history = self.history[rows[:, None], earlier]
-        self.history[rows, position + self.window] = self.policy.observe(step).float()
+        step.history = self.history[rows.unsqueeze(1), position.unsqueeze(1) + self.back]
+        now = position + self.window
+        self.history[rows, now] = self.policy.observe(step).float()
         # The next position may have been seen in a draft that was dropped; it is unknown until it is seen again.
-        self.history[rows, position + self.window + 1] = torch.nan
+        self.history[rows, now + 1] = torch.nan
 
     def checked_by_large(self, rows: Tensor, lengths: Tensor, agreed: Tensor, logits: Tensor) -> None:
         """The larger model has spoken: ``rows`` are checked up to ``lengths``, ``logits`` [r, vocab] is its last."""
-        self.checked[rows] = lengths
-        self.agreed[rows] = agreed.float()
+        # Not in place: the steps of all rows hold these very tensors.
+        self.checked = self.checked.index_copy(0, rows, lengths)
+        self.agreed = self.agreed.index_copy(0, rows, agreed.float())
         if self._reads("large_entropy"):
-            self.large_entropy[rows] = entropy(logits)
+            self.large_entropy = self.large_entropy.index_copy(0, rows, entropy(logits))
 
 
 def repeated(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:
     """[r] length of the longest end of ``answers`` [r, n], cut to ``lengths`` [r], that occurs earlier in it too."""
-    back = torch.arange(limit, device=answers.device)
-    ends = torch.arange(answers.shape[1], device=answers.device)
-    last = lengths[:, None] - 1 - back
-    tail = answers.gather(1, last.clamp(min=0))
-    where = ends[:, None] - back
-    same = answers[:, where.clamp(min=0)] == tail[:, None]
-    same &= (where >= 0) & (last >= 0)[:, None] & (ends < lengths[:, None] - 1)[..., None]
-    return same.long().cumprod(-1).sum(-1).amax(1)
+    ends, back, where, inside = _windows(answers.shape[1], limit, answers.device)
+    last = lengths.unsqueeze(1) - 1
+    tail = answers.gather(1, (last - back).clamp_(min=0))
+    same = answers[:, where] == tail.unsqueeze(1)
+    same &= inside & (ends < last).unsqueeze(2)
+    return same.cumprod(-1).sum(-1).amax(1)
+
+
+@lru_cache(maxsize=8)
+def _windows(size: int, limit: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ends [size], steps back [limit], and for each end where those lead [size, limit], and whether there is a token.
+
+    They are the same at every step, and a dozen small operations are much of what a decision costs.
+    """
+    ends, back = torch.arange(size, device=device), torch.arange(limit, device=device)
+    where = ends.unsqueeze(1) - back
+    return ends, back, where.clamp(min=0), where >= 0
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor
 
 from policies.classes import BITS
+from policies.distribution import Distribution
 from policies.verdicts import VERDICTS
 
 WINDOW = 8
@@ -23,13 +24,17 @@ class View:
         self.step, self.history, self.classes = step, tuple(history), classes
 
     @cached_property
+    def small(self) -> Distribution:
+        """Of the model about to write; shared with who looks at the step after this, where it says so."""
+        shared = getattr(self.step, "shared", None)
+        if shared is None:
+            return Distribution(self.step.logits)
+        return shared.setdefault("distribution", Distribution(self.step.logits))
+
+    @cached_property
     def log_probs(self) -> Tensor:
         """[..., vocab] float32, floored at -200, where a probability is 0 in float32: no 0 * -inf in a sum."""
         return torch.log_softmax(self.step.logits.float(), dim=-1).clamp(min=-200.0)
-
-    @cached_property
-    def probs(self) -> Tensor:
-        return self.log_probs.exp()
 
     @cached_property
     def target_log_probs(self) -> Tensor:
@@ -39,13 +44,14 @@ class View:
         return torch.log_softmax(self.step.target_logits.float(), dim=-1).clamp(min=-200.0)
 
     @cached_property
-    def top(self) -> Tensor:
-        """[..., 10] largest probabilities, descending; fewer in a smaller vocabulary."""
-        return self.log_probs.topk(min(10, self.log_probs.shape[-1]), dim=-1).values.exp()
+    def means(self) -> Tensor:
+        """[..., columns of ``step.history``] over the positions where each was known; NaN where it never was."""
+        return self.step.history.float().nanmean(dim=-2)
 
     @cached_property
-    def entropy(self) -> Tensor:
-        return -(self.probs * self.log_probs).sum(dim=-1)
+    def flags(self) -> Tensor:
+        """[..., len(BITS)] 0 or 1: the classes of the last token."""
+        return (self.classes[self.step.last_token].unsqueeze(-1) & _bits(self.classes.device) != 0).float()
 
 
 @dataclass(frozen=True)
@@ -64,49 +70,54 @@ class Feature:
 
 def _entropy(view: View) -> Tensor:
     """Entropy in nats: SVIP and AdaEDL stop drafting on it."""
-    return view.entropy
+    return view.small.entropy
 
 
 def _varentropy(view: View) -> Tensor:
     """Variance of the surprise -log p, in nats squared."""
-    return (view.probs * (view.log_probs + view.entropy.unsqueeze(-1)).square()).sum(dim=-1)
+    return view.small.varentropy
 
 
 def _top1(view: View) -> Tensor:
     """Largest probability: BiLD's fallback."""
-    return view.log_probs.amax(dim=-1).exp()  # far cheaper than the topk that the next ones need
+    return view.small.top1
 
 
 def _margin(view: View) -> Tensor:
     """Largest minus second largest probability."""
-    return view.top[..., 0] - view.top[..., 1]
+    return view.small.top[..., 0] - view.small.top[..., 1]
 
 
 def _top10(view: View) -> Tensor:
     """Largest probability among the ten largest renormalised: what llama.cpp's p_min is compared with."""
-    return view.top[..., 0] / view.top.sum(dim=-1)
+    return view.small.top[..., 0] / view.small.top10_mass
 
 
 def _top10_mass(view: View) -> Tensor:
     """Sum of the ten largest probabilities."""
-    return view.top.sum(dim=-1)
+    return view.small.top10_mass
 
 
 def _field(name: str, view: View) -> Tensor:
-    return getattr(view.step, name).float()
+    return getattr(view.step, name)
 
 
 def _mean(base: str, view: View) -> Tensor:
     """Mean over the positions in the window where it was known; NaN when it never was."""
     if base not in view.history or view.step.history is None:
         raise ValueError(f"'mean_{base}' needs step.history with a column for {base!r}; it has {view.history}")
-    return view.step.history[..., view.history.index(base)].float().nanmean(dim=-1)
+    return view.means[..., view.history.index(base)]
+
+
+@cache
+def _bits(device: torch.device) -> Tensor:
+    return torch.tensor(tuple(BITS.values()), dtype=torch.uint8, device=device)
 
 
 def _last_is(name: str, view: View) -> Tensor:
     if view.classes is None:
         raise ValueError(f"'last_is_{name}' needs classes=token_classes(tokenizer), the table of this vocabulary")
-    return (view.classes[view.step.last_token] & BITS[name] != 0).float()
+    return view.flags[..., tuple(BITS).index(name)]
 
 
 FEATURES: dict[str, Feature] = {

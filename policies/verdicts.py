@@ -21,7 +21,7 @@ def js(view) -> Tensor:
 
 def tv(view) -> Tensor:
     """Total variation distance, at most 1: how often exact verification of a drawn token would reject it."""
-    return (view.probs - view.target_log_probs.exp()).abs().sum(dim=-1) / 2
+    return (view.log_probs.exp() - view.target_log_probs.exp()).abs().sum(dim=-1) / 2
 
 
 def target_entropy(view) -> Tensor:
