@@ -36,13 +36,10 @@ class Drafted:
     """[r, k, vocab] they were drawn from; 0 and -inf where nothing was left to chance"""
     lengths: Tensor
     """[r] how many of the tokens are meant"""
-    total: int
-    """how many of all rows are"""
-
-    @property
-    def even(self) -> bool:
-        """Whether all rows drafted all k."""
-        return self.total == self.tokens.numel()
+    total: int | Tensor
+    """how many of all rows are; still on the device where nobody has waited for it"""
+    even: bool
+    """whether the target reads all k of every row"""
 
 
 def noise(text: Text, rows: Tensor, starts: Tensor, place: Tensor, stream: int, length: int) -> Tensor:
@@ -63,7 +60,8 @@ def propose(run: Run, proposer: Proposer, rows: Tensor, lengths: Tensor, room: T
     tokens = tokens[:, :most]
     text.ids[rows[:, None], lengths[:, None] + torch.arange(most, device=rows.device)] = tokens
     logits = torch.full((*tokens.shape, vocab), -torch.inf, device=rows.device)
-    return Drafted(tokens, logits.scatter_(2, tokens[..., None], 0.0), drafted, total)
+    logits.scatter_(2, tokens[..., None], 0.0)
+    return Drafted(tokens, logits, drafted, total, total == tokens.numel())
 
 
 def draft(
@@ -71,8 +69,8 @@ def draft(
 ) -> Drafted:
     """A draft by the first model of at most ``room`` [r] tokens, ``limit`` where the budget allows."""
     text, session, hidden = run.text, run.sessions[0], trail is not None and trail.needs_hidden
-    fresh = _fresh(run, rows, lengths, limit)
-    span = None if keep else _unread(text, limit)
+    chance = fresh(run, rows, lengths, limit)
+    span = None if keep else unread(text, limit)
     # Without a stop the host knows how a draft goes, until a budget comes to its end.
     which, drafted, most, total = None, room, limit, limit * len(rows)
     tokens, logits = [], []
@@ -87,17 +85,18 @@ def draft(
         if trail is not None:
             stopped = trail.policy(trail.step(row_logits, at, now, states))
             drafted = torch.where(_spread(stopped, which, len(rows)), place + keep, drafted)
-        drawn = run.sampling.draw(row_logits, _of(fresh[:, place], which))
+        drawn = run.sampling.draw(row_logits, _of(chance[:, place], which))
         text.ids[at, now] = drawn
         tokens.append(_spread(drawn, which, len(rows)))
         logits.append(_spread(row_logits, which, len(rows)))
     if most == 0:
         nothing = torch.empty(len(rows), 0, session.vocab, device=rows.device)
-        return Drafted(rows.new_empty(len(rows), 0), nothing, drafted, 0)
-    return Drafted(torch.stack(tokens[:most], 1), torch.stack(logits[:most], 1), drafted, total)
+        return Drafted(rows.new_empty(len(rows), 0), nothing, drafted, 0, even=True)
+    even = total == most * len(rows)
+    return Drafted(torch.stack(tokens[:most], 1), torch.stack(logits[:most], 1), drafted, total, even)
 
 
-def _fresh(run: Run, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:
+def fresh(run: Run, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:
     """Noise [r, limit] to draw a draft with."""
     if run.sampling.greedy:
         return torch.zeros(len(rows), limit, device=rows.device)
@@ -112,7 +111,7 @@ def _going(drafted: Tensor, place: int) -> tuple[Tensor | None, int, int]:
     return further.nonzero().squeeze(1) if 0 < going < len(drafted) else None, most, total
 
 
-def _unread(text: Text, limit: int) -> Span | None:
+def unread(text: Text, limit: int) -> Span | None:
     """What the draft has not read of any row: the last token, and the one before it where its whole draft was kept."""
     fewest, most = text.gained
     if fewest <= limit < most:

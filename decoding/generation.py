@@ -207,7 +207,7 @@ def _result(run: Run, input_ids: Tensor, pad: int, seconds: float) -> Result:
         counts={
             "calls": [s.calls for s in sessions],
             "tokens_read": [s.tokens for s in sessions],
-            "drafted": run.drafted,
+            "drafted": int(run.drafted),
             "accepted": run.accepted,
             "escalated": run.escalated,
         },

@@ -19,7 +19,8 @@ class Run:
     text: Text
     sessions: list[Session]
     sampling: Sampling
-    drafted: int = 0
+    drafted: int | Tensor = 0
+    """a tensor where counting would make the host wait"""
     escalated: list[int] = field(default_factory=list)
     """per policy: how often it said True (or an EOS was handed on)"""
 
@@ -34,4 +35,4 @@ class Run:
         """Drafted tokens that are in the answers: what an EOS, the budget or a stop string cut off was not kept."""
         text = self.text
         written = torch.arange(text.capacity, device=text.device) < text.lengths[:, None]
-        return int(((text.signed == 0) & written).sum()) if self.drafted else 0
+        return int(((text.signed == 0) & written).sum()) if int(self.drafted) else 0

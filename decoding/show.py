@@ -28,5 +28,5 @@ def show_statistics(run, names: Sequence[str], seconds: float) -> None:
         share = writers.count(i) / max(len(writers), 1)
         parts.append(f"[{STYLES[name]}]{name}[/] wrote {share:.0%} in {session.calls} calls")
     if run.drafted:
-        parts.append(f"{run.accepted} of {run.drafted} drafted tokens accepted")
+        parts.append(f"{run.accepted} of {int(run.drafted)} drafted tokens accepted")
     Console(stderr=True, highlight=False, soft_wrap=True).print(", ".join(parts))

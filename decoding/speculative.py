@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from decoding.acceptance import Acceptance, Exact, Strict
+from decoding.ahead import draft_ahead, waits
 from decoding.draft import Draft, at, at_each
 from decoding.drafting import Drafted, Proposer, draft, noise, propose
 from decoding.judge import JUDGE
@@ -80,13 +81,16 @@ class Speculative:
         room = (run.text.limits[rows] - lengths - 1).clamp(max=self.length)
         if self.proposer is not None:
             return propose(run, self.proposer, rows, lengths, room, self.length)
-        return draft(run, trail, rows, lengths, room, self.length, self.keep)
+        ahead = trail is not None and waits(rows.device) and run.text.room > self.length
+        drafts = draft_ahead if ahead else draft
+        return drafts(run, trail, rows, lengths, room, self.length, self.keep)
 
     def _check(self, run: Run, rows: Tensor, lengths: Tensor, drafted: Drafted) -> Tensor:
         """Logits [r, k + 1, vocab] of the target after the text and after each drafted token."""
         text, k = run.text, drafted.tokens.shape[1]
         span = text.span(k + 1, k) if drafted.even else None
-        checked = run.sessions[-1].catch_up(text.ids, lengths + drafted.lengths, rows, keep=k + 1, span=span)
+        end = lengths + (k if drafted.even else drafted.lengths)
+        checked = run.sessions[-1].catch_up(text.ids, end, rows, keep=k + 1, span=span)
         if drafted.even:
             return checked
         # Rows are right-aligned: bring the logits of the first drafted token of each to the front.

@@ -75,6 +75,11 @@ class Trail:
         # The next position may have been seen in a draft that was dropped; it is unknown until it is seen again.
         self.history[rows, now + 1] = torch.nan
 
+    def forget(self, rows: Tensor, lengths: Tensor) -> None:
+        """What the policy saw of ``rows`` [r] after ``lengths`` [r] tokens, it was not asked about."""
+        if self.history is not None:
+            self.history[rows, lengths - self.text.prompts[rows] + self.window] = torch.nan
+
     def checked_by_large(self, rows: Tensor, lengths: Tensor, agreed: Tensor, logits: Tensor) -> None:
         """The larger model has spoken: ``rows`` are checked up to ``lengths``, ``logits`` [r, vocab] is its last."""
         # Not in place: the steps of all rows hold these very tensors.

@@ -1,0 +1,61 @@
+"""Drafting that does not wait: on an accelerator, reading a stop's answer would idle it at every drafted token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from decoding.drafting import Drafted, fresh, unread
+from decoding.run import Run
+from decoding.session import Span
+from decoding.trail import Trail
+
+
+def waits(device: torch.device) -> bool:
+    """Whether reading a value makes the host wait until the device has done all that it was given."""
+    return device.type != "cpu"
+
+
+class Heard:
+    """A flag [] on its way to the host while the device works on."""
+
+    def __init__(self, flag: Tensor):
+        self.value, self.copied = flag, None
+        if flag.is_cuda:
+            self.value = torch.empty((), dtype=flag.dtype, pin_memory=True)
+            self.value.copy_(flag, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def __bool__(self) -> bool:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return bool(self.value)
+
+
+def draft_ahead(run: Run, trail: Trail, rows: Tensor, lengths: Tensor, room: Tensor, limit: int, keep: bool) -> Drafted:
+    """``drafting.draft`` with a stop, where no row is near its budget: the same drafts, and at most one step more.
+
+    All rows draft until the host hears that all have stopped, and it hears of a step while the next one runs. What a
+    row drafts after its stop is dropped: ``lengths`` of the result leaves it out. The target reads it, for nothing, as
+    who reads so few tokens pays for its weights alone.
+    """
+    text, session, drafted = run.text, run.sessions[0], room
+    chance, span = fresh(run, rows, lengths, limit), None if keep else unread(text, limit)
+    tokens, logits, going = [], [], []
+    for place in range(limit):
+        if place > 1 and not going[place - 2]:
+            break
+        now = lengths + place
+        row_logits, states = session.next(text.ids, now, rows, trail.needs_hidden, span)
+        span = Span(text.longest + place + 1, 1)
+        stopped = trail.policy(trail.step(row_logits, rows, now, states)) & (drafted > place)
+        drafted = torch.where(stopped, place + keep, drafted)
+        going.append(Heard((drafted > place + 1).any()))
+        drawn = run.sampling.draw(row_logits, chance[:, place])
+        text.ids[rows, now] = drawn
+        tokens.append(drawn)
+        logits.append(row_logits)
+    if keep:  # else the next round asks again
+        trail.forget(rows, lengths + drafted)
+    return Drafted(torch.stack(tokens, 1), torch.stack(logits, 1), drafted, drafted.sum(), even=True)
