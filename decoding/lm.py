@@ -98,8 +98,9 @@ class LM:
     @property
     def chains_only(self) -> str | None:
         """Why this model cannot read a tree, where two tokens stand at one position; None where it can."""
-        config = self.model.config
-        return f"({config.model_type}) places tokens by their slots in the cache (ALiBi)" if counts_slots(config) else None
+        if not counts_slots(self.model.config):
+            return None
+        return f"({self.model.config.model_type}) places tokens by their slots in the cache (ALiBi)"
 
     def lean(self) -> Lean | None:
         """A forward of fewer operations than the model's own, where there is one and the weights are packed."""
@@ -161,7 +162,7 @@ def _digest(data: str | bytes) -> str:
 
 
 def locate(source) -> tuple[str, dict[str, str]]:
-    """What transformers loads for ``source``: a folder or hub id, and for a GGUF the option that names the file in it."""
+    """What transformers loads for ``source``: a folder or hub id, and the option that names a GGUF file in it."""
     path = Path(source)
     if path.suffix == ".gguf":
         if not path.is_file():
