@@ -12,7 +12,8 @@ import torch
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, default_pair, generate
 from decoding.__main__ import main
 from decoding.lm import check_compatible
-from decoding.pairs import DRAFTER, TARGET_WHEEL, load_model
+from decoding.pairs import DRAFTER, TARGET_WHEEL, load_model, target_source
+from experiments.engines import Models, build, runnable
 from policies import Random, Rule
 from train.prompts import load_prompts
 
@@ -246,6 +247,18 @@ def test_the_command_line_takes_a_backend(pair, capfd):
     assert out.strip()
     assert "drafted tokens accepted" in err
     assert err.count("\n") == 1, "llama.cpp is silent"
+
+
+@pytest.mark.real
+def test_the_speed_experiment_measures_it(pair):
+    methods = ["llamacpp-autoregressive", "llamacpp-speculative:2", "llamacpp-backoff:1"]
+    models = Models(*pair, files=(str(DRAFTER), target_source()))
+    vars(models)["ggufs"] = list(pair)  # loaded already
+    assert runnable(methods, models) == (methods, {})
+    assert set(runnable(methods, Models(*pair, files=("small", "large")))[1]) == set(methods)
+    prompts = load_prompts(None, pair[1].tokenizer, limit=1)
+    alone, *others = [build(method, models)(prompts, 8, 0)[0][0] for method in methods]
+    assert others == [alone, alone]
 
 
 @pytest.mark.real
