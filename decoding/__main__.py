@@ -42,7 +42,8 @@ def prepare(options: Options, method: str):
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     with Console(file=sys.stderr).status("loading the models"):
         sources = {name: getattr(options, name) for name in METHODS[method]}
-        models = [load_model(name, source, options.device, options.dtype) for name, source in sources.items()]
+        how = options.device, options.dtype, options.backend
+        models = [load_model(name, source, *how) for name, source in sources.items()]
     decoder = decoder_of(method, models, load_policy(options, models), options)
     ids = encode(models[-1].tokenizer, text, options.raw).to(models[-1].device)
     return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed)

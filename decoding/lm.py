@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from decoding.architectures import attention, context
+from decoding.architectures import attention, context, counts_slots
 from decoding.attention import use_attention
 from decoding.graphs import Recorders, recordable
 from decoding.lean import Lean
@@ -33,10 +33,7 @@ class LM:
     def __init__(self, model, tokenizer=None, graphs=False):
         use_attention(model, attention(model.config))
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.vocab = model.config.vocab_size
-        if tokenizer is not None:
-            # Not len(tokenizer): ids may have holes, and a tokenizer may know tokens that the head does not.
-            self.vocab = min(self.vocab, max(tokenizer.get_vocab().values()) + 1)
+        self.vocab = common_ids(model.config.vocab_size, tokenizer)
         self.context = context(model.config)
         self._lean: Lean | None = None
         self.recorders = Recorders(model) if graphs and recordable(model) else None
@@ -53,7 +50,7 @@ class LM:
         kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise ValueError(f"dtype must be a torch floating type such as float32 or bfloat16, not {dtype!r}")
-        folder, gguf = _locate(source)
+        folder, gguf = locate(source)
         options = {"trust_remote_code": trust_remote_code} | gguf
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **options, **_dequantize(gguf))
         if gguf:
@@ -98,6 +95,13 @@ class LM:
         """A cache of its own for ``batch`` rows of at most ``capacity`` tokens."""
         return Session(self, batch, capacity)
 
+    @property
+    def chains_only(self) -> str | None:
+        """Why this model cannot read a tree, where two tokens stand at one position; None where it can."""
+        if not counts_slots(self.model.config):
+            return None
+        return f"({self.model.config.model_type}) places tokens by their slots in the cache (ALiBi)"
+
     def lean(self) -> Lean | None:
         """A forward of fewer operations than the model's own, where there is one and the weights are packed."""
         if not (isinstance(self.model.get_output_embeddings(), PackedLinear) and Lean.fits(self.model)):
@@ -109,18 +113,26 @@ class LM:
     def identity(self) -> dict[str, str]:
         """name and the hashes of tokenizer, config and a few weights, stored with a policy tuned on this model."""
         config = self.model.config
-        # Not the quantised ones, nor those that accelerate has put away.
-        weights = {n: w for n, w in self.model.named_parameters() if type(w) is torch.nn.Parameter and not w.is_meta}
-        few = [weights[name] for name in sorted(weights)[:: max(1, len(weights) // 8)]]
-        values = b"".join(
-            w.flatten()[:512].detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes() for w in few
-        )
         return {
             "name": self.name,
             "tokenizer": self.tokenizer_hash,
             "config": _digest(json.dumps([str(getattr(config, key, None)) for key in CONFIG_KEYS])),
-            "weights": _digest(values),
+            "weights": _digest(self._few_weights()),
         }
+
+    def _few_weights(self) -> bytes:
+        # Not the quantised ones, nor those that accelerate has put away.
+        weights = {n: w for n, w in self.model.named_parameters() if type(w) is torch.nn.Parameter and not w.is_meta}
+        few = [weights[name] for name in sorted(weights)[:: max(1, len(weights) // 8)]]
+        return b"".join(
+            w.flatten()[:512].detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes() for w in few
+        )
+
+
+def common_ids(head: int, tokenizer) -> int:
+    """Number of ids that both a ``head`` of that many logits and its tokenizer know, if there is one."""
+    # Not len(tokenizer): ids may have holes, and a tokenizer may know tokens that the head does not.
+    return head if tokenizer is None else min(head, max(tokenizer.get_vocab().values()) + 1)
 
 
 def check_compatible(models: list[LM]) -> int:
@@ -149,7 +161,8 @@ def _digest(data: str | bytes) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()[:16]
 
 
-def _locate(source) -> tuple[str, dict[str, str]]:
+def locate(source) -> tuple[str, dict[str, str]]:
+    """What transformers loads for ``source``: a folder or hub id, and the option that names a GGUF file in it."""
     path = Path(source)
     if path.suffix == ".gguf":
         if not path.is_file():

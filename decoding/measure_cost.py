@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-from decoding.options import Model, use
+from decoding.options import Backend, Model, use
 
 RATES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 DRAFTS = (1, 2, 3, 4, 6, 8)
@@ -31,7 +31,9 @@ class MeasureCost:
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps ..."""
     dtype: str = "float32"
-    """of the weights: float32, bfloat16 or float16"""
+    """of the weights in torch: float32, bfloat16 or float16"""
+    backend: Backend = "torch"
+    """torch, or llama.cpp, which runs .gguf files as they are"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
 
@@ -62,7 +64,8 @@ def load(options: MeasureCost) -> list:
     from decoding.pairs import load_model
 
     sources = {"small": options.small, "large": options.large}
-    models = [load_model(name, source, options.device, options.dtype) for name, source in sources.items()]
+    how = options.device, options.dtype, options.backend
+    models = [load_model(name, source, *how) for name, source in sources.items()]
     check_compatible(models)
     return models
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.architectures import counts_slots
 from decoding.beams import Beams, sample_beams
 from decoding.draft import at, at_each, log_probabilities
 from decoding.drafting import noise
@@ -35,7 +34,8 @@ class MTAD:
     EOS stands for all its continuations; the last block is what the budget leaves.
 
     Raises ValueError unless there are a draft and a target, ``beams`` and ``length`` are at least 1 and ``tau`` at
-    least 0 (which rejects nothing; inf rejects everything), or where two tokens cannot share a position (ALiBi).
+    least 0 (which rejects nothing; inf rejects everything), or where two tokens cannot share a position (ALiBi,
+    llama.cpp).
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class MTAD:
         if beams < 1 or length < 1:
             raise ValueError(f"beams and length must be at least 1, not {beams} and {length}")
         for lm in models if tree else models[:1]:
-            if beams > 1 and counts_slots(lm.model.config):
+            if beams > 1 and lm.chains_only:
                 raise ValueError(
-                    f"{lm.name} ({lm.model.config.model_type}) places tokens by their slots in the cache (ALiBi) and "
-                    "cannot read beams; take beams=1" + ", or tree=False" * (lm is models[1])
+                    f"{lm.name} {lm.chains_only} and cannot read beams; take beams=1"
+                    + ", or tree=False" * (lm is models[1])
                 )
         self.models, self.beams, self.length, self.tree = list(models), beams, length, tree
         self.accept = Joint(tau, filtered)

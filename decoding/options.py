@@ -18,6 +18,7 @@ METHODS = {
     "small": ("small",),
 }
 """Who writes, cheapest first."""
+Backend = Annotated[str, arg(metavar="{torch,llama.cpp}")]
 Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 
 
@@ -73,7 +74,9 @@ class Options:
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps ..."""
     dtype: str = "float32"
-    """of the weights: float32, bfloat16 or float16"""
+    """of the weights in torch: float32, bfloat16 or float16"""
+    backend: Backend = "torch"
+    """torch, or llama.cpp, which runs .gguf files as they are: on CPU it is faster"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
 

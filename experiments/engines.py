@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Speculative
+from decoding.pairs import load_model
 from experiments.peers import LlamaCppWay, Transformers, twin
 from policies import Random
 from train.generations import write
@@ -28,6 +30,11 @@ class Models:
     def twins(self) -> tuple:
         """(small, large) as transformers runs them."""
         return twin(self.small), twin(self.large)
+
+    @cached_property
+    def ggufs(self) -> list[LM]:
+        """[small, large] in our engine on llama.cpp."""
+        return [load_model(*role, backend="llama.cpp") for role in zip(("small", "large"), self.files, strict=True)]
 
     @property
     def lms(self) -> dict[str, LM]:
@@ -81,6 +88,14 @@ def _no_llamacpp(m: Models, draft: bool) -> str | None:
     return None
 
 
+def _no_backend(m: Models) -> str | None:
+    if m.large.device.type != "cpu":
+        return "it is measured on the CPU only"
+    if importlib.util.find_spec("llama_cpp") is None or not all(str(file).endswith(".gguf") for file in m.files):
+        return "it needs the package llama-cpp-python and two .gguf files"
+    return None
+
+
 KINDS: dict[str, Kind] = {
     "transformers": Kind(lambda m: Transformers(m.twins[1])),
     "transformers-assisted": Kind(lambda m, n: Transformers(m.twins[1], m.twins[0], n), int, one_row=True),
@@ -92,8 +107,13 @@ KINDS: dict[str, Kind] = {
     "backoff": Kind(_backoff, float),
     "llamacpp": Kind(_llamacpp, one_row=True, lacks=lambda m: _no_llamacpp(m, draft=False)),
     "llamacpp-draft": Kind(_llamacpp, int, one_row=True, lacks=lambda m: _no_llamacpp(m, draft=True)),
+    "llamacpp-autoregressive": Kind(lambda m: Ours(Autoregressive(m.ggufs[1])), lacks=_no_backend),
+    "llamacpp-speculative": Kind(lambda m, n: Ours(Speculative(m.ggufs, n)), int, lacks=_no_backend),
+    "llamacpp-backoff": Kind(
+        lambda m, rate: Ours(Backoff(m.ggufs, Random(rate), verify_eos=False)), float, lacks=_no_backend
+    ),
 }
-"""Names to ways: the peers begin with their engine's name."""
+"""Names to ways: the peers begin with their engine's name, as do our decoders on another engine's forwards."""
 
 
 def parse(text: str) -> tuple[Kind, int | float | None]:

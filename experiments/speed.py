@@ -39,7 +39,8 @@ class Speed:
     methods: tuple[str, ...] | None = None
     """what to measure, `transformers` or `autoregressive` among it: those two, llamacpp, and with a number of drafted
     tokens speculative:4, lookup:4, mtad:4, transformers-assisted:4, transformers-lookup:10, llamacpp-draft:4, or with
-    the share handed to the large model backoff:0.5 (default: all, several numbers each)"""
+    the share handed to the large model backoff:0.5 (default: all, several numbers each); and ours on llama.cpp:
+    llamacpp-autoregressive, llamacpp-speculative:2, llamacpp-backoff:0.5"""
     limit: int = 12
     """prompts, spread over their families"""
     max_new_tokens: int = 64

