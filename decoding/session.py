@@ -104,9 +104,9 @@ class SlotCache(Cache):
 class Session:
     """One model's cache over the rows of a batch, and what it has cost.
 
-    ``read`` [batch] is how many tokens of each row are in the cache; ``calls`` and ``tokens`` count forwards and
-    tokens read; ``seconds`` is host time inside them (``prefill`` the part that read a prompt; meaningful where
-    forwards are synchronous, on CPU).
+    ``read`` [batch] is how many tokens of each row are in the cache; ``reads`` how many each forward has read;
+    ``seconds`` is host time inside them (``prefill`` the part that read a prompt; meaningful where forwards are
+    synchronous, on CPU).
     """
 
     def __init__(self, lm, batch: int, capacity: int):
@@ -122,7 +122,7 @@ class Session:
         self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
         self.begins = torch.arange(batch, device=lm.device)[:, None] * (self.capacity + 1)
         self.greatest = torch.zeros(1, device=lm.device)
-        self.calls, self.tokens = 0, 0
+        self.reads: list[int] = []
         self.seconds, self.prefill = 0.0, 0.0
 
     @torch.no_grad()
@@ -160,7 +160,7 @@ class Session:
             stored = torch.where(slots < start[:, None], self.capacity, slots)
             # Padding stands at position 0, where there is something to look at; its output is not used.
             slots = slots.clamp(min=0)
-        self.tokens += slots.numel() if start is None else new
+        self.reads.append(slots.numel() if start is None else new)
         self.plan.places = Places(slots) if tree is None else tree.places(slots, span.reach)
         self._plan(rows, stored, span.reach)
         logits, states = self._forward(ids[rows[:, None], slots], prompt, keep, hidden)
@@ -185,6 +185,11 @@ class Session:
         for layer in self.cache.layers:
             layer.move((begin + path).flatten(), new.flatten())
         self.read[rows] = lengths + counts
+
+    @property
+    def calls(self) -> int:
+        """Forwards so far."""
+        return len(self.reads)
 
     @property
     def broken(self) -> Tensor:
@@ -226,7 +231,6 @@ class Session:
         logits = logits[..., : self.vocab]
         self.greatest = torch.maximum(self.greatest, logits.amax())
         seconds = time.perf_counter() - began
-        self.calls += 1
         self.seconds += seconds
         self.prefill += seconds if prompt else 0.0
         return logits, states
