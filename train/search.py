@@ -146,16 +146,11 @@ class Search:
         objectives at most 1.27 (TPE) and 1.21 (NSGA-II).
         """
         kinds = {json.dumps({k: v for k, v in params.items() if k != "quantile"}): params for params in settings}
-        points = [
+        return pareto(
             {"speedup": float(speedup), "loss": float(loss), "params": params | {"quantile": float(quantile)}}
             for params in kinds.values()
             for quantile, (speedup, loss) in zip(GRID, self.curve(self.policy(params)), strict=True)
-        ]
-        kept: list[dict] = []
-        for point in sorted(points, key=lambda p: (-p["speedup"], p["loss"])):
-            if not kept or point["loss"] < kept[-1]["loss"]:
-                kept.append(point)
-        return kept
+        )
 
     def random_curve(self) -> np.ndarray:
         """[201, 2] predicted (speedup, loss) of random hand-off at the rates ``1 - GRID``."""
@@ -182,6 +177,15 @@ class Search:
         *_, policy, i = min(found)
         policy.set_threshold(self.threshold(policy, 0.5 if i is None else GRID[i]))
         return policy
+
+
+def pareto(points: Iterable[dict]) -> list[dict]:
+    """Those of ``points`` (speedup, loss) that no other beats in both, fastest first."""
+    kept: list[dict] = []
+    for point in sorted(points, key=lambda p: (-p["speedup"], p["loss"])):
+        if not kept or point["loss"] < kept[-1]["loss"]:
+            kept.append(point)
+    return kept
 
 
 def solve(curve: np.ndarray, goal: Goal, faster: float = 1.0, worse: float = 1.0) -> int | None:

@@ -69,8 +69,8 @@ def open_source(path: Path, role: str | None, length: int | None, draft: str | N
     tuned = role_of(policy.provenance)
     if role is None and tuned.accept != EXACT:
         raise ExportError(
-            f"{path} was tuned for drafts that {tuned.accept['name']} accepts and only python -m decoding follows; pass "
-            "--role stop to export its draft length and stop alone, with a large model that accepts nothing but its own"
+            f"{path} was tuned for drafts that {tuned.accept['name']} accepts, which only python -m decoding follows; "
+            "pass --role stop to export its draft length and stop alone, for exact acceptance"
         )
     role = tuned.name if role is None else role
     length = tuned.length if length is None else length
