@@ -20,7 +20,7 @@ from train.samples import samples
 from train.search import pareto
 from train.search_hybrid import BEAMS, MTAD_DEFAULT, HybridSearch
 from train.speculative_run import search_stops
-from train.studies import complete, finalists
+from train.studies import complete, finalists, pruned
 from train.tune import LEAST_SPEEDUP
 
 CONTROLS = ("speculative", "mtad", "bild", "leniency", "stop")
@@ -54,6 +54,7 @@ class HybridRun:
         """The best trial once live runs of three on the tuning prompts have corrected the priced speeds; None, and a
         word about it, when none then meets the goal. A price leaves out what is done beside the forwards."""
         job, self.trials, self.ranked = self.job, complete(study), finalists(study, None)
+        self.pruned = pruned(study)
         decoders = {live.LARGE: Autoregressive(job.large)}
         decoders |= {_name(trial): self._option(trial).decoder(self.models) for trial in self.ranked[:3]}
         path = job.folder / "tune.jsonl"
@@ -162,8 +163,9 @@ class HybridRun:
 
     def _singles(self, chosen: ChosenDecoder) -> dict[str, ChosenDecoder]:
         """The best trial with a constant length and any leniency, and with any stop and exact acceptance, unless it is
-        the chosen one."""
-        chains = [trial for trial in self.ranked if trial.params["draft"] != BEAMS]
+        the chosen one. Where all of them were pruned, the one that had done best."""
+        done = sorted(self.pruned, key=lambda trial: np.mean(list(trial.intermediate_values.values())))
+        chains = [trial for trial in [*self.ranked, *done] if trial.params["draft"] != BEAMS]
         constant = lambda trial: trial.params["stop"] == "constant"  # noqa: E731
         exact = lambda trial: trial.params["accept"] == leniency.EXACT  # noqa: E731
         kinds = {

@@ -17,7 +17,7 @@ from train.machine import machine
 from train.prepare import Job, console, prepare
 from train.speculative_run import SpeculativeRun
 from train.splits import split_hash
-from train.studies import complete, finished, join_study, open_study, run_study, settle
+from train.studies import complete, finished, join_study, open_study, pruned, run_study, settle
 from train.tracking import Tracker
 
 METHODS = {"backoff": BackoffRun, "speculative": SpeculativeRun, "hybrid": HybridRun}
@@ -93,7 +93,7 @@ def describe(job: Job, method, study, chosen) -> dict:
             | {name: t.user_attrs[name] for name in ("loss", "speedup") if name in t.user_attrs}
             for t in complete(study)
         ],
-        "pruned": len(finished(study)) - len(complete(study)),
+        "pruned": len(pruned(study)),
         "chosen_trial": chosen.trial,
     } | method.predicted(chosen)
 

@@ -140,6 +140,11 @@ def complete(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
 
 
+def pruned(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were given up."""
+    return study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
+
+
 def fail_orphans(study: optuna.Study) -> None:
     """Mark the unfinished trials failed whose worker was a process of this machine and is gone, or has left them.
 
