@@ -134,7 +134,7 @@ class HybridRun:
             live.LARGE: "large model alone",
             "small": "small model alone",
             "speculative": f"speculative, best constant length {length}",
-            "mtad": "MTAD, 4 beams of 4, tau 0.5",
+            "mtad": "MTAD, {beams} beams of {length}, tau {tau}".format(**MTAD_DEFAULT),
             "bild": "BiLD, fallback 0.6, rollback 5",
             **{key: f"best {key} alone: {described(option)}" for key, option in singles.items()},
             "tuned": f"tuned: {described(chosen)}",

@@ -46,7 +46,11 @@ Row = tuple[float, int, float]
 
 @dataclass
 class HybridSearch:
-    """Decodes ``prompts`` with [small, large]; ``stops`` has fitted the stops, on prompts of their own."""
+    """Decodes ``prompts`` with [small, large]; ``stops`` has fitted the stops, on prompts of their own.
+
+    A learned stop predicts rejection by exact acceptance, which is all that draft traces know of; how much of that risk
+    a lenient rule can take is the threshold's matter, and the threshold is searched.
+    """
 
     stops: StopSearch
     models: Sequence[LM]
