@@ -115,6 +115,7 @@ class HybridSearch:
         speedup, loss = float(large / (taken.sum() / tokens.sum())), float(losses.mean())
         trial.set_user_attr("speedup", speedup)
         trial.set_user_attr("loss", loss)
+        trial.set_user_attr("seconds", taken.tolist())
         trial.set_constraint("goal", self.goal.violation(speedup, loss))  # write-once, so it comes last
         return self.goal.value(speedup, loss)
 
