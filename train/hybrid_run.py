@@ -108,22 +108,21 @@ class HybridRun:
 
     def predicted(self, chosen: ChosenDecoder) -> dict:
         """What the prices say of it, and of all that was tried."""
-        goal = self.job.goal
         front = pareto(
             {name: trial.user_attrs[name] for name in ("speedup", "loss")} | {"params": trial.params}
             for trial in self.trials
         )
         return {
             "front": front if self.job.config.frontier else [],
-            "goal": {"target_speedup": goal.speedup} if goal.budget is None else {"quality_budget": goal.budget},
+            "goal": self.job.goal.asked(),
             "replay": {"live_speedup_over_replayed": chosen.faster},
             "frontier": {"front": [[point["speedup"], point["loss"]] for point in front]},
         }
 
     def provenance(self, chosen: ChosenDecoder) -> dict:
         """What a decoder has to know besides the policy (``policies.roles``)."""
-        name, *settings = chosen.role._asdict().items()
-        return {"role": name[1]} | dict(settings)
+        role = chosen.role._asdict()
+        return {"role": role.pop("name")} | role
 
     def hold_out(self, chosen: ChosenDecoder) -> dict:
         """Measure the tuned decoder and its controls on the held-out prompts; the rest of the result."""

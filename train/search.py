@@ -35,6 +35,10 @@ class Goal:
     speedup: float | None = None
     budget: float | None = None
 
+    def asked(self) -> dict[str, float]:
+        """By the name of its option."""
+        return {"target_speedup": self.speedup} if self.budget is None else {"quality_budget": self.budget}
+
     def violation(self, speedup: float, loss: float) -> float:
         """At most 0 where the goal is met."""
         return self.speedup - speedup if self.budget is None else loss - self.budget
