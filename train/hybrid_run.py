@@ -24,7 +24,7 @@ from train.studies import complete, finalists, pruned
 from train.tune import LEAST_SPEEDUP
 
 CONTROLS = ("speculative", "mtad", "bild", "leniency", "stop")
-"""What one decision, or a published pair of two, is worth; those that are no slower at no more loss beat the tuned."""
+"""What one decision, or a published pair of two, is worth."""
 
 
 @dataclass
@@ -53,15 +53,15 @@ class HybridRun:
     def tune(self, study) -> ChosenDecoder | None:
         """The best trial once live runs of three on the tuning prompts have corrected the priced speeds; None, and a
         word about it, when none then meets the goal. A price leaves out what is done beside the forwards."""
-        job, self.trials, self.ranked = self.job, complete(study), finalists(study, None)
-        self.pruned = pruned(study)
+        job, tried = self.job, finalists(study, 3)
+        self.trials, self.pruned = complete(study), pruned(study)
         decoders = {live.LARGE: Autoregressive(job.large)}
-        decoders |= {_name(trial): self._option(trial).decoder(self.models) for trial in self.ranked[:3]}
+        decoders |= {_name(trial): self._option(trial).decoder(self.models) for trial in tried}
         path = job.folder / "tune.jsonl"
         measured = live.measure(
             decoders, job.splits["tune"], job.config.max_new_tokens, job.large, path, "live, tuning"
         )
-        faster = {trial.number: self._faster(trial, measured) for trial in self.ranked[:3]}
+        faster = {trial.number: self._faster(trial, measured) for trial in tried}
         return self._best(faster)
 
     def _faster(self, trial: FrozenTrial, measured: dict) -> np.ndarray:
@@ -169,9 +169,10 @@ class HybridRun:
 
     def _singles(self, chosen: ChosenDecoder) -> dict[str, ChosenDecoder]:
         """The best trial with a constant length and any leniency, and with any stop and exact acceptance, unless it is
-        the chosen one. Where all of them were pruned, the one that had done best."""
-        done = sorted(self.pruned, key=lambda trial: np.mean(list(trial.intermediate_values.values())))
-        chains = [trial for trial in [*self.ranked, *done] if trial.params["draft"] != BEAMS]
+        the chosen one. As controls the pruned ones count too, by what was seen of them: their rivals pruned them."""
+        chains = sorted(
+            (trial for trial in [*self.trials, *self.pruned] if trial.params["draft"] != BEAMS), key=self._short_of_goal
+        )
         constant = lambda trial: trial.params["stop"] == "constant"  # noqa: E731
         exact = lambda trial: trial.params["accept"] == leniency.EXACT  # noqa: E731
         kinds = {
@@ -179,6 +180,11 @@ class HybridRun:
             "stop": [t for t in chains if exact(t) and not constant(t)],
         }
         return {key: self._option(ts[0]) for key, ts in kinds.items() if ts and ts[0].number != chosen.trial}
+
+    def _short_of_goal(self, trial: FrozenTrial) -> tuple[float, float]:
+        """What sorts trials, the best first."""
+        goal, point = self.job.goal, [trial.user_attrs[name] for name in ("speedup", "loss")]
+        return max(0.0, goal.violation(*point)), goal.value(*point)
 
 
 def _name(trial: FrozenTrial) -> str:

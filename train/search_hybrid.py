@@ -91,7 +91,7 @@ class HybridSearch:
             _chain(_constant(min(fsd["length"], self._longest)), fsd["accept"]),
             *(_chain(stop | backoff | {"quantile": q}, Rollback(NEARLY_ALL)) for q in (0.3, 0.6)),
             *(_chain(stop, Lenient(lenience)) for lenience in (0.3, 0.03)),
-            _chain(_constant(self._longest), Lenient(0.1)),
+            _chain(_constant(length), Lenient(0.1)),
         ]
 
     def __call__(self, trial: optuna.Trial) -> float:
