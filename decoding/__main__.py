@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 written, 2 bad input (one sentence on standard error), 130 interrupted."""
     options = tyro.cli(Options, args=argv, prog="python -m decoding", config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        method = method_of(options, "handoff" if options.method else role_of_policy(options).name)
+        method = method_of(options, None if options.method else role_of_policy(options).method)
         decoder, run = prepare(options, method)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -50,11 +50,11 @@ def prepare(options: Options, method: str):
 
 
 def role_of_policy(options: Options):
-    """What the policy was tuned for; the draft's length is what the user says, if anything."""
+    """What the policy was tuned for; the draft's length, beams and tau are what the user says, if anything."""
     from policies.roles import Role, role_of
 
     policy = load_policy(options)
-    role = Role() if policy is None else role_of(policy.provenance)
+    role = Role("stop") if policy is None else role_of(policy.provenance)
     return role if options.length is None else role._replace(length=options.length)
 
 
@@ -72,15 +72,18 @@ def load_policy(options: Options, models=None):
 
 
 def decoder_of(method: str, models: list, policy, options: Options):
-    from decoding import MTAD, Autoregressive, Backoff, Speculative
+    from decoding import MTAD, Autoregressive, Backoff
+    from decoding.tuned import drafting
 
     if method == "backoff":
         return Backoff(models, policy)
     role = role_of_policy(options)
     if method == "speculative":
-        return Speculative(models, role.length, stop=policy, keep=role.keep)
+        return drafting(models, policy, role._replace(beams=1))
     if method == "mtad":
-        return MTAD(models, options.beams, role.length, options.tau)
+        tuned = {"beams": role.beams, "tau": role.accept["tau"]} if role.beams > 1 else {}
+        said = {name: value for name in ("beams", "tau") if (value := getattr(options, name)) is not None}
+        return MTAD(models, length=role.length, **tuned | said)
     return Autoregressive(*models)
 
 

@@ -25,12 +25,22 @@ class Acceptance(Protocol):
 
 
 RULES: dict[str, Callable[..., Acceptance]] = {
-    rule.__name__: rule
-    for rule in (Exact, Block, Lenient, Typical, Divergence, Cascade, Rollback, Joint, FixedRatio, Learned)
+    kind.__name__: kind
+    for kind in (Exact, Block, Lenient, Typical, Divergence, Cascade, Rollback, Joint, FixedRatio, Learned)
 }
 """Every rule; all but ``Learned``, which takes a policy, have defaults."""
 LOSSLESS = ("Exact", "Block")
 """The rules whose output is distributed as the target's own."""
+
+
+def rule(name: str, **settings) -> Acceptance:
+    """The rule called ``name``. ValueError, one sentence, for an unknown one or settings that it cannot have."""
+    if name not in RULES:
+        raise ValueError(f"unknown acceptance rule {name!r}; the known ones are {', '.join(RULES)}")
+    try:
+        return RULES[name](**settings)
+    except TypeError as error:
+        raise ValueError(f"the acceptance rule {name} cannot have {settings}: {error}") from error
 
 
 class Strict:

@@ -65,6 +65,8 @@ class Result:
     the draft is no model), -1 where padded"""
     counts: dict
     """calls and tokens read per model; drafted, accepted (those of them in the answers), escalated; sums over rows"""
+    reads: list[list[int]]
+    """per model the tokens that each forward read, sums over rows: what ``decoding.cost`` has a price for"""
     seconds: dict
     """total wall time; prefill and per model (inside forwards, host clock: meaningful on CPU)"""
 
@@ -206,11 +208,12 @@ def _result(run: Run, input_ids: Tensor, pad: int, seconds: float) -> Result:
         writers=text.signed.gather(1, where).masked_fill(~written, -1),
         counts={
             "calls": [s.calls for s in sessions],
-            "tokens_read": [s.tokens for s in sessions],
+            "tokens_read": [sum(s.reads) for s in sessions],
             "drafted": int(run.drafted),
             "accepted": run.accepted,
             "escalated": run.escalated,
         },
+        reads=[s.reads for s in sessions],
         seconds={
             "total": seconds,
             "prefill": sum(s.prefill for s in sessions),

@@ -180,7 +180,7 @@ class LlamaCppSession(BaseSession):
 
         logits = gathered(llama_cpp.llama_get_logits(self.handle), self.model.head, self.vocab)
         self.read[rows] = lengths
-        self.tokens += len(row)
+        self.reads.append(len(row))
         self._count(logits, began, prompt=int(start.min()) == 0)
         if not hidden:
             return logits

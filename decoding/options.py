@@ -41,15 +41,15 @@ class Options:
     text: Annotated[str, tyro.conf.Positional, arg(metavar="TEXT", help_behavior_hint="")]
     """what to answer; - reads standard input, without its last newline"""
     policy: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """policy.json, as train/fit_policy.py writes it; one that was tuned with --method speculative, or is used with it,
-    says where to stop a draft"""
+    """policy.json, as train/fit_policy.py writes it; one that was tuned with --method speculative or hybrid, or is used
+    with --method speculative here, says where to stop a draft, and how much of it is good enough"""
     method: Annotated[str | None, arg(metavar="{" + ",".join(METHODS) + "}", help_behavior_hint="")] = None
     """large and small write alone (default: what the policy was tuned for, else speculative)"""
     length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
     """tokens that speculative and mtad draft at most before the large model checks them"""
-    beams: int = 4
+    beams: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
     """continuations that mtad drafts at once"""
-    tau: float = 0.5
+    tau: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: as tuned, else 0.5)")] = None
     """how likely a block by mtad must be to the large model, in units of what the small one gave it; 0 keeps all"""
     small: Model = None
     """the cheap model (default: the drafter of this package)"""
@@ -81,17 +81,16 @@ class Options:
     """CPU threads"""
 
 
-def method_of(options: Options, role: str = "handoff") -> str:
-    """``role`` is what the policy was tuned for: "handoff", or "stop" if it ends drafts."""
-    default = "speculative" if options.policy is None or role == "stop" else "backoff"
-    method = default if options.method is None else options.method
+def method_of(options: Options, tuned: str | None = None) -> str:
+    """What the user says, else what the policy was ``tuned`` for."""
+    method = tuned if options.method is None else options.method
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; the known ones are {', '.join(METHODS)}")
     if method == "backoff" and options.policy is None:
         raise ValueError("backoff needs a policy; pass --policy FILE, as train/fit_policy.py writes it")
     if len(METHODS[method]) == 1 and options.policy is not None:
         raise ValueError(f"{method} writes alone and asks no policy; leave out --policy or --method")
-    if method == "mtad" and options.policy is not None:
+    if options.method == "mtad" and options.policy is not None:
         raise ValueError("mtad asks no policy; leave out --policy or --method")
     return method
 
@@ -113,7 +112,7 @@ def check_numbers(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    if not options.tau >= 0:
+    if options.tau is not None and not options.tau >= 0:
         raise ValueError(f"--tau must be at least 0, not {options.tau}")
     use(options.device, options.threads)
 

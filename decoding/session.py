@@ -104,16 +104,16 @@ class SlotCache(Cache):
 class BaseSession:
     """What every session is, whichever engine makes its forwards: how far each row is read, and what that has cost.
 
-    ``read`` [batch] is how many tokens of each row are in the cache; ``calls`` and ``tokens`` count forwards and
-    tokens read; ``seconds`` is host time inside them (``prefill`` the part that read a prompt; meaningful where
-    forwards are synchronous, on CPU).
+    ``read`` [batch] is how many tokens of each row are in the cache; ``reads`` how many each forward has read;
+    ``seconds`` is host time inside them (``prefill`` the part that read a prompt; meaningful where forwards are
+    synchronous, on CPU).
     """
 
     def __init__(self, lm, batch: int):
         self.model, self.name, self.vocab, self.batch = lm.model, lm.name, lm.vocab, batch
         self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
         self.greatest = torch.zeros(1, device=lm.device)
-        self.calls, self.tokens = 0, 0
+        self.reads: list[int] = []
         self.seconds, self.prefill = 0.0, 0.0
 
     def next(
@@ -126,6 +126,11 @@ class BaseSession:
     def rollback(self, rows: Tensor, lengths: Tensor) -> None:
         """Forget what ``rows`` [r] hold beyond ``lengths`` [r] tokens."""
         self.read[rows] = torch.minimum(self.read[rows], lengths)
+
+    @property
+    def calls(self) -> int:
+        """Forwards so far."""
+        return len(self.reads)
 
     @property
     def broken(self) -> Tensor:
@@ -143,7 +148,6 @@ class BaseSession:
         """One forward that ``began`` at that time has given ``logits``."""
         self.greatest = torch.maximum(self.greatest, logits.amax())
         seconds = time.perf_counter() - began
-        self.calls += 1
         self.seconds += seconds
         self.prefill += seconds if prompt else 0.0
 
@@ -198,7 +202,7 @@ class Session(BaseSession):
             stored = torch.where(slots < start[:, None], self.capacity, slots)
             # Padding stands at position 0, where there is something to look at; its output is not used.
             slots = slots.clamp(min=0)
-        self.tokens += slots.numel() if start is None else new
+        self.reads.append(slots.numel() if start is None else new)
         self.plan.places = Places(slots) if tree is None else tree.places(slots, span.reach)
         self._plan(rows, stored, span.reach)
         logits, states = self._forward(ids[rows[:, None], slots], prompt, keep, hidden)

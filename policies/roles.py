@@ -8,6 +8,8 @@ ROLES = ("handoff", "stop")
 """Who writes the next token, or whether a draft ends here."""
 LENGTH = 4
 """most tokens of a draft where nothing was tuned"""
+EXACT = {"name": "Exact"}
+"""how a draft is accepted that must lose nothing"""
 
 
 class Role(NamedTuple):
@@ -16,11 +18,30 @@ class Role(NamedTuple):
     name: str = "handoff"
     length: int = LENGTH
     keep: bool = False
+    accept: dict[str, Any] = EXACT
+    """the rule that accepts a draft, by name, and its settings (``decoding.acceptance.rule``)"""
+    beams: int = 1
+    """of the draft; several are MTAD's, by the ``tau`` of ``accept``"""
+
+    @property
+    def method(self) -> str:
+        """What ``python -m decoding`` calls the decoder."""
+        return "backoff" if self.name == "handoff" else "speculative" if self.beams == 1 else "mtad"
 
 
 def role_of(provenance: dict[str, Any]) -> Role:
     """The role that ``train/fit_policy.py`` wrote down; a hand-off where it says none. ValueError for another one."""
-    role = Role(provenance.get("role", "handoff"), provenance.get("length", LENGTH), provenance.get("keep", False))
-    if role.name not in ROLES or type(role.length) is not int or role.length < 1 or type(role.keep) is not bool:
+    known = {key: provenance[key] for key in Role._fields[1:] if key in provenance}
+    role = Role(provenance.get("role", "handoff"), **known)
+    if role.name not in ROLES or type(role.keep) is not bool or not _counts(role.length, role.beams) or not _rule(role):
         raise ValueError(f"the policy's provenance says {role}, which no decoder can follow; tune it again")
     return role
+
+
+def _counts(*values: Any) -> bool:
+    return all(type(value) is int and value >= 1 for value in values)
+
+
+def _rule(role: Role) -> bool:
+    accept = role.accept
+    return isinstance(accept, dict) and isinstance(accept.get("name"), str) and (role.beams == 1 or "tau" in accept)

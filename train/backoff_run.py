@@ -44,9 +44,7 @@ class BackoffRun:
             front = self.search.front([*self.search.baselines(), *(trial.params for trial in self.tried)])
         return {
             "front": front,
-            "goal": {"target_speedup": self.job.goal.speedup}
-            if self.job.goal.budget is None
-            else {"quality_budget": self.job.goal.budget},
+            "goal": self.job.goal.asked(),
             "replay": {"live_speedup_over_replayed": chosen.faster, "live_loss_over_replayed": chosen.worse},
             "frontier": {
                 "policy": self.search.curve(chosen.policy).tolist(),

@@ -78,6 +78,12 @@ class DraftTraces:
         return self["prompt_tokens"][self.on_path[self.first]]
 
     @cached_property
+    def answers(self) -> dict[str, list[int]]:
+        """The target's own text of each prompt, as token ids, EOS included."""
+        names, texts = self["prompt"][self.on_path[self.first]], np.split(self["token"][self.on_path], self.first[1:])
+        return {name: text[text >= 0].tolist() for name, text in zip(names.tolist(), texts, strict=True)}
+
+    @cached_property
     def chance(self) -> np.ndarray:
         """[positions] that a draft is accepted there, given the text: min(1, q / p) of the token written.
 

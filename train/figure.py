@@ -24,7 +24,16 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; the small 
     "speculative": "#9a4f86",
     "llamacpp": "#8c6510",
 }
-MARKERS = {"large": "s", "speculative": "D", "random_low": "<", "random_high": ">"}
+MARKERS = {
+    "large": "s",
+    "speculative": "D",
+    "random_low": "<",
+    "random_high": ">",
+    "mtad": "^",
+    "bild": "v",
+    "leniency": "P",
+    "stop": "X",
+}
 CURVES = {
     "policy": ("policy, any threshold", "tuned"),
     "random": ("random hand-off, any rate", "random_low"),
@@ -32,12 +41,12 @@ CURVES = {
     "stop": ("tuned stop, any longest draft", "tuned"),
     "constant": ("constant length", "speculative"),
 }
-"""what a reader calls a replayed curve, and the points that it predicts"""
+"""what a reader calls a predicted curve, and the points that it predicts"""
 FORMATS = {"speedup": (".2f", "×"), "loss": (".3f", ""), "length": ("g", " tokens")}
 
 
 def draw(result: dict[str, Any], path: Path | str) -> None:
-    """Measured methods as points with intervals, replayed predictions as dashed lines, the goal as a dotted one."""
+    """Measured methods as points with intervals, predictions as dashed lines, the goal as a dotted one."""
     picture = Figure(figsize=(9, 5.7), dpi=200, facecolor="white")
     canvas = FigureCanvasAgg(picture)
     axes = picture.add_axes((0.088, 0.31, 0.887, 0.57))
@@ -54,7 +63,7 @@ def draw(result: dict[str, Any], path: Path | str) -> None:
 
 
 def curves(result: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """The replayed curves that have points, each a list of points in the ``plane`` of the result."""
+    """The predicted curves that have points, each a list of points in the ``plane`` of the result."""
     return {name: points for name, points in result.get("frontier", {}).items() if points}
 
 
@@ -118,7 +127,7 @@ def _words(axes: Axes, result: dict[str, Any]) -> None:
     """The titles, and below the plot what every mark is: points that nearly coincide leave no room for labels."""
     prompts = result.get("splits", {}).get("holdout", {}).get("prompts")
     below = f"points: measured on {prompts} hold-out prompts, with intervals" if prompts else "points: measured"
-    below += "  ·  dashes: replayed on the tuning traces" if curves(result) else ""
+    below += "  ·  dashes: predicted on the tuning prompts" if curves(result) else ""
     title = {"fontsize": 14, "color": INK, "weight": "bold", "parse_math": False}
     axes.figure.text(0.026, 0.945, str(result.get("name", "frontier"))[:75], **title)
     axes.figure.text(0.026, 0.905, below, fontsize=9, color=FAINT)

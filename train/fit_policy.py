@@ -6,6 +6,7 @@ Give it models, prompts and a target; it gives you a policy, a measured frontier
     python train/fit_policy.py --quality-budget 0.05            # the fastest policy that loses at most 0.05
     python train/fit_policy.py --quality-budget 0.05 --certify 300      # ... and a promise that it does, on 300 more
     python train/fit_policy.py --method speculative             # as fast as drafts can make it, and nothing lost
+    python train/fit_policy.py --method hybrid --trials 60      # where drafts end, how long, and how leniently kept
     python train/fit_policy.py --small S --large L --prompts my.jsonl --policy mlp --name mine
 
 The steps: collect traces of both models on prompts, split by prompt group; fit; search thresholds with Optuna by
@@ -13,8 +14,11 @@ replaying the traces; run the best three live on the tuning prompts, which corre
 hold-out once, live, paired and interleaved with its controls. With --certify, thresholds up to the tuned one are tested
 in a fixed order on prompts that nothing else touched; "cannot certify" is one of its answers, and then policy.json
 hands everything on. Loss is the guarded regret (0: the large model's own text, 1: worst). With --method speculative the
-draft is tuned: its length, and a policy that ends it early, by exact replay. A run that was stopped goes on where it
-was when started again with the same settings; other processes help its search with the same command and --join.
+draft is tuned: its length, and a policy that ends it early, by exact replay. With --method hybrid so is the rule that
+accepts it, at the same goals as hand-offs: what a lossy rule writes cannot be replayed, so every trial decodes the
+tuning prompts, priced by the timing table and given up once it is surely worse than the best. A run that was stopped
+goes on where it was when started again with the same settings; other processes help its search with the same command
+and --join.
 """
 
 from __future__ import annotations
@@ -31,9 +35,10 @@ from train.command import attempt
 class FitPolicy:
     """Tune a decision policy for a pair of models, and measure what it is worth."""
 
-    method: Literal["backoff", "speculative"] = "backoff"
-    """what to tune: who writes each token, or how many tokens the small model drafts before the large one checks them,
-    which loses nothing and so has no goal: it is made as fast as it can be"""
+    method: Literal["backoff", "speculative", "hybrid"] = "backoff"
+    """what to tune: who writes each token (backoff); how many tokens the small model drafts before the large one checks
+    them, which loses nothing and so has no goal: it is made as fast as it can be (speculative); or both and how much of
+    a draft is good enough to be kept, of BiLD, MTAD and others the best at the goal (hybrid)"""
     target_speedup: float | None = None
     """least loss at this speedup over the large model alone (the default goal: 1.3)"""
     quality_budget: float | None = None
@@ -47,7 +52,7 @@ class FitPolicy:
     """a prompt's loss counts as at most this in the promise, as rare disasters would take thousands of prompts to rule
     out; how often they happen is bounded beside it"""
     policy: Literal["rule", "logistic", "mlp"] = "logistic"
-    """kind of policy to fit"""
+    """kind of policy to fit (with --method hybrid constant lengths and rules are tried too)"""
     label: Literal["regret", "kl", "disagree"] = "regret"
     """what a learned policy predicts of the small model's token: its guarded regret under the large model, whether
     KL(small || large) is above its median, or whether the two best tokens differ"""
@@ -64,13 +69,14 @@ class FitPolicy:
     """rounds of DAgger for hand-offs: each fits a policy on all traces so far and adds those of what it writes (with
     --traces, those given have had theirs)"""
     longest: int = 8
-    """longest draft that --method speculative tries"""
+    """longest draft that --method speculative and hybrid try"""
     traces: Path | None = None
     """folder of traces collected earlier with these models and prompts, instead of collecting them"""
     trials: int = 150
-    """Optuna trials; each is replayed on the traces in milliseconds"""
+    """Optuna trials, those included that were given up; each is replayed on the traces in milliseconds, but with
+    --method hybrid it decodes the tuning prompts: 60 are a start"""
     frontier: bool = False
-    """report too, by replay, the least loss at every speedup over all candidates, and their settings"""
+    """report too, as predicted, the least loss at every speedup over all candidates, and their settings"""
     name: str = "default"
     """name of the run"""
     output: Path = Path("runs")

@@ -12,14 +12,15 @@ from policies import Rule
 from train import atomic, figure, report, tables
 from train.backoff_run import BackoffRun
 from train.command import checking
+from train.hybrid_run import HybridRun
 from train.machine import machine
 from train.prepare import Job, console, prepare
 from train.speculative_run import SpeculativeRun
 from train.splits import split_hash
-from train.studies import finished, join_study, open_study, run_study, settle
+from train.studies import complete, finished, join_study, open_study, pruned, run_study, settle
 from train.tracking import Tracker
 
-METHODS = {"backoff": BackoffRun, "speculative": SpeculativeRun}
+METHODS = {"backoff": BackoffRun, "speculative": SpeculativeRun, "hybrid": HybridRun}
 
 
 def run(config) -> None:
@@ -90,8 +91,9 @@ def describe(job: Job, method, study, chosen) -> dict:
                 "feasible": all(value <= 0 for value in t.constraints.values()),
             }
             | {name: t.user_attrs[name] for name in ("loss", "speedup") if name in t.user_attrs}
-            for t in finished(study)
+            for t in complete(study)
         ],
+        "pruned": len(pruned(study)),
         "chosen_trial": chosen.trial,
     } | method.predicted(chosen)
 

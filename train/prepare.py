@@ -145,9 +145,11 @@ def _check_certificate(config) -> None:
         raise ValueError(f"--certify is a number of prompts, not {n}")
     if n and budget is None:
         raise ValueError("--certify needs --quality-budget: a certificate promises a loss")
+    if n and config.method != "backoff":
+        raise ValueError(f"leave out --certify: --method {config.method} promises nothing so far, only backoff does")
     if n:
         check_settings(budget, confidence, cap)
-    elif budget is None or not budget < cap:
+    elif budget is None or not budget < cap or config.method != "backoff":
         return
     enough = [needed(budget, confidence, cap, part * budget) for part in (0.0, 0.5, 0.75)]
     if n and (enough[0] is None or n < enough[0]):

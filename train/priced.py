@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-from decoding import LM
+from decoding import LM, generate
 from decoding.cost import seconds
 from train.prompts import Prompt
 from train.quality import end_tokens, guarded_regret, score
@@ -51,3 +52,15 @@ def priced(prompt: int, writers: list[int], tables: Sequence[dict]) -> float:
         float(seconds(table, np.diff(places, prepend=-prompt)).sum())
         for table, places in zip(tables, asked, strict=True)
     )
+
+
+def decoded(
+    decoder, prompt: Prompt, reference: list[int], cost: Cost, max_new_tokens: int, seed: int
+) -> tuple[float, int, float]:
+    """(priced seconds, tokens, guarded regret) of what a decoder of two models writes, on its own, by what each of its
+    forwards read."""
+    ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
+    result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=seed)
+    answer = result.sequences[0, ids.shape[1] :].tolist()
+    taken = sum(float(seconds(table, n).sum()) for table, n in zip((cost.small, cost.large), result.reads, strict=True))
+    return taken, len(answer), losses(decoder.models[-1], prompt, answer, reference)[0]

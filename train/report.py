@@ -40,8 +40,9 @@ SEEN = (
 SEEN_AS = {
     "backoff": "the large model is asked. It is also asked about every end by the small one.",
     "speculative": "a draft ends.",
+    "hybrid": "a draft ends.",
 }
-FRONT = "No candidate is predicted to be faster at so little loss; replayed on the tuning prompts, not measured."
+FRONT = "No candidate is predicted to be faster at so little loss; by the tuning prompts, not measured."
 CANDIDATE = {  # column of the certificate: key of a candidate, format
     "capped loss": ("capped_loss", ".4f"),
     "p-value": ("pvalue", ".3g"),
@@ -74,7 +75,7 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
         section("Certificate", _certificate(result)),
         section("Frontier", _frontier(result), _replay_note(result)),
         section("Best of all candidates", _front(result), FRONT),
-        section("Search", _trials(result), "One point per trial, as predicted on the tuning prompts."),
+        section("Search", _trials(result), _trials_note(result)),
         section("Policy", _policy(result)),
         section("Calibration", _calibration(result), _calibration_note(result)),
         section("Cost", _costs(result), _cost_note(result)),
@@ -125,11 +126,11 @@ def _faint(parts: Iterable[str]) -> str:
 
 def _methods(result: dict[str, Any]) -> str:
     head, *rows = cells(result)
-    found, constant = result.get("comparison"), result.get("against_constant")
+    found, against = result.get("comparison"), result.get("against")
     table = grid(head, rows, [m["key"] == "tuned" for m in result.get("methods", [])])
-    if rows and constant:
-        ratio = with_interval(constant["ratio"], constant["interval"], ".3f")
-        return f"{table}<p>Speed over the best constant length: {ratio} ({constant['confidence']:.0%} confidence).</p>"
+    if rows and against:
+        ratio = with_interval(against["ratio"], against["interval"], ".3f")
+        return f"{table}<p>Speed over {escape(against['of'])}: {ratio} ({against['confidence']:.0%} confidence).</p>"
     return table + (
         f"<p>Random hand-off at the speed of the tuned policy: {escape(loss_name(result))} "
         f"{format_number(found['random_loss_at_same_speed'], '.3f')}; difference "
@@ -167,12 +168,12 @@ def _certificate(result: dict[str, Any]) -> str:
 
 
 def _replay_note(result: dict[str, Any]) -> str:
-    text = "Points are measured; dashed lines are replayed predictions."
+    text = "Points are measured; dashed lines are predictions by the tuning prompts."
     ratios = [result.get("replay", {}).get(f"live_{what}_over_replayed") for what in ("speedup", "loss")]
     if number(ratios[0]) is None:
         return text
     if number(ratios[1]) is None:
-        return f"{text} Live, the tuned drafts had {ratios[0]:.2f} times their replayed speedup."
+        return f"{text} Live, the tuned drafts had {ratios[0]:.2f} times their predicted speedup."
     return f"{text} Live, the tuned policy had {ratios[0]:.2f} times its replayed speedup and {ratios[1]:.2f} its loss."
 
 
@@ -238,6 +239,12 @@ def _trials(result: dict[str, Any]) -> str:
             x, y = [t[across] for t in members], [t[up] for t in members]
             plot.add_scatter(x=x, y=y, mode="markers", marker=marker, name=name, hovertext=hover)
     return drawn(plot, "trials")
+
+
+def _trials_note(result: dict[str, Any]) -> str:
+    pruned = result.get("pruned", 0)
+    more = f" {pruned} more were given up before the last prompt, surely worse than the best then." if pruned else ""
+    return f"One point per trial, as predicted on the tuning prompts.{more}"
 
 
 def _trial_text(trial: dict[str, Any]) -> str:

@@ -35,6 +35,10 @@ class Goal:
     speedup: float | None = None
     budget: float | None = None
 
+    def asked(self) -> dict[str, float]:
+        """By the name of its option."""
+        return {"target_speedup": self.speedup} if self.budget is None else {"quality_budget": self.budget}
+
     def violation(self, speedup: float, loss: float) -> float:
         """At most 0 where the goal is met."""
         return self.speedup - speedup if self.budget is None else loss - self.budget
@@ -146,16 +150,11 @@ class Search:
         objectives at most 1.27 (TPE) and 1.21 (NSGA-II).
         """
         kinds = {json.dumps({k: v for k, v in params.items() if k != "quantile"}): params for params in settings}
-        points = [
+        return pareto(
             {"speedup": float(speedup), "loss": float(loss), "params": params | {"quantile": float(quantile)}}
             for params in kinds.values()
             for quantile, (speedup, loss) in zip(GRID, self.curve(self.policy(params)), strict=True)
-        ]
-        kept: list[dict] = []
-        for point in sorted(points, key=lambda p: (-p["speedup"], p["loss"])):
-            if not kept or point["loss"] < kept[-1]["loss"]:
-                kept.append(point)
-        return kept
+        )
 
     def random_curve(self) -> np.ndarray:
         """[201, 2] predicted (speedup, loss) of random hand-off at the rates ``1 - GRID``."""
@@ -182,6 +181,15 @@ class Search:
         *_, policy, i = min(found)
         policy.set_threshold(self.threshold(policy, 0.5 if i is None else GRID[i]))
         return policy
+
+
+def pareto(points: Iterable[dict]) -> list[dict]:
+    """Those of ``points`` (speedup, loss) that no other beats in both, fastest first."""
+    kept: list[dict] = []
+    for point in sorted(points, key=lambda p: (-p["speedup"], p["loss"])):
+        if not kept or point["loss"] < kept[-1]["loss"]:
+            kept.append(point)
+    return kept
 
 
 def solve(curve: np.ndarray, goal: Goal, faster: float = 1.0, worse: float = 1.0) -> int | None:

@@ -7,6 +7,7 @@ whatever is drafted, so nothing can be lost and there is no constraint.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,7 +22,7 @@ from train.calibrate import cut
 from train.draft_traces import DraftTraces
 from train.recipes import RECIPES
 from train.replay import Cost
-from train.replay_speculative import Replay
+from train.replay_speculative import Replay, Replayed
 from train.search import CONFIDENCE, TOKEN
 
 ROUND = ("position", "since_large", "large_entropy", "repeated")
@@ -32,6 +33,8 @@ STOP_FEATURES = {
     "all": CONFIDENCE + ROUND + TOKEN,
 }
 """None looks back over rounds: the risk at every step of every draft is then known at once, whatever the threshold."""
+OF_THE_STOP = ("stop", "feature", "direction", "features", "C", "width", "weight_decay")
+"""what a stop is made of, whatever its threshold and the draft around it"""
 HF_CONFIDENCE = 0.4
 """top-1 probability below which transformers' assistant ends its draft by default"""
 
@@ -55,21 +58,7 @@ class StopSearch:
 
     def suggest(self, trial: optuna.Trial) -> dict:
         """The space: a constant length, a rule, the survival of the whole draft, or the kind that is fitted."""
-        stop = trial.suggest_categorical("stop", list(dict.fromkeys(("constant", "rule", "survival", self.kind))))
-        trial.suggest_int("length", 1, self.judged.longest)
-        if stop == "rule":
-            trial.suggest_categorical("feature", list(CONFIDENCE + ROUND))
-            trial.suggest_categorical("direction", [">=", "<="])
-        if stop in ("logistic", "mlp"):
-            trial.suggest_categorical("features", list(STOP_FEATURES))
-        if stop == "logistic":
-            trial.suggest_float("C", 1e-4, 10.0, log=True)
-        if stop == "mlp":
-            trial.suggest_categorical("width", [8, 16, 32])
-            trial.suggest_float("weight_decay", 1e-4, 1.0, log=True)
-        if stop != "constant":
-            trial.suggest_categorical("keep", [False, True])
-            trial.suggest_float("quantile", 0.0, 1.0)
+        suggest_stop(trial, ("constant", "rule", "survival", self.kind), self.judged.longest)
         return trial.params
 
     def baselines(self) -> list[dict]:
@@ -77,12 +66,12 @@ class StopSearch:
         longest = self.judged.longest
         return [
             *({"stop": "constant", "length": n} for n in range(1, longest + 1)),
-            *(self._published(**RECIPES[name].options()) for name in ("svip", "adaedl", "specdec++")),
-            self._published(longest, Rule("top1", HF_CONFIDENCE, "<="), keep=True),
-            *self._starts(),
+            *(self.published(**RECIPES[name].options()) for name in ("svip", "adaedl", "specdec++")),
+            self.published(longest, Rule("top1", HF_CONFIDENCE, "<="), keep=True),
+            *self.starts(),
         ]
 
-    def _published(self, length: int, stop, keep: bool = False, **_) -> dict:
+    def published(self, length: int, stop, keep: bool = False, **_) -> dict:
         """What ``suggest`` would have to draw for a stop at its own threshold."""
         rule = {} if isinstance(stop, Survival) else {"feature": stop.feature, "direction": stop.direction}
         params = {"stop": "survival" if not rule else "rule", "length": min(length, self.judged.longest)} | rule
@@ -90,11 +79,18 @@ class StopSearch:
         below = float((risk[self.steps] < float(stop.threshold)).float().mean())
         return params | {"keep": keep, "quantile": below}
 
-    def _starts(self) -> list[dict]:
+    def constants(self) -> list[tuple[int, float]]:
+        """(length, replayed speedup) of every constant draft length."""
+        lengths = range(1, self.judged.longest + 1)
+        return [(n, self.speedup({"stop": "constant", "length": n})) for n in lengths]
+
+    def constant(self) -> int:
+        """The best constant draft length."""
+        return max(self.constants(), key=lambda pair: pair[1])[0]
+
+    def starts(self) -> list[dict]:
         """Where the search for the kind begins: drafts of little more than the best constant length."""
-        constant = lambda length: self.speedup({"stop": "constant", "length": length})  # noqa: E731
-        length = max(range(1, self.judged.longest + 1), key=constant)
-        start = {"stop": self.kind, "length": min(length + 1, self.judged.longest), "keep": True}
+        start = {"stop": self.kind, "length": min(self.constant() + 1, self.judged.longest), "keep": True}
         if self.kind == "rule":
             kinds = [{"feature": "top1", "direction": "<="}, {"feature": "entropy", "direction": ">="}]
         else:
@@ -110,9 +106,12 @@ class StopSearch:
 
     def speedup(self, params: dict) -> float:
         """Over the large model alone, as replayed on all that is judged."""
+        return self.alone / float(self.replayed(params).seconds(self.cost).sum())
+
+    def replayed(self, params: dict) -> Replayed:
+        """What drafting so would have counted on all that is judged."""
         stop, score = (None, None) if params["stop"] == "constant" else self._at(params)
-        run = self.replay(stop, params["length"], params.get("keep", False), score=score)
-        return self.alone / float(run.seconds(self.cost).sum())
+        return self.replay(stop, params["length"], params.get("keep", False), score=score)
 
     def _at(self, params: dict):
         """(the stop of ``params`` at its threshold, its risks where replay may take them)."""
@@ -133,7 +132,7 @@ class StopSearch:
 
     def risk(self, params: dict) -> tuple[Policy | Survival, Tensor]:
         """The stop of ``params``, whatever its threshold, and its risk [positions, longest] at every step."""
-        key = json.dumps({k: v for k, v in params.items() if k not in ("quantile", "length", "keep")}, sort_keys=True)
+        key = json.dumps({k: v for k, v in params.items() if k in OF_THE_STOP}, sort_keys=True)
         if key not in self.fitted:
             self.fitted[key] = self._fit(params)
             risk = self.replay.scores(self.fitted[key])
@@ -171,6 +170,25 @@ class StopSearch:
     @cached_property
     def tokens(self) -> int:
         return int(self.judged.tokens.sum())
+
+
+def suggest_stop(trial: optuna.Trial, stops: Sequence[str], longest: int) -> None:
+    """Draw one of ``stops`` with its settings, and the longest draft."""
+    stop = trial.suggest_categorical("stop", list(dict.fromkeys(stops)))
+    trial.suggest_int("length", 1, longest)
+    if stop == "rule":
+        trial.suggest_categorical("feature", list(CONFIDENCE + ROUND))
+        trial.suggest_categorical("direction", [">=", "<="])
+    if stop in ("logistic", "mlp"):
+        trial.suggest_categorical("features", list(STOP_FEATURES))
+    if stop == "logistic":
+        trial.suggest_float("C", 1e-4, 10.0, log=True)
+    if stop == "mlp":
+        trial.suggest_categorical("width", [8, 16, 32])
+        trial.suggest_float("weight_decay", 1e-4, 1.0, log=True)
+    if stop != "constant":
+        trial.suggest_categorical("keep", [False, True])
+        trial.suggest_float("quantile", 0.0, 1.0)
 
 
 def within(traces: DraftTraces) -> Tensor:

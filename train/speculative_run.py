@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decoding import Autoregressive, Backoff, Speculative
+from decoding.tuned import drafting
 from policies import Policy, Rule, token_classes
+from policies.roles import Role
 from train import live
 from train.collect_drafts import collect_drafts, given_drafts
 from train.draft_traces import DraftTraces, read_drafts
@@ -30,9 +32,7 @@ class ChosenStop:
     faster: float
 
     def decoder(self, models) -> Speculative:
-        """A stop that never stops is not asked at all."""
-        stop = None if self.policy.kind == "never" else self.policy.to(models[-1].device)
-        return Speculative(models, self.length, stop, keep=self.keep)
+        return drafting(models, self.policy.to(models[-1].device), Role("stop", self.length, self.keep))
 
 
 class SpeculativeRun:
@@ -42,20 +42,7 @@ class SpeculativeRun:
 
     def __init__(self, job: Job):
         self.job, self.models = job, [job.small, job.large]
-        traces = self._traces()
-        fit = traces.of({p.id for p in job.splits["fit"]})
-        self.search = StopSearch(
-            job.config.policy, fit, traces, job.cost, token_classes(job.large.tokenizer), job.config.seed
-        )
-
-    def _traces(self) -> DraftTraces:
-        job, config = self.job, self.job.config
-        prompts = job.splits["fit"] + job.splits["tune"]
-        if config.traces is not None:
-            return given_drafts(config.traces, job.small, job.large, prompts, config.longest, config.max_new_tokens)
-        folder = job.folder / "traces"
-        collect_drafts(job.small, job.large, prompts, config.longest, folder, config.max_new_tokens)
-        return read_drafts(folder)
+        self.search = search_stops(job)
 
     def finalists(self, study) -> list:
         """The best two stops and the best constant length. A survival has no file of its own, so it is a baseline."""
@@ -82,24 +69,13 @@ class SpeculativeRun:
         stop = Rule.never() if stop is None else stop
         return ChosenStop(stop, number, quantile, params["length"], params.get("keep", False), 1.0)
 
-    def constant(self) -> int:
-        """The best constant draft length."""
-        speeds = dict(self.constants())
-        return max(speeds, key=speeds.get)
-
-    def constants(self) -> list[tuple[int, float]]:
-        """(length, replayed speedup) of every constant draft length."""
-        return [(n, self.search.speedup({"stop": "constant", "length": n})) for n in self._lengths()]
-
-    def _lengths(self) -> range:
-        return range(1, self.search.judged.longest + 1)
-
     def predicted(self, chosen: ChosenStop) -> dict:
         """What replay says: the speedup by the longest draft, with the tuned stop and without one."""
-        tuned = [(n, self._faster(self._replayed(chosen, n))) for n in self._lengths()]
+        constants = self.search.constants()
+        tuned = [(n, self._faster(self._replayed(chosen, n))) for n, _ in constants]
         return {
             "replay": {"live_speedup_over_replayed": chosen.faster},
-            "frontier": {"stop": tuned, "constant": self.constants()},
+            "frontier": {"stop": tuned, "constant": constants},
         }
 
     def _replayed(self, chosen: ChosenStop, length: int) -> Replayed:
@@ -117,7 +93,7 @@ class SpeculativeRun:
 
     def hold_out(self, chosen: ChosenStop) -> dict:
         """Measure the tuned stop and its controls on the held-out prompts; the rest of the result."""
-        job, length = self.job, self.constant()
+        job, length = self.job, self.search.constant()
         decoders = {
             live.LARGE: Autoregressive(job.large),
             "small": Backoff(self.models, Rule.never(), verify_eos=False),
@@ -142,11 +118,27 @@ class SpeculativeRun:
         comparison = against_constant(measured)
         return {
             "methods": methods,
-            "against_constant": comparison,
+            "against": comparison,
             "verdict": verdict(len(prompts), methods, comparison),
             "live_over_table": live.over_table(measured, prompts, job.cost.large),
             "samples": samples(self.models, chosen.policy, prompts, rows),
         }
+
+
+def search_stops(job: Job) -> StopSearch:
+    """On draft traces of the fitting and tuning prompts, collected or read."""
+    traces = _traces(job)
+    fit = traces.of({p.id for p in job.splits["fit"]})
+    return StopSearch(job.config.policy, fit, traces, job.cost, token_classes(job.large.tokenizer), job.config.seed)
+
+
+def _traces(job: Job) -> DraftTraces:
+    config, prompts = job.config, job.splits["fit"] + job.splits["tune"]
+    if config.traces is not None:
+        return given_drafts(config.traces, job.small, job.large, prompts, config.longest, config.max_new_tokens)
+    folder = job.folder / "traces"
+    collect_drafts(job.small, job.large, prompts, config.longest, folder, config.max_new_tokens)
+    return read_drafts(folder)
 
 
 def draft_of(chosen: ChosenStop) -> str:
@@ -160,7 +152,8 @@ def against_constant(measured: dict) -> dict:
     """The tuned way of drafting over the best constant length: seconds per token of the one by those of the other."""
     ratio = lambda rows: live.speedup(measured, "tuned", rows) / live.speedup(measured, "speculative", rows)  # noqa: E731
     n = len(measured["tuned"]["loss"])
-    return {"ratio": ratio(slice(None)), "interval": live.bootstrap(ratio, n), "confidence": 0.95}
+    interval = live.bootstrap(ratio, n)
+    return {"of": "the best constant length", "ratio": ratio(slice(None)), "interval": interval, "confidence": 0.95}
 
 
 def verdict(prompts: int, methods: list[dict], comparison: dict) -> str:

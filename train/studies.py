@@ -26,6 +26,7 @@ HEARTBEAT = 60
 GRACE = 10
 """seconds after which a journal's lock is taken from a worker that was killed while it held it, for milliseconds"""
 NOT_YET = "there is no search to join at {where} yet; start the run without --join, and join when it searches"
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 PATIENCE = 600.0
 """seconds for which the end of a search waits for the last trials of other workers"""
 
@@ -64,7 +65,9 @@ def open_study(where: Path | str, seed: int, baselines: list[dict], name: str = 
 
     A trial whose worker was killed is marked failed; if it was a baseline, it is tried again.
     """
-    study = optuna.create_study(study_name=name, storage=open_storage(where), direction="minimize", load_if_exists=True)
+    study = optuna.create_study(
+        study_name=name, storage=open_storage(where), pruner=pruner(), direction="minimize", load_if_exists=True
+    )
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     fail_orphans(study)
     for params in baselines:
@@ -78,7 +81,8 @@ def join_study(where: Path | str, name: str = "policy") -> optuna.Study:
         raise ValueError(NOT_YET.format(where=where))
     try:
         # Without a seed, as two workers that drew the same numbers would try the same settings.
-        return optuna.load_study(study_name=name, storage=open_storage(where), sampler=optuna.samplers.TPESampler())
+        sampler = optuna.samplers.TPESampler()
+        return optuna.load_study(study_name=name, storage=open_storage(where), sampler=sampler, pruner=pruner())
     except KeyError:
         raise ValueError(NOT_YET.format(where=where)) from None
 
@@ -93,6 +97,12 @@ def _in_database(url: str, name: str) -> bool:
         return ready and connection.execute(row, {"name": name}).first() is not None
 
 
+def pruner() -> optuna.pruners.BasePruner:
+    """Gives up a trial that is surely worse than the best feasible one, paired by prompt. Only a search that reports
+    its prompts one by one is asked to: what replay judges in milliseconds is not worth giving up."""
+    return optuna.pruners.WilcoxonPruner(p_threshold=0.1)
+
+
 def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: list[Callable]) -> None:
     """Bring the study to ``trials`` finished trials, with whoever else works on it; at most one more per worker."""
     from rich.progress import Progress
@@ -105,7 +115,7 @@ def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: lis
         bar = progress.add_task("searching", total=trials, completed=len(finished(study)))
         show = lambda study, trial: progress.update(bar, completed=len(finished(study)))  # noqa: E731
         if len(finished(study)) < trials:
-            study.optimize(objective, callbacks=[*callbacks, show, MaxTrialsCallback(trials, (TrialState.COMPLETE,))])
+            study.optimize(objective, callbacks=[*callbacks, show, MaxTrialsCallback(trials, DONE)])
 
 
 def settle(study: optuna.Study, patience: float = PATIENCE) -> None:
@@ -121,7 +131,18 @@ def settle(study: optuna.Study, patience: float = PATIENCE) -> None:
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that are done: those that were measured to the end, and those that were pruned."""
+    return study.get_trials(deepcopy=False, states=DONE)
+
+
+def complete(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were measured to the end."""
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+
+
+def pruned(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were given up."""
+    return study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
 
 
 def fail_orphans(study: optuna.Study) -> None:
@@ -155,7 +176,7 @@ def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def finalists(study: optuna.Study, count: int | None) -> list[FrozenTrial]:
     """The best feasible trials that differ in more than threshold and length; the nearest when none is feasible."""
-    ranked = sorted(finished(study), key=lambda t: (max(0.0, t.constraints.get("goal", 0.0)), t.value))
+    ranked = sorted(complete(study), key=lambda t: (max(0.0, t.constraints.get("goal", 0.0)), t.value))
     different: dict[str, FrozenTrial] = {}
     for trial in ranked:
         kind = json.dumps(

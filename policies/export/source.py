@@ -10,7 +10,7 @@ from typing import Any
 
 from policies.loading import load
 from policies.policy import Policy
-from policies.roles import LENGTH, ROLES, role_of
+from policies.roles import EXACT, LENGTH, ROLES, role_of
 
 
 class ExportError(ValueError):
@@ -67,6 +67,11 @@ def open_source(path: Path, role: str | None, length: int | None, draft: str | N
     """
     policy, path = load(path), Path(path)
     tuned = role_of(policy.provenance)
+    if role is None and tuned.accept != EXACT:
+        raise ExportError(
+            f"{path} was tuned for drafts that {tuned.accept['name']} accepts, which only python -m decoding follows; "
+            "pass --role stop to export its draft length and stop alone, for exact acceptance"
+        )
     role = tuned.name if role is None else role
     length = tuned.length if length is None else length
     if role not in ROLES:

@@ -1,0 +1,24 @@
+"""The decoder that a tuned way of drafting asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from decoding.acceptance import rule
+from decoding.lm import LM
+from decoding.mtad import MTAD
+from decoding.speculative import Speculative
+from decoding.trail import Policy
+
+
+def drafting(models: Sequence[LM], stop: Policy | None, role) -> Speculative | MTAD:
+    """[draft, target] in the ``role`` (``policies.roles.Role``) of a policy, which ends drafts unless it is None.
+
+    ``role`` says ``length``, ``keep``, ``accept`` (a rule by name, and its settings) and ``beams``, of which several
+    are MTAD's: these draft to the end. A policy of the kind that never stops is not asked at all. ValueError for what
+    the rule or the decoder cannot have.
+    """
+    if role.beams > 1:
+        return MTAD(models, role.beams, role.length, role.accept["tau"])
+    stop = None if getattr(stop, "kind", None) == "never" else stop
+    return Speculative(models, role.length, stop, rule(**role.accept), role.keep)

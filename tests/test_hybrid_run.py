@@ -1,0 +1,330 @@
+"""The main job for whole decoders: what is searched, what is given up, what is chosen, and that decoders follow it."""
+
+import json
+import shutil
+import subprocess
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from job_toys import ENV, FAST, ROOT, command, save_model, toy_pair, toy_prompts, write_prompts
+
+from decoding import LM, MTAD, Exact, Speculative, generate
+from decoding.__main__ import main as decode
+from decoding.acceptance import RULES, rule
+from decoding.tuned import drafting
+from policies import Rule, load, token_classes
+from policies.export.source import ExportError, open_source
+from policies.roles import Role, role_of
+from train import leniency
+from train.collect_drafts import collect_drafts
+from train.draft_traces import read_drafts
+from train.fit_policy import main
+from train.hybrid_run import HybridRun, against_single, described, verdict
+from train.prompts import load_prompts
+from train.replay import Cost
+from train.search import Goal
+from train.search_hybrid import HybridSearch
+from train.search_stops import StopSearch
+from train.studies import complete, join_study, open_study, pruned, run_study
+
+NEW, LONGEST = 12, 5
+TABLES = [{"1": 1.0, "4": 1.05, "16": 1.2}, {"1": 10.0, "4": 10.5, "16": 13.0}]
+EVERYTHING = {"draft": "chain", "stop": "constant", "length": 5, "accept": "Rollback", "Rollback.threshold": 20.0}
+NOTHING = {"draft": "chain", "stop": "constant", "length": 5, "accept": "Lenient", "Lenient.lenience": 1.0}
+LOGISTIC = {"stop": "logistic", "length": 4, "features": "confidence", "C": 0.1, "keep": True, "quantile": 0.5}
+
+
+@pytest.fixture(scope="module")
+def searching(tmp_path_factory):
+    """``searching(goal, kind)``: a search on a small pair; its prompts are tuned on."""
+    pair, prompts = toy_pair(), toy_prompts(14, seed=3)
+    folder = tmp_path_factory.mktemp("drafts") / "traces"
+    collect_drafts(*pair, prompts, LONGEST, folder, NEW)
+    traces, fit = read_drafts(folder), {p.id for p in prompts[:6]}
+    classes = token_classes(pair[1].tokenizer)
+
+    def search(goal: Goal, kind: str = "logistic") -> HybridSearch:
+        return HybridSearch(StopSearch(kind, traces.of(fit), traces, Cost(*TABLES), classes), pair, prompts[6:], goal)
+
+    return search
+
+
+@pytest.mark.parametrize("kind", ["rule", "logistic", "mlp"])
+def test_baselines_are_in_the_space_and_hold_what_is_published(searching, kind):
+    search = searching(Goal(speedup=1.5), kind)
+    baselines = search.baselines()
+    for params in baselines:
+        assert search.suggest(optuna.trial.FixedTrial(params)) == params
+    assert all(baselines.count(params) == 1 for params in baselines)
+    assert {"draft": "beams", "beams": 4, "length": 4, "Joint.tau": 0.5} in baselines
+    (bild,) = [p for p in baselines if p.get("Rollback.threshold") == 5.0]
+    assert (bild["feature"], bild["direction"], bild["length"], bild["keep"]) == ("top1", "<=", LONGEST, False)
+    assert float(search.stop(bild).threshold) == pytest.approx(-0.6, abs=0.05)  # a risk is minus a confidence
+    best = search.stops.constant()
+    assert {"draft": "chain", "stop": "constant", "length": best, "accept": "Exact"} in baselines
+
+
+def test_every_rule_of_the_space_is_one_of_the_engine():
+    for name, found in leniency.LENIENT.items():
+        for value in (found.low, found.high):
+            described = leniency.described(leniency.number(name, value), name)
+            built = rule(**described)
+            assert isinstance(built, RULES[name])
+            assert leniency.drawn(built) == {"accept": name} | leniency.number(name, value)
+    with pytest.raises(ValueError, match="unknown acceptance rule 'Generous'"):
+        rule("Generous")
+    with pytest.raises(ValueError, match="the acceptance rule Lenient cannot have"):
+        rule("Lenient", tau=1.0)
+
+
+@pytest.mark.parametrize("params", [{"stop": "constant", "length": 3}, LOGISTIC])
+def test_a_live_trial_is_priced_as_replay_would(searching, params):
+    """What is accepted exactly can be judged in both ways."""
+    search = searching(Goal(speedup=1.5))
+    params = {"draft": "chain", "accept": "Exact"} | params
+    for replayed, live in zip(search._replayed(params), search._decoded(params), strict=True):
+        assert live == pytest.approx(replayed)
+
+
+def test_what_a_trial_writes_down_is_its_mean(searching, tmp_path):
+    search = searching(Goal(speedup=1.5))
+    study = open_study(tmp_path / "study.journal", 0, [EVERYTHING])
+    run_study(study, search, 1, [])
+    (trial,) = study.trials
+    taken, tokens, loss = np.array(list(search._decoded(EVERYTHING))).T
+    speedup = search.alone["seconds"].sum() / search.alone["tokens"].sum() / (taken.sum() / tokens.sum())
+    assert trial.user_attrs["speedup"] == pytest.approx(speedup)
+    assert trial.value == trial.user_attrs["loss"] == pytest.approx(loss.mean()) and trial.value > 0
+    assert trial.constraints == {"goal": pytest.approx(1.5 - speedup)}
+    assert trial.user_attrs["seconds"] == pytest.approx(taken)
+    assert list(trial.intermediate_values) == list(range(8))
+
+
+def test_what_misses_the_goal_is_held_against_a_prompt(searching):
+    """In units of the loss, or of the large model's time; what is better than asked earns nothing."""
+    fast, careful = searching(Goal(speedup=2.0)), searching(Goal(budget=0.1))
+    alone = float(fast.alone["seconds"][0]), int(fast.alone["tokens"][0])
+    assert fast._reported(0, (*alone, 0.3)) == pytest.approx(0.3 + 1.0)
+    assert fast._reported(0, (alone[0] / 4, alone[1], 0.3)) == pytest.approx(0.3)
+    assert careful._reported(0, (alone[0] / 4, alone[1], 0.3)) == pytest.approx(0.25 + 0.2)
+    assert careful._reported(0, (alone[0] / 4, alone[1], 0.0)) == pytest.approx(0.25)
+
+
+def test_a_hopeless_trial_is_given_up_and_counted(searching, tmp_path):
+    """Long drafts of which only what the target would write is kept, after the same of which all is."""
+    search = searching(Goal(budget=0.95))
+    study = open_study(tmp_path / "study.journal", 0, [EVERYTHING, NOTHING])
+    run_study(study, search, 2, [])
+    assert [t.number for t in complete(study)] == [0] and [t.number for t in pruned(study)] == [1]
+    bad = study.trials[1]
+    assert 2 <= len(bad.intermediate_values) < 8
+    assert bad.constraints["goal"] < 0 and bad.user_attrs["speedup"] < study.trials[0].user_attrs["speedup"]
+
+
+def test_what_replay_judges_is_never_given_up(searching, tmp_path):
+    search, exact = searching(Goal(budget=0.95)), {"draft": "chain", "accept": "Exact"}
+    study = open_study(tmp_path / "study.journal", 0, [EVERYTHING, exact | LOGISTIC])
+    run_study(study, search, 2, [])
+    assert len(complete(study)) == 2 and study.trials[1].value > study.trials[0].value
+
+
+def trial(number: int, speedup: float, loss: float):
+    params = {"draft": "chain", "stop": "constant", "length": number + 1, "accept": "Exact"}
+    return SimpleNamespace(number=number, params=params, user_attrs={"speedup": speedup, "loss": loss})
+
+
+@pytest.mark.parametrize(
+    ("goal", "best"), [(Goal(speedup=1.5), 2), (Goal(budget=0.1), 1), (Goal(speedup=1.7), 3), (Goal(speedup=3.0), None)]
+)
+def test_the_best_that_meets_the_goal_is_chosen_at_corrected_speeds(searching, goal, best, capsys):
+    """Live, all turn out 0.9 times as fast as priced, and the fastest 0.8 times."""
+    run = HybridRun.__new__(HybridRun)
+    run.job, run.search = SimpleNamespace(goal=goal), searching(goal)
+    run.trials = [trial(0, 1.6, 0.02), trial(1, 1.65, 0.08), trial(2, 1.7, 0.2), trial(3, 2.2, 0.4)]
+    disturbed = np.array([0.9, 0.9, 0.1, 0.9, 0.9])
+    chosen = run._best({0: disturbed, 1: disturbed, 3: disturbed - 0.1})
+    if best is None:
+        assert chosen is None and "no trial reached 3x: the fastest is about 1.98x" in capsys.readouterr().out
+    else:
+        assert (chosen.trial, chosen.role) == (best, Role("stop", best + 1))
+        assert chosen.faster == pytest.approx(0.8 if best == 3 else 0.9)
+
+
+def test_the_comparison_is_with_the_fastest_that_loses_no_more():
+    measured, methods = {}, {"large": (3.0, 0.0), "speculative": (2.0, 0.0), "bild": (1.0, 0.3), "tuned": (1.6, 0.1)}
+    for name, (seconds, loss) in methods.items():
+        rows = {"seconds": [seconds * s for s in (1.0, 5.0, 30.0)], "tokens": [8.0] * 3, "loss": [loss] * 3}
+        measured[name] = {key: np.array(values) for key, values in rows.items()}
+    found = against_single(measured, {name: name for name in measured})
+    assert found["of"] == "speculative"
+    assert found["ratio"] == pytest.approx(1.25) and found["interval"] == pytest.approx([1.25, 1.25])
+    said = verdict(3, [{"key": "tuned", "label": "tuned: it", "speedup": 1.9, "loss": 0.1}], found)
+    assert "(it) is 1.90x" in said and "it is faster than the fastest other that loses no more, speculative" in said
+    measured["tuned"]["loss"] += 0.2
+    assert against_single(measured, {name: name for name in measured})["of"] == "bild"
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toys")
+    return SimpleNamespace(
+        small=save_model(folder / "small", seed=1, layers=1),
+        large=save_model(folder / "large", seed=2, layers=12),
+        prompts=write_prompts(folder / "prompts.jsonl", 30),
+    )
+
+
+def arguments(toys, output, **changes):
+    options = {"small": toys.small, "large": toys.large, "prompts": toys.prompts, "output": output} | FAST
+    options |= {"method": "hybrid", "trials": 16, "longest": LONGEST, "quality_budget": 0.95} | changes
+    return [str(x) for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
+
+
+@pytest.fixture(scope="module")
+def finished(toys, tmp_path_factory):
+    """A run whose timing table is given, so that only what runs live depends on the clock."""
+    output = tmp_path_factory.mktemp("finished")
+    folder = output / "default"
+    folder.mkdir()
+    (folder / "cost.json").write_text(json.dumps(TABLES))
+    assert main([*arguments(toys, output), "--frontier"]) == 0
+    return SimpleNamespace(output=output, folder=folder, result=json.loads((folder / "result.json").read_text()))
+
+
+def test_it_leaves_a_decoder_a_report_and_its_data(finished):
+    result, folder = finished.result, finished.folder
+    keys = [m["key"] for m in result["methods"]]
+    assert keys[:5] == ["large", "small", "speculative", "mtad", "bild"] and keys[-1] == "tuned"
+    assert set(keys[5:-1]) <= {"leniency", "stop"}
+    tuned = result["methods"][-1]
+    assert tuned["speedup"] > 1 and tuned["loss"] > 0
+    study = join_study(folder / "study.journal")
+    assert len(complete(study)) + len(pruned(study)) == 16
+    assert len(result["trials"]) == len(complete(study)) and result["pruned"] == len(pruned(study)) > 0
+    assert result["chosen_trial"] in [t["number"] for t in result["trials"]]
+    assert result["goal"] == {"quality_budget": 0.95} and result["against"]["of"]
+    front = [[point["speedup"], point["loss"]] for point in result["front"]]
+    assert front == result["frontier"]["front"] == sorted(front, reverse=True)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert f"{result['pruned']} more were given up" in page and "a draft ends." in page and "Speed over" in page
+    assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_saved_policy_rebuilds_the_decoder(toys, finished, capsys):
+    pair = [LM.load(path) for path in (toys.small, toys.large)]
+    policy = load(finished.folder / "policy.json", [lm.identity() for lm in pair])
+    decoder, rows = drafting(pair, policy, role_of(policy.provenance)), finished.folder / "holdout.jsonl"
+    measured = {row["id"]: row["methods"]["tuned"]["answer"] for row in map(json.loads, rows.open())}
+    prompts = [p for p in load_prompts(toys.prompts, pair[1].tokenizer, None) if p.id in measured]
+    assert len(prompts) == 12
+    for prompt in prompts:
+        ids = torch.tensor([prompt.ids])
+        written = generate(decoder, ids, max_new_tokens=FAST["max_new_tokens"]).sequences[0, ids.shape[1] :].tolist()
+        assert written == measured[prompt.id]
+    options = ["--small", toys.small, "--large", toys.large, "--max-new-tokens", "12", prompts[-1].text]
+    shown = pair[1].tokenizer.decode(measured[prompts[-1].id], skip_special_tokens=True)
+    assert decode(["--policy", str(finished.folder / "policy.json"), *options]) == 0
+    assert capsys.readouterr().out.split() == shown.split()
+
+
+def test_the_same_command_again_measures_nothing_and_more_trials_may_follow(toys, finished, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "default")
+    assert main([*arguments(toys, tmp_path), "--frontier"]) == 0
+    again = json.loads((folder / "result.json").read_text())
+    assert {k: v for k, v in again.items() if k != "created"} == {
+        k: v for k, v in finished.result.items() if k != "created"
+    }
+    assert main([*arguments(toys, tmp_path, trials=18), "--join"]) == 0
+    assert len(join_study(folder / "study.journal").trials) == 18
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_a_trial_goes_on(toys, tmp_path):
+    folder, run = tmp_path / "default", arguments(toys, tmp_path, trials=13)
+    process = subprocess.Popen(command(*run), env=ENV | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+    while len(reports := reported(folder)) < 40:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert not (folder / "policy.json").exists()
+    assert main(run) == 0
+    assert reported(folder)[: len(reports)] == reports
+    study = join_study(folder / "study.journal")
+    assert len(complete(study)) + len(pruned(study)) == 13
+    assert json.loads((folder / "result.json").read_text())["pruned"] == len(pruned(study))
+
+
+def reported(folder) -> list[str]:
+    """Lines of the study that tell of one prompt."""
+    path = folder / "study.journal"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in lines if "intermediate_value" in line and line.endswith("}")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"certify": 300}, "leave out --certify: --method hybrid promises nothing so far"),
+        ({"target_speedup": 1.5}, "give --target-speedup or --quality-budget, not both"),
+        ({"longest": 0}, "--longest must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(toys, tmp_path, capfd, changes, message):
+    assert main(arguments(toys, tmp_path / "runs", **changes)) == 2
+    err = capfd.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_role_says_how_drafts_are_accepted():
+    pair = toy_pair()
+    known = {"role": "stop", "length": 3, "keep": True}
+    lenient = role_of(known | {"accept": {"name": "Lenient", "lenience": 0.2}, "beams": 1})
+    decoder = drafting(pair, Rule("entropy", 1.0), lenient)
+    assert isinstance(decoder, Speculative) and decoder.accept.lenience == 0.2
+    assert (decoder.length, decoder.keep, lenient.method) == (3, True, "speculative")
+    exact = drafting(pair, Rule.never(), role_of(known))
+    assert isinstance(exact.accept, Exact) and exact.stop is None
+    beams = role_of(known | {"accept": {"name": "Joint", "tau": 0.2, "filtered": False}, "beams": 3})
+    decoder = drafting(pair, Rule.never(), beams)
+    assert isinstance(decoder, MTAD) and (decoder.beams, decoder.length, decoder.accept.tau) == (3, 3, 0.2)
+    assert beams.method == "mtad"
+    for wrong in ({"accept": "Lenient"}, {"accept": {}}, {"beams": 0}, {"beams": 3}):
+        with pytest.raises(ValueError, match="tune it again"):
+            role_of(known | wrong)
+
+
+def test_the_command_line_follows_tuned_beams(toys, tmp_path, capsys):
+    accept = {"name": "Joint", "tau": 0.01, "filtered": False}
+    Rule.never().save(tmp_path / "policy.json", [], {"role": "stop", "length": 3, "accept": accept, "beams": 3})
+    options = ["--small", toys.small, "--large", toys.large, "--max-new-tokens", "12", "w5 w9 w20"]
+    assert decode(["--policy", str(tmp_path / "policy.json"), *options]) == 0
+    tuned = capsys.readouterr().out
+    assert decode(["--method", "mtad", "--beams", "3", "--length", "3", "--tau", "0.01", *options]) == 0
+    assert capsys.readouterr().out == tuned
+
+
+def test_an_engine_that_accepts_exactly_is_not_handed_leniency(tmp_path):
+    path = tmp_path / "policy.json"
+    lenient = {"role": "stop", "length": 3, "accept": {"name": "Rollback", "threshold": 5.0}}
+    Rule("entropy", 1.0).save(path, [], lenient)
+    with pytest.raises(ExportError, match="was tuned for drafts that Rollback accepts.*pass --role stop"):
+        open_source(path, None, None)
+    assert open_source(path, "stop", None).length == 3
+
+
+def test_a_reader_is_told_all_three_decisions():
+    role = Role("stop", 5, accept={"name": "Divergence", "threshold": 0.95, "kind": "kl"})
+    option = SimpleNamespace(policy=Rule.never(), role=role)
+    assert described(option) == "constant length 5, Divergence 0.95"
+    option.policy = Rule("entropy", 1.0)
+    assert described(option) == "rule stop, at most 5, Divergence 0.95"
+    option.role = Role("stop", 4, accept={"name": "Joint", "tau": 0.5, "filtered": False}, beams=3)
+    assert described(option) == "MTAD, 3 beams of 4, tau 0.5"
+    option.role = Role("stop", 4)
+    assert described(option) == "rule stop, at most 4, Exact"

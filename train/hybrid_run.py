@@ -1,0 +1,226 @@
+"""The main job for ``--method hybrid``: stop, draft length and leniency of one decoder, at a goal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from decoding import MTAD, Autoregressive, Backoff, Speculative
+from decoding.tuned import drafting
+from policies import Policy, Rule
+from policies.roles import EXACT, Role
+from train import leniency, live
+from train.backoff_run import FALLBACK
+from train.holdout import llamacpp, summary
+from train.prepare import Job, console
+from train.recipes import make
+from train.samples import samples
+from train.search import pareto
+from train.search_hybrid import BEAMS, MTAD_DEFAULT, HybridSearch
+from train.speculative_run import search_stops
+from train.studies import complete, finalists, pruned
+from train.tune import LEAST_SPEEDUP
+
+CONTROLS = ("speculative", "mtad", "bild", "leniency", "stop")
+"""What one decision, or a published pair of two, is worth."""
+
+
+@dataclass
+class ChosenDecoder:
+    """A stop and the role it has, the trial they came from, and how live runs compared with its price."""
+
+    policy: Policy
+    role: Role
+    trial: int
+    quantile: float | None
+    faster: float
+
+    def decoder(self, models):
+        return drafting(models, self.policy, self.role)
+
+
+class HybridRun:
+    """What the job asks of a method (``train.job.METHODS``)."""
+
+    label = "rejection"
+
+    def __init__(self, job: Job):
+        self.job, self.models = job, [job.small, job.large]
+        self.search = HybridSearch(search_stops(job), self.models, job.splits["tune"], job.goal)
+
+    def tune(self, study) -> ChosenDecoder | None:
+        """The best trial once live runs of three on the tuning prompts have corrected the priced speeds; None, and a
+        word about it, when none then meets the goal. A price leaves out what is done beside the forwards."""
+        job, tried = self.job, finalists(study, 3)
+        self.trials, self.pruned = complete(study), pruned(study)
+        decoders = {live.LARGE: Autoregressive(job.large)}
+        decoders |= {_name(trial): self._option(trial).decoder(self.models) for trial in tried}
+        path = job.folder / "tune.jsonl"
+        measured = live.measure(
+            decoders, job.splits["tune"], job.config.max_new_tokens, job.large, path, "live, tuning"
+        )
+        faster = {trial.number: self._faster(trial, measured) for trial in tried}
+        return self._best(faster)
+
+    def _faster(self, trial: FrozenTrial, measured: dict) -> np.ndarray:
+        """[prompts] live over priced speedup. Both models' texts are those that were priced, so seconds say it all."""
+        name, priced = _name(trial), trial.user_attrs
+        large = measured[live.LARGE]["seconds"] / self.search.alone["seconds"]
+        found = large * priced["seconds"] / measured[name]["seconds"]
+        console.print(
+            f"{name}: priced {priced['speedup']:.3f}x, live {live.speedup(measured, name):.3f}x, per prompt "
+            f"{np.median(found):.3f} times the price, at loss {priced['loss']:.4f}"
+        )
+        return found
+
+    def _best(self, faster: dict[int, np.ndarray]) -> ChosenDecoder | None:
+        """The trial that meets the goal best when its speed is corrected, by its own live run or by what is usual.
+
+        By medians over prompts: sums would let the few prompts decide during which the machine was busy.
+        """
+        goal, usual, options = self.job.goal, float(np.median(np.concatenate([*faster.values()]))), []
+        for trial in self.trials:
+            ratio = float(np.median(faster.get(trial.number, usual)))
+            speed, loss = trial.user_attrs["speedup"] * ratio, trial.user_attrs["loss"]
+            if goal.violation(speed, loss) <= 0 and (goal.budget is None or speed >= LEAST_SPEEDUP):
+                options.append((goal.value(speed, loss), trial.number, ratio, trial))
+        if not options:
+            console.print(f"[bold]{self._unreachable(usual)}[/bold]")
+            return None
+        _, _, ratio, trial = min(options)
+        return self._option(trial, ratio)
+
+    def _option(self, trial: FrozenTrial, faster: float = 1.0) -> ChosenDecoder:
+        stop, role = self.search.stop(trial.params), self.search.role(trial.params)
+        return ChosenDecoder(stop, role, trial.number, trial.params.get("quantile"), faster)
+
+    def _unreachable(self, usual: float) -> str:
+        goal = self.job.goal
+        if goal.budget is not None:
+            return f"a loss of {goal.budget:g} allows no speedup over {LEAST_SPEEDUP:g}x with this pair: {FALLBACK}"
+        fastest = usual * max(trial.user_attrs["speedup"] for trial in self.trials)
+        return (
+            f"no trial reached {goal.speedup:g}x: the fastest is about {fastest:.2f}x as fast as the large model alone "
+            f"on this machine; try more --trials or a longer --longest, or {FALLBACK}"
+        )
+
+    def predicted(self, chosen: ChosenDecoder) -> dict:
+        """What the prices say of it, and of all that was tried."""
+        front = pareto(
+            {name: trial.user_attrs[name] for name in ("speedup", "loss")} | {"params": trial.params}
+            for trial in self.trials
+        )
+        return {
+            "front": front if self.job.config.frontier else [],
+            "goal": self.job.goal.asked(),
+            "replay": {"live_speedup_over_replayed": chosen.faster},
+            "frontier": {"front": [[point["speedup"], point["loss"]] for point in front]},
+        }
+
+    def provenance(self, chosen: ChosenDecoder) -> dict:
+        """What a decoder has to know besides the policy (``policies.roles``)."""
+        role = chosen.role._asdict()
+        return {"role": role.pop("name")} | role
+
+    def hold_out(self, chosen: ChosenDecoder) -> dict:
+        """Measure the tuned decoder and its controls on the held-out prompts; the rest of the result."""
+        job, singles = self.job, self._singles(chosen)
+        length = self.search.stops.constant()
+        decoders = {
+            live.LARGE: Autoregressive(job.large),
+            "small": Backoff(self.models, Rule.never(), verify_eos=False),
+            "speculative": Speculative(self.models, length),
+            **self._published(),
+            **{key: option.decoder(self.models) for key, option in singles.items()},
+            "tuned": chosen.decoder(self.models),
+        }
+        labels = {
+            live.LARGE: "large model alone",
+            "small": "small model alone",
+            "speculative": f"speculative, best constant length {length}",
+            "mtad": "MTAD, {beams} beams of {length}, tau {tau}".format(**MTAD_DEFAULT),
+            "bild": "BiLD, fallback 0.6, rollback 5",
+            **{key: f"best {key} alone: {described(option)}" for key, option in singles.items()},
+            "tuned": f"tuned: {described(chosen)}",
+        } | llamacpp(job, decoders)
+        prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
+        trials = [f"{key} {option.trial}" for key, option in {"tuned": chosen, **singles}.items()]
+        setting = f"{', '.join(trials)}, length {length}"
+        measured = live.measure(
+            decoders, prompts, job.config.max_new_tokens, job.large, path, "hold-out", setting=setting
+        )
+        exact = {"speculative", "stop"} | ({"tuned"} if chosen.role.accept == EXACT else set())
+        methods = [summary(measured, key, labels[key], exact) for key in decoders]
+        comparison = against_single(measured, labels)
+        return {
+            "methods": methods,
+            "against": comparison,
+            "verdict": verdict(len(prompts), methods, comparison),
+            "live_over_table": live.over_table(measured, prompts, job.cost.large),
+            "samples": samples(self.models, chosen.policy, prompts, live.finished(path, decoders, setting)),
+        }
+
+    def _published(self) -> dict:
+        """Both published pairs of decisions at their papers' settings, MTAD where the draft can read beams."""
+        bild = make("bild", self.models)
+        return ({"mtad": MTAD(self.models, **MTAD_DEFAULT)} if self.search.reads_beams else {}) | {"bild": bild}
+
+    def _singles(self, chosen: ChosenDecoder) -> dict[str, ChosenDecoder]:
+        """The best trial with a constant length and any leniency, and with any stop and exact acceptance, unless it is
+        the chosen one. As controls the pruned ones count too, by what was seen of them: their rivals pruned them."""
+        chains = sorted(
+            (trial for trial in [*self.trials, *self.pruned] if trial.params["draft"] != BEAMS), key=self._short_of_goal
+        )
+        constant = lambda trial: trial.params["stop"] == "constant"  # noqa: E731
+        exact = lambda trial: trial.params["accept"] == leniency.EXACT  # noqa: E731
+        kinds = {
+            "leniency": [t for t in chains if constant(t) and not exact(t)],
+            "stop": [t for t in chains if exact(t) and not constant(t)],
+        }
+        return {key: self._option(ts[0]) for key, ts in kinds.items() if ts and ts[0].number != chosen.trial}
+
+    def _short_of_goal(self, trial: FrozenTrial) -> tuple[float, float]:
+        """What sorts trials, the best first."""
+        goal, point = self.job.goal, [trial.user_attrs[name] for name in ("speedup", "loss")]
+        return max(0.0, goal.violation(*point)), goal.value(*point)
+
+
+def _name(trial: FrozenTrial) -> str:
+    return f"trial {trial.number}"
+
+
+def described(option: ChosenDecoder) -> str:
+    """What a reader calls a decoder."""
+    role = option.role
+    name, *settings = role.accept.values()
+    numbers = ", ".join(f"{value:.3g}" for value in settings if isinstance(value, float))
+    if role.beams > 1:
+        return f"MTAD, {role.beams} beams of {role.length}, tau {numbers}"
+    stop = "constant length" if option.policy.kind == "never" else f"{option.policy.kind} stop, at most"
+    return f"{stop} {role.length}, {' '.join([name, *([numbers] if numbers else [])])}"
+
+
+def against_single(measured: dict, labels: dict[str, str]) -> dict:
+    """The tuned decoder over the fastest of ``CONTROLS`` that loses no more: seconds per token of the latter by those
+    of the former. That it is picked on the prompts that are measured is to its advantage."""
+    lost = lambda key: float(measured[key]["loss"].mean())  # noqa: E731
+    rivals = [key for key in CONTROLS if key in measured and lost(key) <= lost("tuned")]
+    best = max([*rivals, live.LARGE], key=lambda key: live.speedup(measured, key))
+    ratio = lambda rows: live.speedup(measured, "tuned", rows) / live.speedup(measured, best, rows)  # noqa: E731
+    interval = live.bootstrap(ratio, len(measured["tuned"]["loss"]))
+    return {"of": labels[best], "ratio": ratio(slice(None)), "interval": interval, "confidence": 0.95}
+
+
+def verdict(prompts: int, methods: list[dict], comparison: dict) -> str:
+    """What the hold-out says, in one sentence."""
+    tuned = next(m for m in methods if m["key"] == "tuned")
+    low, high = comparison["interval"]
+    better = "faster" if low > 1 else "slower" if high < 1 else "not clearly faster or slower"
+    return (
+        f"On {prompts} held-out prompts the decoder that was tuned as a whole "
+        f"({tuned['label'].removeprefix('tuned: ')}) is {tuned['speedup']:.2f}x as fast as the large model alone at a "
+        f"loss of {tuned['loss']:.3f}; it is {better} than the fastest other that loses no more, {comparison['of']} "
+        f"(ratio {comparison['ratio']:.3f}, 95 % interval {low:.3f} to {high:.3f})."
+    )

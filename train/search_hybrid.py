@@ -1,0 +1,175 @@
+"""Search for a whole decoder: where drafts end, how long they may be, and how leniently they are accepted.
+
+What leniency writes depends on all of its past, so no trace can replay it: a trial decodes the tuning prompts, live and
+always in the same order, and its time is priced by the timing table from what each forward read, so that neither a
+noisy machine nor another worker's changes a trial. With exact acceptance it is replayed instead, in milliseconds.
+
+The objective is that of ``train.search``: the loss, or minus the speedup, under the goal as a constraint. What a pruner
+needs is a value of every prompt that can be paired, which neither a speedup (a ratio of sums) nor a constraint on a
+mean has. A trial reports instead, for each prompt, the quantity that is minimised plus the part by which the prompt
+alone misses the goal (``_reported``). Being better than asked earns nothing, so that no trial can make up for its loss
+by its speed. These values prune and do nothing else: trials that were pruned are never chosen.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import optuna
+
+from decoding import LM, Exact, Lenient, Rollback
+from decoding.acceptance import Acceptance
+from decoding.architectures import counts_slots
+from decoding.tuned import drafting
+from policies import Policy, Rule
+from policies.roles import Role
+from train import leniency
+from train.priced import alone, decoded
+from train.prompts import Prompt
+from train.recipes import RECIPES
+from train.search import Goal
+from train.search_stops import StopSearch, suggest_stop
+
+CHAIN, BEAMS = "chain", "beams"
+MOST_BEAMS = 6
+MTAD_DEFAULT = {"beams": 4, "length": 4, "tau": 0.5}
+"""of the paper (Qin et al. 2407.09722)"""
+NEARLY_ALL = 20.0
+"""nats at which Rollback keeps nearly all that is drafted: then the stop alone decides who writes, as in backoff"""
+Row = tuple[float, int, float]
+"""priced seconds, tokens and loss of one prompt"""
+
+
+@dataclass
+class HybridSearch:
+    """Decodes ``prompts`` with [small, large]; ``stops`` has fitted the stops, on prompts of their own.
+
+    A learned stop predicts rejection by exact acceptance, which is all that draft traces know of; how much of that risk
+    a lenient rule can take is the threshold's matter, and the threshold is searched.
+    """
+
+    stops: StopSearch
+    models: Sequence[LM]
+    prompts: Sequence[Prompt]
+    goal: Goal
+
+    def suggest(self, trial: optuna.Trial) -> dict:
+        """The space: beams that MTAD accepts, or a chain of tokens, a stop for it and a rule that accepts it."""
+        if trial.suggest_categorical("draft", [CHAIN, BEAMS] if self.reads_beams else [CHAIN]) == BEAMS:
+            trial.suggest_int("beams", 2, MOST_BEAMS)
+            trial.suggest_int("length", 1, self._longest)
+            leniency.suggest_number(trial, "Joint")
+        else:
+            suggest_stop(trial, ("constant", "rule", self.stops.kind), self._longest)
+            leniency.suggest(trial)
+        return trial.params
+
+    @property
+    def reads_beams(self) -> bool:
+        """Whether the small model can: not where it places tokens by their slots (ALiBi)."""
+        return not counts_slots(self.models[0].model.config)
+
+    @property
+    def _longest(self) -> int:
+        return self.stops.judged.longest
+
+    def baselines(self) -> list[dict]:
+        """What one decision alone is best at, the published pairs of two, and starts where all three are at work."""
+        length = self.stops.constant()
+        stop = max(self.stops.starts(), key=self.stops.speedup)
+        backoff = {"length": self._longest, "keep": False}
+        bild, fsd = (RECIPES[name].options() for name in ("bild", "fsd"))
+        return [
+            _chain(_constant(length), Exact()),
+            _chain(stop, Exact()),
+            *([_mtad(self._longest)] if self.reads_beams else []),
+            _chain(self.stops.published(**bild), bild["accept"]),
+            _chain(_constant(min(fsd["length"], self._longest)), fsd["accept"]),
+            *(_chain(stop | backoff | {"quantile": q}, Rollback(NEARLY_ALL)) for q in (0.3, 0.6)),
+            *(_chain(stop, Lenient(lenience)) for lenience in (0.3, 0.03)),
+            _chain(_constant(length), Lenient(0.1)),
+        ]
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """The objective. Raises TrialPruned once the trial is surely worse than the best that meets the goal."""
+        params = self.suggest(trial)
+        exact = params.get("accept") == leniency.EXACT
+        rows: list[Row] = []
+        for i, row in enumerate(self._replayed(params) if exact else self._decoded(params)):
+            rows.append(row)
+            trial.report(self._reported(i, row), i)
+            if not exact and len(rows) < len(self.prompts) and trial.should_prune():
+                self._note(trial, rows)
+                raise optuna.TrialPruned
+        return self._note(trial, rows)
+
+    def _note(self, trial: optuna.Trial, rows: Sequence[Row]) -> float:
+        """Write down what was found on the prompts so far; the objective."""
+        taken, tokens, losses = np.array(rows, float).T
+        first = slice(len(rows))
+        large = self.alone["seconds"][first].sum() / self.alone["tokens"][first].sum()
+        speedup, loss = float(large / (taken.sum() / tokens.sum())), float(losses.mean())
+        trial.set_user_attr("speedup", speedup)
+        trial.set_user_attr("loss", loss)
+        trial.set_user_attr("seconds", taken.tolist())
+        trial.set_constraint("goal", self.goal.violation(speedup, loss))  # write-once, so it comes last
+        return self.goal.value(speedup, loss)
+
+    def _reported(self, i: int, row: Row) -> float:
+        """What the pruner is told of the prompt ``i``: the loss and the part of the time that is too much for the goal,
+        or the time in units of the large model's and the loss over the budget."""
+        taken, tokens, loss = row
+        time = taken / tokens / (self.alone["seconds"][i] / self.alone["tokens"][i])
+        if self.goal.budget is None:
+            return loss + max(0.0, time * self.goal.speedup - 1)
+        return time + max(0.0, loss - self.goal.budget)
+
+    def _replayed(self, params: dict) -> Iterator[Row]:
+        taken = dict(zip(self.stops.judged.answers, self.stops.replayed(params).seconds(self.stops.cost), strict=True))
+        for prompt, answer in zip(self.prompts, self._references, strict=True):
+            yield float(taken[prompt.id]), len(answer), 0.0
+
+    def _decoded(self, params: dict) -> Iterator[Row]:
+        decoder, budget = drafting(self.models, self.stop(params), self.role(params)), self.stops.judged.budget
+        for i, (prompt, reference) in enumerate(zip(self.prompts, self._references, strict=True)):
+            yield decoded(decoder, prompt, reference, self.stops.cost, budget, seed=i)
+
+    def role(self, params: dict) -> Role:
+        """What a decoder has to know of ``params`` besides the stop."""
+        if params["draft"] == BEAMS:
+            accept = leniency.described(params, "Joint")
+            return Role("stop", params["length"], accept=accept, beams=params["beams"])
+        accept = leniency.described(params, params["accept"])
+        return Role("stop", params["length"], params.get("keep", False), accept)
+
+    def stop(self, params: dict) -> Policy:
+        """A stop of one's own, at its threshold; one that never stops where only the length ends a draft."""
+        found = None if params["draft"] == BEAMS else self.stops.stop(params)
+        return Rule.never() if found is None else copy.deepcopy(found).to(self.models[0].device)
+
+    @cached_property
+    def _references(self) -> list[list[int]]:
+        return [self.stops.judged.answers[prompt.id] for prompt in self.prompts]
+
+    @cached_property
+    def alone(self) -> dict[str, np.ndarray]:
+        """Priced seconds and tokens [prompts] of the large model alone."""
+        return alone(self.prompts, self._references, self.stops.cost)
+
+
+def _chain(stop: dict, rule: Acceptance) -> dict:
+    return {"draft": CHAIN} | stop | leniency.drawn(rule)
+
+
+def _constant(length: int) -> dict:
+    return {"stop": "constant", "length": length}
+
+
+def _mtad(longest: int) -> dict:
+    """MTAD at its paper's setting."""
+    beams, length, tau = MTAD_DEFAULT.values()
+    return {"draft": BEAMS, "beams": beams, "length": min(length, longest)} | leniency.number("Joint", tau)
