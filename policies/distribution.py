@@ -10,11 +10,12 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 TOP = 10
 CHUNK = 64
-"""Neighbours of which the largest is found first: the ten largest of all are in the ten chunks of the largest."""
+"""neighbours of which the largest is found first"""
 
 
 class Distribution:
@@ -24,21 +25,27 @@ class Distribution:
     """
 
     def __init__(self, logits: Tensor):
-        self.logits = logits
+        self.vocab, self.logits = logits.shape[-1], logits.float()
+        if missing := -self.vocab % CHUNK:  # for none, pad would copy
+            self.logits = F.pad(self.logits, (0, missing), value=-torch.inf)
 
     @cached_property
-    def below(self) -> Tensor:
-        """[..., vocab] logits minus their maximum, floored at -200, where exp is 0 in float32: no 0 * -inf in a sum."""
-        logits = self.logits.float()
-        return (logits - logits.amax(dim=-1, keepdim=True)).clamp_(min=-200.0)
+    def _peaks(self) -> Tensor:
+        """[..., chunks] the largest logit of each."""
+        return self.logits.unflatten(-1, (-1, CHUNK)).amax(dim=-1)
+
+    @cached_property
+    def _below(self) -> Tensor:
+        """[..., chunks * CHUNK] logits minus their maximum, from -200 on, where exp is 0 in float32: no 0 * -inf."""
+        return (self.logits - self._peaks.amax(dim=-1, keepdim=True)).clamp_(min=-200.0)
 
     @cached_property
     def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
         """The sum of exp(below); its mean of ``below`` and of the square of that."""
-        weights = self.below.exp()
+        weights = self._below.exp()
         total = weights.sum(dim=-1)
-        weights *= self.below
-        return total, weights.sum(dim=-1) / total, torch.linalg.vecdot(weights, self.below) / total
+        weights *= self._below
+        return total, weights.sum(dim=-1) / total, torch.linalg.vecdot(weights, self._below) / total
 
     @property
     def top1(self) -> Tensor:
@@ -58,21 +65,15 @@ class Distribution:
 
     @cached_property
     def top(self) -> Tensor:
-        """[..., 10] largest probabilities, descending; fewer in a smaller vocabulary."""
-        return _largest(self.below).exp() / self._sums[0].unsqueeze(-1)
+        """[..., 10] largest probabilities, descending; fewer in a smaller vocabulary.
+
+        They are in the ten chunks with the largest peaks: topk of all takes a multiple of the time.
+        """
+        chunks = self._below.unflatten(-1, (-1, CHUNK))
+        best = self._peaks.topk(min(TOP, chunks.shape[-2]), dim=-1).indices.unsqueeze(-1)
+        found = chunks.gather(-2, best.expand(*best.shape[:-1], CHUNK)).flatten(-2)
+        return found.topk(min(TOP, self.vocab), dim=-1).values.exp() / self._sums[0].unsqueeze(-1)
 
     @cached_property
     def top10_mass(self) -> Tensor:
         return self.top.sum(dim=-1)
-
-
-def _largest(values: Tensor) -> Tensor:
-    """The ``TOP`` largest of ``values`` [..., n], descending, as topk finds them in a multiple of the time."""
-    whole = values.shape[-1] // CHUNK
-    if whole > TOP:
-        chunks = values[..., : whole * CHUNK].unflatten(-1, (whole, CHUNK))
-        best = chunks.amax(dim=-1).topk(TOP, dim=-1).indices.unsqueeze(-1)
-        found = chunks.gather(-2, best.expand(*best.shape[:-1], CHUNK)).flatten(-2)
-        rest = values[..., whole * CHUNK :]
-        values = torch.cat([found, rest], dim=-1) if rest.shape[-1] else found
-    return values.topk(min(TOP, values.shape[-1]), dim=-1).values
