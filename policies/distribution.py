@@ -44,8 +44,8 @@ class Distribution:
         """The sum of exp(below); its mean of ``below`` and of the square of that."""
         weights = self._below.exp()
         total = weights.sum(dim=-1)
-        weights *= self._below
-        return total, weights.sum(dim=-1) / total, torch.linalg.vecdot(weights, self._below) / total
+        # In place, and no dot product: BLAS sums in an order that depends on where the numbers lie in memory.
+        return total, *(weights.mul_(self._below).sum(dim=-1) / total for _ in range(2))
 
     @property
     def top1(self) -> Tensor:
