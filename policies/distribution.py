@@ -40,28 +40,32 @@ class Distribution:
         return (self.logits - self._peaks.amax(dim=-1, keepdim=True)).clamp_(min=-200.0)
 
     @cached_property
-    def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The sum of exp(below); its mean of ``below`` and of the square of that."""
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        """The sum of exp(below), and each term of it times ``below`` [..., chunks * CHUNK]."""
         weights = self._below.exp()
-        total = weights.sum(dim=-1)
-        # In place, and no dot product: BLAS sums in an order that depends on where the numbers lie in memory.
-        return total, *(weights.mul_(self._below).sum(dim=-1) / total for _ in range(2))
+        return weights.sum(dim=-1), weights.mul_(self._below)
+
+    @cached_property
+    def _mean(self) -> Tensor:
+        """Of ``below``. No dot product: BLAS sums in an order that depends on where the numbers lie in memory."""
+        total, weighted = self._sums
+        return weighted.sum(dim=-1) / total
 
     @property
     def top1(self) -> Tensor:
         return self._sums[0].reciprocal()
 
-    @cached_property
+    @property
     def entropy(self) -> Tensor:
         """In nats."""
-        total, mean, _ = self._sums
-        return total.log() - mean
+        return self._sums[0].log() - self._mean
 
     @cached_property
     def varentropy(self) -> Tensor:
         """Variance of -log p, in nats squared."""
-        _, mean, square = self._sums
-        return (square - mean.square()).clamp(min=0.0)
+        total, weighted = self._sums
+        square = (weighted * self._below).sum(dim=-1) / total
+        return (square - self._mean.square()).clamp(min=0.0)
 
     @cached_property
     def top(self) -> Tensor:
