@@ -1,0 +1,77 @@
+"""Does memory grow with the number of texts written? The default pair's resident size over many short generations.
+
+    python experiments/flat_memory.py --generations 1000
+
+Ways to write take turns: alone, speculative with a stop, backoff, MTAD; prompts, batch sizes and lengths vary from one
+to the next, as they do for a server. What is kept from one to the next (a buffer, a graph of objects) adds up.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from train.command import at_least, attempt, checking
+
+
+@dataclass
+class FlatMemory:
+    """Resident memory after every tenth of so many generations, by the default pair."""
+
+    generations: int = 1000
+    max_new_tokens: int = 6
+    threads: int | None = None
+    seed: int = 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    config = tyro.cli(FlatMemory, args=argv, description=__doc__)
+    return attempt("flat_memory", lambda: run(config))
+
+
+def run(config: FlatMemory) -> list[float]:
+    """MiB after each tenth. Raises InputError before any work is done."""
+    from decoding.options import use
+
+    with checking():
+        at_least(config, {"generations": 10, "max_new_tokens": 1, "seed": 0})
+        use("cpu", config.threads)
+    import numpy as np
+
+    from decoding import MTAD, Autoregressive, Backoff, Speculative, default_pair
+    from policies import Rule
+    from train.generations import write
+    from train.prompts import load_prompts
+
+    small, large = default_pair()
+    prompts = load_prompts(None, large.tokenizer, 100)
+    prompts = [prompt for prompt in prompts if len(prompt.ids) <= 128]
+    stop = Rule("entropy", 2.0)
+    pair = [small, large]
+    ways = [Autoregressive(large), Speculative(pair, 4, stop=stop), Backoff(pair, stop), MTAD(pair, 2, 3)]
+    rng, seen = np.random.default_rng(config.seed), []
+    for i in track(range(config.generations), "generations"):
+        some = [prompts[j] for j in rng.choice(len(prompts), rng.integers(1, 4), replace=False)]
+        write(ways[i % len(ways)], some, int(rng.integers(1, config.max_new_tokens + 1)))
+        if (i + 1) % (config.generations // 10) == 0:
+            seen.append(resident())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Console().print(f"MiB after each tenth: {', '.join(f'{mib:.0f}' for mib in seen)}; at most {peak:.0f}")
+    return seen
+
+
+def resident() -> float:
+    """MiB of memory that this process holds now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(main())

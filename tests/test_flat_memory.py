@@ -1,0 +1,15 @@
+"""The command that watches memory over many generations, at its smallest."""
+
+from experiments.flat_memory import main
+
+
+def test_a_tenth_at_a_time(capfd):
+    assert main(["--generations", "10", "--max-new-tokens", "2"]) == 0
+    line = capfd.readouterr().out.replace("\n", " ")
+    numbers = line.split("tenth: ")[1].split(";")[0].split(", ")
+    assert len(numbers) == 10 and all(100 < int(mib) < 20_000 for mib in numbers)
+
+
+def test_bad_input_is_one_sentence(capfd):
+    assert main(["--generations", "9"]) == 2
+    assert "--generations must be at least 10, not 9" in capfd.readouterr().err
