@@ -78,13 +78,13 @@ class Recorder:
 
 
 class BareForwards:
-    """What forwards of ``modules`` (by name) cost when nothing is done between them.
+    """What forwards of ``modules`` (by name) cost when nothing is done between them, timed shape by shape.
 
-    They are plain forwards of the model with transformers' own cache, timed shape by shape.
+    Those of ``lms`` are the sessions' own, at their cache; the others plain ones with transformers' cache.
     """
 
-    def __init__(self, modules: dict[str, nn.Module]):
-        self.modules, self.empty = modules, {}
+    def __init__(self, modules: dict[str, nn.Module], lms: dict[str, LM]):
+        self.modules, self.lms, self.empty = modules, lms, {}
 
     def seconds(self, calls: dict[str, list[Call]]) -> dict[str, float]:
         """Per method the sum over its calls.
@@ -101,17 +101,29 @@ class BareForwards:
     @torch.inference_mode()
     def one(self, name: str, rows: int, query: int, keep: int, context: int) -> float:
         """Median seconds of a forward of ``rows`` x ``query`` tokens after ``context`` cached ones."""
-        model, times = self.modules[name], []
-        ids = torch.zeros(rows, query, dtype=torch.long, device=_device(model))
+        device, times = _device(self.modules[name]), []
+        ids = torch.zeros(rows, query, dtype=torch.long, device=device)
         # A long prompt varies little and takes long.
         for _ in range(4 if rows * query <= 64 else 2):
-            cache = self._cache(name, rows, context)
-            wait(ids.device)
+            forward = (self._own if name in self.lms else self._plain)(name, ids, keep, context)
+            wait(device)
             began = clock()
-            model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep)
-            wait(ids.device)
+            forward()
+            wait(device)
             times.append(clock() - began)
         return statistics.median(times[1:])
+
+    def _plain(self, name: str, ids: torch.Tensor, keep: int, context: int) -> Callable:
+        options = {"past_key_values": self._cache(name, len(ids), context), "use_cache": True, "logits_to_keep": keep}
+        return lambda: self.modules[name](input_ids=ids, **options)
+
+    def _own(self, name: str, ids: torch.Tensor, keep: int, context: int) -> Callable:
+        """The forward that a session of the model makes, which has made it once: its cache and its plan are there."""
+        rows, length = torch.arange(len(ids), device=ids.device), context + ids.shape[1]
+        session = self.lms[name].session(len(ids), length)
+        session.read.fill_(context)
+        session.catch_up(ids.new_zeros(len(ids), length), torch.full_like(rows, length), rows, keep=keep)
+        return lambda: session._run(ids, keep, False)
 
     def _cache(self, name: str, rows: int, context: int):
         """transformers' cache with ``context`` tokens in it; which ones does not matter to the time."""

@@ -78,7 +78,7 @@ class Turn:
         self.ways, self.models, self.new = ways, models, new
         self.device, self.tokenizer = models.large.device, models.large.tokenizer
         self.recorder = forwards.Recorder(models.modules, models.lms)
-        self.bare = forwards.BareForwards(models.modules)
+        self.bare = forwards.BareForwards(models.modules, models.lms)
         self.joules = counter(self.device)
 
     def warm_up(self, todo: Sequence[Task]) -> None:
