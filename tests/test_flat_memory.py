@@ -1,8 +1,11 @@
 """The command that watches memory over many generations, at its smallest."""
 
+import pytest
+
 from experiments.flat_memory import main
 
 
+@pytest.mark.slow
 def test_a_tenth_at_a_time(capfd):
     assert main(["--generations", "10", "--max-new-tokens", "2"]) == 0
     line = capfd.readouterr().out.replace("\n", " ")
