@@ -36,9 +36,9 @@ class Kept:
     run: Annotated[Path, tyro.conf.Positional]
     """folder of a finished run of train/fit_policy.py --method backoff"""
     limit: int = 240
-    """prompts, spread over their families"""
+    """prompts, the shortest first"""
     longest: int = 256
-    """of these, prompts of more tokens are left out"""
+    """prompts of more tokens are left out"""
     thresholds: int = 6
     """candidates, evenly spaced in the share of tokens that are handed on"""
     budget: float = 0.1
@@ -99,8 +99,8 @@ def prepare(config: Kept) -> tuple[Finished, list[Prompt]]:
     check_settings(config.budget, config.confidence, config.loss_cap)
     use("cpu", config.threads)
     found = read_run(config.run)
-    if found.result.get("method") == "speculative":
-        raise ValueError(f"{config.run} tuned drafts, which lose nothing; tune hand-offs with --method backoff")
+    if found.settings.get("method", "backoff") != "backoff":
+        raise ValueError(f"{config.run} tuned drafts; give a run that tuned hand-offs, with --method backoff")
     unused = unseen(found.large, found.policy.provenance["groups"], 10_000, found.settings["prompts"])
     by_group = {p.group: p for p in unused if len(p.ids) <= config.longest}
     prompts = sorted(list(by_group.values())[: config.limit], key=lambda p: len(p.ids))
@@ -111,15 +111,11 @@ def prepare(config: Kept) -> tuple[Finished, list[Prompt]]:
 
 def table(config: Kept, found: Finished, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
     """Capped losses [prompts, thresholds], safest first, and the priced speedup of each."""
-    from experiments.own_path import texts
-    from train import atomic
-    from train.generations import write_generations
+    from experiments.own_path import references_of, texts
     from train.live import LARGE, speedup
     from train.priced import alone
 
-    write_generations(found.large, prompts, folder / "large.jsonl", found.new, 0.0, config.batch)
-    by_prompt = {tuple(row["prompt_ids"]): row["new_ids"] for row in atomic.read_rows(folder / "large.jsonl")}
-    references = [by_prompt[p.ids] for p in prompts]
+    references = references_of(found, prompts, folder / "large.jsonl", config.batch)
     reference, search = alone(prompts, references, found.cost), found.search(found.traces)
     losses, speedups = [], []
     for i in range(1, config.thresholds + 1):

@@ -63,18 +63,14 @@ def main(argv: list[str] | None = None) -> int:
 def run(config: OwnPath) -> dict:
     """Measure what is missing and write result.json. Raises InputError before any work is done."""
     from train import atomic
-    from train.generations import write_generations
     from train.live import LARGE
     from train.priced import alone
 
     with checking():
         found, prompts = prepare(config)
     folder = config.run / "own_path" if config.output is None else config.output
-    own = folder / "large.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    write_generations(found.large, prompts, own, found.new, 0.0, config.batch)
-    by_prompt = {tuple(row["prompt_ids"]): row["new_ids"] for row in atomic.read_rows(own)}
-    references = [by_prompt[p.ids] for p in prompts]
+    references = references_of(found, prompts, folder / "large.jsonl", config.batch)
     measured = {LARGE: alone(prompts, references, found.cost)}
     rivals = {}
     for name, (policy, thresholds) in candidates(config, found, folder / "traces").items():
@@ -156,6 +152,16 @@ def thresholds(found: Finished, search, policy: Policy, around: float) -> dict[s
         return {"tuned": search.threshold(policy, middle)}
     places = {"slow": max(0.0, middle - around), "fast": min(1.0, middle + around)}
     return {place: search.threshold(policy, quantile) for place, quantile in places.items()}
+
+
+def references_of(found: Finished, prompts: list, path: Path, batch: int) -> list[list[int]]:
+    """The large model's own answers, of which those that ``path`` lacks are written first."""
+    from train import atomic
+    from train.generations import write_generations
+
+    write_generations(found.large, prompts, path, found.new, 0.0, batch)
+    by_prompt = {tuple(row["prompt_ids"]): row["new_ids"] for row in atomic.read_rows(path)}
+    return [by_prompt[p.ids] for p in prompts]
 
 
 def texts(

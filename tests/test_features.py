@@ -54,6 +54,16 @@ def test_distribution_features_match_float64(rows):
     np.testing.assert_allclose(got.numpy(), [reference(row) for row in rows], rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("vocab", [640, 1500, 2048])
+def test_the_largest_are_found_in_any_chunk(vocab):
+    """Spread over many chunks, and all in one; a vocabulary need not be a multiple of a chunk."""
+    logits = torch.randn(3, vocab, generator=torch.Generator().manual_seed(0))
+    logits[1, -12:] += 9
+    logits[2, 64:76] += 9
+    got = features(step_of(logits), DISTRIBUTION)
+    np.testing.assert_allclose(got.numpy(), [reference(row) for row in logits], rtol=2e-4, atol=2e-5)
+
+
 def test_one_allowed_token_is_certain():
     logits = torch.full((1, 50), -torch.inf)
     logits[0, 7] = 4.0
