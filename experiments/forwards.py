@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from decoding import LM
+from decoding.attention import Places
 from decoding.session import Session
 
 clock = time.perf_counter
@@ -25,11 +25,6 @@ class Call(NamedTuple):
     query: int
     keep: int
     context: int
-
-    @property
-    def shape(self) -> tuple:
-        """What its time depends on, but for how long the context is: there it is close to linear."""
-        return (*self[:4], self.context == 0)
 
 
 class Recorder:
@@ -78,7 +73,7 @@ class Recorder:
 
 
 class BareForwards:
-    """What forwards of ``modules`` (by name) cost when nothing is done between them, timed shape by shape.
+    """What forwards of ``modules`` (by name) cost when nothing is done between them.
 
     Those of ``lms`` are the sessions' own, at their cache; the others plain ones with transformers' cache.
     """
@@ -86,44 +81,67 @@ class BareForwards:
     def __init__(self, modules: dict[str, nn.Module], lms: dict[str, LM]):
         self.modules, self.lms, self.empty = modules, lms, {}
 
-    def seconds(self, calls: dict[str, list[Call]]) -> dict[str, float]:
-        """Per method the sum over its calls.
-
-        Each shape is timed at the mean context of the calls of that shape: time is close to linear in the context, so
-        the sum over all of them is right.
-        """
-        contexts = defaultdict(list)
-        for call in (call for made in calls.values() for call in made):
-            contexts[call.shape].append(call.context)
-        cost = {shape: self.one(*shape[:4], round(statistics.mean(some))) for shape, some in contexts.items()}
-        return {name: sum(cost[call.shape] for call in made) for name, made in calls.items()}
+    @torch.inference_mode()
+    def seconds(self, calls: Sequence[Call]) -> float:
+        """All ``calls`` of a method again, in their order: after a large model a small one finds its weights gone from
+        the processor's caches, so either alone in a loop would be faster than it can be in any decoder."""
+        prepare = {name: self._preparing(name, calls) for name in {call.model for call in calls}}
+        recorded = any(self.lms[name].recorders is not None for name in prepare if name in self.lms)
+        for _ in range(1 + recorded):  # first come the graphs
+            total = sum(self._timed(prepare[call.model](call), call.model) for call in calls)
+        return total
 
     @torch.inference_mode()
-    def one(self, name: str, rows: int, query: int, keep: int, context: int) -> float:
-        """Median seconds of a forward of ``rows`` x ``query`` tokens after ``context`` cached ones."""
-        device, times = _device(self.modules[name]), []
-        ids = torch.zeros(rows, query, dtype=torch.long, device=device)
-        # A long prompt varies little and takes long.
-        for _ in range(4 if rows * query <= 64 else 2):
-            forward = (self._own if name in self.lms else self._plain)(name, ids, keep, context)
-            wait(device)
-            began = clock()
-            forward()
-            wait(device)
-            times.append(clock() - began)
-        return statistics.median(times[1:])
+    def one(self, call: Call) -> float:
+        """Median seconds of the same forward a few times in a row."""
+        forward = self._preparing(call.model, [call])(call)
+        return statistics.median([self._timed(forward, call.model) for _ in range(4)][1:])
 
-    def _plain(self, name: str, ids: torch.Tensor, keep: int, context: int) -> Callable:
-        options = {"past_key_values": self._cache(name, len(ids), context), "use_cache": True, "logits_to_keep": keep}
-        return lambda: self.modules[name](input_ids=ids, **options)
+    def _timed(self, forward: Callable, name: str) -> float:
+        device = _device(self.modules[name])
+        wait(device)
+        began = clock()
+        forward()
+        wait(device)
+        return clock() - began
 
-    def _own(self, name: str, ids: torch.Tensor, keep: int, context: int) -> Callable:
-        """The forward that a session of the model makes, which has made it once: its cache and its plan are there."""
-        rows, length = torch.arange(len(ids), device=ids.device), context + ids.shape[1]
-        session = self.lms[name].session(len(ids), length)
-        session.read.fill_(context)
-        session.catch_up(ids.new_zeros(len(ids), length), torch.full_like(rows, length), rows, keep=keep)
-        return lambda: session._run(ids, keep, False)
+    def _preparing(self, name: str, calls: Sequence[Call]) -> Callable[[Call], Callable]:
+        """What makes a call of ``name``, one of ``calls``, ready to be timed."""
+        own = [call for call in calls if call.model == name]
+        prepare = self._in_session(name, own) if name in self.lms else self._plain(name)
+        prepare(own[0])()  # what is made at the first forward
+        return prepare
+
+    def _in_session(self, name: str, calls: Sequence[Call]) -> Callable[[Call], Callable]:
+        reach = max(call.context + call.query for call in calls)
+        session = self.lms[name].session(max(call.rows for call in calls), reach)
+
+        def prepare(call: Call) -> Callable:
+            rows = torch.arange(call.rows, device=session.read.device)
+            slots = torch.arange(call.context, call.context + call.query, device=rows.device).expand(call.rows, -1)
+            session.plan.places = Places(slots)
+            session._plan(rows, slots, call.context + call.query)
+            return lambda: session._run(torch.zeros_like(slots), call.keep, False)
+
+        return prepare
+
+    def _plain(self, name: str) -> Callable[[Call], Callable]:
+        held = {}
+
+        def prepare(call: Call) -> Callable:
+            cache = held.get(call.rows)
+            more = -1 if cache is None else cache.get_seq_length() - call.context
+            if more < 0:
+                cache = self._cache(name, call.rows, call.context)
+            elif more > 0:
+                cache.crop(-more)
+            held.clear()
+            held[call.rows] = cache
+            ids = torch.zeros(call.rows, call.query, dtype=torch.long, device=_device(self.modules[name]))
+            options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": call.keep}
+            return lambda: self.modules[name](input_ids=ids, **options)
+
+        return prepare
 
     def _cache(self, name: str, rows: int, context: int):
         """transformers' cache with ``context`` tokens in it; which ones does not matter to the time."""

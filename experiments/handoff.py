@@ -10,7 +10,7 @@ the run's own timing table. So the hold-out's few prompts, timed one by one, bec
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -86,6 +86,14 @@ def unseen(large, groups: dict[str, list[str]], limit: int, source: str | None =
     seen = {group for some in groups.values() for group in some}
     prompts = [p for p in load_prompts(source, large.tokenizer, 10_000) if p.group not in seen][:limit]
     return sorted(prompts, key=lambda p: len(p.ids))
+
+
+def one_of_each(large, seen: Collection[str], longest: int, source: str | None = None) -> list[Prompt]:
+    """One prompt, of at most ``longest`` tokens, of each group (of the embedded prompts) not in ``seen``."""
+    from train.prompts import load_prompts
+
+    prompts = load_prompts(source, large.tokenizer, 10_000)
+    return list({p.group: p for p in prompts if p.group not in seen and len(p.ids) <= longest}.values())
 
 
 def written(decoder, groups: Sequence[list[Prompt]], new: int, title: str) -> list[tuple[list[int], list[int]]]:

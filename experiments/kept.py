@@ -92,7 +92,7 @@ def run(config: Kept) -> dict:
 def prepare(config: Kept) -> tuple[Finished, list[Prompt]]:
     """The run, and one prompt of each group that it has not seen. ValueError for whatever does not fit."""
     from decoding.options import use
-    from experiments.handoff import unseen
+    from experiments.handoff import one_of_each
     from train.finished import read_run
 
     at_least(config, {"limit": 3, "longest": 1, "thresholds": 1, "runs": 1, "batch": 1, "seed": 0})
@@ -101,9 +101,9 @@ def prepare(config: Kept) -> tuple[Finished, list[Prompt]]:
     found = read_run(config.run)
     if found.settings.get("method", "backoff") != "backoff":
         raise ValueError(f"{config.run} tuned drafts; give a run that tuned hand-offs, with --method backoff")
-    unused = unseen(found.large, found.policy.provenance["groups"], 10_000, found.settings["prompts"])
-    by_group = {p.group: p for p in unused if len(p.ids) <= config.longest}
-    prompts = sorted(list(by_group.values())[: config.limit], key=lambda p: len(p.ids))
+    seen = {group for some in found.policy.provenance["groups"].values() for group in some}
+    unused = one_of_each(found.large, seen, config.longest, found.settings["prompts"])
+    prompts = sorted(unused, key=lambda p: len(p.ids))[: config.limit]
     if len(prompts) < 3:
         raise ValueError(f"only {len(prompts)} prompts are left that {config.run} has not seen; it takes at least 3")
     return found, prompts

@@ -8,8 +8,8 @@
 Every method writes the greedy answers to all prompts, in turns, in an order that rotates, `--repeats` times. The table:
 the median time of a token, prompt included; how many times as fast that is as `transformers` and as `autoregressive`
 (medians over prompts, with paired bootstrap intervals); how many texts are the same as the first of those two writes;
-the overhead (wall time / the bare forwards of the same shapes, timed beside them); and how much of the limit set by
-reading the large model's weights once a token is reached. The fastest of the settings of one method is marked: it is
+the overhead (wall time / the same forwards in the same order, bare, timed beside them); and how much of the limit set
+by reading the large model's weights once a token is reached. The fastest of the settings of one method is marked: it is
 chosen on the prompts it is reported on, in the peers' favour as in ours.
 
 Everything measured is kept line by line: a run that was stopped goes on where it was. Random hand-off (`backoff:RATE`)

@@ -72,7 +72,7 @@ def measure(todo: Sequence[Task], methods: Sequence[str], models: Models, config
 
 
 class Turn:
-    """Every method once on the same prompts, and the bare forwards of all of them right after."""
+    """Every method once on the same prompts, and right after the same forwards bare."""
 
     def __init__(self, ways: dict[str, Callable], models: Models, new: int):
         self.ways, self.models, self.new = ways, models, new
@@ -94,16 +94,14 @@ class Turn:
         for name in names[start:] + names[:start]:
             answers[name], calls[name], measured[name] = self._timed(name, task)
         reference = next(answers[base] for base in BASES if base in answers)
-        one = {f"one {role}": [self._one(role, task)] for role in ("small", "large")}
-        seconds = self.bare.seconds(calls | one)
         for name, figures in measured.items():
             figures["equal"] = sum(map(self._same, answers[name], reference))
-            figures["bare"] = seconds[name] if calls[name] else None
+            figures["bare"] = self.bare.seconds(calls[name]) if calls[name] else None
         return {
             "batch": task.batch,
             "repeat": task.repeat,
             "prompts": task.names,
-            "cost": {name.split()[1]: seconds[name] for name in one},
+            "cost": {role: self.bare.one(self._one(role, task)) for role in ("small", "large")},
             "methods": {name: measured[name] for name in names},
         }
 

@@ -1,0 +1,137 @@
+"""Do runs tuned to a target speedup reach it? Their policies timed live, in turns, on prompts that none of them saw.
+
+    python train/fit_policy.py --target-speedup 1.25 --name t125 --sizes 0.55 0.35 0.1
+    python train/fit_policy.py --target-speedup 1.6 --name t160 --sizes 0.55 0.35 0.1 --traces runs/t125/traces
+    python experiments/targets.py runs/t125 runs/t160 --limit 96
+
+A run's own hold-out holds a score of prompts, and how many tokens a policy hands on differs so much from one prompt to
+the next that their mean is known to a tenth at best. So this takes many more, and only the large model beside them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from train.command import at_least, attempt, checking
+
+if TYPE_CHECKING:
+    from policies import Policy
+    from train.finished import Finished
+    from train.prompts import Prompt
+
+
+@dataclass
+class Targets:
+    """Speedups that were asked of finished runs, and what unseen prompts say of their policies."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """folders of finished runs of train/fit_policy.py --target-speedup, of one pair, prompts and length"""
+    limit: int = 96
+    """prompts, one of each group"""
+    longest: int = 256
+    """prompts of more tokens are left out"""
+    threads: int | None = None
+    output: Path = Path("runs/targets")
+    """folder of what was timed (a run that was stopped goes on) and of result.json"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    config = tyro.cli(Targets, args=argv, description=__doc__)
+    return attempt("targets", lambda: run(config), config.output)
+
+
+def run(config: Targets) -> list[dict]:
+    """Time what is not timed yet, and write result.json. Raises InputError before any work is done."""
+    from decoding import Autoregressive, Backoff
+    from train import atomic, live
+
+    with checking():
+        first, policies, prompts = prepare(config)
+    pair, targets = [first.small, first.large], list(policies)
+    decoders = {f"{target:g}": Backoff(pair, policy) for target, policy in policies.items()}
+    config.output.mkdir(parents=True, exist_ok=True)
+    measured = live.measure(
+        {live.LARGE: Autoregressive(first.large)} | decoders,
+        prompts,
+        first.new,
+        first.large,
+        config.output / "prompts.jsonl",
+        "live, unseen prompts",
+        setting=" ".join(f"{policy.threshold.item():.9g}" for policy in policies.values()),
+    )
+    result = [reached(measured, name, target) for name, target in zip(decoders, targets, strict=True)]
+    atomic.write_json(config.output / "result.json", {"prompts": len(prompts), "targets": result})
+    show(result, len(prompts))
+    return result
+
+
+def prepare(config: Targets) -> tuple[Finished, dict[float, Policy], list[Prompt]]:
+    """The first run, the policies by their targets, and unseen prompts. ValueError for whatever does not fit."""
+    from decoding.options import use
+    from experiments.handoff import one_of_each
+    from train.finished import read_run
+
+    at_least(config, {"limit": 1, "longest": 1})
+    use("cpu", config.threads)
+    runs = [read_run(folder) for folder in config.runs]
+    policies: dict[float, Policy] = {}
+    for one in runs:
+        target = one.result["goal"].get("target_speedup")
+        if target is None:
+            raise ValueError(f"{one.folder} has no target speedup; give runs of --method backoff --target-speedup")
+        if target in policies:
+            raise ValueError(f"{one.folder} has the target of another run, {target:g}; give one run of each")
+        same = ("small", "large", "prompts", "max_new_tokens", "dtype")
+        if differing := [name for name in same if one.settings[name] != runs[0].settings[name]]:
+            raise ValueError(f"{one.folder} has another {', '.join(differing)} than {runs[0].folder}")
+        policies[target] = one.policy
+    seen = {group for one in runs for some in one.policy.provenance["groups"].values() for group in some}
+    prompts = one_of_each(runs[0].large, seen, config.longest, runs[0].settings["prompts"])[: config.limit]
+    if not prompts:
+        raise ValueError("no prompts are left that these runs have not seen")
+    return runs[0], policies, prompts
+
+
+def reached(measured: dict, name: str, target: float) -> dict:
+    """What one policy reached: ratio of sums and median over prompts, each with its interval, and what it lost."""
+    from train.live import LARGE, bootstrap, speedup
+
+    own, large = measured[name], measured[LARGE]
+    each = (large["seconds"] / large["tokens"]) / (own["seconds"] / own["tokens"])
+    total, n = speedup(measured, name), len(each)
+    return {
+        "target": target,
+        "speedup": total,
+        "speedup_interval": bootstrap(lambda rows: speedup(measured, name, rows), n),
+        "off": total / target - 1,
+        "median": float(np.median(each)),
+        "median_interval": bootstrap(lambda rows: np.median(each[rows]), n),
+        "loss": float(own["loss"].mean()),
+        "loss_interval": bootstrap(lambda rows: own["loss"][rows].mean(), n),
+        "large_share": float((own["large_share"] * own["tokens"]).sum() / own["tokens"].sum()),
+    }
+
+
+def show(result: list[dict], prompts: int) -> None:
+    """Print a line for each target."""
+    table = Table("target", "speedup", "off by", "median of prompts", "guarded regret", "by large model")
+    table.title = f"{prompts} unseen prompts"
+    for one in result:
+        total, median, loss = (
+            "{:.3g} [{:.3g}, {:.3g}]".format(one[key], *one[f"{key}_interval"]) for key in ("speedup", "median", "loss")
+        )
+        table.add_row(f"{one['target']:g}", total, f"{one['off']:+.1%}", median, loss, f"{one['large_share']:.0%}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
