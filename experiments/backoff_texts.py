@@ -10,7 +10,8 @@ from rich.progress import track
 from experiments.backoff_setting import Setting
 from train.atomic import append_rows, read_rows
 from train.generations import write
-from train.priced import losses, priced
+from train.judge import Judge
+from train.priced import priced
 from train.prompts import Prompt
 
 
@@ -38,7 +39,7 @@ def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence
 def _row(setting: Setting, prompt: Prompt, text: tuple[list[int], list[int]], reference: list[int]) -> dict:
     answer, writers = text
     same = answer == reference  # which loses nothing, by definition
-    loss, regret = (0.0, 0.0) if same else losses(setting.models[-1], prompt, answer, reference)
+    loss, regret = (0.0, 0.0) if same else Judge(setting.models[-1])(prompt, answer, reference)
     return {"id": prompt.id, "answer": answer, "writers": writers, "loss": loss, "regret": regret}
 
 

@@ -42,11 +42,13 @@ def main(config: HandOff) -> dict:
     from policies import Random, load
     from train.generations import answers
     from train.holdout import against_random
+    from train.judge import Judge
     from train.live import LARGE, bootstrap, speedup
     from train.priced import alone, judged
     from train.replay import Cost
 
     small, large = default_pair()
+    judge = Judge(large)
     policy = load(config.run / "policy.json", models=[small.identity(), large.identity()])
     before = json.loads((config.run / "result.json").read_text())
     cost = Cost(before["cost"]["small"], before["cost"]["large"])
@@ -58,7 +60,7 @@ def main(config: HandOff) -> dict:
 
     def measure(name: str, rule) -> None:
         texts = written(Backoff([small, large], rule), groups, new, name)
-        measured[name] = judged(large, prompts, texts, references, cost)
+        measured[name] = judged(judge, prompts, texts, references, cost)
 
     measure("tuned", policy)
     share = float(measured["tuned"]["large"].sum() / measured["tuned"]["tokens"].sum())

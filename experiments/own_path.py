@@ -179,7 +179,7 @@ def texts(
     decoder = Backoff([found.small, found.large], policy.to(found.large.device))
     for start in track(range(0, len(todo), batch), path.stem, disable=not todo):
         some, own = zip(*todo[start : start + batch], strict=True)
-        columns = judged(found.large, some, write(decoder, some, found.new), own, found.cost)
+        columns = judged(found.judge, some, write(decoder, some, found.new), own, found.cost)
         rows = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(some))]
         done |= dict(zip((p.id for p in some), rows, strict=True))
         atomic.append_rows(

@@ -21,6 +21,7 @@ from experiments.summary import Measured, summary
 from experiments.texts import columns, file_name, judged, write_texts
 from train import live, run_folder
 from train.command import at_least
+from train.judge import Judge
 from train.machine import machine
 from train.prepare import load_pair, output_folder, timing_table
 from train.prompts import Prompt, load_prompts
@@ -117,7 +118,7 @@ def clocked(study: Study, timed: list[Prompt]) -> dict:
         study.decoders,
         timed,
         study.config.max_new_tokens,
-        study.large,
+        Judge(study.large),
         study.folder / "timed.jsonl",
         "timing",
         setting=f"{setting}, {torch.get_num_threads()} threads",

@@ -63,7 +63,7 @@ def run(config: Targets) -> list[dict]:
         {live.LARGE: Autoregressive(first.large)} | decoders,
         prompts,
         first.new,
-        first.large,
+        first.judge,
         config.output / "prompts.jsonl",
         "live, unseen prompts",
         setting=" ".join(f"{policy.threshold.item():.9g}" for policy in policies.values()),

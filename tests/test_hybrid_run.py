@@ -24,6 +24,7 @@ from train.collect_drafts import collect_drafts
 from train.draft_traces import read_drafts
 from train.fit_policy import main
 from train.hybrid_run import HybridRun, against_single, described, verdict
+from train.judge import Judge
 from train.prompts import load_prompts
 from train.replay import Cost
 from train.search import Goal
@@ -48,7 +49,9 @@ def searching(tmp_path_factory):
     classes = token_classes(pair[1].tokenizer)
 
     def search(goal: Goal, kind: str = "logistic") -> HybridSearch:
-        return HybridSearch(StopSearch(kind, traces.of(fit), traces, Cost(*TABLES), classes), pair, prompts[6:], goal)
+        return HybridSearch(
+            StopSearch(kind, traces.of(fit), traces, Cost(*TABLES), classes), pair, prompts[6:], goal, Judge(pair[1])
+        )
 
     return search
 

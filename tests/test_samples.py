@@ -12,6 +12,7 @@ from decoding import Autoregressive, Backoff, generate
 from decoding.stream import pieces
 from policies import Rule
 from train import live, report
+from train.judge import Judge
 from train.prompts import Prompt
 from train.samples import samples
 
@@ -33,7 +34,7 @@ def rows(pair, tmp_path):
 
     def measured(policy):
         decoders = {"large": Autoregressive(pair[1]), "tuned": Backoff(pair, policy)}
-        live.measure(decoders, prompts, NEW, pair[1], tmp_path / "live.jsonl", "test", policy.describe())
+        live.measure(decoders, prompts, NEW, Judge(pair[1]), tmp_path / "live.jsonl", "test", policy.describe())
         return live.finished(tmp_path / "live.jsonl", decoders, policy.describe())
 
     return measured

@@ -15,11 +15,11 @@ TRIAL = SimpleNamespace(number=3, params={"quantile": 0.5})
 CURVE = np.stack([1 + 4 * GRID, 0.6 * GRID], 1)
 
 
-def corrected(monkeypatch, goal, speedup, loss):
+def corrected(monkeypatch, goal, speedup, loss, grader=None):
     """What one finalist becomes that replay puts at 3x and a loss of 0.3, and live runs at ``speedup`` and ``loss``."""
     measured = {
         live.LARGE: {"seconds": np.full(4, 8.0), "tokens": np.full(4, 8.0)},
-        "trial 3": {"seconds": np.full(4, 8.0 / speedup), "tokens": np.full(4, 8.0), "loss": np.full(4, loss)},
+        "trial 3": {"seconds": np.full(4, 8.0 / speedup), "tokens": np.full(4, 8.0), "loss": np.zeros(4) + loss},
     }
     monkeypatch.setattr(live, "measure", lambda *args: measured)
     search = SimpleNamespace(
@@ -30,6 +30,7 @@ def corrected(monkeypatch, goal, speedup, loss):
     )
     config, lm = SimpleNamespace(max_new_tokens=8), tiny(layers=1)
     job = SimpleNamespace(small=lm, large=lm, splits={"tune": []}, config=config, folder=Path("unused"), goal=goal)
+    job.judge = SimpleNamespace(grader=grader)
     return tune.tune_live(job, search, [TRIAL])
 
 
@@ -50,6 +51,15 @@ def test_a_lucky_live_run_does_not_loosen_a_loss_budget(monkeypatch):
     chosen = corrected(monkeypatch, Goal(budget=0.2), speedup=3.0, loss=0.003)
     assert chosen.worse == pytest.approx(0.01)
     assert 0.6 * chosen.quantile == pytest.approx(0.2, abs=0.004)
+
+
+def test_a_grader_counts_in_units_of_its_own(monkeypatch):
+    """A lower loss loosens the budget, but by its mean and a standard error."""
+    chosen = corrected(monkeypatch, Goal(budget=0.1), speedup=3.0, loss=0.06, grader="own:grader")
+    assert 0.6 * chosen.quantile * 0.2 == pytest.approx(0.1, abs=0.001)
+    varied = np.array([0.0, 0.24, 0.0, 0.0])  # of the same mean
+    chosen = corrected(monkeypatch, Goal(budget=0.1), speedup=3.0, loss=varied, grader="own:grader")
+    assert 0.6 * chosen.quantile * (0.06 + varied.std() / 2) / 0.3 == pytest.approx(0.1, abs=0.002)
 
 
 def test_a_budget_that_allows_no_speedup_gives_no_policy(monkeypatch):

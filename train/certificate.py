@@ -15,8 +15,8 @@ ASSUMPTIONS = (
     "families below are a description, not a promise for each.",
     "Candidates, their order, budget, confidence and cap were fixed before the certification prompts were touched "
     "(candidates.json), and those prompts are used for this one certificate.",
-    "Loss is guarded regret of greedy text up to the same number of new tokens, under the same two models: not a grade "
-    "of the answer. A loss above the cap counts as the cap.",
+    "Loss is the {loss} of greedy text up to the same number of new tokens, under the same two models. A loss above "
+    "the cap counts as the cap.",
     "The speed is an estimate of expected cost: the calls that each text took, at batch 1, priced by the measured "
     "timing table, with a 95 % bootstrap interval; wall clock is that of the hold-out. Neither is part of the promise.",
 )
@@ -28,6 +28,7 @@ TEST = (
 
 def record(
     config,
+    loss_name: str,
     certificate: Certificate,
     frozen: Sequence[dict],
     measured: Sequence[dict[str, np.ndarray]],
@@ -57,7 +58,7 @@ def record(
             *frozen[len(measured) :],
         ],
         "families": _families(prompts, measured[shown]["loss"], config.loss_cap),
-        "assumptions": list(ASSUMPTIONS),
+        "assumptions": [text.format(loss=loss_name) for text in ASSUMPTIONS],
     }
 
 

@@ -44,7 +44,7 @@ def certification(job: Job, search: Search, chosen: Chosen) -> dict:
             break
     reference = alone(prompts, [references[p.id] for p in prompts], job.cost)
     settle(search, chosen, frozen, certificate)
-    return record(job.config, certificate, frozen, measured, reference, prompts)
+    return record(job.config, job.judge.loss_name, certificate, frozen, measured, reference, prompts)
 
 
 def candidates(search: Search, chosen: Chosen) -> list[dict]:
@@ -108,7 +108,7 @@ def _measure(job: Job, number: int, policy, prompts: list[Prompt], references: d
     decoder = Backoff([job.small, job.large], policy.to(job.large.device))
     for some in _batches(prompts, done, f"certification, candidate {number + 1}"):
         written = write(decoder, some, job.config.max_new_tokens)
-        found = judged(job.large, some, written, [references[p.id] for p in some], job.cost)
+        found = judged(job.judge, some, written, [references[p.id] for p in some], job.cost)
         rows = [
             {"id": p.id, "candidate": number} | {name: float(column[i]) for name, column in found.items()}
             for i, p in enumerate(some)

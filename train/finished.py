@@ -11,6 +11,7 @@ from decoding import LM
 from decoding.lm import check_compatible
 from decoding.pairs import load_model
 from policies import Policy, load, token_classes
+from train.judge import Judge
 from train.prompts import Prompt, load_prompts
 from train.replay import Cost
 from train.search import Goal, Search
@@ -36,6 +37,10 @@ class Finished:
     @cached_property
     def cost(self) -> Cost:
         return Cost(self.result["cost"]["small"], self.result["cost"]["large"])
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.large, self.settings.get("grader"))
 
     @property
     def goal(self) -> Goal:

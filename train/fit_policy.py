@@ -13,12 +13,12 @@ The steps: collect traces of both models on prompts, split by prompt group; fit;
 replaying the traces; run the best three live on the tuning prompts, which corrects the threshold once; measure the
 hold-out once, live, paired and interleaved with its controls. With --certify, thresholds up to the tuned one are tested
 in a fixed order on prompts that nothing else touched; "cannot certify" is one of its answers, and then policy.json
-hands everything on. Loss is the guarded regret (0: the large model's own text, 1: worst). With --method speculative the
-draft is tuned: its length, and a policy that ends it early, by exact replay. With --method hybrid so is the rule that
-accepts it, at the same goals as hand-offs: what a lossy rule writes cannot be replayed, so every trial decodes the
-tuning prompts, priced by the timing table and given up once it is surely worse than the best. A run that was stopped
-goes on where it was when started again with the same settings; other processes help its search with the same command
-and --join.
+hands everything on. Loss is the guarded regret (0: the large model's own text, 1: worst), or with --grader what is lost
+of a score of yours. With --method speculative the draft is tuned: its length, and a policy that ends it early, by exact
+replay. With --method hybrid so is the rule that accepts it, at the same goals as hand-offs: what a lossy rule writes
+cannot be replayed, so every trial decodes the tuning prompts, priced by the timing table and given up once it is surely
+worse than the best. A run that was stopped goes on where it was when started again with the same settings; other
+processes help its search with the same command and --join.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class FitPolicy:
     """least loss at this speedup over the large model alone (the default goal: 1.3)"""
     quality_budget: float | None = None
     """best speedup at this mean guarded regret per prompt, in [0, 1], instead"""
+    grader: str | None = None
+    """module:function, (prompt, reference, text) -> score in [0, 1], such as experiments.answer_numbers:exact_number:
+    live texts then lose the large model's own score minus theirs, while replay goes on with guarded regret"""
     certify: int = 0
     """promise the quality budget, by a test on this many more prompts of the same source, of groups of their own (0: no
     promise). A run with --quality-budget says how many it takes; they are written in batches, not timed"""

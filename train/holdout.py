@@ -47,7 +47,7 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
     prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
     # More trials may choose another policy: what was measured of this one is not what that one does.
     setting = f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
-    measured = live.measure(decoders, prompts, job.config.max_new_tokens, job.large, path, "hold-out", setting=setting)
+    measured = live.measure(decoders, prompts, job.config.max_new_tokens, job.judge, path, "hold-out", setting=setting)
     rows = live.finished(path, decoders, setting)
     methods = [summary(measured, key, labels[key]) for key in decoders]
     comparison = against_random(measured)

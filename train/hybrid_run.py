@@ -48,7 +48,7 @@ class HybridRun:
 
     def __init__(self, job: Job):
         self.job, self.models = job, [job.small, job.large]
-        self.search = HybridSearch(search_stops(job), self.models, job.splits["tune"], job.goal)
+        self.search = HybridSearch(search_stops(job), self.models, job.splits["tune"], job.goal, job.judge)
 
     def tune(self, study) -> ChosenDecoder | None:
         """The best trial once live runs of three on the tuning prompts have corrected the priced speeds; None, and a
@@ -59,7 +59,7 @@ class HybridRun:
         decoders |= {_name(trial): self._option(trial).decoder(self.models) for trial in tried}
         path = job.folder / "tune.jsonl"
         measured = live.measure(
-            decoders, job.splits["tune"], job.config.max_new_tokens, job.large, path, "live, tuning"
+            decoders, job.splits["tune"], job.config.max_new_tokens, job.judge, path, "live, tuning"
         )
         faster = {trial.number: self._faster(trial, measured) for trial in tried}
         return self._best(faster)
@@ -149,7 +149,7 @@ class HybridRun:
         trials = [f"{key} {option.trial}" for key, option in {"tuned": chosen, **singles}.items()]
         setting = f"{', '.join(trials)}, length {length}"
         measured = live.measure(
-            decoders, prompts, job.config.max_new_tokens, job.large, path, "hold-out", setting=setting
+            decoders, prompts, job.config.max_new_tokens, job.judge, path, "hold-out", setting=setting
         )
         exact = {"speculative", "stop"} | ({"tuned"} if chosen.role.accept == EXACT else set())
         methods = [summary(measured, key, labels[key], exact) for key in decoders]

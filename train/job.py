@@ -43,9 +43,22 @@ def run(config) -> None:
         if chosen is None:
             return
         result = describe(job, method, study, chosen) | method.hold_out(chosen)
+        result["verdict"] += told_apart(job, result["methods"])
         _write(job, method, chosen, result)
         tracker.table(result)
         tracker.files("policy")
+
+
+def told_apart(job: Job, methods: list[dict]) -> str:
+    """A word about a grader that does not tell the models apart: it says as little about what lies between them."""
+    small = next(method for method in methods if method["key"] == "small")
+    low, high = small["loss_interval"]
+    if job.judge.grader is None or low > 0:
+        return ""
+    return (
+        f" The grader does not tell the small model from the large one on these prompts (it loses {small['loss']:.3f}, "
+        f"95 % interval {low:.3f} to {high:.3f}), so what it says of the others is no evidence."
+    )
 
 
 def where(job: Job) -> dict:
@@ -64,6 +77,7 @@ def describe(job: Job, method, study, chosen) -> dict:
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(config),
+        "loss_name": job.judge.loss_name,
         "method": config.method,
         "models": [job.small.identity(), job.large.identity()],
         "policy": {

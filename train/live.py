@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from decoding import LM, generate
+from decoding import generate
 from decoding.cost import seconds
 from train.atomic import append_rows, read_rows
+from train.judge import Judge
 from train.llamacpp import LlamaCpp
 from train.prompts import Prompt
-from train.quality import end_tokens, guarded_regret, score
 
 LARGE = "large"
 """Key of the reference method in every measurement."""
@@ -24,7 +24,7 @@ def measure(
     decoders: dict[str, object],
     prompts: Sequence[Prompt],
     max_new_tokens: int,
-    large: LM,
+    judge: Judge,
     path: Path,
     title: str,
     setting: str = "",
@@ -50,7 +50,7 @@ def measure(
             before = joules() if joules else 0.0
             answers[name] = _answer(decoders[name], prompt, max_new_tokens, seed=i)
             answers[name] |= {"joules": joules() - before} if joules else {}
-        row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": _judge(large, prompt, answers)}
+        row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": _judged(judge, prompt, answers)}
         append_rows(path, [row])
         done[prompt.id] = row
     rows = [done[p.id]["methods"] for p in prompts]
@@ -80,12 +80,10 @@ def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict
     }
 
 
-def _judge(large: LM, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
+def _judged(judge: Judge, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
     reference = answers[LARGE]["answer"]
-    scores = score(large, [prompt.ids] * len(answers), [a["answer"] for a in answers.values()])
-    for answer, judged in zip(answers.values(), scores, strict=True):
-        answer["regret"] = float(judged.regret.mean())
-        answer["loss"] = guarded_regret(judged, answer["answer"], reference, end_tokens(large))
+    for answer in answers.values():
+        answer["loss"], answer["regret"] = judge(prompt, answer["answer"], reference)
     return answers
 
 

@@ -18,6 +18,7 @@ from train import atomic, run_folder
 from train.certify import LIMIT, check_settings, needed
 from train.collect_drafts import given_drafts
 from train.command import at_least
+from train.judge import Judge
 from train.prompts import Prompt, load_prompts, template_hash
 from train.replay import Cost
 from train.search import Goal
@@ -42,6 +43,7 @@ class Job:
     large: LM
     splits: dict[str, list[Prompt]]
     cost: Cost
+    judge: Judge
 
 
 def prepare(config) -> Job:
@@ -63,11 +65,13 @@ def prepare(config) -> Job:
     if config.certify:
         splits["certify"] = _beyond(config, prompts, tokenizer, longest)
         refuse_overlap(splits)
+    judge = Judge(large, config.grader)
+    judge.check(prompt for some in splits.values() for prompt in some)
     if config.traces is not None:
         _check_traces(config, small, large, splits)
     run = _identity(config, [small.identity(), large.identity()], splits)
     run_folder.claim(folder / "run.json", run, config, f"use another --name or delete {folder}")
-    return Job(config, goal, folder, small, large, splits, timing_table(folder, small, large))
+    return Job(config, goal, folder, small, large, splits, timing_table(folder, small, large), judge)
 
 
 def _check_traces(config, small: LM, large: LM, splits: dict[str, list[Prompt]]) -> None:
@@ -109,7 +113,7 @@ def given(folder: Path, description: dict) -> Traces:
 def _goal(config) -> Goal | None:
     speedup, budget = config.target_speedup, config.quality_budget
     if config.method == "speculative":
-        for name, value in (("--target-speedup", speedup), ("--quality-budget", budget)):
+        for name, value in (("--target-speedup", speedup), ("--quality-budget", budget), ("--grader", config.grader)):
             if value is not None:
                 raise ValueError(f"leave out {name}: --method speculative loses nothing and is as fast as it can be")
         if config.frontier:

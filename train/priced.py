@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from decoding import LM, generate
+from decoding import generate
 from decoding.cost import seconds
+from train.judge import Judge
 from train.prompts import Prompt
-from train.quality import end_tokens, guarded_regret, score
 from train.replay import Cost
 
 
@@ -22,24 +22,18 @@ def alone(prompts: Sequence[Prompt], answers: Sequence[list[int]], cost: Cost) -
 
 
 def judged(
-    large: LM,
+    judge: Judge,
     prompts: Sequence[Prompt],
     texts: Sequence[tuple[list[int], list[int]]],
     references: Sequence[list[int]],
     cost: Cost,
 ) -> dict[str, np.ndarray]:
-    """Per text (tokens, who wrote them): priced seconds, tokens, those of the large model, guarded and plain regret."""
+    """Per text (tokens, who wrote them): priced seconds, tokens, those of the large model, loss and plain regret."""
     rows = []
     for prompt, (answer, writers), reference in zip(prompts, texts, references, strict=True):
         taken = priced(len(prompt.ids), writers, [cost.small, cost.large])
-        rows.append((taken, len(answer), sum(writers), *losses(large, prompt, answer, reference)))
+        rows.append((taken, len(answer), sum(writers), *judge(prompt, answer, reference)))
     return dict(zip(("seconds", "tokens", "large", "loss", "regret"), np.array(rows, float).T, strict=True))
-
-
-def losses(large: LM, prompt: Prompt, answer: list[int], reference: list[int]) -> tuple[float, float]:
-    """(guarded regret, mean plain regret) of one answer."""
-    (one,) = score(large, [prompt.ids], [answer])
-    return guarded_regret(one, answer, reference, end_tokens(large)), float(one.regret.mean())
 
 
 def priced(prompt: int, writers: list[int], tables: Sequence[dict]) -> float:
@@ -55,12 +49,12 @@ def priced(prompt: int, writers: list[int], tables: Sequence[dict]) -> float:
 
 
 def decoded(
-    decoder, prompt: Prompt, reference: list[int], cost: Cost, max_new_tokens: int, seed: int
+    decoder, prompt: Prompt, reference: list[int], judge: Judge, cost: Cost, max_new_tokens: int, seed: int
 ) -> tuple[float, int, float]:
-    """(priced seconds, tokens, guarded regret) of what a decoder of two models writes, on its own, by what each of its
-    forwards read."""
+    """(priced seconds, tokens, loss) of what a decoder of two models writes, on its own, by what each of its forwards
+    read."""
     ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
     result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=seed)
     answer = result.sequences[0, ids.shape[1] :].tolist()
     taken = sum(float(seconds(table, n).sum()) for table, n in zip((cost.small, cost.large), result.reads, strict=True))
-    return taken, len(answer), losses(decoder.models[-1], prompt, answer, reference)[0]
+    return taken, len(answer), judge(prompt, answer, reference)[0]

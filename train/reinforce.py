@@ -145,7 +145,7 @@ def rollouts(config: Reinforce, found):
     own = {p.id: found.traces.of({p.id}, "large")["token"].tolist() for p in prompts}
     new = min(config.max_new_tokens, found.new)
     how = config.prompts, config.group, new, config.seed
-    return Rollouts(found.small, found.large, prompts, own, found.cost, found.goal, *how)
+    return Rollouts(found.small, found.large, found.judge, prompts, own, found.cost, found.goal, *how)
 
 
 def settle(policy, found, search) -> dict:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from decoding import LM, Backoff
 from train.generations import write
+from train.judge import Judge
 from train.policy_gradient import Decisions, Explorer
-from train.priced import alone, losses, priced
+from train.priced import alone, priced
 from train.prompts import Prompt
 from train.replay import Cost
 from train.search import Goal
@@ -23,6 +24,7 @@ class Rollouts:
 
     small: LM
     large: LM
+    judge: Judge
     prompts: list[Prompt]
     references: dict[str, list[int]]
     cost: Cost
@@ -40,19 +42,19 @@ class Rollouts:
         picked = draw.choice(len(self.prompts), min(self.count, len(self.prompts)), replace=False)
         rows = [self.prompts[i] for i in picked for _ in range(self.group)]
         texts = write(Backoff([self.small, self.large], explorer), rows, self.new, seed=self._seed(step, len(rows)))
-        judged = [self.judge(prompt, *text) for prompt, text in zip(rows, texts, strict=True)]
+        judged = [self._judged(prompt, *text) for prompt, text in zip(rows, texts, strict=True)]
         loss, cost = torch.tensor(judged, device=self.large.device).view(len(picked), self.group, 2).unbind(-1)
         lengths = torch.tensor([len(answer) for answer, _ in texts], device=self.large.device)
         if self.goal.budget is None:
             return loss, cost - 1 / self.goal.speedup, explorer.decisions(lengths)
         return cost, loss - self.goal.budget, explorer.decisions(lengths)
 
-    def judge(self, prompt: Prompt, answer: list[int], writers: list[int]) -> tuple[float, float]:
-        """(guarded regret, priced seconds per token over those of the large model alone, the inverse of a speedup)."""
+    def _judged(self, prompt: Prompt, answer: list[int], writers: list[int]) -> tuple[float, float]:
+        """(loss, priced seconds per token over those of the large model alone, the inverse of a speedup)."""
         reference = self.references[prompt.id][: self.new]
         own = alone([prompt], [reference], self.cost)
         taken = priced(len(prompt.ids), writers, [self.cost.small, self.cost.large]) / len(answer)
-        return losses(self.large, prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])
+        return self.judge(prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])
 
     def _seed(self, step: int, rows: int) -> int:
         """A row draws with the batch's seed plus its number: no two texts of a training run share their noise."""

@@ -28,6 +28,7 @@ from decoding.tuned import drafting
 from policies import Policy, Rule
 from policies.roles import Role
 from train import leniency
+from train.judge import Judge
 from train.priced import alone, decoded
 from train.prompts import Prompt
 from train.recipes import RECIPES
@@ -56,6 +57,7 @@ class HybridSearch:
     models: Sequence[LM]
     prompts: Sequence[Prompt]
     goal: Goal
+    judge: Judge
 
     def suggest(self, trial: optuna.Trial) -> dict:
         """The space: beams that MTAD accepts, or a chain of tokens, a stop for it and a rule that accepts it."""
@@ -136,7 +138,7 @@ class HybridSearch:
     def _decoded(self, params: dict) -> Iterator[Row]:
         decoder, budget = drafting(self.models, self.stop(params), self.role(params)), self.stops.judged.budget
         for i, (prompt, reference) in enumerate(zip(self.prompts, self._references, strict=True)):
-            yield decoded(decoder, prompt, reference, self.stops.cost, budget, seed=i)
+            yield decoded(decoder, prompt, reference, self.judge, self.stops.cost, budget, seed=i)
 
     def role(self, params: dict) -> Role:
         """What a decoder has to know of ``params`` besides the stop."""

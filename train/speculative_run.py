@@ -57,7 +57,7 @@ class SpeculativeRun:
         options = [self._option(trial.number, trial.params) for trial in trials]
         decoders = {live.LARGE: Autoregressive(job.large)}
         decoders |= {f"trial {option.trial}": option.decoder(self.models) for option in options}
-        measured = live.measure(decoders, tune, job.config.max_new_tokens, job.large, path, "live, tuning")
+        measured = live.measure(decoders, tune, job.config.max_new_tokens, job.judge, path, "live, tuning")
         for option, trial in zip(options, trials, strict=True):
             speed, replayed = live.speedup(measured, f"trial {option.trial}"), self.search.speedup(trial.params)
             option.faster = speed / replayed
@@ -109,7 +109,7 @@ class SpeculativeRun:
         prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
         setting = f"trial {chosen.trial}, length {length}"
         measured = live.measure(
-            decoders, prompts, job.config.max_new_tokens, job.large, path, "hold-out", setting=setting
+            decoders, prompts, job.config.max_new_tokens, job.judge, path, "hold-out", setting=setting
         )
         rows = live.finished(path, decoders, setting)
         methods = [summary(measured, key, labels[key], exact=("speculative", "tuned")) for key in decoders]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from decoding import Autoregressive, Backoff
 from policies import Policy
 from train import live
+from train.judge import Judge
 from train.prepare import Job, console
 from train.search import GRID, Search, solve
 
@@ -32,7 +35,7 @@ def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
         policy.set_threshold(search.threshold(policy, trial.params["quantile"]))
         decoders[f"trial {trial.number}"] = Backoff([job.small, job.large], policy.to(job.large.device))
     measured = live.measure(
-        decoders, job.splits["tune"], job.config.max_new_tokens, job.large, job.folder / "tune.jsonl", "live, tuning"
+        decoders, job.splits["tune"], job.config.max_new_tokens, job.judge, job.folder / "tune.jsonl", "live, tuning"
     )
     options = []
     for trial in trials:
@@ -41,9 +44,7 @@ def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
         faster = live.speedup(measured, name) / speed
         worse = float(measured[name]["loss"].mean()) / loss if loss > 0 else 1.0
         curve = search.curve(policy)
-        # A factor of a few prompts may make a loss budget stricter, not looser: it was measured at one point of the
-        # curve, and a policy that happened to lose next to nothing there would be let off everything elsewhere.
-        careful = max(worse, 1.0)
+        careful = _careful(job.judge, measured[name]["loss"], loss)
         i = solve(curve, job.goal, faster, careful)
         console.print(
             f"trial {trial.number}: replay {speed:.3f}x at loss {loss:.4f}, "
@@ -57,6 +58,20 @@ def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
     chosen = min(options, key=lambda option: option[0])[1]
     chosen.policy.set_threshold(search.threshold(chosen.policy, chosen.quantile))
     return chosen
+
+
+def _careful(judge: Judge, live: np.ndarray, replayed: float) -> float:
+    """The factor from replayed losses to those that a budget is held against.
+
+    A factor of a few prompts may make a budget stricter, not looser: it was measured at one point of the curve, and a
+    policy that happened to lose next to nothing there would be let off everything elsewhere. A grader counts in units
+    of its own, so there it may be below 1, but a standard error is added.
+    """
+    if replayed <= 0:
+        return 1.0
+    if judge.grader is None:
+        return max(float(live.mean()) / replayed, 1.0)
+    return max(float(live.mean() + live.std() / np.sqrt(len(live))) / replayed, 0.0)
 
 
 def _worth_it(replayed: float, faster: float) -> bool:

@@ -1,0 +1,132 @@
+"""Losses by guarded regret, and by a grader of the user's own: alone, and through the main job."""
+
+import json
+
+import pytest
+from job_toys import FAST, save_model, toy_pair, toy_prompts, word_tokenizer, write_prompts
+
+from policies import load
+from train.command import InputError
+from train.fit_policy import main
+from train.job import told_apart
+from train.judge import Judge
+from train.quality import end_tokens, guarded_regret, score
+
+
+def variety(prompt, reference, text):
+    """The share of different words in a text."""
+    words = text.split()
+    return len(set(words)) / len(words) if words else 0.0
+
+
+def none_for_long(prompt, reference, text):
+    return None if len(prompt.split()) > 5 else 1.0
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return toy_pair()
+
+
+def test_without_a_grader_it_is_guarded_regret(pair):
+    prompt, (answer, reference) = toy_prompts(1)[0], ([5, 6, 7], [8, 9, 5])
+    (one,) = score(pair[1], [prompt.ids], [answer])
+    judge = Judge(pair[1])
+    assert judge(prompt, answer, reference) == (
+        guarded_regret(one, answer, reference, end_tokens(pair[1])),
+        pytest.approx(one.regret.mean()),
+    )
+    assert judge.loss_name == "guarded regret"
+
+
+def test_a_grader_s_loss_is_what_it_takes_off_the_large_model_s_score(pair):
+    prompt, judge = toy_prompts(1)[0], Judge(pair[1], "test_judge:variety")
+    assert judge(prompt, [5, 5, 5, 5], [5, 6])[0] == 0.75
+    assert judge(prompt, [5, 6, 2], [5, 5])[0] == -0.5  # the end is no word
+    assert judge(prompt, [5, 5], [5, 5])[0] == 0
+    assert judge.loss_name == "score lost (test_judge:variety)"
+    assert judge(prompt, [5, 6], [7, 8])[1] == Judge(pair[1])(prompt, [5, 6], [7, 8])[1]
+
+
+def test_an_answer_is_graded_once(pair, monkeypatch):
+    prompt, judge, asked = toy_prompts(1)[0], Judge(pair[1], "test_judge:variety"), []
+    monkeypatch.setattr(judge, "grade", lambda *given: asked.append(given) or 0.5)
+    for answer in ([5, 6], [5, 7], [5, 6]):
+        judge(prompt, answer, [8, 9])
+    assert [text for *_, text in asked] == ["w8 w9", "w5 w6", "w5 w7"]
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toys")
+    return {
+        "small": save_model(folder / "small", seed=1, layers=1),
+        "large": save_model(folder / "large", seed=2, layers=12),
+        "prompts": write_prompts(folder / "prompts.jsonl", 80),
+        "limit": 30,
+    }
+
+
+def arguments(toys, output, **changes):
+    options = toys | {"output": output} | FAST | {"max_new_tokens": 8, "grader": "test_judge:variety"} | changes
+    return [str(x) for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_main_job_measures_and_certifies_by_it(toys, tmp_path):
+    assert main(arguments(toys, tmp_path, quality_budget=0.9, loss_cap=0.95, certify=30)) == 0
+    folder, decode = tmp_path / "default", word_tokenizer().decode
+    graded = lambda answer: variety("", None, decode(answer, skip_special_tokens=True))  # noqa: E731
+    for name in ("tune", "holdout"):
+        for row in lines(folder / f"{name}.jsonl"):
+            own = graded(row["methods"]["large"]["answer"])
+            for method in row["methods"].values():
+                assert method["loss"] == pytest.approx(own - graded(method["answer"]))
+    result = json.loads((folder / "result.json").read_text())
+    assert result["loss_name"] == "score lost (test_judge:variety)"
+    assert "score lost (test_judge:variety)" in (folder / "report.html").read_text()
+    found = load(folder / "policy.json").provenance["certificate"]
+    assert any("Loss is the score lost (test_judge:variety) of greedy text" in text for text in found["assumptions"])
+    losses = [row["loss"] for row in lines(folder / "certify.jsonl") if row["candidate"] == found["chosen"]]
+    assert min(losses) < 0 < max(losses)
+
+
+def test_a_hybrid_is_searched_by_it(toys, tmp_path):
+    assert main(arguments(toys, tmp_path, method="hybrid", target_speedup=1.01, trials=14, longest=3)) == 0
+    result = json.loads((tmp_path / "default" / "result.json").read_text())
+    assert result["loss_name"] == "score lost (test_judge:variety)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"grader": "test_judge:nothing"}, "cannot be loaded"),
+        ({"grader": "test_judge:none_for_long"}, "gives no score to the prompt"),
+        ({"method": "speculative"}, "leave out --grader: --method speculative loses nothing"),
+    ],
+)
+def test_what_cannot_be_graded_is_said_before_any_work(toys, tmp_path, changes, said, capfd):
+    assert main(arguments(toys, tmp_path, **changes)) == 2
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "default").exists()
+
+
+def test_a_grader_that_does_not_tell_the_models_apart_is_no_evidence(pair):
+    class Job:
+        judge = Judge(pair[1], "test_judge:variety")
+
+    small = {"key": "small", "loss": 0.02, "loss_interval": [-0.1, 0.14]}
+    assert "does not tell the small model from the large one" in told_apart(Job, [small])
+    assert told_apart(Job, [small | {"loss_interval": [0.01, 0.3]}]) == ""
+    Job.judge = Judge(pair[1])
+    assert told_apart(Job, [small]) == ""
+
+
+def test_a_score_of_nothing_stops_the_run(pair):
+    with pytest.raises(InputError, match="gives no score to the prompt p0; leave it out"):
+        Judge(pair[1], "test_judge:none_for_long")._score(
+            type(toy_prompts(1)[0])("p0", "f", "g", "a b c d e f g", (5,), None), ()
+        )

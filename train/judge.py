@@ -1,0 +1,56 @@
+"""What an answer loses against the large model's own: guarded regret, or points that a grader of the user's gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from decoding.lm import LM
+from train.command import InputError
+from train.own_grader import load_grader
+from train.prompts import Prompt
+from train.quality import end_tokens, guarded_regret, score
+
+
+@dataclass
+class Judge:
+    """Judges answers to prompts; ``grader`` is ``module:function``, for which see ``train.own_grader``.
+
+    With a grader the loss is signed: the score of the large model's own answer minus that of this one, in [-1, 1].
+    """
+
+    large: LM
+    grader: str | None = None
+    scores: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
+    """by prompt and answer: a grader may run programs"""
+
+    def __post_init__(self) -> None:
+        self.grade = None if self.grader is None else load_grader(self.grader)
+
+    @property
+    def loss_name(self) -> str:
+        return "guarded regret" if self.grader is None else f"score lost ({self.grader})"
+
+    def __call__(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> tuple[float, float]:
+        """(loss, mean plain regret) of one answer; ``reference`` is the large model's own."""
+        (one,) = score(self.large, [prompt.ids], [answer])
+        if self.grade is None:
+            loss = guarded_regret(one, answer, reference, end_tokens(self.large))
+        else:
+            loss = self._score(prompt, reference) - self._score(prompt, answer)
+        return loss, float(one.regret.mean())
+
+    def check(self, prompts: Iterable[Prompt]) -> None:
+        """Raise InputError for the first prompt to which the grader gives no score; whatever it raises passes."""
+        for prompt in prompts if self.grade is not None else ():
+            self._score(prompt, ())
+
+    def _score(self, prompt: Prompt, answer: Sequence[int]) -> float:
+        key = prompt.id, tuple(answer)
+        if key not in self.scores:
+            text = self.large.tokenizer.decode(list(answer), skip_special_tokens=True)
+            points = self.grade(prompt.text, prompt.reference, text)
+            if points is None:
+                raise InputError(f"the grader {self.grader} gives no score to the prompt {prompt.id}; leave it out")
+            self.scores[key] = points
+        return self.scores[key]
