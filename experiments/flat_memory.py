@@ -56,14 +56,14 @@ def run(config: FlatMemory) -> list[float]:
     stop = Rule("entropy", 2.0)
     pair = [small, large]
     ways = [Autoregressive(large), Speculative(pair, 4, stop=stop), Backoff(pair, stop), MTAD(pair, 2, 3)]
-    rng, seen = np.random.default_rng(config.seed), []
-    for i in track(range(config.generations), "generations"):
+    rng, seen, console = np.random.default_rng(config.seed), [], Console()
+    for i in track(range(config.generations), "generations", console=console):
         some = [prompts[j] for j in rng.choice(len(prompts), rng.integers(1, 4), replace=False)]
         write(ways[i % len(ways)], some, int(rng.integers(1, config.max_new_tokens + 1)))
         if (i + 1) % (config.generations // 10) == 0:
             seen.append(resident())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    Console().print(f"MiB after each tenth: {', '.join(f'{mib:.0f}' for mib in seen)}; at most {peak:.0f}")
+            console.print(f"{i + 1}: {seen[-1]:.0f} MiB")
+    console.print(f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     return seen
 
 

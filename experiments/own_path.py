@@ -1,14 +1,14 @@
-"""What training on a policy's own path adds: rounds of DAgger and the policy gradient, at equal priced speed.
+"""What a policy's features and training add: rules, rounds of DAgger and the policy gradient, at equal priced speed.
 
     python train/reinforce.py runs/default --episodes 512
     python experiments/own_path.py runs/default --rounds 2 --limit 64
 
 What the run's search chose is fitted again on what 0, 1 (the main job's default) ... rounds of DAgger have traced;
-rounds that the run did not make are traced first. RUN/reinforced.json joins them when it is there, and a rule without
-weights (momentum) for comparison. All write to the same prompts, of groups that the run has not seen; each is held
-against the policy of one round by its guarded regret: at two thresholds around the goal, and from those interpolated,
-prompt by prompt, to that policy's priced speed. A run that was stopped goes on, and one with a higher --limit adds its
-prompts to those that are done.
+rounds that the run did not make are traced first. RUN/reinforced.json joins them when it is there, and so do rules
+without weights and the same kind of policy on other sets of features. All write to the same prompts, of groups that
+the run has not seen; each is held against the policy of one round by its guarded regret: at two thresholds around the
+goal, and from those interpolated, prompt by prompt, to that policy's priced speed. A run that was stopped goes on, and
+one with a higher --limit adds its prompts to those that are done.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BASE = "1 round"
 
 @dataclass
 class OwnPath:
-    """What rounds of DAgger and the policy gradient add to a tuned policy, on prompts that its run did not see."""
+    """What features, rounds of DAgger and the policy gradient add to a policy, on prompts that its run did not see."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """folder of a run of train/fit_policy.py with --policy logistic or mlp and one round"""
@@ -104,8 +104,9 @@ def prepare(config: OwnPath) -> tuple[Finished, list]:
 
 def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
     """Per name: a policy, and its thresholds; that of one round, which the others are held against, comes first."""
-    from policies import Momentum, load
+    from policies import Momentum, Rule, load
     from train.collect import shards_of
+    from train.search import FEATURE_SETS
     from train.traces import read_traces
 
     count = shards_of(found.splits["fit"] + found.splits["tune"])
@@ -117,12 +118,12 @@ def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tupl
         policy = copy.deepcopy(search.policy(params))
         name = BASE if k == 1 else f"{k} rounds"
         made[name] = policy, thresholds(found, search, policy, 0.0 if k == 1 else config.around)
-    path = config.run / "reinforced.json"
-    if path.exists():
-        policy = load(path, models=found.policy.models)
-        made["reinforced"] = policy, thresholds(found, found.search(found.traces), policy, config.around)
-    rival = Momentum()
-    return made | {"momentum": (rival, thresholds(found, found.search(found.traces), rival, config.around))}
+    search, path = found.search(found.traces), config.run / "reinforced.json"
+    rivals = {"reinforced": load(path, models=found.policy.models)} if path.exists() else {}
+    rivals |= {"momentum": Momentum(), "entropy": Rule("entropy", 0.0), "top1": Rule("top1", 0.0, "<=")}
+    for name in [name for name in FEATURE_SETS if name != params["features"]]:
+        rivals[f"features {name}"] = copy.deepcopy(search.policy(params | {"features": name}))
+    return made | {name: (rival, thresholds(found, search, rival, config.around)) for name, rival in rivals.items()}
 
 
 def trace_rounds(config: OwnPath, found: Finished, traces: Path, count: int) -> None:

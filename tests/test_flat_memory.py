@@ -1,5 +1,7 @@
 """The command that watches memory over many generations, at its smallest."""
 
+import re
+
 import pytest
 
 from experiments.flat_memory import main
@@ -8,9 +10,8 @@ from experiments.flat_memory import main
 @pytest.mark.slow
 def test_a_tenth_at_a_time(capfd):
     assert main(["--generations", "10", "--max-new-tokens", "2"]) == 0
-    line = capfd.readouterr().out.replace("\n", " ")
-    numbers = line.split("tenth: ")[1].split(";")[0].split(", ")
-    assert len(numbers) == 10 and all(100 < int(mib) < 20_000 for mib in numbers)
+    numbers = re.findall(r"(\d+): (\d+) MiB", capfd.readouterr().out)
+    assert [int(i) for i, _ in numbers] == list(range(1, 11)) and all(100 < int(mib) < 20_000 for _, mib in numbers)
 
 
 def test_bad_input_is_one_sentence(capfd):

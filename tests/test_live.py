@@ -163,6 +163,13 @@ def test_a_mixture_of_two_rates_as_fast_as_the_policy(tuned, share):
     assert compared["interval"][0] <= compared["difference"] <= compared["interval"][1]
 
 
+@pytest.mark.parametrize(("tuned", "bracketed"), [(3.0, True), (2.0, False)])
+def test_two_rates_of_one_speed_bracket_that_speed_only(tuned, bracketed):
+    compared = holdout.against_random(controls(tuned, low=3.0, high=3.0))
+    assert compared["bracketed"] == bracketed
+    assert compared["random_loss_at_same_speed"] == pytest.approx(0.3)
+
+
 def test_rates_bracket_the_policy():
     speeds = np.linspace(0.8, 4.0, 201)
     search = SimpleNamespace(

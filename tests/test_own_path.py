@@ -7,6 +7,7 @@ import pytest
 
 from experiments.own_path import main, summary
 from policies import load
+from train.search import FEATURE_SETS
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,12 @@ def test_all_are_held_against_one_round_and_nothing_is_measured_twice(tuned, tmp
     shards = sorted((tuned / "traces").iterdir())
     assert main(options) == 0
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert set(result["policies"]) == {"1 round", "0 rounds", "2 rounds", "reinforced", "momentum"}
+    others = {name.removeprefix("features ") for name in result["policies"] if name.startswith("features ")}
+    assert len(others) == len(FEATURE_SETS) - 1 and others < set(FEATURE_SETS)
+    rivals = {"0 rounds", "2 rounds", "reinforced", "momentum", "entropy", "top1", *(f"features {o}" for o in others)}
+    assert set(result["policies"]) == {"1 round"} | rivals
     assert result["prompts"] == 12
-    for name in ("0 rounds", "2 rounds", "reinforced", "momentum"):
+    for name in rivals:
         one = result["policies"][name]
         low, high = one["interval"]
         assert low <= high and 0 <= one["slow"]["loss"] <= 1 and one["fast"]["priced_speedup"] > 0
@@ -33,7 +37,7 @@ def test_all_are_held_against_one_round_and_nothing_is_measured_twice(tuned, tmp
         assert one["difference"] == pytest.approx(one["loss_at_the_speed_of_one_round"] - own)
     assert sorted((tuned / "traces").iterdir()) == shards  # the run itself is only read
     texts = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.suffix in (".jsonl", ".parquet")}
-    assert len(texts) == 1 + 1 + 2 * 4 + 3 * 2
+    assert len(texts) == 1 + 1 + 2 * len(rivals) + 3 * 2
     assert main(options) == 0
     assert texts == {path: path.read_bytes() for path in texts}
     assert main([*options[:2], "14", *options[3:]]) == 0

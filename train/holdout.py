@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -122,14 +123,17 @@ def against_random(measured: dict) -> dict:
 
 
 def mixture(measured: dict, rows) -> float:
-    """Share of the faster random rate in the mixture of the two that is as fast as the tuned policy."""
+    """Share of the faster random rate in the mixture of the two that is as fast as the tuned policy; infinite where
+    both rates are equally fast and the policy is not."""
     slow, fast, tuned = (live.speedup(measured, key, rows) for key in ("random_low", "random_high", "tuned"))
     # Seconds per token, not speedups, are what a mixture of prompts averages.
-    return float((1 / tuned - 1 / slow) / (1 / fast - 1 / slow))
+    missing, span = 1 / tuned - 1 / slow, 1 / fast - 1 / slow
+    return missing / span if span else math.inf if missing else 0.0
 
 
 def random_loss(measured: dict, rows) -> float:
     share = mixture(measured, rows)
+    share = share if math.isfinite(share) else 0.0
     low, high = (measured[key]["loss"][rows] for key in ("random_low", "random_high"))
     return float(((1 - share) * low + share * high).mean())
 
