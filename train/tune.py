@@ -24,6 +24,7 @@ class Chosen:
     trial: int
     quantile: float
     faster: float
+    """in speed, the median of the finalists"""
     worse: float
 
 
@@ -37,22 +38,17 @@ def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
     measured = live.measure(
         decoders, job.splits["tune"], job.config.max_new_tokens, job.judge, job.folder / "tune.jsonl", "live, tuning"
     )
+    found = [_found(search, trial, measured) for trial in trials]
+    # Each trial's own factor would favour the one whose few prompts went best, and promise its luck to the next ones.
+    faster = float(np.median([one.faster for one in found]))
     options = []
-    for trial in trials:
-        name, policy = f"trial {trial.number}", search.policy(trial.params)
-        speed, loss = search.replay(policy, trial.params["quantile"])
-        faster = live.speedup(measured, name) / speed
-        worse = float(measured[name]["loss"].mean()) / loss if loss > 0 else 1.0
-        curve = search.curve(policy)
-        careful = _careful(job.judge, measured[name]["loss"], loss)
+    for trial, one in zip(trials, found, strict=True):
+        policy = search.policy(trial.params)
+        curve, careful = search.curve(policy), _careful(job.judge, one)
         i = solve(curve, job.goal, faster, careful)
-        console.print(
-            f"trial {trial.number}: replay {speed:.3f}x at loss {loss:.4f}, "
-            f"live {speed * faster:.3f}x at loss {loss * worse:.4f}"
-        )
         if i is not None and (job.goal.budget is None or _worth_it(curve[i, 0], faster)):
             value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * careful)
-            options.append((value, Chosen(policy, trial.number, float(GRID[i]), faster, worse)))
+            options.append((value, Chosen(policy, trial.number, float(GRID[i]), faster, one.worse)))
     if not options:
         return None
     chosen = min(options, key=lambda option: option[0])[1]
@@ -60,18 +56,41 @@ def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
     return chosen
 
 
-def _careful(judge: Judge, live: np.ndarray, replayed: float) -> float:
+@dataclass
+class Found:
+    """What replay said of a trial, and its texts on the tuning prompts."""
+
+    speed: float
+    loss: float
+    faster: float
+    """live speedup over the replayed one"""
+    losses: np.ndarray
+    """[prompts] live"""
+
+    @property
+    def worse(self) -> float:
+        return float(self.losses.mean()) / self.loss if self.loss > 0 else 1.0
+
+
+def _found(search: Search, trial, measured: dict) -> Found:
+    name = f"trial {trial.number}"
+    speed, loss = search.replay(search.policy(trial.params), trial.params["quantile"])
+    live_speed, losses = live.speedup(measured, name), measured[name]["loss"]
+    console.print(f"{name}: replay {speed:.3f}x at loss {loss:.4f}, live {live_speed:.3f}x at loss {losses.mean():.4f}")
+    return Found(speed, loss, live_speed / speed, losses)
+
+
+def _careful(judge: Judge, found: Found) -> float:
     """The factor from replayed losses to those that a budget is held against.
 
     A factor of a few prompts may make a budget stricter, not looser: it was measured at one point of the curve, and a
     policy that happened to lose next to nothing there would be let off everything elsewhere. A grader counts in units
     of its own, so there it may be below 1, but a standard error is added.
     """
-    if replayed <= 0:
-        return 1.0
-    if judge.grader is None:
-        return max(float(live.mean()) / replayed, 1.0)
-    return max(float(live.mean() + live.std() / np.sqrt(len(live))) / replayed, 0.0)
+    if judge.grader is None or found.loss <= 0:
+        return max(found.worse, 1.0)
+    error = found.losses.std() / np.sqrt(len(found.losses))
+    return max(float(found.losses.mean() + error) / found.loss, 0.0)
 
 
 def _worth_it(replayed: float, faster: float) -> bool:
