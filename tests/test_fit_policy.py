@@ -69,7 +69,7 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
     assert names - {"policy.safetensors"} == {
-        *RESULTS, "study.journal", "traces", "run.json", "cost.json", "tune.jsonl", "holdout.jsonl"
+        *RESULTS, "study.journal", "traces", "run.json", "cost.json", "tune.jsonl", "threshold.jsonl", "holdout.jsonl"
     }  # fmt: skip
     identities = [LM.load(toys.small).identity(), LM.load(toys.large).identity()]
     policy = load(folder / "policy.json", models=identities)

@@ -10,15 +10,15 @@ Give it models, prompts and a target; it gives you a policy, a measured frontier
     python train/fit_policy.py --small S --large L --prompts my.jsonl --policy mlp --name mine
 
 The steps: collect traces of both models on prompts, split by prompt group; fit; search thresholds with Optuna by
-replaying the traces; run the best three live on the tuning prompts, which corrects the threshold once; measure the
-hold-out once, live, paired and interleaved with its controls. With --certify, thresholds up to the tuned one are tested
-in a fixed order on prompts that nothing else touched; "cannot certify" is one of its answers, and then policy.json
-hands everything on. Loss is the guarded regret (0: the large model's own text, 1: worst), or with --grader what is lost
-of a score of yours. With --method speculative the draft is tuned: its length, and a policy that ends it early, by exact
-replay. With --method hybrid so is the rule that accepts it, at the same goals as hand-offs: what a lossy rule writes
-cannot be replayed, so every trial decodes the tuning prompts, priced by the timing table and given up once it is surely
-worse than the best. A run that was stopped goes on where it was when started again with the same settings; other
-processes help its search with the same command and --join.
+replaying the traces; run the best three live on the tuning prompts, and write texts at the best one's threshold until
+it meets the goal; measure the hold-out once, live, paired and interleaved with its controls. With --certify, thresholds
+up to the tuned one are tested in a fixed order on prompts that nothing else touched; "cannot certify" is one of its
+answers, and then policy.json hands everything on. Loss is the guarded regret (0: the large model's own text, 1: worst),
+or with --grader what is lost of a score of yours. With --method speculative the draft is tuned: its length, and a
+policy that ends it early, by exact replay. With --method hybrid so is the rule that accepts it, at the same goals as
+hand-offs: what a lossy rule writes cannot be replayed, so every trial decodes the tuning prompts, priced by the timing
+table and given up once it is surely worse than the best. A run that was stopped goes on where it was when started again
+with the same settings; other processes help its search with the same command and --join.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Live runs on the tuning prompts: they choose among the finalists of the search and correct one threshold, once."""
+"""Live runs on the tuning prompts choose among the finalists of the search; its own texts put one's threshold right."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,49 +13,89 @@ from policies import Policy
 from train import live
 from train.judge import Judge
 from train.prepare import Job, console
-from train.search import GRID, Search, solve
+from train.priced import alone, priced
+from train.search import GRID, Goal, Search, solve
+from train.threshold import ROUNDS, Corrected, Texts, careful
 
 LEAST_SPEEDUP = 1.05
 
 
 @dataclass
 class Chosen:
-    """The policy, the trial it came from, and how live runs on the tuning prompts compared with replay."""
+    """The policy, the trial it came from, and how its own texts compared with replay there, in speed and loss."""
 
     policy: Policy
     trial: int
     quantile: float
     faster: float
-    """in speed, the median of the finalists"""
     worse: float
 
 
 def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
-    """Run the best trials on the tuning prompts and correct the best one's threshold; None when none can win."""
+    """Run the best trials on the tuning prompts, timed, take the best and put its threshold right; None when none can
+    win."""
     decoders = {live.LARGE: Autoregressive(job.large)}
     for trial in trials:
-        policy = search.policy(trial.params)
+        policy = copy.deepcopy(search.policy(trial.params))
         policy.set_threshold(search.threshold(policy, trial.params["quantile"]))
-        decoders[f"trial {trial.number}"] = Backoff([job.small, job.large], policy.to(job.large.device))
-    measured = live.measure(
-        decoders, job.splits["tune"], job.config.max_new_tokens, job.judge, job.folder / "tune.jsonl", "live, tuning"
-    )
+        decoders[_name(trial)] = Backoff([job.small, job.large], policy.to(job.large.device))
+    path, prompts = job.folder / "tune.jsonl", job.splits["tune"]
+    measured = live.measure(decoders, prompts, job.config.max_new_tokens, job.judge, path, "live, tuning")
     found = [_found(search, trial, measured) for trial in trials]
     # Each trial's own factor would favour the one whose few prompts went best, and promise its luck to the next ones.
-    faster = float(np.median([one.faster for one in found]))
-    options = []
+    faster, options = float(np.median([one.faster for one in found])), []
     for trial, one in zip(trials, found, strict=True):
-        policy = search.policy(trial.params)
-        curve, careful = search.curve(policy), _careful(job.judge, one)
-        i = solve(curve, job.goal, faster, careful)
-        if i is not None and (job.goal.budget is None or _worth_it(curve[i, 0], faster)):
-            value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * careful)
-            options.append((value, Chosen(policy, trial.number, float(GRID[i]), faster, one.worse)))
+        curve = search.curve(search.policy(trial.params))
+        worse = careful(job.judge, one.losses, one.loss)
+        i = solve(curve, job.goal, faster, worse)
+        if i is not None:
+            value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * worse)
+            options.append((value, trial.number, trial, float(GRID[i])))
     if not options:
         return None
-    chosen = min(options, key=lambda option: option[0])[1]
-    chosen.policy.set_threshold(search.threshold(chosen.policy, chosen.quantile))
-    return chosen
+    *_, trial, quantile = min(options)
+    rows = live.finished(path, decoders, "")
+    texts = {p.id: rows[p.id]["methods"] for p in prompts}
+    references = {name: methods[live.LARGE]["answer"] for name, methods in texts.items()}
+    written = Texts(job, search, references, clock(job, texts, measured, trials), job.folder / "threshold.jsonl")
+    return settled(job.goal, search, job.judge, trial, quantile, written)
+
+
+def clock(job: Job, texts: dict[str, dict], measured: dict, trials: list) -> float:
+    """Live speedups over those that the timing table gives the same texts, the median of the finalists."""
+    prompts, tables = job.splits["tune"], [job.cost.small, job.cost.large]
+    reference = alone(prompts, [texts[p.id][live.LARGE]["answer"] for p in prompts], job.cost)
+    found = []
+    for name in map(_name, trials):
+        seconds = np.array([priced(len(p.ids), texts[p.id][name]["writers"], tables) for p in prompts])
+        own = {"seconds": seconds, "tokens": measured[name]["tokens"]}
+        found.append(live.speedup(measured, name) / live.speedup({live.LARGE: reference, name: own}, name))
+    return float(np.median(found))
+
+
+def settled(goal: Goal, search: Search, judge: Judge, trial, quantile: float, written: Callable) -> Chosen | None:
+    """The trial at the threshold that meets the goal by texts written there; None when none does.
+
+    A few rounds: texts at the quantile, what they are over replay's, and the quantile that this makes best.
+    """
+    policy = search.policy(trial.params)
+    corrected = Corrected(search.curve(policy))
+    for _ in range(ROUNDS):
+        speed, losses = written(policy, trial.number, quantile)
+        replayed = search.point(policy, quantile)
+        corrected.factors[quantile] = speed / replayed[0], careful(judge, losses, replayed[1])
+        console.print(f"trial {trial.number} at quantile {quantile:.3f}: {speed:.3f}x at loss {losses.mean():.4f}")
+        best = corrected.solve(goal)
+        if best is None or best in corrected.factors:
+            break
+        quantile = best
+    if best is None:
+        return None
+    (replayed, _), (faster, worse) = search.point(policy, best), corrected.at(best)
+    if goal.budget is not None and not _worth_it(replayed, replayed * faster):
+        return None
+    policy.set_threshold(search.threshold(policy, best))
+    return Chosen(policy, trial.number, best, float(faster), float(worse))
 
 
 @dataclass
@@ -67,33 +109,20 @@ class Found:
     losses: np.ndarray
     """[prompts] live"""
 
-    @property
-    def worse(self) -> float:
-        return float(self.losses.mean()) / self.loss if self.loss > 0 else 1.0
-
 
 def _found(search: Search, trial, measured: dict) -> Found:
-    name = f"trial {trial.number}"
+    name = _name(trial)
     speed, loss = search.replay(search.policy(trial.params), trial.params["quantile"])
     live_speed, losses = live.speedup(measured, name), measured[name]["loss"]
     console.print(f"{name}: replay {speed:.3f}x at loss {loss:.4f}, live {live_speed:.3f}x at loss {losses.mean():.4f}")
     return Found(speed, loss, live_speed / speed, losses)
 
 
-def _careful(judge: Judge, found: Found) -> float:
-    """The factor from replayed losses to those that a budget is held against.
-
-    A factor of a few prompts may make a budget stricter, not looser: it was measured at one point of the curve, and a
-    policy that happened to lose next to nothing there would be let off everything elsewhere. A grader counts in units
-    of its own, so there it may be below 1, but a standard error is added.
-    """
-    if judge.grader is None or found.loss <= 0:
-        return max(found.worse, 1.0)
-    error = found.losses.std() / np.sqrt(len(found.losses))
-    return max(float(found.losses.mean() + error) / found.loss, 0.0)
+def _name(trial) -> str:
+    return f"trial {trial.number}"
 
 
-def _worth_it(replayed: float, faster: float) -> bool:
-    """Whether a policy within the loss budget is a speedup at all: by replay alone too, as ``faster`` is a noisy factor
-    measured elsewhere on the curve, and would make handing on everything look quick."""
-    return replayed > 1 and replayed * faster >= LEAST_SPEEDUP
+def _worth_it(replayed: float, speed: float) -> bool:
+    """Whether a policy within the loss budget is a speedup at all: by replay alone too, as a factor measured elsewhere
+    on the curve would make handing on everything look quick."""
+    return replayed > 1 and speed >= LEAST_SPEEDUP

@@ -1,0 +1,109 @@
+"""The last word on a threshold: texts that the policy writes at it, in batches, their time priced.
+
+Replay judges a policy on texts that others wrote. The more of a text the small model writes, the surer it is of itself,
+so that a policy tuned to 2x by replay may run at 3x; and a factor measured at one threshold is wrong at another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.progress import track
+
+from decoding import Backoff
+from policies import Policy
+from train import atomic
+from train.generations import write
+from train.judge import Judge
+from train.live import LARGE, speedup
+from train.priced import alone, priced
+from train.search import GRID, Goal, Search, solve
+
+if TYPE_CHECKING:
+    from train.prepare import Job
+
+ROUNDS = 4
+BATCH = 16
+
+
+@dataclass
+class Corrected:
+    """Speed and loss by quantile as replay has them [201, 2], times factors known at a few quantiles."""
+
+    replayed: np.ndarray
+    factors: dict[float, tuple[float, float]] = field(default_factory=dict)
+    """by quantile: speed and loss over replay's"""
+
+    def at(self, quantile: float) -> np.ndarray:
+        """[2] the factors at a quantile: between those known, or the nearest."""
+        known = sorted(self.factors)
+        columns = np.array([self.factors[q] for q in known]).T
+        return np.array([np.interp(quantile, known, column) for column in columns])
+
+    def solve(self, goal: Goal) -> float | None:
+        """The quantile that meets the goal best, None when none does."""
+        i = solve(self.replayed * np.array([self.at(q) for q in GRID]), goal)
+        return None if i is None else float(GRID[i])
+
+
+@dataclass
+class Texts:
+    """Measures a policy at a threshold: texts of the prompts fitted and tuned on, one line of ``path`` a threshold."""
+
+    job: Job
+    search: Search
+    references: dict[str, list[int]]
+    """the large model's own answers to the tuning prompts"""
+    clock: float
+    """live speedups over priced ones"""
+    path: Path
+
+    def __call__(self, policy: Policy, trial: int, quantile: float) -> tuple[float, np.ndarray]:
+        """Speedup over the large model alone, on all these prompts, and the losses on those tuned on."""
+        key = {"trial": trial, "quantile": round(quantile, 6)}
+        for row in atomic.read_rows(self.path):
+            if key.items() <= row.items():
+                return row["speedup"] * self.clock, np.array(row["losses"])
+        policy.set_threshold(self.search.threshold(policy, quantile))
+        found = self._written(policy, f"texts at quantile {quantile:.3f}")
+        atomic.append_rows(self.path, [key | found])
+        return found["speedup"] * self.clock, np.array(found["losses"])
+
+    def _written(self, policy: Policy, title: str) -> dict:
+        job, texts = self.job, {}
+        decoder = Backoff([job.small, job.large], policy.to(job.large.device))
+        prompts = sorted(job.splits["fit"] + job.splits["tune"], key=lambda p: (len(p.ids), p.id))
+        for start in track(range(0, len(prompts), BATCH), title):
+            some = prompts[start : start + BATCH]
+            texts |= dict(zip((p.id for p in some), write(decoder, some, job.config.max_new_tokens), strict=True))
+        tables, answers = [job.cost.small, job.cost.large], [range(self._length(p.id)) for p in prompts]
+        own = {
+            "seconds": np.array([priced(len(p.ids), texts[p.id][1], tables) for p in prompts]),
+            "tokens": np.array([len(texts[p.id][0]) for p in prompts]),
+        }
+        losses = [job.judge(p, texts[p.id][0], self.references[p.id])[0] for p in job.splits["tune"]]
+        return {"speedup": speedup({LARGE: alone(prompts, answers, job.cost), "own": own}, "own"), "losses": losses}
+
+    def _length(self, prompt: str) -> int:
+        """Tokens of the large model's own answer."""
+        if prompt in self.references:
+            return len(self.references[prompt])
+        fit = self.search.fit
+        return int(((fit["prompt"] == prompt) & (fit["trajectory"] == LARGE)).sum())
+
+
+def careful(judge: Judge, losses: np.ndarray, replayed: float) -> float:
+    """The factor from a replayed loss to the one that a budget is held against.
+
+    A factor of a few prompts may make a budget stricter, not looser: a policy that happened to lose next to nothing on
+    them would be let off everything elsewhere. A grader counts in units of its own, so there it may be below 1, but a
+    standard error is added.
+    """
+    if replayed <= 0:
+        return 1.0
+    if judge.grader is None:
+        return max(float(losses.mean()) / replayed, 1.0)
+    return max(float(losses.mean() + losses.std() / np.sqrt(len(losses))) / replayed, 0.0)
