@@ -111,6 +111,7 @@ def test_factors_lie_between_those_known():
     assert found.at(0.4).tolist() == pytest.approx([1.2, 2.0])
     assert found.at(0.0).tolist() == [1.0, 1.0] and found.at(1.0).tolist() == pytest.approx([1.4, 3.0])
     assert found.solve(Goal(speedup=100.0)) is None
+    assert found.knows(0.21) and not found.knows(0.215)
 
 
 def test_texts_are_written_once_for_each_threshold(tmp_path, monkeypatch):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from train.prepare import Job
 
 ROUNDS = 4
+NEAR = 0.0101
+"""of a quantile: about 2 % in speed"""
 BATCH = 16
 
 
@@ -42,6 +44,10 @@ class Corrected:
         known = sorted(self.factors)
         columns = np.array([self.factors[q] for q in known]).T
         return np.array([np.interp(quantile, known, column) for column in columns])
+
+    def knows(self, quantile: float) -> bool:
+        """Whether factors were measured so near that a few prompts tell no difference."""
+        return min(abs(quantile - known) for known in self.factors) <= NEAR
 
     def solve(self, goal: Goal) -> float | None:
         """The quantile that meets the goal best, None when none does."""

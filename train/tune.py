@@ -86,7 +86,7 @@ def settled(goal: Goal, search: Search, judge: Judge, trial, quantile: float, wr
         corrected.factors[quantile] = speed / replayed[0], careful(judge, losses, replayed[1])
         console.print(f"trial {trial.number} at quantile {quantile:.3f}: {speed:.3f}x at loss {losses.mean():.4f}")
         best = corrected.solve(goal)
-        if best is None or best in corrected.factors:
+        if best is None or corrected.knows(best):
             break
         quantile = best
     if best is None:
