@@ -121,8 +121,8 @@ def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tupl
     search, path = found.search(found.traces), config.run / "reinforced.json"
     rivals = {"reinforced": load(path, models=found.policy.models)} if path.exists() else {}
     rivals |= {"momentum": Momentum(), "entropy": Rule("entropy", 0.0), "top1": Rule("top1", 0.0, "<=")}
-    for name in [name for name in FEATURE_SETS if name != params["features"]]:
-        rivals[f"features {name}"] = copy.deepcopy(search.policy(params | {"features": name}))
+    others = [name for name in FEATURE_SETS if name != params["features"]]
+    rivals |= {f"features {name}": copy.deepcopy(search.policy(params | {"features": name})) for name in others}
     return made | {name: (rival, thresholds(found, search, rival, config.around)) for name, rival in rivals.items()}
 
 

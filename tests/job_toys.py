@@ -54,6 +54,21 @@ def write_prompts(path: Path, count: int = 40) -> str:
     return str(path)
 
 
+def save_toys(folder: Path, prompts: int) -> dict:
+    """Options of the main job: a saved pair and its prompts, of which a run uses 30."""
+    return {
+        "small": save_model(folder / "small", seed=1, layers=1),
+        "large": save_model(folder / "large", seed=2, layers=12),
+        "prompts": write_prompts(folder / "prompts.jsonl", prompts),
+        "limit": 30,
+    }
+
+
+def typed(options: dict) -> list[str]:
+    """Options as they are typed."""
+    return [str(x) for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
+
+
 def command(*arguments) -> list[str]:
     return [sys.executable, str(ROOT / "train" / "fit_policy.py"), *map(str, arguments)]
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from job_toys import FAST, save_model, write_prompts
+from job_toys import FAST, save_toys, typed
 
 from policies import load
 from train import certification
@@ -21,18 +21,12 @@ NEVER = {"quality_budget": 0.6, "loss_cap": 0.99, "certify": 60}
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toys")
-    return {
-        "small": save_model(folder / "small", seed=1, layers=1),
-        "large": save_model(folder / "large", seed=2, layers=12),
-        "prompts": write_prompts(folder / "prompts.jsonl", 120),
-        "limit": 30,
-    }
+    return save_toys(tmp_path_factory.mktemp("toys"), 120)
 
 
 def arguments(toys, output, **changes):
     options = toys | {"output": output} | FAST | {"max_new_tokens": 8} | changes
-    return [str(x) for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
+    return typed(options)
 
 
 def lines(path):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from job_toys import FAST, save_model, toy_pair, toy_prompts, word_tokenizer, write_prompts
+from job_toys import FAST, save_toys, toy_pair, toy_prompts, typed, word_tokenizer
 
 from policies import load
 from train.command import InputError
@@ -58,18 +58,12 @@ def test_an_answer_is_graded_once(pair, monkeypatch):
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toys")
-    return {
-        "small": save_model(folder / "small", seed=1, layers=1),
-        "large": save_model(folder / "large", seed=2, layers=12),
-        "prompts": write_prompts(folder / "prompts.jsonl", 80),
-        "limit": 30,
-    }
+    return save_toys(tmp_path_factory.mktemp("toys"), 80)
 
 
 def arguments(toys, output, **changes):
     options = toys | {"output": output} | FAST | {"max_new_tokens": 8, "grader": "test_judge:variety"} | changes
-    return [str(x) for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
+    return typed(options)
 
 
 def lines(path):
