@@ -214,6 +214,7 @@ def test_it_leaves_a_decoder_a_report_and_its_data(finished):
     assert front == result["frontier"]["front"] == sorted(front, reverse=True)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert f"{result['pruned']} more were given up" in page and "a draft ends." in page and "Speed over" in page
+    assert result["decoder"] in page
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -186,7 +186,7 @@ def test_a_row_of_the_table():
     measured["small"] |= {"loss": np.array([0.5, 0.5, 0.8])}
     for columns in measured.values():
         columns |= {"regret": np.full(3, 0.7), "large_share": np.array([0.0, 0.5, 1.0])}
-    row = holdout.summary(measured, "small", "small model alone")
+    row = holdout.summary(measured, "small", "small model alone", ())
     assert row["speedup"] == pytest.approx(1 / (2 / 8))
     assert row["tokens_per_second"] == pytest.approx(4)
     assert row["loss"] == pytest.approx(0.6)
@@ -194,5 +194,5 @@ def test_a_row_of_the_table():
     assert row["total_time_ratio"] == pytest.approx(0.2)
     assert row["recovered"] == pytest.approx(0)
     assert row["large_share"] == pytest.approx(0.5)
-    assert holdout.summary(measured, "tuned", "tuned")["recovered"] == pytest.approx(1 - 0.1 / 0.6)
-    assert holdout.summary(measured, "large", "large")["speedup_interval"] == [1.0, 1.0]
+    assert holdout.summary(measured, "tuned", "tuned", ())["recovered"] == pytest.approx(1 - 0.1 / 0.6)
+    assert holdout.summary(measured, "large", "large", ())["speedup_interval"] == [1.0, 1.0]

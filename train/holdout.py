@@ -10,7 +10,7 @@ import numpy as np
 
 from decoding import Autoregressive, Backoff, Speculative
 from decoding.pairs import target_source
-from policies import Random, Rule
+from policies import Policy, Random, Rule
 from train import live
 from train.llamacpp import LlamaCpp
 from train.samples import samples
@@ -44,22 +44,40 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
         "random_high": f"random hand-off, rate {high:.2f}",
         "speculative": f"speculative, exact, length {length}",
         "tuned": f"tuned {job.config.policy} policy",
-    } | llamacpp(job, decoders)
-    prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
+    }
     # More trials may choose another policy: what was measured of this one is not what that one does.
     setting = f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
-    measured = live.measure(decoders, prompts, job.config.max_new_tokens, job.judge, path, "hold-out", setting=setting)
-    rows = live.finished(path, decoders, setting)
-    methods = [summary(measured, key, labels[key]) for key in decoders]
+    measured, rows, result = measure(job, decoders, labels, chosen.policy, setting, {"speculative"})
     comparison = against_random(measured)
-    return {
-        "methods": methods,
+    return result | {
         "comparison": comparison,
-        "verdict": verdict(job, methods, comparison),
-        "live_over_table": live.over_table(measured, prompts, job.cost.large),
-        "samples": samples(models, chosen.policy, prompts, rows),
-        "traffic": traffic_of(job, chosen, [rows[p.id]["methods"] for p in prompts]),
+        "verdict": verdict(job, result["methods"], comparison),
+        "traffic": traffic_of(job, chosen, rows),
     }
+
+
+def measure(
+    job: Job,
+    decoders: dict,
+    labels: dict[str, str],
+    policy: Policy,
+    setting: str,
+    exact: Collection[str],
+) -> tuple[dict, list[dict], dict]:
+    """Measure ``decoders``, of which those in ``exact`` write the large model's own text, on the held-out prompts.
+
+    What was measured, the row of each prompt, and the part of the result that every method has; ``policy`` is tuned's.
+    """
+    labels = labels | llamacpp(job, decoders)
+    prompts, path, new = job.splits["holdout"], job.folder / "holdout.jsonl", job.config.max_new_tokens
+    measured = live.measure(decoders, prompts, new, job.judge, path, "hold-out", setting=setting)
+    rows = live.finished(path, decoders, setting)
+    result = {
+        "methods": [summary(measured, key, labels[key], exact) for key in decoders],
+        "live_over_table": live.over_table(measured, prompts, job.cost.large),
+        "samples": samples([job.small, job.large], policy, prompts, rows),
+    }
+    return measured, [rows[p.id]["methods"] for p in prompts], result
 
 
 def llamacpp(job: Job, decoders: dict) -> dict[str, str]:
@@ -85,7 +103,7 @@ def random_rates(search: Search, chosen: Chosen) -> tuple[float, float]:
     return tuple(float(1 - np.interp(wanted * factor, speeds, GRID)) for factor in BRACKET)
 
 
-def summary(measured: dict, key: str, label: str, exact: Collection[str] = ("speculative",)) -> dict:
+def summary(measured: dict, key: str, label: str, exact: Collection[str]) -> dict:
     """One row of the table; intervals are 95 % bootstrap over prompts. The large model judges all in ``exact`` ones."""
     own, large, small = measured[key], measured[live.LARGE], measured["small"]
     n = len(own["loss"])

@@ -11,12 +11,10 @@ from decoding import MTAD, Autoregressive, Backoff, Speculative
 from decoding.tuned import drafting
 from policies import Policy, Rule
 from policies.roles import EXACT, Role
-from train import leniency, live
+from train import holdout, leniency, live
 from train.backoff_run import FALLBACK
-from train.holdout import llamacpp, summary
 from train.prepare import Job, console
 from train.recipes import make
-from train.samples import samples
 from train.search import pareto
 from train.search_hybrid import BEAMS, MTAD_DEFAULT, HybridSearch
 from train.speculative_run import search_stops
@@ -115,6 +113,7 @@ class HybridRun:
         return {
             "front": front if self.job.config.frontier else [],
             "goal": self.job.goal.asked(),
+            "decoder": described(chosen),
             "replay": {"live_speedup_over_replayed": chosen.faster},
             "frontier": {"front": [[point["speedup"], point["loss"]] for point in front]},
         }
@@ -144,23 +143,13 @@ class HybridRun:
             "bild": "BiLD, fallback 0.6, rollback 5",
             **{key: f"best {key} alone: {described(option)}" for key, option in singles.items()},
             "tuned": f"tuned: {described(chosen)}",
-        } | llamacpp(job, decoders)
-        prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
+        }
         trials = [f"{key} {option.trial}" for key, option in {"tuned": chosen, **singles}.items()]
         setting = f"{', '.join(trials)}, length {length}"
-        measured = live.measure(
-            decoders, prompts, job.config.max_new_tokens, job.judge, path, "hold-out", setting=setting
-        )
         exact = {"speculative", "stop"} | ({"tuned"} if chosen.role.accept == EXACT else set())
-        methods = [summary(measured, key, labels[key], exact) for key in decoders]
+        measured, rows, result = holdout.measure(job, decoders, labels, chosen.policy, setting, exact)
         comparison = against_single(measured, labels)
-        return {
-            "methods": methods,
-            "against": comparison,
-            "verdict": verdict(len(prompts), methods, comparison),
-            "live_over_table": live.over_table(measured, prompts, job.cost.large),
-            "samples": samples(self.models, chosen.policy, prompts, live.finished(path, decoders, setting)),
-        }
+        return result | {"against": comparison, "verdict": verdict(len(rows), result["methods"], comparison)}
 
     def _published(self) -> dict:
         """Both published pairs of decisions at their papers' settings, MTAD where the draft can read beams."""

@@ -289,7 +289,8 @@ def _policy(result: dict[str, Any]) -> str:
         return ""
     facts = [f"{key} {policy[key]}" for key in ("kind", "label") if policy.get(key) is not None]
     facts.append(f"threshold {format_number(policy.get('threshold'), '.4g')}")
-    body = f"<p>{escape(str(policy.get('describe', '')))}</p>{_faint(facts)}"
+    decoder = f"<p>The decoder as a whole: {escape(result['decoder'])}.</p>" if "decoder" in result else ""
+    body = f"{decoder}<p>{escape(str(policy.get('describe', '')))}</p>{_faint(facts)}"
     weights = sorted((policy.get("weights") or {}).items(), key=lambda item: -abs(number(item[1]) or 0))
     if weights:
         return body + grid(("feature", "weight"), [(name, format_number(w, "+.4g")) for name, w in weights])

@@ -8,13 +8,11 @@ from decoding import Autoregressive, Backoff, Speculative
 from decoding.tuned import drafting
 from policies import Policy, Rule, token_classes
 from policies.roles import Role
-from train import live
+from train import holdout, live
 from train.collect_drafts import collect_drafts, given_drafts
 from train.draft_traces import DraftTraces, read_drafts
-from train.holdout import llamacpp, summary
 from train.prepare import Job, console
 from train.replay_speculative import Replayed
-from train.samples import samples
 from train.search_stops import StopSearch
 from train.studies import finalists
 
@@ -105,24 +103,14 @@ class SpeculativeRun:
             "small": "small model alone",
             "speculative": f"speculative, best constant length {length}",
             "tuned": f"speculative, tuned: {draft_of(chosen)}",
-        } | llamacpp(job, decoders)
-        prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
+        }
         setting = f"trial {chosen.trial}, length {length}"
-        measured = live.measure(
-            decoders, prompts, job.config.max_new_tokens, job.judge, path, "hold-out", setting=setting
-        )
-        rows = live.finished(path, decoders, setting)
-        methods = [summary(measured, key, labels[key], exact=("speculative", "tuned")) for key in decoders]
-        for method in methods:
+        exact = {"speculative", "tuned"}
+        measured, rows, result = holdout.measure(job, decoders, labels, chosen.policy, setting, exact)
+        for method in result["methods"]:
             method |= {"length": {"speculative": length, "tuned": chosen.length}.get(method["key"])}
         comparison = against_constant(measured)
-        return {
-            "methods": methods,
-            "against": comparison,
-            "verdict": verdict(len(prompts), methods, comparison),
-            "live_over_table": live.over_table(measured, prompts, job.cost.large),
-            "samples": samples(self.models, chosen.policy, prompts, rows),
-        }
+        return result | {"against": comparison, "verdict": verdict(len(rows), result["methods"], comparison)}
 
 
 def search_stops(job: Job) -> StopSearch:
