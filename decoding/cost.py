@@ -6,6 +6,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain, combinations
 
 import numpy as np
@@ -14,17 +15,42 @@ import torch
 from decoding.lm import LM
 
 LENGTHS = (1, 2, 4, 8, 16, 64, 256)
+CONTEXT = 128
+"""tokens in the cache of a forward that is timed"""
 CALM = 0.15
 """part by which two measurements of one forward may differ; beyond it something else was running"""
 TRIES = 6
+
+Table = dict[int, float]
+"""Tokens read to seconds."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a draft and a target cost on one machine, in seconds."""
+
+    forwards: tuple[Table, Table]
+    """of each: a forward with ``CONTEXT`` tokens in its cache"""
+    cached: tuple[float, float] = (0.0, 0.0)
+    """of each: what every further token in its cache adds to that"""
+    alone: float = 0.0
+    """outside of forwards, for each token that the target writes alone"""
+    round: float = 0.0
+    """outside of forwards, for each round of speculative decoding"""
+    drafted: float = 0.0
+    """outside of forwards, for each token that is drafted"""
+
+    def forward(self, model: int, tokens: int, context: int) -> float:
+        """Of model 0, the draft, or 1: it reads ``tokens`` at once and has ``context`` in its cache."""
+        return float(seconds(self.forwards[model], tokens)) + (context - CONTEXT) * self.cached[model]
 
 
 def measure(
     models: Sequence[LM],
     lengths: Sequence[int] = LENGTHS,
-    context: int = 128,
+    context: int = CONTEXT,
     say: Callable[[str], None] = logging.getLogger(__name__).warning,
-) -> list[dict]:
+) -> list[Table]:
     """Per model {tokens read: median seconds} of one forward for a row that already holds ``context`` tokens.
 
     Everything is measured until two measurements agree, in every forward, within ``CALM``: one busy second of the

@@ -1,4 +1,4 @@
-"""What the forwards of a pair cost on this machine, kept from one process to the next."""
+"""What a pair costs on this machine, kept from one process to the next."""
 
 from __future__ import annotations
 
@@ -9,42 +9,51 @@ import math
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from decoding.cost import Costs, Table
 from decoding.lm import LM
 
-Table = dict[int, float]
-"""Tokens read to seconds."""
+FORMAT = 2
 
 
-def store(models: Sequence[LM], tables: Sequence[Table]) -> Path:
-    """Keep the tables of ``models``, whole or not at all; returns the file."""
+def store(models: Sequence[LM], costs: Costs) -> Path:
+    """Keep what ``models`` cost, whole or not at all; returns the file."""
     path = place(models)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps({"of": _circumstances(models), "seconds": list(tables)}, indent=1))
+        temporary.write_text(json.dumps({"of": _circumstances(models), "seconds": asdict(costs)}, indent=1))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
 
 
-def stored(models: Sequence[LM]) -> list[Table] | None:
-    """The tables of ``models`` measured here earlier, under the same circumstances; None where there are none."""
+def stored(models: Sequence[LM]) -> Costs | None:
+    """What ``models`` cost, measured here earlier under the same circumstances; None where it was not."""
     path = place(models)
     if not path.exists():
         return None
     try:
-        tables = [{int(n): float(s) for n, s in table.items()} for table in json.loads(path.read_bytes())["seconds"]]
-        if len(tables) != len(models) or not all(_sound(table) for table in tables):
-            raise ValueError("no table of seconds per model")
+        return _read(json.loads(path.read_bytes())["seconds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logging.getLogger(__name__).warning("%s is not used, for it cannot be read: %s", path, error)
         return None
-    return tables
+
+
+def _read(found: dict) -> Costs:
+    """ValueError and others where it is not what ``store`` writes."""
+    tables = tuple({int(n): float(s) for n, s in table.items()} for table in found.pop("forwards"))
+    costs = Costs(tables, tuple(map(float, found.pop("cached"))), **{name: float(s) for name, s in found.items()})
+    if len(tables) != 2 or not all(map(_sound, tables)):
+        raise ValueError("no table of seconds per model")
+    if len(costs.cached) != 2 or not all(0 <= s < math.inf for s in (*costs.cached, *found.values())):
+        raise ValueError("seconds that are not")
+    return costs
 
 
 def place(models: Sequence[LM]) -> Path:
@@ -66,6 +75,7 @@ def processor() -> str:
 def _circumstances(models: Sequence[LM]) -> dict:
     """Everything that a forward's seconds depend on."""
     return {
+        "format": FORMAT,
         "models": [lm.identity() | {"dtype": str(lm.model.dtype), "device": _device(lm.device)} for lm in models],
         "threads": torch.get_num_threads(),
         "host": platform.node(),

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from decoding.cost import seconds
-from decoding.cost_file import Table, stored
+from decoding.cost import CONTEXT, Costs
+from decoding.cost_file import stored
 from decoding.lm import LM
 from decoding.speculative import Speculative
 
@@ -17,23 +17,29 @@ ENOUGH = 64
 """Rounds after which the share of kept tokens is known well enough to warn."""
 
 
-def speedup(small: Table, large: Table, length: int, profile: Sequence[float]) -> float:
+def speedup(costs: Costs, length: int, profile: Sequence[float], context: int = CONTEXT) -> float:
     """Tokens per second of drafting ``length`` tokens, in units of the large model's alone.
 
     ``profile``: of each place of a draft, how often its token is kept if all before it are; the last stands for all
     that follow. A round writes what is kept and one token more, for ``length`` forwards of the draft and one of the
-    target (Leviathan et al. 2211.17192, theorem 3.8). What a round costs outside of forwards is not in it.
+    target (Leviathan et al. 2211.17192, theorem 3.8), and for what is done between them. ``context`` tokens are cached.
     """
     tokens = kept = 1.0
     for place in range(length):
         kept *= profile[min(place, len(profile) - 1)]
         tokens += kept
-    return float(tokens * seconds(large, 1) / (length * seconds(small, 1) + seconds(large, length + 1)))
+    took = length * (costs.forward(0, 1, context) + costs.drafted) + costs.forward(1, length + 1, context) + costs.round
+    return tokens * alone(costs, context) / took
 
 
-def best_length(small: Table, large: Table, profile: Sequence[float]) -> tuple[int, float]:
+def alone(costs: Costs, context: int = CONTEXT) -> float:
+    """Seconds of a token that the large model writes alone after ``context`` others."""
+    return costs.forward(1, 1, context) + costs.alone
+
+
+def best_length(costs: Costs, profile: Sequence[float]) -> tuple[int, float]:
     """(draft length, speedup) of the fastest; it may still lose."""
-    return max(((n, speedup(small, large, n, profile)) for n in LENGTHS), key=lambda pair: pair[1])
+    return max(((n, speedup(costs, n, profile)) for n in LENGTHS), key=lambda pair: pair[1])
 
 
 def rate(kept: float, length: int) -> float:
@@ -65,7 +71,7 @@ _pairs: WeakKeyDictionary[LM, WeakKeyDictionary[LM, Pair]] = WeakKeyDictionary()
 def observe(decoder, rows: int, counts: dict) -> None:
     """Count what a generation of ``decoder`` kept; warn once of a pair whose draft length must lose.
 
-    Only drafts by a model that no policy ends, and one row: only of these the cost is in the tables. Nothing is timed
+    Only drafts by a model that no policy ends, and one row: only of these the cost is known. Nothing is timed
     here; pairs that ``decoding.measure_cost`` has not seen are never warned of.
     """
     if rows > 1 or not isinstance(decoder, Speculative) or len(decoder.models) < 2 or decoder.stop is not None:
@@ -82,12 +88,12 @@ def observe(decoder, rows: int, counts: dict) -> None:
 
 
 def _loses(draft: LM, target: LM, length: int, kept: float) -> bool:
-    """Whether it does, by the stored tables, if ``kept`` tokens of a draft are; says so."""
-    tables = stored([draft, target])
-    if tables is None:
+    """Whether it does, by what is stored of their costs, if ``kept`` tokens of a draft are; says so."""
+    costs = stored([draft, target])
+    if costs is None:
         return False
     profile = [rate(kept, length)]
-    speed, (best, most) = speedup(*tables, length, profile), best_length(*tables, profile)
+    speed, (best, most) = speedup(costs, length, profile), best_length(costs, profile)
     if speed >= 1:
         return False
     better = f"drafting {best} would be {most:.2f}x" if most > 1 else "no draft length wins, so it is best alone"

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from toys import nudged, words
 
 from decoding import LM, Autoregressive, Speculative, cost_file, generate, measure_cost, prospect
+from decoding.cost import Costs
 
 IDS = torch.tensor([[5, 9, 4]])
-CHEAP, DEAR, LARGE = {1: 0.001, 8: 0.001}, {1: 0.09, 8: 0.09}, {1: 0.1, 8: 0.1}
+LARGE = {1: 0.1, 8: 0.1}
+CHEAP, DEAR = (Costs(({1: s, 8: s}, LARGE)) for s in (0.001, 0.09))
+FULL = Costs(({1: 0.1, 9: 0.1}, {1: 1.0, 9: 1.0}), (0.001, 0.01), 0.5, 0.3, 0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +38,18 @@ def write(pair, length=2, times=6, **options):
 
 def test_a_speedup_by_hand():
     # Kept half the time: 1 + 1/2 + 1/4 tokens for two small forwards and one large one.
-    assert prospect.speedup({1: 0.1, 9: 0.1}, {1: 1.0, 9: 1.0}, 2, [0.5]) == pytest.approx(1.75 / 1.2)
-    assert prospect.speedup({1: 0.1, 9: 0.1}, {1: 1.0, 3: 2.0}, 2, [0.5, 0.2]) == pytest.approx(1.6 / 2.2)
-    assert prospect.best_length({1: 0.0001, 9: 0.0001}, LARGE, [1.0])[0] == max(prospect.LENGTHS)
-    assert prospect.best_length(DEAR, LARGE, [0.5])[0] == 1
+    draft = {1: 0.1, 9: 0.1}
+    assert prospect.speedup(Costs((draft, {1: 1.0, 9: 1.0})), 2, [0.5]) == pytest.approx(1.75 / 1.2)
+    assert prospect.speedup(Costs((draft, {1: 1.0, 3: 2.0})), 2, [0.5, 0.2]) == pytest.approx(1.6 / 2.2)
+    assert prospect.best_length(Costs(({1: 0.0001, 9: 0.0001}, LARGE)), [1.0])[0] == max(prospect.LENGTHS)
+    assert prospect.best_length(DEAR, [0.5])[0] == 1
+
+
+def test_what_is_done_beside_forwards_and_a_long_cache_count():
+    assert prospect.alone(FULL) == pytest.approx(1.5)
+    assert prospect.speedup(FULL, 2, [0.5]) == pytest.approx(1.75 * 1.5 / (2 * 0.3 + 1.3))
+    assert prospect.alone(FULL, 228) == pytest.approx(2.5)
+    assert prospect.speedup(FULL, 2, [0.5], 228) == pytest.approx(1.75 * 2.5 / (2 * 0.4 + 2.3))
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 8))
@@ -48,7 +59,7 @@ def test_the_rate_is_the_one_that_keeps_as_many(rate, length):
 
 
 def test_a_pair_that_loses_is_warned_of_once(pair, cache, caplog):
-    cost_file.store(pair, [DEAR, LARGE])
+    cost_file.store(pair, DEAR)
     write(pair, times=1)
     assert not caplog.records  # too few rounds
     write(pair)
@@ -61,7 +72,7 @@ def test_a_pair_that_loses_is_warned_of_once(pair, cache, caplog):
 
 
 def test_a_better_length_is_named(pair, caplog):
-    cost_file.store(pair, [{1: 0.02, 40: 0.02}, {1: 0.1, 2: 0.1, 3: 0.4, 40: 8.0}])
+    cost_file.store(pair, Costs(({1: 0.02, 40: 0.02}, {1: 0.1, 2: 0.1, 3: 0.4, 40: 8.0})))
     write(pair)
     assert "; drafting 1 would be 1." in caplog.text
 
@@ -70,7 +81,7 @@ def test_a_better_length_is_named(pair, caplog):
 def test_nothing_is_said(case, pair, caplog):
     others = [nudged(pair[0]), pair[1]]
     if case != "unknown":
-        cost_file.store(others if case == "other models" else pair, [CHEAP if case == "wins" else DEAR, LARGE])
+        cost_file.store(others if case == "other models" else pair, CHEAP if case == "wins" else DEAR)
     if case == "stop":
         write(pair, stop=lambda step: step.logits.amax(-1) > 1e9)
     elif case == "batch":
@@ -84,8 +95,10 @@ def test_nothing_is_said(case, pair, caplog):
 
 def test_what_is_stored_is_read_back_for_this_pair_only(pair, cache):
     assert cost_file.stored(pair) is None
-    path = cost_file.store(pair, [CHEAP, LARGE])
-    assert cost_file.stored(pair) == [CHEAP, LARGE]
+    path = cost_file.store(pair, CHEAP)
+    assert cost_file.stored(pair) == CHEAP
+    cost_file.store(pair, FULL)
+    assert cost_file.stored(pair) == FULL
     assert [*cache.iterdir()] == [path]
     assert cost_file.stored(pair[::-1]) is None
     assert cost_file.stored([pair[0], LM(nudged(pair[1]).model.bfloat16())]) is None
@@ -101,13 +114,24 @@ def test_other_threads_are_another_machine(pair):
         torch.set_num_threads(threads)
 
 
+SOUND = {"1": 1, "2": 1}
 WRONG = [b"", b"{", b"[]", b'{"seconds": 1}', b'{"seconds": [{"1": 1, "2": 1}]}', b"\xff\xfe"]
-WRONG += [json.dumps({"seconds": [table] * 2}).encode() for table in ({"1": 1}, {"1": -1, "2": 1}, {"a": 1, "2": 1}, 3)]
+WRONG += [
+    json.dumps({"seconds": {"forwards": tables, "cached": cached} | rest}).encode()
+    for tables, cached, rest in [
+        *(([table, table], [0, 0], {}) for table in ({"1": 1}, {"1": -1, "2": 1}, {"a": 1, "2": 1}, 3)),
+        ([SOUND], [0, 0], {}),
+        ([SOUND, SOUND], [0], {}),
+        ([SOUND, SOUND], [0, -1], {}),
+        ([SOUND, SOUND], [0, 0], {"round": -1}),
+        ([SOUND, SOUND], [0, 0], {"other": 1}),
+    ]
+]
 
 
 @pytest.mark.parametrize("content", WRONG)
 def test_a_broken_file_is_ignored_with_one_line(content, pair, caplog):
-    path = cost_file.store(pair, [CHEAP, LARGE])
+    path = cost_file.store(pair, CHEAP)
     path.write_bytes(content)
     assert cost_file.stored(pair) is None
     (record,) = caplog.records
@@ -115,11 +139,11 @@ def test_a_broken_file_is_ignored_with_one_line(content, pair, caplog):
 
 
 def test_a_kill_leaves_the_old_file(pair, cache, monkeypatch):
-    cost_file.store(pair, [CHEAP, LARGE])
+    cost_file.store(pair, CHEAP)
     monkeypatch.setattr(cost_file.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        cost_file.store(pair, [DEAR, LARGE])
-    assert cost_file.stored(pair) == [CHEAP, LARGE]
+        cost_file.store(pair, DEAR)
+    assert cost_file.stored(pair) == CHEAP
     assert len([*cache.iterdir()]) == 1
 
 
@@ -128,12 +152,14 @@ def test_the_command_measures_shows_and_stores(tmp_path, monkeypatch, capsys):
     for lm, name in ((nudged(large), "small"), (large, "large")):
         lm.model.save_pretrained(tmp_path / name)
         words().save_pretrained(tmp_path / name)
-    monkeypatch.setattr("decoding.cost.measure", lambda models: [CHEAP, LARGE])
-    assert measure_cost.main(["--small", str(tmp_path / "small"), "--large", str(tmp_path / "large")]) == 0
+    monkeypatch.setattr("decoding.pair_cost.measure_costs", lambda models: CHEAP)
+    arguments = ["--small", str(tmp_path / "small"), "--large", str(tmp_path / "large"), "--kept", "0.5"]
+    assert measure_cost.main(arguments) == 0
     said = capsys.readouterr().out
+    assert f"{17.5 / 1.02:.1f}" in said and "alone 10.0" in said
     assert "small ms     1.00" in said and "large ms   100.00" in said
     assert "50% are kept" in said and f"{1.75 / 1.02:.2f}" in said
-    assert cost_file.stored([LM.load(tmp_path / name) for name in ("small", "large")]) == [CHEAP, LARGE]
+    assert cost_file.stored([LM.load(tmp_path / name) for name in ("small", "large")]) == CHEAP
 
 
 @pytest.mark.parametrize(
@@ -142,6 +168,8 @@ def test_the_command_measures_shows_and_stores(tmp_path, monkeypatch, capsys):
         (["--threads", "0"], "--threads must be at least 1, not 0"),
         (["--device", "cuda:77"], "no device 'cuda:77' here"),
         (["--small", "/nowhere"], "no small model at /nowhere"),
+        (["--kept", "0.5", "1.5"], "--kept are shares of 0 to 1, not 0.5 1.5"),
+        (["--context", "0"], "--context must be at least 1, not 0"),
     ],
 )
 def test_wrong_input_is_one_sentence(arguments, sentence, cache, capsys):

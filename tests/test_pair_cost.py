@@ -1,0 +1,45 @@
+"""What is done beside forwards, told apart from them on a decoder of our own, and measured on a real one."""
+
+from types import SimpleNamespace
+
+import pytest
+from conftest import tiny
+from toys import nudged
+
+from decoding import pair_cost
+from decoding.cost import CONTEXT, LENGTHS
+
+
+def test_rounds_and_drafted_tokens_are_told_apart(monkeypatch):
+    """0.5 a token alone, 0.3 a round and 0.2 a drafted token."""
+
+    def generate(decoder, ids, **options):
+        length = getattr(decoder, "length", 0)
+        rounds = 11 if length else 33
+        beside = rounds * (0.3 + 0.2 * length if length else 0.5)
+        calls = [rounds * length, rounds][not length :]
+        return SimpleNamespace(seconds={"total": 7.0 + beside, "models": [3.0, 4.0]}, counts={"calls": calls})
+
+    monkeypatch.setattr(pair_cost, "generate", generate)
+    large = tiny(seed=1)
+    assert pair_cost.outside([nudged(large), large]) == pytest.approx((0.5, 0.3, 0.2))
+
+
+def test_a_longer_cache_is_what_is_between_two_measurements(monkeypatch):
+    large = tiny(seed=1, max_position_embeddings=4096)
+
+    def measure(models, lengths=LENGTHS, context=CONTEXT):
+        return [dict.fromkeys(lengths, 1.0 + slope * context) for slope in (0.001, -0.001)]
+
+    monkeypatch.setattr(pair_cost, "measure", measure)
+    costs = pair_cost.measure_costs([nudged(large), large])
+    assert costs.cached == pytest.approx((0.001, 0.0))  # a forward is never cheaper for what it has to read
+    assert costs.forward(0, 1, CONTEXT + 500) == pytest.approx(1.0 + 0.001 * (CONTEXT + 500))
+
+
+def test_a_real_pair():
+    large = tiny(seed=1)
+    costs = pair_cost.measure_costs([nudged(large), large])
+    assert [*costs.forwards[0]] == [*costs.forwards[1]] and 1 in costs.forwards[0]
+    assert all(0 < seconds < 1 for table in costs.forwards for seconds in table.values())
+    assert 0 < costs.alone < 1 and 0 <= costs.round < 1 and 0 <= costs.drafted < 1
