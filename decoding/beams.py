@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -103,12 +102,13 @@ class Beams:
 
 def sample_beams(
     run: Run, rows: Tensor, lengths: Tensor, room: Tensor, width: int, depth: int, length: int
-) -> tuple[Beams, Tensor]:
-    """``width`` beams of ``depth`` tokens by the first model, and its logits [r, 1 + n - width, vocab].
+) -> tuple[Beams, list[Tensor]]:
+    """``width`` beams of ``depth`` tokens by the first model, and its logits: [r, 1, vocab] and, of each level after
+    the first, [r, width, vocab].
 
     Each level draws ``width`` different continuations of all beams in proportion to their weights, without
-    replacement; greedy takes the heaviest by unfiltered probability, which is beam search. The logits are those after
-    the text and after each node but the last level's. At most ``room`` [r] tokens of a row count. One forward a level.
+    replacement; greedy takes the heaviest by unfiltered probability, which is beam search. At most ``room`` [r] tokens
+    of a row count. One forward a level.
     """
     text, session = run.text, run.sessions[0]
     beams, logits = Beams.empty(lengths, room, width, depth), []
@@ -120,41 +120,52 @@ def sample_beams(
         tree = beams.tree if level else None
         logits.append(session.catch_up(text.ids, slots, rows, keep=width if level else 1, tree=tree))
         over = over | (level >= room)[:, None]
-        log_q = log_probabilities(logits[-1], run.sampling, filtered=not run.sampling.greedy)
-        scores = weights[..., None] + _certain(log_q, last, over)
+        tokens, log_q = _continuations(logits[-1], run.sampling, width)
+        tokens, log_q = _repeated(tokens, log_q, last, over)
+        index = tokens + session.vocab * torch.arange(width, device=rows.device)[:, None]
         place = ((lengths - text.prompts[rows]) * length + level)[:, None] * (width * session.vocab)
-        chosen, weights = _choose(scores, run.sampling, lambda index, place=place: gumbel(text, rows, place + index))
+        noise = None if run.sampling.greedy else gumbel(text, rows, place + index.flatten(1))
+        chosen, weights = _choose(index, weights[..., None] + log_q, noise)
         parents, last = chosen // session.vocab, chosen % session.vocab
         over = over.gather(1, parents)
         beams.grow(level, parents, last, weights, over)
         text.ids[rows[:, None], slots[:, None] + torch.arange(width, device=rows.device)] = last
         over = over | text.ends(last)
-    return beams, torch.cat(logits, 1)
+    return beams, logits
 
 
-def _certain(log_q: Tensor, last: Tensor, over: Tensor) -> Tensor:
-    """[r, width, vocab] ``log_q`` [r, 1 or width, vocab]; of beams that are ``over`` all of it on their ``last``."""
-    certain = log_q.new_full((*last.shape, log_q.shape[-1]), -torch.inf).scatter(2, last[..., None], 0.0)
-    return torch.where(over[..., None], certain, log_q)
-
-
-def _choose(scores: Tensor, sampling: Sampling, noise: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """[r, width] a draw without replacement from ``scores`` [r, width, vocab], flat, and the scores of what is drawn.
-
-    The greatest with Gumbel ``noise`` of the indices [r, m] are such a draw (Gumbel-top-k, 1903.06059); greedy has no
-    noise. In the order of their indices, so that what is drawn later does not depend on which of two near-equals is
-    the better; scores of -inf come last.
-    """
-    _, width, vocab = scores.shape
+def _continuations(logits: Tensor, sampling: Sampling, width: int) -> tuple[Tensor, Tensor]:
+    """Of ``logits`` [r, m, vocab], m beams or 1 for all of them, the tokens that may be among the next ``width`` beams
+    and their log-probabilities as drawn, or unfiltered if greedy; both [r, width, few]."""
+    log_q = log_probabilities(logits, sampling, filtered=not sampling.greedy).expand(-1, width, -1)
+    vocab = logits.shape[-1]
     few = min(width if sampling.greedy else sampling.top_k or vocab, vocab)
-    tokens = torch.arange(vocab, device=scores.device).expand_as(scores)
     if few < vocab:  # nothing else can be drawn, and noise is what costs
-        scores, tokens = scores.topk(few)
-    index = (tokens + vocab * torch.arange(width, device=scores.device)[:, None]).flatten(1)
-    scores = scores.flatten(1)
-    best = (scores if sampling.greedy else scores + noise(index)).topk(width).indices
+        log_q, tokens = log_q.topk(few)
+        return tokens, log_q
+    return torch.arange(vocab, device=logits.device).expand_as(log_q), log_q
+
+
+def _repeated(tokens: Tensor, log_q: Tensor, last: Tensor, over: Tensor) -> tuple[Tensor, Tensor]:
+    """``tokens`` and ``log_q`` [r, width, few]; of beams that are ``over`` [r, width] their ``last``, for certain."""
+    certain = torch.full_like(log_q[:1, :1], -torch.inf)
+    certain[..., 0] = 0.0
+    return torch.where(over[..., None], last[..., None], tokens), torch.where(over[..., None], certain, log_q)
+
+
+def _choose(index: Tensor, scores: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """[r, width] a draw without replacement from ``index`` [r, width, few] in proportion to exp(``scores``), and the
+    scores of what is drawn.
+
+    The greatest with Gumbel ``noise`` [r, width * few] are such a draw (Gumbel-top-k, 1903.06059); greedy has none. In
+    the order of their indices, so that what is drawn later does not depend on which of two near-equals is the better;
+    scores of -inf come last.
+    """
+    width = scores.shape[1]
+    index, scores = index.flatten(1), scores.flatten(1)
+    best = (scores if noise is None else scores + noise).topk(width).indices
     index, scores = index.gather(1, best), scores.gather(1, best)
-    order = (index + width * vocab * (scores == -torch.inf)).argsort(1)
+    order = torch.where(scores == -torch.inf, torch.iinfo(index.dtype).max, index).argsort(1)
     return index.gather(1, order), scores.gather(1, order)
 
 

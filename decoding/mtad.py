@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decoding.beams import Beams, sample_beams
-from decoding.draft import at, at_each, log_probabilities
+from decoding.draft import at, log_probabilities
 from decoding.drafting import noise
 from decoding.lm import LM
 from decoding.lossy import Joint
@@ -92,14 +92,16 @@ class MTAD:
         run.text.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
         return run.sessions[1].catch_up(run.text.ids, lengths + n, rows, keep=n + 1, tree=drafted.tree)
 
-    def _accept(self, run: Run, beams: Beams, best: Tensor, q: Tensor, drafted: Beams, p: Tensor):
+    def _accept(self, run: Run, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):
         """The last node [r] that is kept, and how many tokens [r] up to it, 0 for none.
 
-        The deepest of all that pass, and the likeliest of several. Logits of the draft q [r, 1 + n - width, vocab] and
-        of the target p [r, 1 + n, vocab]; ``best`` [r, depth] is the likeliest beam.
+        The deepest of all that pass, and the likeliest of several. Logits of the draft q, those of
+        ``sample_beams``, and of the target p [r, 1 + n, vocab]; ``best`` [r, depth] is the likeliest beam.
         """
         log_p = self._joint(run, drafted, p)
-        log_q = self._joint(run, beams.only(best), at_each(q, beams.parents.gather(1, best) + 1))
+        before = (beams.parents.gather(1, best) % beams.width).unbind(1)
+        q = torch.stack([q[0][:, 0], *map(at, q[1:], before[1:])], 1)
+        log_q = self._joint(run, beams.only(best), q)
         passes = self.accept.passes(log_p - log_q[:, drafted.levels]) & drafted.alive
         depth = torch.where(passes, drafted.levels + 1, 0)
         deepest = passes & (depth == depth.amax(1, keepdim=True))
