@@ -77,7 +77,10 @@ class MTAD:
         p = self._read(run, rows, lengths, drafted)
         node, accepted = self._accept(run, beams, best, q, drafted, p)
         path = drafted.path(node)
-        large.keep(rows, lengths, path, accepted)
+        if self.tree:
+            large.keep(rows, lengths, path, accepted)
+        else:  # a chain lies where it belongs
+            large.rollback(rows, lengths + accepted)
         # Of the last level the draft has only written, not read.
         small.keep(rows, lengths, (path if self.tree else best)[:, : depth - 1], accepted.clamp(max=depth - 1))
         last = torch.where(accepted > 0, at(path, accepted - 1) + 1, 0)
