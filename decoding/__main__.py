@@ -9,7 +9,7 @@ import warnings
 
 import tyro
 
-from decoding.options import METHODS, Options, check_numbers, method_of, read_text
+from decoding.options import BEAMS, METHODS, Options, check_numbers, method_of, read_text
 
 # torch and transformers take seconds to import: every function imports what it needs, so that --help need not wait.
 
@@ -80,10 +80,10 @@ def decoder_of(method: str, models: list, policy, options: Options):
     role = role_of_policy(options)
     if method == "speculative":
         return drafting(models, policy, role._replace(beams=1))
-    if method == "mtad":
+    if method in BEAMS:
         tuned = {"beams": role.beams, "tau": role.accept["tau"]} if role.beams > 1 else {}
         said = {name: value for name in ("beams", "tau") if (value := getattr(options, name)) is not None}
-        return MTAD(models, length=role.length, **tuned | said)
+        return MTAD(models, length=role.length, tree=method == "mmtad", **tuned | said)
     return Autoregressive(*models)
 
 

@@ -14,10 +14,12 @@ METHODS = {
     "backoff": ("small", "large"),
     "speculative": ("small", "large"),
     "mtad": ("small", "large"),
+    "mmtad": ("small", "large"),
     "large": ("large",),
     "small": ("small",),
 }
 """Who writes, cheapest first."""
+BEAMS = ("mtad", "mmtad")
 Backend = Annotated[str, arg(metavar="{torch,llama.cpp}")]
 Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 
@@ -32,7 +34,7 @@ class Options:
     large model's own, only sooner.
 
     MTAD: as speculative, but the small model drafts by beams and the large one keeps what is likely as a whole; the
-    answer is neither model's own.
+    answer is neither model's own. MMTAD: the large model reads all beams, not only the best of them.
 
     The answer goes to standard output (green: by the small model; black on yellow: by the large one), then one line
     of statistics to standard error. MODEL is a folder, a .gguf file or a hub id (owner/name).
@@ -46,11 +48,11 @@ class Options:
     method: Annotated[str | None, arg(metavar="{" + ",".join(METHODS) + "}", help_behavior_hint="")] = None
     """large and small write alone (default: what the policy was tuned for, else speculative)"""
     length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
-    """tokens that speculative and mtad draft at most before the large model checks them"""
+    """tokens that speculative, mtad and mmtad draft at most before the large model checks them"""
     beams: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
-    """continuations that mtad drafts at once"""
+    """continuations that mtad and mmtad draft at once"""
     tau: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: as tuned, else 0.5)")] = None
-    """how likely a block by mtad must be to the large model, in units of what the small one gave it; 0 keeps all"""
+    """how likely their block must be to the large model, in units of what the small one gave it; 0 keeps all"""
     small: Model = None
     """the cheap model (default: the drafter of this package)"""
     large: Model = None
@@ -90,8 +92,8 @@ def method_of(options: Options, tuned: str | None = None) -> str:
         raise ValueError("backoff needs a policy; pass --policy FILE, as train/fit_policy.py writes it")
     if len(METHODS[method]) == 1 and options.policy is not None:
         raise ValueError(f"{method} writes alone and asks no policy; leave out --policy or --method")
-    if options.method == "mtad" and options.policy is not None:
-        raise ValueError("mtad asks no policy; leave out --policy or --method")
+    if options.method in BEAMS and options.policy is not None:
+        raise ValueError(f"{method} asks no policy; leave out --policy or --method")
     return method
 
 

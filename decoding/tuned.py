@@ -15,10 +15,10 @@ def drafting(models: Sequence[LM], stop: Policy | None, role) -> Speculative | M
     """[draft, target] in the ``role`` (``policies.roles.Role``) of a policy, which ends drafts unless it is None.
 
     ``role`` says ``length``, ``keep``, ``accept`` (a rule by name, and its settings) and ``beams``, of which several
-    are MTAD's: these draft to the end. A policy of the kind that never stops is not asked at all. ValueError for what
-    the rule or the decoder cannot have.
+    are MTAD's, or with ``tree`` MMTAD's: these draft to the end. A policy of the kind that never stops is not asked at
+    all. ValueError for what the rule or the decoder cannot have.
     """
     if role.beams > 1:
-        return MTAD(models, role.beams, role.length, role.accept["tau"])
+        return MTAD(models, role.beams, role.length, role.accept["tau"], role.tree)
     stop = None if getattr(stop, "kind", None) == "never" else stop
     return Speculative(models, role.length, stop, rule(**role.accept), role.keep)

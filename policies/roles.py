@@ -22,18 +22,23 @@ class Role(NamedTuple):
     """the rule that accepts a draft, by name, and its settings (``decoding.acceptance.rule``)"""
     beams: int = 1
     """of the draft; several are MTAD's, by the ``tau`` of ``accept``"""
+    tree: bool = False
+    """whether all that the beams went through is verified (MMTAD), not the best of them alone"""
 
     @property
     def method(self) -> str:
         """What ``python -m decoding`` calls the decoder."""
-        return "backoff" if self.name == "handoff" else "speculative" if self.beams == 1 else "mtad"
+        if self.name == "handoff":
+            return "backoff"
+        return "speculative" if self.beams == 1 else "mmtad" if self.tree else "mtad"
 
 
 def role_of(provenance: dict[str, Any]) -> Role:
     """The role that ``train/fit_policy.py`` wrote down; a hand-off where it says none. ValueError for another one."""
     known = {key: provenance[key] for key in Role._fields[1:] if key in provenance}
     role = Role(provenance.get("role", "handoff"), **known)
-    if role.name not in ROLES or type(role.keep) is not bool or not _counts(role.length, role.beams) or not _rule(role):
+    switches = all(type(switch) is bool for switch in (role.keep, role.tree))
+    if role.name not in ROLES or not switches or not _counts(role.length, role.beams) or not _rule(role):
         raise ValueError(f"the policy's provenance says {role}, which no decoder can follow; tune it again")
     return role
 

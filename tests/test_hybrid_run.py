@@ -63,7 +63,8 @@ def test_baselines_are_in_the_space_and_hold_what_is_published(searching, kind):
     for params in baselines:
         assert search.suggest(optuna.trial.FixedTrial(params)) == params
     assert all(baselines.count(params) == 1 for params in baselines)
-    assert {"draft": "beams", "beams": 4, "length": 4, "Joint.tau": 0.5} in baselines
+    for draft, length in (("beams", 4), ("tree", 4), ("tree", 1)):
+        assert {"draft": draft, "beams": 4, "length": length, "Joint.tau": 0.5} in baselines
     (bild,) = [p for p in baselines if p.get("Rollback.threshold") == 5.0]
     assert (bild["feature"], bild["direction"], bild["length"], bild["keep"]) == ("top1", "<=", LONGEST, False)
     assert float(search.stop(bild).threshold) == pytest.approx(-0.6, abs=0.05)  # a risk is minus a confidence
@@ -201,8 +202,8 @@ def finished(toys, tmp_path_factory):
 def test_it_leaves_a_decoder_a_report_and_its_data(finished):
     result, folder = finished.result, finished.folder
     keys = [m["key"] for m in result["methods"]]
-    assert keys[:5] == ["large", "small", "speculative", "mtad", "bild"] and keys[-1] == "tuned"
-    assert set(keys[5:-1]) <= {"leniency", "stop"}
+    assert keys[:6] == ["large", "small", "speculative", "mtad", "mmtad", "bild"] and keys[-1] == "tuned"
+    assert set(keys[6:-1]) <= {"leniency", "stop"}
     tuned = result["methods"][-1]
     assert tuned["speedup"] > 1 and tuned["loss"] > 0
     study = join_study(folder / "study.journal")
@@ -297,19 +298,23 @@ def test_a_role_says_how_drafts_are_accepted():
     beams = role_of(known | {"accept": {"name": "Joint", "tau": 0.2, "filtered": False}, "beams": 3})
     decoder = drafting(pair, Rule.never(), beams)
     assert isinstance(decoder, MTAD) and (decoder.beams, decoder.length, decoder.accept.tau) == (3, 3, 0.2)
-    assert beams.method == "mtad"
-    for wrong in ({"accept": "Lenient"}, {"accept": {}}, {"beams": 0}, {"beams": 3}):
+    assert beams.method == "mtad" and not decoder.tree
+    tree = beams._replace(tree=True)
+    assert tree.method == "mmtad" and drafting(pair, Rule.never(), tree).tree
+    for wrong in ({"accept": "Lenient"}, {"accept": {}}, {"beams": 0}, {"beams": 3}, {"tree": 1}):
         with pytest.raises(ValueError, match="tune it again"):
             role_of(known | wrong)
 
 
-def test_the_command_line_follows_tuned_beams(toys, tmp_path, capsys):
+@pytest.mark.parametrize("method", ["mtad", "mmtad"])
+def test_the_command_line_follows_tuned_beams(toys, tmp_path, capsys, method):
     accept = {"name": "Joint", "tau": 0.01, "filtered": False}
-    Rule.never().save(tmp_path / "policy.json", [], {"role": "stop", "length": 3, "accept": accept, "beams": 3})
+    tuned = {"role": "stop", "length": 3, "accept": accept, "beams": 3, "tree": method == "mmtad"}
+    Rule.never().save(tmp_path / "policy.json", [], tuned)
     options = ["--small", toys.small, "--large", toys.large, "--max-new-tokens", "12", "w5 w9 w20"]
     assert decode(["--policy", str(tmp_path / "policy.json"), *options]) == 0
     tuned = capsys.readouterr().out
-    assert decode(["--method", "mtad", "--beams", "3", "--length", "3", "--tau", "0.01", *options]) == 0
+    assert decode(["--method", method, "--beams", "3", "--length", "3", "--tau", "0.01", *options]) == 0
     assert capsys.readouterr().out == tuned
 
 
@@ -330,5 +335,7 @@ def test_a_reader_is_told_all_three_decisions():
     assert described(option) == "rule stop, at most 5, Divergence 0.95"
     option.role = Role("stop", 4, accept={"name": "Joint", "tau": 0.5, "filtered": False}, beams=3)
     assert described(option) == "MTAD, 3 beams of 4, tau 0.5"
+    option.role = option.role._replace(tree=True)
+    assert described(option) == "MMTAD, 3 beams of 4, tau 0.5"
     option.role = Role("stop", 4)
     assert described(option) == "rule stop, at most 4, Exact"

@@ -30,6 +30,7 @@ MARKERS = {
     "random_low": "<",
     "random_high": ">",
     "mtad": "^",
+    "mmtad": "p",
     "bild": "v",
     "leniency": "P",
     "stop": "X",

@@ -16,13 +16,14 @@ from train.backoff_run import FALLBACK
 from train.prepare import Job, console
 from train.recipes import make
 from train.search import pareto
-from train.search_hybrid import BEAMS, MTAD_DEFAULT, HybridSearch
+from train.search_hybrid import BEAMS, CHAIN, MTAD_DEFAULT, TREE, HybridSearch
 from train.speculative_run import search_stops
 from train.studies import complete, finalists, pruned
 from train.tune import LEAST_SPEEDUP
 
-CONTROLS = ("speculative", "mtad", "bild", "leniency", "stop")
+CONTROLS = ("speculative", "mtad", "mmtad", "bild", "leniency", "stop")
 """What one decision, or a published pair of two, is worth."""
+MTADS = {"mtad": BEAMS, "mmtad": TREE}
 
 
 @dataclass
@@ -139,7 +140,10 @@ class HybridRun:
             live.LARGE: "large model alone",
             "small": "small model alone",
             "speculative": f"speculative, best constant length {length}",
-            "mtad": "MTAD, {beams} beams of {length}, tau {tau}".format(**MTAD_DEFAULT),
+            **{
+                key: f"{key.upper()}, {{beams}} beams of {{length}}, tau {{tau}}".format(**MTAD_DEFAULT)
+                for key in MTADS
+            },
             "bild": "BiLD, fallback 0.6, rollback 5",
             **{key: f"best {key} alone: {described(option)}" for key, option in singles.items()},
             "tuned": f"tuned: {described(chosen)}",
@@ -152,15 +156,16 @@ class HybridRun:
         return result | {"against": comparison, "verdict": verdict(len(rows), result["methods"], comparison)}
 
     def _published(self) -> dict:
-        """Both published pairs of decisions at their papers' settings, MTAD where the draft can read beams."""
-        bild = make("bild", self.models)
-        return ({"mtad": MTAD(self.models, **MTAD_DEFAULT)} if self.search.reads_beams else {}) | {"bild": bild}
+        """What is published at its papers' settings; of beams only what the models can read."""
+        beams = {key: draft for key, draft in MTADS.items() if draft in self.search.beams}
+        published = {key: MTAD(self.models, **MTAD_DEFAULT, tree=draft == TREE) for key, draft in beams.items()}
+        return published | {"bild": make("bild", self.models)}
 
     def _singles(self, chosen: ChosenDecoder) -> dict[str, ChosenDecoder]:
         """The best trial with a constant length and any leniency, and with any stop and exact acceptance, unless it is
         the chosen one. As controls the pruned ones count too, by what was seen of them: their rivals pruned them."""
         chains = sorted(
-            (trial for trial in [*self.trials, *self.pruned] if trial.params["draft"] != BEAMS), key=self._short_of_goal
+            (trial for trial in [*self.trials, *self.pruned] if trial.params["draft"] == CHAIN), key=self._short_of_goal
         )
         constant = lambda trial: trial.params["stop"] == "constant"  # noqa: E731
         exact = lambda trial: trial.params["accept"] == leniency.EXACT  # noqa: E731
@@ -186,7 +191,7 @@ def described(option: ChosenDecoder) -> str:
     name, *settings = role.accept.values()
     numbers = ", ".join(f"{value:.3g}" for value in settings if isinstance(value, float))
     if role.beams > 1:
-        return f"MTAD, {role.beams} beams of {role.length}, tau {numbers}"
+        return f"{role.method.upper()}, {role.beams} beams of {role.length}, tau {numbers}"
     stop = "constant length" if option.policy.kind == "never" else f"{option.policy.kind} stop, at most"
     return f"{stop} {role.length}, {' '.join([name, *([numbers] if numbers else [])])}"
 

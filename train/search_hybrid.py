@@ -35,7 +35,8 @@ from train.recipes import RECIPES
 from train.search import Goal
 from train.search_stops import StopSearch, suggest_stop
 
-CHAIN, BEAMS = "chain", "beams"
+CHAIN, BEAMS, TREE = "chain", "beams", "tree"
+"""what is drafted and verified: a chain of tokens, the best of several beams (MTAD), or all of them (MMTAD)"""
 MOST_BEAMS = 6
 MTAD_DEFAULT = {"beams": 4, "length": 4, "tau": 0.5}
 """of the paper (Qin et al. 2407.09722)"""
@@ -61,7 +62,7 @@ class HybridSearch:
 
     def suggest(self, trial: optuna.Trial) -> dict:
         """The space: beams that MTAD accepts, or a chain of tokens, a stop for it and a rule that accepts it."""
-        if trial.suggest_categorical("draft", [CHAIN, BEAMS] if self.reads_beams else [CHAIN]) == BEAMS:
+        if trial.suggest_categorical("draft", [CHAIN, *self.beams]) != CHAIN:
             trial.suggest_int("beams", 2, MOST_BEAMS)
             trial.suggest_int("length", 1, self._longest)
             leniency.suggest_number(trial, "Joint")
@@ -71,9 +72,10 @@ class HybridSearch:
         return trial.params
 
     @property
-    def reads_beams(self) -> bool:
-        """Whether the small model can: not where it places tokens by their slots (ALiBi)."""
-        return not counts_slots(self.models[0].model.config)
+    def beams(self) -> list[str]:
+        """What both models can read of these: not those that place tokens by their slots (ALiBi)."""
+        small, large = (not counts_slots(lm.model.config) for lm in self.models)
+        return [BEAMS] * small + [TREE] * (small and large)
 
     @property
     def _longest(self) -> int:
@@ -88,7 +90,8 @@ class HybridSearch:
         return [
             _chain(_constant(length), Exact()),
             _chain(stop, Exact()),
-            *([_mtad(self._longest)] if self.reads_beams else []),
+            *(_mtad(draft, self._longest) for draft in self.beams),
+            *(_mtad(draft, 1) for draft in self.beams if draft == TREE and self._longest > 1),
             _chain(self.stops.published(**bild), bild["accept"]),
             _chain(_constant(min(fsd["length"], self._longest)), fsd["accept"]),
             *(_chain(stop | backoff | {"quantile": q}, Rollback(NEARLY_ALL)) for q in (0.3, 0.6)),
@@ -142,15 +145,15 @@ class HybridSearch:
 
     def role(self, params: dict) -> Role:
         """What a decoder has to know of ``params`` besides the stop."""
-        if params["draft"] == BEAMS:
+        if params["draft"] != CHAIN:
             accept = leniency.described(params, "Joint")
-            return Role("stop", params["length"], accept=accept, beams=params["beams"])
+            return Role("stop", params["length"], accept=accept, beams=params["beams"], tree=params["draft"] == TREE)
         accept = leniency.described(params, params["accept"])
         return Role("stop", params["length"], params.get("keep", False), accept)
 
     def stop(self, params: dict) -> Policy:
         """A stop of one's own, at its threshold; one that never stops where only the length ends a draft."""
-        found = None if params["draft"] == BEAMS else self.stops.stop(params)
+        found = self.stops.stop(params) if params["draft"] == CHAIN else None
         return Rule.never() if found is None else copy.deepcopy(found).to(self.models[0].device)
 
     @cached_property
@@ -171,7 +174,7 @@ def _constant(length: int) -> dict:
     return {"stop": "constant", "length": length}
 
 
-def _mtad(longest: int) -> dict:
-    """MTAD at its paper's setting."""
+def _mtad(draft: str, longest: int) -> dict:
+    """MTAD or MMTAD at its paper's setting, or of shorter drafts."""
     beams, length, tau = MTAD_DEFAULT.values()
-    return {"draft": BEAMS, "beams": beams, "length": min(length, longest)} | leniency.number("Joint", tau)
+    return {"draft": draft, "beams": beams, "length": min(length, longest)} | leniency.number("Joint", tau)
