@@ -72,8 +72,9 @@ def load_policy(options: Options, models=None):
 
 
 def decoder_of(method: str, models: list, policy, options: Options):
-    from decoding import MTAD, Autoregressive, Backoff
+    from decoding import Autoregressive, Backoff
     from decoding.tuned import drafting
+    from policies.roles import EXACT
 
     if method == "backoff":
         return Backoff(models, policy)
@@ -81,9 +82,10 @@ def decoder_of(method: str, models: list, policy, options: Options):
     if method == "speculative":
         return drafting(models, policy, role._replace(beams=1))
     if method in BEAMS:
-        tuned = {"beams": role.beams, "tau": role.accept["tau"]} if role.beams > 1 else {}
-        said = {name: value for name in ("beams", "tau") if (value := getattr(options, name)) is not None}
-        return MTAD(models, length=role.length, tree=method == "mmtad", **tuned | said)
+        beams = options.beams or (role.beams if role.beams > 1 else 4)
+        tau = role.accept.get("tau", 0.5) if options.tau is None else options.tau
+        accept = EXACT if method == "specinfer" else {"name": "Joint", "tau": tau, "filtered": False}
+        return drafting(models, None, role._replace(beams=beams, accept=accept, tree=method != "mtad"))
     return Autoregressive(*models)
 
 

@@ -15,11 +15,12 @@ METHODS = {
     "speculative": ("small", "large"),
     "mtad": ("small", "large"),
     "mmtad": ("small", "large"),
+    "specinfer": ("small", "large"),
     "large": ("large",),
     "small": ("small",),
 }
 """Who writes, cheapest first."""
-BEAMS = ("mtad", "mmtad")
+BEAMS = ("mtad", "mmtad", "specinfer")
 Backend = Annotated[str, arg(metavar="{torch,llama.cpp}")]
 Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 
@@ -34,7 +35,8 @@ class Options:
     large model's own, only sooner.
 
     MTAD: as speculative, but the small model drafts by beams and the large one keeps what is likely as a whole; the
-    answer is neither model's own. MMTAD: the large model reads all beams, not only the best of them.
+    answer is neither model's own. MMTAD: the large model reads all beams, not only the best of them. SpecInfer: it
+    reads several drafts that differ from their first token on, and the answer is its own.
 
     The answer goes to standard output (green: by the small model; black on yellow: by the large one), then one line
     of statistics to standard error. MODEL is a folder, a .gguf file or a hub id (owner/name).
@@ -48,11 +50,12 @@ class Options:
     method: Annotated[str | None, arg(metavar="{" + ",".join(METHODS) + "}", help_behavior_hint="")] = None
     """large and small write alone (default: what the policy was tuned for, else speculative)"""
     length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
-    """tokens that speculative, mtad and mmtad draft at most before the large model checks them"""
+    """tokens that are drafted at most before the large model checks them"""
     beams: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
-    """continuations that mtad and mmtad draft at once"""
+    """continuations that mtad, mmtad and specinfer draft at once"""
     tau: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: as tuned, else 0.5)")] = None
-    """how likely their block must be to the large model, in units of what the small one gave it; 0 keeps all"""
+    """how likely a block by mtad or mmtad must be to the large model, in units of what the small one gave it; 0 keeps
+    all"""
     small: Model = None
     """the cheap model (default: the drafter of this package)"""
     large: Model = None

@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from decoding.acceptance import rule
 from decoding.lm import LM
 from decoding.mtad import MTAD
+from decoding.specinfer import SpecInfer
 from decoding.speculative import Speculative
 from decoding.trail import Policy
 
 
-def drafting(models: Sequence[LM], stop: Policy | None, role) -> Speculative | MTAD:
+def drafting(models: Sequence[LM], stop: Policy | None, role) -> Speculative | MTAD | SpecInfer:
     """[draft, target] in the ``role`` (``policies.roles.Role``) of a policy, which ends drafts unless it is None.
 
-    ``role`` says ``length``, ``keep``, ``accept`` (a rule by name, and its settings) and ``beams``, of which several
-    are MTAD's, or with ``tree`` MMTAD's: these draft to the end. A policy of the kind that never stops is not asked at
-    all. ValueError for what the rule or the decoder cannot have.
+    ``role`` says ``length``, ``keep``, ``accept`` (a rule by name, and its settings) and ``beams``. Several beams draft
+    to the end: MTAD's, with ``tree`` MMTAD's, and where acceptance is exact a tree of SpecInfer's that branches at its
+    root. A policy of the kind that never stops is not asked at all. ValueError for what the rule or the decoder cannot
+    have.
     """
-    if role.beams > 1:
+    if role.beams > 1 and "tau" in role.accept:
         return MTAD(models, role.beams, role.length, role.accept["tau"], role.tree)
+    if role.beams > 1:
+        return SpecInfer(models, [role.beams] + [1] * (role.length - 1))
     stop = None if getattr(stop, "kind", None) == "never" else stop
     return Speculative(models, role.length, stop, rule(**role.accept), role.keep)

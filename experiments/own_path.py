@@ -6,9 +6,9 @@
 What the run's search chose is fitted again on what 0, 1 (the main job's default) ... rounds of DAgger have traced;
 rounds that the run did not make are traced first. RUN/reinforced.json joins them when it is there, and so do rules
 without weights and the same kind of policy on other sets of features. All write to the same prompts, of groups that
-the run has not seen; each is held against the policy of one round by its guarded regret: at two thresholds around the
-goal, and from those interpolated, prompt by prompt, to that policy's priced speed. A run that was stopped goes on, and
-one with a higher --limit adds its prompts to those that are done.
+the run has not seen, at two thresholds around the goal. Each is held against the policy of one round by its guarded
+regret, interpolated prompt by prompt to one priced speed: that halfway between the two thresholds of one round. A run
+that was stopped goes on, and one with a higher --limit adds its prompts to those that are done.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def prepare(config: OwnPath) -> tuple[Finished, list]:
 
 
 def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
-    """Per name: a policy, and its thresholds; that of one round, which the others are held against, comes first."""
+    """Per name: a policy, and two thresholds; that of one round, which the others are held against, comes first."""
     from policies import Momentum, Rule, load
     from train.collect import shards_of
     from train.search import FEATURE_SETS
@@ -116,8 +116,7 @@ def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tupl
     for k in (1, 0, *range(2, config.rounds + 1)):
         search = found.search(read_traces(traces, (1 + k) * count))
         policy = copy.deepcopy(search.policy(params))
-        name = BASE if k == 1 else f"{k} rounds"
-        made[name] = policy, thresholds(found, search, policy, 0.0 if k == 1 else config.around)
+        made[BASE if k == 1 else f"{k} rounds"] = policy, thresholds(found, search, policy, config.around)
     search, path = found.search(found.traces), config.run / "reinforced.json"
     rivals = {"reinforced": load(path, models=found.policy.models)} if path.exists() else {}
     rivals |= {"momentum": Momentum(), "entropy": Rule("entropy", 0.0), "top1": Rule("top1", 0.0, "<=")}
@@ -143,14 +142,12 @@ def trace_rounds(config: OwnPath, found: Finished, traces: Path, count: int) -> 
 
 
 def thresholds(found: Finished, search, policy: Policy, around: float) -> dict[str, float]:
-    """The threshold tuned to the goal by replay, corrected as the run's was, or two around it."""
+    """Two around the one that replay, corrected as the run's was, tunes to the goal."""
     from train.search import GRID, solve
 
     ratio = found.result["replay"]
     i = solve(search.curve(policy), found.goal, ratio["live_speedup_over_replayed"])
     middle = found.result["policy"]["quantile"] if i is None else float(GRID[i])
-    if not around:
-        return {"tuned": search.threshold(policy, middle)}
     places = {"slow": max(0.0, middle - around), "fast": min(1.0, middle + around)}
     return {place: search.threshold(policy, quantile) for place, quantile in places.items()}
 
@@ -190,7 +187,8 @@ def texts(
 
 
 def summary(measured: dict, name: str) -> dict:
-    """Speed and loss at each threshold and, but for the policy of one round, its loss minus that one's."""
+    """Speed and loss at each threshold and, but for the policy of one round, its loss minus that one's at the same
+    speed: halfway between that one's thresholds, so that both are interpolated alike."""
     from train.holdout import against_random
     from train.live import LARGE, speedup
 
@@ -201,8 +199,12 @@ def summary(measured: dict, name: str) -> dict:
     }
     if name == BASE:
         return points
+    base = {
+        field: (measured[f"{BASE} slow"][field] + measured[f"{BASE} fast"][field]) / 2
+        for field in ("seconds", "tokens", "loss")
+    }
     pair = {"random_low": measured[f"{name} slow"], "random_high": measured[f"{name} fast"]}
-    found = against_random(pair | {LARGE: measured[LARGE], "tuned": measured[f"{BASE} tuned"]})
+    found = against_random(pair | {LARGE: measured[LARGE], "tuned": base})
     low, high = found["interval"]
     return points | {
         "loss_at_the_speed_of_one_round": found["random_loss_at_same_speed"],

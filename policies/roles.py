@@ -21,16 +21,18 @@ class Role(NamedTuple):
     accept: dict[str, Any] = EXACT
     """the rule that accepts a draft, by name, and its settings (``decoding.acceptance.rule``)"""
     beams: int = 1
-    """of the draft; several are MTAD's, by the ``tau`` of ``accept``"""
+    """of the draft; several are MTAD's, by the ``tau`` of ``accept``, or where that is exact SpecInfer's"""
     tree: bool = False
-    """whether all that the beams went through is verified (MMTAD), not the best of them alone"""
+    """whether all that the beams went through is verified (MMTAD, SpecInfer), not the best of them alone"""
 
     @property
     def method(self) -> str:
         """What ``python -m decoding`` calls the decoder."""
         if self.name == "handoff":
             return "backoff"
-        return "speculative" if self.beams == 1 else "mmtad" if self.tree else "mtad"
+        if self.beams == 1:
+            return "speculative"
+        return "specinfer" if self.accept == EXACT else "mmtad" if self.tree else "mtad"
 
 
 def role_of(provenance: dict[str, Any]) -> Role:
@@ -49,4 +51,6 @@ def _counts(*values: Any) -> bool:
 
 def _rule(role: Role) -> bool:
     accept = role.accept
-    return isinstance(accept, dict) and isinstance(accept.get("name"), str) and (role.beams == 1 or "tau" in accept)
+    if not isinstance(accept, dict) or not isinstance(accept.get("name"), str):
+        return False
+    return role.beams == 1 or "tau" in accept or (accept == EXACT and role.tree)

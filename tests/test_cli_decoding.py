@@ -158,7 +158,7 @@ BAD = [
     ([""], "empty"),
     ([" \n"], "empty"),
     (["\udcff"], "not UTF-8"),
-    ([TEXT, "--method", "magic"], "backoff, speculative, mtad, mmtad, large, small"),
+    ([TEXT, "--method", "magic"], "backoff, speculative, mtad, mmtad, specinfer, large, small"),
     ([TEXT, "--method", "backoff"], "--policy FILE"),
     ([TEXT, "--method", "large", "--policy", "any.json"], "--policy"),
     ([TEXT, "--method", "mtad", "--policy", "any.json"], "--policy"),

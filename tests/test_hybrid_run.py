@@ -12,13 +12,13 @@ import pytest
 import torch
 from job_toys import ENV, FAST, ROOT, command, save_model, toy_pair, toy_prompts, write_prompts
 
-from decoding import LM, MTAD, Exact, Speculative, generate
+from decoding import LM, MTAD, Exact, SpecInfer, Speculative, generate
 from decoding.__main__ import main as decode
 from decoding.acceptance import RULES, rule
 from decoding.tuned import drafting
 from policies import Rule, load, token_classes
 from policies.export.source import ExportError, open_source
-from policies.roles import Role, role_of
+from policies.roles import EXACT, Role, role_of
 from train import leniency
 from train.collect_drafts import collect_drafts
 from train.draft_traces import read_drafts
@@ -65,6 +65,7 @@ def test_baselines_are_in_the_space_and_hold_what_is_published(searching, kind):
     assert all(baselines.count(params) == 1 for params in baselines)
     for draft, length in (("beams", 4), ("tree", 4), ("tree", 1)):
         assert {"draft": draft, "beams": 4, "length": length, "Joint.tau": 0.5} in baselines
+    assert {"draft": "exact tree", "beams": 4, "length": 1} in baselines
     (bild,) = [p for p in baselines if p.get("Rollback.threshold") == 5.0]
     assert (bild["feature"], bild["direction"], bild["length"], bild["keep"]) == ("top1", "<=", LONGEST, False)
     assert float(search.stop(bild).threshold) == pytest.approx(-0.6, abs=0.05)  # a risk is minus a confidence
@@ -203,7 +204,7 @@ def test_it_leaves_a_decoder_a_report_and_its_data(finished):
     result, folder = finished.result, finished.folder
     keys = [m["key"] for m in result["methods"]]
     assert keys[:6] == ["large", "small", "speculative", "mtad", "mmtad", "bild"] and keys[-1] == "tuned"
-    assert set(keys[6:-1]) <= {"leniency", "stop"}
+    assert set(keys[6:-1]) <= {"leniency", "stop", "tree"}
     tuned = result["methods"][-1]
     assert tuned["speedup"] > 1 and tuned["loss"] > 0
     study = join_study(folder / "study.journal")
@@ -301,15 +302,18 @@ def test_a_role_says_how_drafts_are_accepted():
     assert beams.method == "mtad" and not decoder.tree
     tree = beams._replace(tree=True)
     assert tree.method == "mmtad" and drafting(pair, Rule.never(), tree).tree
+    exact = role_of(known | {"beams": 3, "tree": True})
+    decoder = drafting(pair, Rule.never(), exact)
+    assert isinstance(decoder, SpecInfer) and decoder.branches == (3, 1, 1) and exact.method == "specinfer"
     for wrong in ({"accept": "Lenient"}, {"accept": {}}, {"beams": 0}, {"beams": 3}, {"tree": 1}):
         with pytest.raises(ValueError, match="tune it again"):
             role_of(known | wrong)
 
 
-@pytest.mark.parametrize("method", ["mtad", "mmtad"])
+@pytest.mark.parametrize("method", ["mtad", "mmtad", "specinfer"])
 def test_the_command_line_follows_tuned_beams(toys, tmp_path, capsys, method):
-    accept = {"name": "Joint", "tau": 0.01, "filtered": False}
-    tuned = {"role": "stop", "length": 3, "accept": accept, "beams": 3, "tree": method == "mmtad"}
+    accept = EXACT if method == "specinfer" else {"name": "Joint", "tau": 0.01, "filtered": False}
+    tuned = {"role": "stop", "length": 3, "accept": accept, "beams": 3, "tree": method != "mtad"}
     Rule.never().save(tmp_path / "policy.json", [], tuned)
     options = ["--small", toys.small, "--large", toys.large, "--max-new-tokens", "12", "w5 w9 w20"]
     assert decode(["--policy", str(tmp_path / "policy.json"), *options]) == 0
@@ -324,6 +328,9 @@ def test_an_engine_that_accepts_exactly_is_not_handed_leniency(tmp_path):
     Rule("entropy", 1.0).save(path, [], lenient)
     with pytest.raises(ExportError, match="was tuned for drafts that Rollback accepts.*pass --role stop"):
         open_source(path, None, None)
+    Rule.never().save(tmp_path / "tree.json", [], {"role": "stop", "length": 3, "beams": 4, "tree": True})
+    with pytest.raises(ExportError, match="was tuned for trees of drafts.*pass --role stop"):
+        open_source(tmp_path / "tree.json", None, None)
     assert open_source(path, "stop", None).length == 3
 
 
@@ -337,5 +344,7 @@ def test_a_reader_is_told_all_three_decisions():
     assert described(option) == "MTAD, 3 beams of 4, tau 0.5"
     option.role = option.role._replace(tree=True)
     assert described(option) == "MMTAD, 3 beams of 4, tau 0.5"
+    option.role = option.role._replace(accept=EXACT)
+    assert described(option) == "SpecInfer, exact, 3 branches of 4"
     option.role = Role("stop", 4)
     assert described(option) == "rule stop, at most 4, Exact"

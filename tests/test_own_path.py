@@ -33,11 +33,11 @@ def test_all_are_held_against_one_round_and_nothing_is_measured_twice(tuned, tmp
         one = result["policies"][name]
         low, high = one["interval"]
         assert low <= high and 0 <= one["slow"]["loss"] <= 1 and one["fast"]["priced_speedup"] > 0
-        own = result["policies"]["1 round"]["tuned"]["loss"]
+        own = sum(result["policies"]["1 round"][place]["loss"] for place in ("slow", "fast")) / 2
         assert one["difference"] == pytest.approx(one["loss_at_the_speed_of_one_round"] - own)
     assert sorted((tuned / "traces").iterdir()) == shards  # the run itself is only read
     texts = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.suffix in (".jsonl", ".parquet")}
-    assert len(texts) == 1 + 1 + 2 * len(rivals) + 3 * 2
+    assert len(texts) == 1 + 2 * (1 + len(rivals)) + 3 * 2
     assert main(options) == 0
     assert texts == {path: path.read_bytes() for path in texts}
     assert main([*options[:2], "14", *options[3:]]) == 0
@@ -52,7 +52,7 @@ def test_a_policy_that_loses_less_at_the_same_speed_has_a_negative_difference():
         draw = np.random.default_rng(0)
         return {"seconds": np.full(n, seconds), "tokens": np.full(n, 10.0), "loss": loss + 0.01 * draw.random(n)}
 
-    measured = {"large": made(10.0, 0.0), "1 round tuned": made(8.0, 0.3)}
+    measured = {"large": made(10.0, 0.0), "1 round slow": made(8.5, 0.25), "1 round fast": made(7.5, 0.35)}
     measured |= {"better slow": made(9.0, 0.1), "better fast": made(7.0, 0.2)}
     found = summary(measured, "better")
     assert found["difference"] == pytest.approx(-0.15, abs=1e-6)

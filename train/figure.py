@@ -34,6 +34,7 @@ MARKERS = {
     "bild": "v",
     "leniency": "P",
     "stop": "X",
+    "tree": "*",
 }
 CURVES = {
     "policy": ("policy, any threshold", "tuned"),

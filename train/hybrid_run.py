@@ -16,12 +16,12 @@ from train.backoff_run import FALLBACK
 from train.prepare import Job, console
 from train.recipes import make
 from train.search import pareto
-from train.search_hybrid import BEAMS, CHAIN, MTAD_DEFAULT, TREE, HybridSearch
+from train.search_hybrid import BEAMS, CHAIN, EXACT_TREE, MTAD_DEFAULT, TREE, HybridSearch
 from train.speculative_run import search_stops
 from train.studies import complete, finalists, pruned
 from train.tune import LEAST_SPEEDUP
 
-CONTROLS = ("speculative", "mtad", "mmtad", "bild", "leniency", "stop")
+CONTROLS = ("speculative", "mtad", "mmtad", "bild", "leniency", "stop", "tree")
 """What one decision, or a published pair of two, is worth."""
 MTADS = {"mtad": BEAMS, "mmtad": TREE}
 
@@ -150,7 +150,7 @@ class HybridRun:
         }
         trials = [f"{key} {option.trial}" for key, option in {"tuned": chosen, **singles}.items()]
         setting = f"{', '.join(trials)}, length {length}"
-        exact = {"speculative", "stop"} | ({"tuned"} if chosen.role.accept == EXACT else set())
+        exact = {"speculative", "stop", "tree"} | ({"tuned"} if chosen.role.accept == EXACT else set())
         measured, rows, result = holdout.measure(job, decoders, labels, chosen.policy, setting, exact)
         comparison = against_single(measured, labels)
         return result | {"against": comparison, "verdict": verdict(len(rows), result["methods"], comparison)}
@@ -162,16 +162,17 @@ class HybridRun:
         return published | {"bild": make("bild", self.models)}
 
     def _singles(self, chosen: ChosenDecoder) -> dict[str, ChosenDecoder]:
-        """The best trial with a constant length and any leniency, and with any stop and exact acceptance, unless it is
-        the chosen one. As controls the pruned ones count too, by what was seen of them: their rivals pruned them."""
-        chains = sorted(
-            (trial for trial in [*self.trials, *self.pruned] if trial.params["draft"] == CHAIN), key=self._short_of_goal
-        )
+        """The best trial with a constant length and any leniency, of any stop accepted exactly, and of trees accepted
+        exactly; none that is the chosen one. As controls the pruned count too, by what was seen of them: their rivals
+        pruned them."""
+        trials = sorted([*self.trials, *self.pruned], key=self._short_of_goal)
+        chains = [trial for trial in trials if trial.params["draft"] == CHAIN]
         constant = lambda trial: trial.params["stop"] == "constant"  # noqa: E731
         exact = lambda trial: trial.params["accept"] == leniency.EXACT  # noqa: E731
         kinds = {
             "leniency": [t for t in chains if constant(t) and not exact(t)],
             "stop": [t for t in chains if exact(t) and not constant(t)],
+            "tree": [t for t in trials if t.params["draft"] == EXACT_TREE],
         }
         return {key: self._option(ts[0]) for key, ts in kinds.items() if ts and ts[0].number != chosen.trial}
 
@@ -190,6 +191,8 @@ def described(option: ChosenDecoder) -> str:
     role = option.role
     name, *settings = role.accept.values()
     numbers = ", ".join(f"{value:.3g}" for value in settings if isinstance(value, float))
+    if role.beams > 1 and role.accept == EXACT:
+        return f"SpecInfer, exact, {role.beams} branches of {role.length}"
     if role.beams > 1:
         return f"{role.method.upper()}, {role.beams} beams of {role.length}, tau {numbers}"
     stop = "constant length" if option.policy.kind == "never" else f"{option.policy.kind} stop, at most"

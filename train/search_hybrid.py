@@ -26,7 +26,7 @@ from decoding.acceptance import Acceptance
 from decoding.architectures import counts_slots
 from decoding.tuned import drafting
 from policies import Policy, Rule
-from policies.roles import Role
+from policies.roles import EXACT, Role
 from train import leniency
 from train.judge import Judge
 from train.priced import alone, decoded
@@ -35,8 +35,9 @@ from train.recipes import RECIPES
 from train.search import Goal
 from train.search_stops import StopSearch, suggest_stop
 
-CHAIN, BEAMS, TREE = "chain", "beams", "tree"
-"""what is drafted and verified: a chain of tokens, the best of several beams (MTAD), or all of them (MMTAD)"""
+CHAIN, BEAMS, TREE, EXACT_TREE = "chain", "beams", "tree", "exact tree"
+"""What is drafted and verified: a chain of tokens, the best of several beams (MTAD), all of them (MMTAD), or a tree
+that is accepted exactly (SpecInfer)."""
 MOST_BEAMS = 6
 MTAD_DEFAULT = {"beams": 4, "length": 4, "tau": 0.5}
 """of the paper (Qin et al. 2407.09722)"""
@@ -61,21 +62,23 @@ class HybridSearch:
     judge: Judge
 
     def suggest(self, trial: optuna.Trial) -> dict:
-        """The space: beams that MTAD accepts, or a chain of tokens, a stop for it and a rule that accepts it."""
-        if trial.suggest_categorical("draft", [CHAIN, *self.beams]) != CHAIN:
-            trial.suggest_int("beams", 2, MOST_BEAMS)
-            trial.suggest_int("length", 1, self._longest)
-            leniency.suggest_number(trial, "Joint")
-        else:
+        """The space: beams and how MTAD accepts them, or a chain of tokens, a stop for it and a rule for that."""
+        draft = trial.suggest_categorical("draft", [CHAIN, *self.beams])
+        if draft == CHAIN:
             suggest_stop(trial, ("constant", "rule", self.stops.kind), self._longest)
             leniency.suggest(trial)
+            return trial.params
+        trial.suggest_int("beams", 2, MOST_BEAMS)
+        trial.suggest_int("length", 1, self._longest)
+        if draft != EXACT_TREE:
+            leniency.suggest_number(trial, "Joint")
         return trial.params
 
     @property
     def beams(self) -> list[str]:
         """What both models can read of these: not those that place tokens by their slots (ALiBi)."""
         small, large = (not counts_slots(lm.model.config) for lm in self.models)
-        return [BEAMS] * small + [TREE] * (small and large)
+        return [BEAMS] * small + [TREE, EXACT_TREE] * (small and large)
 
     @property
     def _longest(self) -> int:
@@ -91,7 +94,7 @@ class HybridSearch:
             _chain(_constant(length), Exact()),
             _chain(stop, Exact()),
             *(_mtad(draft, self._longest) for draft in self.beams),
-            *(_mtad(draft, 1) for draft in self.beams if draft == TREE and self._longest > 1),
+            *(_mtad(draft, 1) for draft in self.beams if draft != BEAMS and self._longest > 1),
             _chain(self.stops.published(**bild), bild["accept"]),
             _chain(_constant(min(fsd["length"], self._longest)), fsd["accept"]),
             *(_chain(stop | backoff | {"quantile": q}, Rollback(NEARLY_ALL)) for q in (0.3, 0.6)),
@@ -146,8 +149,9 @@ class HybridSearch:
     def role(self, params: dict) -> Role:
         """What a decoder has to know of ``params`` besides the stop."""
         if params["draft"] != CHAIN:
-            accept = leniency.described(params, "Joint")
-            return Role("stop", params["length"], accept=accept, beams=params["beams"], tree=params["draft"] == TREE)
+            accept = EXACT if params["draft"] == EXACT_TREE else leniency.described(params, "Joint")
+            tree = params["draft"] != BEAMS
+            return Role("stop", params["length"], accept=accept, beams=params["beams"], tree=tree)
         accept = leniency.described(params, params["accept"])
         return Role("stop", params["length"], params.get("keep", False), accept)
 
@@ -175,6 +179,8 @@ def _constant(length: int) -> dict:
 
 
 def _mtad(draft: str, longest: int) -> dict:
-    """MTAD or MMTAD at its paper's setting, or of shorter drafts."""
+    """MTAD or MMTAD at its paper's setting, or of shorter drafts; a tree of that size."""
     beams, length, tau = MTAD_DEFAULT.values()
+    if draft == EXACT_TREE:
+        return {"draft": draft, "beams": beams, "length": min(length, longest)}
     return {"draft": draft, "beams": beams, "length": min(length, longest)} | leniency.number("Joint", tau)

@@ -72,6 +72,11 @@ def open_source(path: Path, role: str | None, length: int | None, draft: str | N
             f"{path} was tuned for drafts that {tuned.accept['name']} accepts, which only python -m decoding follows; "
             "pass --role stop to export its draft length and stop alone, for exact acceptance"
         )
+    if role is None and tuned.beams > 1:
+        raise ExportError(
+            f"{path} was tuned for trees of drafts, which only python -m decoding follows; pass --role stop to export "
+            "its draft length alone"
+        )
     role = tuned.name if role is None else role
     length = tuned.length if length is None else length
     if role not in ROLES:
