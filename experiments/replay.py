@@ -52,7 +52,8 @@ def main(config: ReplayCheck, pair=None) -> dict:
     more = [p for p in every if p.id not in chosen][: config.bulk]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if config.traces is None else config.traces
-        live = _replay(pair, prompts, folder / "live", config)
+        # One by one, as they are decoded live: in low precision a logit depends on how many rows there are.
+        live = _replay(pair, prompts, folder / "live", config, batch=1)
         bulk = _replay(pair, more, folder / "bulk", config) if more else live
     result = {"live": compare(pair, prompts, live, config), "trials": benchmark(bulk, config)}
     show(result)
@@ -61,13 +62,13 @@ def main(config: ReplayCheck, pair=None) -> dict:
     return result
 
 
-def _replay(pair, prompts, folder: Path, config: ReplayCheck):
+def _replay(pair, prompts, folder: Path, config: ReplayCheck, **options):
     from train.collect_drafts import collect_drafts
     from train.draft_traces import read_drafts
     from train.replay_speculative import Replay
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    collect_drafts(*pair, prompts, config.longest, folder, config.max_new_tokens)
+    collect_drafts(*pair, prompts, config.longest, folder, config.max_new_tokens, **options)
     return Replay(read_drafts(folder))
 
 
