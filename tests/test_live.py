@@ -11,6 +11,7 @@ from decoding import Autoregressive, Backoff
 from policies import Random, Rule
 from train import holdout, live
 from train.judge import Judge
+from train.search import Goal
 
 NEW = 6
 prompts = toy_prompts(5)
@@ -168,6 +169,9 @@ def test_two_rates_of_one_speed_bracket_that_speed_only(tuned, bracketed):
     compared = holdout.against_random(controls(tuned, low=3.0, high=3.0))
     assert compared["bracketed"] == bracketed
     assert compared["random_loss_at_same_speed"] == pytest.approx(0.3)
+    job = SimpleNamespace(splits={"holdout": [1]}, goal=Goal(speedup=1.3))
+    said = holdout.verdict(job, [{"key": "tuned", "speedup": tuned, "loss": 0.1}], compared)
+    assert ("than chance" in said) == bracketed and (holdout.NOT_BRACKETED in said) != bracketed
 
 
 def test_rates_bracket_the_policy():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BRACKET = (0.85, 1.18)
 """Random hand-off runs at two rates whose expected speeds are these multiples of the tuned policy's."""
+NOT_BRACKETED = "neither rate of random hand-off is near that speed, so nothing is said of chance"
 
 
 def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
@@ -162,9 +163,14 @@ def verdict(job: Job, methods: list[dict], comparison: dict) -> str:
     low, high = comparison["interval"]
     better = "less" if high < 0 else "more" if low > 0 else "not clearly less or more"
     goal = f"target {job.goal.speedup:g}x" if job.goal.budget is None else f"budget {job.goal.budget:g}"
-    return (
+    said = (
         f"On {len(job.splits['holdout'])} held-out prompts the tuned policy is {tuned['speedup']:.2f}x as fast as the "
-        f"large model alone at a loss of {tuned['loss']:.3f} ({goal}); random hand-off at the same speed loses "
+        f"large model alone at a loss of {tuned['loss']:.3f} ({goal}); "
+    )
+    if not comparison["bracketed"]:
+        return f"{said}{NOT_BRACKETED}."
+    return (
+        f"{said}random hand-off at the same speed loses "
         f"{comparison['random_loss_at_same_speed']:.3f}, so it loses {better} than chance "
         f"(difference {comparison['difference']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f})."
     )

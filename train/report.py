@@ -131,6 +131,8 @@ def _methods(result: dict[str, Any]) -> str:
     if rows and against:
         ratio = with_interval(against["ratio"], against["interval"], ".3f")
         return f"{table}<p>Speed over {escape(against['of'])}: {ratio} ({against['confidence']:.0%} confidence).</p>"
+    if rows and found and not found.get("bracketed", True):
+        return f"{table}<p>Neither rate of random hand-off is near the speed of the tuned policy.</p>"
     return table + (
         f"<p>Random hand-off at the speed of the tuned policy: {escape(loss_name(result))} "
         f"{format_number(found['random_loss_at_same_speed'], '.3f')}; difference "
