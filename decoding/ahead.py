@@ -49,7 +49,7 @@ def draft_ahead(run: Run, trail: Trail, rows: Tensor, lengths: Tensor, room: Ten
         now = lengths + place
         row_logits, states = session.next(text.ids, now, rows, trail.needs_hidden, span)
         span = Span(text.longest + place + 1, 1)
-        stopped = trail.policy(trail.step(row_logits, rows, now, states)) & (drafted > place)
+        stopped = trail.decide(row_logits, rows, now, states) & (drafted > place)
         drafted = torch.where(stopped, place + keep, drafted)
         going.append(Heard((drafted > place + 1).any()))
         drawn = run.sampling.draw(row_logits, chance[:, place])

@@ -74,4 +74,4 @@ class Backoff:
     ) -> Tensor:
         """bool [r]: whether policy i, shown the logits and hidden states ``seen``, hands the tokens ``drawn`` on."""
         logits, hidden = seen
-        return trail.policy(trail.step(logits, rows, run.text.lengths[rows], hidden))
+        return trail.decide(logits, rows, run.text.lengths[rows], hidden)

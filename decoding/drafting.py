@@ -83,7 +83,7 @@ def draft(
         row_logits, states = session.next(text.ids, now, at, hidden, span)
         span = Span(text.longest + place + 1, 1)
         if trail is not None:
-            stopped = trail.policy(trail.step(row_logits, at, now, states))
+            stopped = trail.decide(row_logits, at, now, states)
             drafted = torch.where(_spread(stopped, which, len(rows)), place + keep, drafted)
         drawn = run.sampling.draw(row_logits, _of(chance[:, place], which))
         text.ids[at, now] = drawn

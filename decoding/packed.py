@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DTYPES = (torch.float32, torch.bfloat16)
+EXACT = 16
+"""Products of up to so many rows, which decoding is made of, are not padded."""
 
 
 class Packed:
@@ -67,9 +69,29 @@ def _packed(weight: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    rows = x.shape[:-1].numel()
+    if not (missing := padded(rows) - rows):
+        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    x_padded = F.pad(x.reshape(rows, -1), (0, 0, 0, missing))
+    product = torch.ops.mkldnn._linear_pointwise(x_padded, packed, bias, "none", [], "")
+    return product[:rows].view(*x.shape[:-1], -1)
+
+
+def padded(rows: int) -> int:
+    """How many rows are multiplied for ``rows``: beyond ``EXACT``, one of eight numbers between two powers of 2.
+
+    oneDNN compiles a product for every number of rows, and it and PyTorch's layer above it keep half a megabyte of
+    each, up to 1,024: texts of all lengths would fill that for hours, and every new length wait for its compiler.
+    """
+    step = 1 if rows <= EXACT else 2 ** ((rows - 1).bit_length() - 4)
+    return -(-rows // step) * step
 
 
 def _dense(weight: Tensor) -> bool:
-    """Not so: tensor types of their own, which quantised weights are, with a dtype they only pretend to have."""
+    """What oneDNN takes: not, without AVX-512, bfloat16.
+
+    Nor tensor types of their own, which quantised weights are, with a dtype that they only pretend to have.
+    """
+    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
     return weight.dtype in DTYPES and type(weight) in (nn.Parameter, Tensor)

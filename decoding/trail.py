@@ -35,9 +35,21 @@ class Trail:
         self.history = torch.full((batch, size, columns), torch.nan, device=device) if columns else None
         self.needs_hidden = getattr(policy, "needs_hidden", False)
         self.answers = text.prompts.unsqueeze(1) + torch.arange(text.budget, device=device)
+        # Of the class: who wraps a policy and passes on what he lacks wants to be asked himself.
+        watch = getattr(type(policy), "watch", None)
+        self.watch = None if watch is None else watch(policy, self)
+
+    def decide(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """bool [r]: what the policy says of ``rows`` [r], ascending, about to write the token after ``lengths`` [r].
+
+        ``logits`` [r, vocab] and, where it ``needs_hidden``, hidden states [r, width] of the model that would write it.
+        """
+        if self.watch is not None:
+            return self.watch(logits, rows, lengths, hidden)
+        return self.policy(self.step(logits, rows, lengths, hidden))
 
     def step(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Step:
-        """The step of ``rows`` [r], ascending, that are about to write the token after ``lengths`` [r] tokens."""
+        """The step that ``decide`` is about."""
         text, agreed, large_entropy, checked = self.text, self.agreed, self.large_entropy, self.checked
         prompts, ids = text.prompts, text.ids
         if len(rows) < len(checked):

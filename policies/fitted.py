@@ -63,7 +63,11 @@ class Fitted(Policy):
         if self.mean_ is None:
             raise RuntimeError(f"this {self.kind} policy has no weights yet; call fit, or load one")
 
-    def _standardised(self, table: Tensor) -> Tensor:
+    def scaling(self) -> tuple[Tensor, Tensor, Tensor]:
+        self._require_fit()
+        return self.mean_, self.scale_, self._optional
+
+    def _scaled(self, table: Tensor) -> Tensor:
         self._require_fit()
         z = (table - self.mean_) / self.scale_
         return torch.where(self._optional & z.isnan(), 0.0, z)  # 0 is the training mean

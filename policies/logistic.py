@@ -62,8 +62,7 @@ class Logistic(Fitted):
         return self.weights()
 
     def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
-        z = self._standardised(table)  # first: it says so when there are no weights
-        return torch.sigmoid((z * self.coef_).sum(dim=-1) + self.intercept_)
+        return torch.sigmoid((table * self.coef_).sum(dim=-1) + self.intercept_)
 
     @classmethod
     def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Logistic:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from policies.fitted import Fitted
 from policies.logistic import Logistic
+from policies.policy import Policy
 
 
 class Margins(Fitted):
@@ -72,8 +73,13 @@ class Margins(Fitted):
         second = (best - apart).clamp(min=1e-7)
         return best.log() - second.log(), since.clamp(max=self.places - 1).long()
 
-    def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
+    scaling = Policy.scaling
+
+    def _scaled(self, table: Tensor) -> Tensor:
         self._require_fit()
+        return table
+
+    def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
         margin, place = self._read(table)
         return torch.sigmoid(self.intercept_[place] - self.slope_[place] * margin)
 

@@ -65,7 +65,7 @@ class MLP(Fitted):
             self._fill(f"{name}_", value)
         with torch.inference_mode(False), torch.enable_grad():
             table = torch.from_numpy(rows.x).float().to(self.threshold.device)
-            layers = self._train(self._inputs(table, states), rows)
+            layers = self._train(self._inputs(self._scaled(table), states), rows)
         names = [name for name in self.shapes() if name not in scale]
         self.set_weights(scale | dict(zip(names, layers, strict=True)))
         return self
@@ -79,13 +79,12 @@ class MLP(Fitted):
         return states.to(self.threshold.device)
 
     def _inputs(self, table: Tensor, states: Tensor | None) -> Tensor:
-        z = self._standardised(table)
         if not self.use_hidden:
-            return z
+            return table
         if states is None:
             raise ValueError("this policy reads hidden states and was given none")
         # Normalised by itself, a hidden state needs no statistics, and a row depends on no other.
-        return torch.cat([z, F.layer_norm(states.float(), states.shape[-1:])], dim=-1)
+        return torch.cat([table, F.layer_norm(states.float(), states.shape[-1:])], dim=-1)
 
     def _train(self, inputs: Tensor, rows: Rows) -> list[Tensor]:
         """The weights of the best epoch on the held-out groups; of the last one without any."""

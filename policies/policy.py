@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from policies.features import FEATURES, WINDOW, check_names, features, history_for
 from policies.files import PolicyError, short, write
 from policies.identity import identities
+from policies.watch import Watch, can_watch
 
 SCHEMA = 1
 
@@ -40,8 +41,17 @@ class Policy(nn.Module):
         self.set_threshold(threshold)
 
     def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
-        """Risk [...] from columns [..., len(names)] and, when ``needs_hidden``, hidden states [..., width]."""
+        """Risk [...] from columns [..., len(names)], ``_scaled``, and, when ``needs_hidden``, states [..., width]."""
         raise NotImplementedError
+
+    def _scaled(self, table: Tensor) -> Tensor:
+        """Columns [..., len(names)] as ``_score`` takes them."""
+        return table
+
+    def scaling(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``_scaled`` does: less these means, over these scales, 0 for NaN where True; [len(names)] each."""
+        n = len(self.names)
+        return torch.zeros(n), torch.ones(n), torch.zeros(n, dtype=torch.bool)
 
     @property
     def needs_classes(self) -> bool:
@@ -71,11 +81,20 @@ class Policy(nn.Module):
         table = torch.as_tensor(table, dtype=torch.float32)
         if table.shape[-1] != len(self.names):
             raise ValueError(f"a table of {table.shape[-1]} columns; this policy reads {len(self.names)}: {self.names}")
-        return self._score(table, None if hidden is None else torch.as_tensor(hidden))
+        return self._score(self._scaled(table), None if hidden is None else torch.as_tensor(hidden))
 
     def forward(self, step) -> Tensor:
         """bool [...]: True where score >= threshold, or where the score is NaN."""
-        return ~(self.score(step) < self.threshold)  # not "score >= threshold", which is False for NaN
+        return self.exceeds(self.score(step))
+
+    def exceeds(self, score: Tensor) -> Tensor:
+        """bool [...]: whether this risk [...] is too high."""
+        return ~(score < self.threshold)  # not "score >= threshold", which is False for NaN
+
+    def watch(self, trail) -> Watch | None:
+        """Who answers for it, and sooner than it answers to steps, at every token that ``trail`` follows; or None."""
+        own = any(getattr(type(self), name) is not getattr(Policy, name) for name in ("forward", "score", "observe"))
+        return None if own or not can_watch(self, trail) else Watch(self, trail)
 
     def set_threshold(self, value: float) -> None:
         """Fill the threshold in place, so that a captured graph uses the new one; infinite is allowed, NaN is not."""

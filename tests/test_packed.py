@@ -7,11 +7,11 @@ import torch
 from conftest import tiny
 
 from decoding import LM
-from decoding.packed import PackedLinear, pack
+from decoding.packed import EXACT, PackedLinear, pack, padded
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 24), (5, 24), (2, 3, 24), (0, 24)])
+@pytest.mark.parametrize("shape", [(1, 24), (5, 24), (2, 3, 24), (0, 24), (17, 24), (3, 35, 24)])
 def test_it_is_the_same_product(bias, shape):
     torch.manual_seed(0)
     plain = torch.nn.Linear(24, 40, bias=bias)
@@ -20,6 +20,24 @@ def test_it_is_the_same_product(bias, shape):
     x = torch.randn(shape)
     with torch.inference_mode():
         torch.testing.assert_close(packed(x), plain(x))
+
+
+def test_few_products_are_compiled(monkeypatch):
+    """One for every number of rows, each kept for ever, was how memory grew with every new length of a text."""
+    assert [padded(rows) for rows in range(EXACT + 1)] == list(range(EXACT + 1))
+    sizes = {padded(rows) for rows in range(1, 4097)}
+    assert len(sizes) == EXACT + 8 * 8
+    assert all(rows <= padded(rows) <= 1.125 * rows for rows in range(1, 5000))
+    layer = torch.nn.Linear(8, 8)
+    pack(layer)
+    multiplied = set()
+    product = torch.ops.mkldnn._linear_pointwise
+    counted = lambda x, *rest: multiplied.add(x.shape[:-1].numel()) or product(x, *rest)  # noqa: E731
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
+    with torch.inference_mode():
+        for rows in range(1, 300):
+            assert layer(torch.randn(1, rows, 8)).shape == (1, rows, 8)
+    assert multiplied == {size for size in sizes if size <= padded(299)}
 
 
 def test_it_sees_new_weights():
