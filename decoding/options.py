@@ -21,6 +21,8 @@ METHODS = {
 }
 """Who writes, cheapest first."""
 BEAMS = ("mtad", "mmtad", "specinfer")
+READERS = {"tau": ("mtad", "mmtad"), "beams": BEAMS, "length": ("speculative", *BEAMS)}
+"""The methods that each of these settings is for."""
 Backend = Annotated[str, arg(metavar="{torch,llama.cpp}")]
 Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 
@@ -49,7 +51,9 @@ class Options:
     with --method speculative here, says where to stop a draft, and how much of it is good enough"""
     method: Annotated[str | None, arg(metavar="{" + ",".join(METHODS) + "}", help_behavior_hint="")] = None
     """large and small write alone (default: what the policy was tuned for, else speculative)"""
-    length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
+    length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4; specinfer 1)")] = (
+        None
+    )
     """tokens that are drafted at most before the large model checks them"""
     beams: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
     """continuations that mtad, mmtad and specinfer draft at once"""
@@ -97,6 +101,9 @@ def method_of(options: Options, tuned: str | None = None) -> str:
         raise ValueError(f"{method} writes alone and asks no policy; leave out --policy or --method")
     if options.method in BEAMS and options.policy is not None:
         raise ValueError(f"{method} asks no policy; leave out --policy or --method")
+    for name, users in READERS.items():
+        if getattr(options, name) is not None and method not in users:
+            raise ValueError(f"leave out --{name}: {method} reads none, only {' and '.join(users)} do")
     return method
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Speculative
+from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, SpecInfer, Speculative
 from decoding.pairs import load_model
 from experiments.peers import LlamaCppWay, Transformers, twin
 from policies import Random
@@ -96,12 +96,18 @@ def _no_backend(m: Models) -> str | None:
     return None
 
 
+def _no_trees(m: Models) -> str | None:
+    refusing = [lm for lm in (m.small, m.large) if lm.chains_only]
+    return f"{refusing[0].name} {refusing[0].chains_only} and cannot read a tree" if refusing else None
+
+
 KINDS: dict[str, Kind] = {
     "transformers": Kind(lambda m: Transformers(m.twins[1])),
     "transformers-assisted": Kind(lambda m, n: Transformers(m.twins[1], m.twins[0], n), int, one_row=True),
     "transformers-lookup": Kind(lambda m, n: Transformers(m.twins[1], prompt_lookup_num_tokens=n), int, one_row=True),
     "autoregressive": Kind(lambda m: Ours(Autoregressive(m.large))),
     "speculative": Kind(lambda m, n: Ours(Speculative([m.small, m.large], n)), int),
+    "specinfer": Kind(lambda m, n: Ours(SpecInfer([m.small, m.large], (n,))), int, lacks=_no_trees),
     "lookup": Kind(lambda m, n: Ours(Speculative([PromptLookup(3), m.large], n)), int),
     "mtad": Kind(lambda m, n: Ours(MTAD([m.small, m.large], length=n)), int),
     "backoff": Kind(_backoff, float),

@@ -27,7 +27,7 @@ from train.command import attempt
 
 PEERS = ("transformers", *(f"transformers-assisted:{n}" for n in (1, 2, 3, 4, 8)))
 PEERS += ("transformers-lookup:4", "transformers-lookup:10", "llamacpp", "llamacpp-draft:2", "llamacpp-draft:4")
-OURS = ("autoregressive", *(f"speculative:{n}" for n in (1, 2, 3, 4)), "lookup:4", "mtad:4")
+OURS = ("autoregressive", *(f"speculative:{n}" for n in (1, 2, 3, 4)), "specinfer:4", "lookup:4", "mtad:4")
 REAL = (*PEERS[:1], *OURS, "backoff:0.3", "backoff:0.5", "backoff:0.7", *PEERS[1:])
 RANDOM = ("transformers", "autoregressive", *(f"backoff:0.{n}" for n in range(1, 10)), "speculative:4")
 
@@ -38,9 +38,10 @@ class Speed:
 
     methods: tuple[str, ...] | None = None
     """what to measure, `transformers` or `autoregressive` among it: those two, llamacpp, and with a number of drafted
-    tokens speculative:4, lookup:4, mtad:4, transformers-assisted:4, transformers-lookup:10, llamacpp-draft:4, or with
-    the share handed to the large model backoff:0.5 (default: all, several numbers each); and ours on llama.cpp:
-    llamacpp-autoregressive, llamacpp-speculative:2, llamacpp-backoff:0.5"""
+    tokens speculative:4, specinfer:4 (all for one place), lookup:4, mtad:4, transformers-assisted:4,
+    transformers-lookup:10, llamacpp-draft:4, or with the share handed to the large model backoff:0.5 (default: all,
+    several numbers each); and ours on llama.cpp: llamacpp-autoregressive, llamacpp-speculative:2, llamacpp-backoff:0.5
+    """
     limit: int = 12
     """prompts, spread over their families"""
     max_new_tokens: int = 64

@@ -77,7 +77,7 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     result = json.loads((folder / "result.json").read_text())
     assert result["methods"][0]["key"] == "large"
     assert {m["key"] for m in result["methods"]} == {
-        "large", "small", "random_low", "random_high", "speculative", "tuned"
+        "large", "small", "random_low", "random_high", "speculative", "tree", "tuned"
     }  # fmt: skip
     tuned = next(m for m in result["methods"] if m["key"] == "tuned")
     assert tuned["speedup"] > 1

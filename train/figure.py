@@ -22,6 +22,7 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; the small 
     "random_low": "#737985",
     "random_high": "#737985",
     "speculative": "#9a4f86",
+    "tree": "#9a4f86",
     "llamacpp": "#8c6510",
 }
 MARKERS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from decoding import Autoregressive, Backoff, Speculative
+from decoding import Autoregressive, Backoff, SpecInfer, Speculative
 from decoding.pairs import target_source
 from policies import Policy, Random, Rule
 from train import live
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from train.prepare import Job
     from train.tune import Chosen
 
+BRANCHES = (4,)
+"""of the exact tree that stands beside exact chains: one step of the draft, and its best tokens in one forward"""
 BRACKET = (0.85, 1.18)
 """Random hand-off runs at two rates whose expected speeds are these multiples of the tuned policy's."""
 NOT_BRACKETED = "neither rate of random hand-off is near that speed, so nothing is said of chance"
@@ -30,12 +32,14 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
     """Measure the tuned policy and its controls on the held-out prompts; the rest of the result."""
     models, device = [job.small, job.large], job.large.device
     low, high = random_rates(search, chosen)
+    trees = {} if any(lm.chains_only for lm in models) else {"tree": SpecInfer(models, BRANCHES)}
     decoders = {
         live.LARGE: Autoregressive(job.large),
         "small": Backoff(models, Rule.never(), verify_eos=False),
         "random_low": Backoff(models, Random(low).to(device)),
         "random_high": Backoff(models, Random(high).to(device)),
         "speculative": Speculative(models, length=length),
+        **trees,
         "tuned": Backoff(models, chosen.policy.to(device)),
     }
     labels = {
@@ -44,11 +48,12 @@ def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
         "random_low": f"random hand-off, rate {low:.2f}",
         "random_high": f"random hand-off, rate {high:.2f}",
         "speculative": f"speculative, exact, length {length}",
+        "tree": f"speculative, exact, the best {BRANCHES[0]} at once",
         "tuned": f"tuned {job.config.policy} policy",
     }
     # More trials may choose another policy: what was measured of this one is not what that one does.
     setting = f"trial {chosen.trial} at {chosen.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
-    measured, rows, result = measure(job, decoders, labels, chosen.policy, setting, {"speculative"})
+    measured, rows, result = measure(job, decoders, labels, chosen.policy, setting, {"speculative", "tree"})
     comparison = against_random(measured)
     return result | {
         "comparison": comparison,

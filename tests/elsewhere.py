@@ -1,0 +1,94 @@
+"""A device that is not there: tensors that say they are on CUDA, compute on the CPU, and refuse what CUDA would.
+
+Whoever brings a tensor of the CPU together with one of the device, or asks for its memory, gets an error; how often the
+host waits for a value is counted. What it cannot show is what only real hardware has: kernels, graphs, streams.
+"""
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_map
+
+DEVICE = torch.device("meta")
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "item")
+MOVES = ("_to_copy", "to", "copy_")
+
+
+class There(torch.Tensor):
+    """A tensor, said to be on the device."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        like = {"strides": inner.stride(), "storage_offset": inner.storage_offset(), "dtype": inner.dtype}
+        return torch.Tensor._make_wrapper_subclass(cls, inner.size(), device=DEVICE, **like)
+
+    def __init__(self, inner):
+        self.data_here = inner
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.scaled_dot_product_attention:  # or it would look for kernels of CUDA
+            return dispatch(func, args, kwargs or {})
+        return torch._C._disabled_torch_function_impl(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return dispatch(func, args, kwargs or {})
+
+    def numpy(self, **options):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def tolist(self):
+        Elsewhere.waits += 1
+        return self.data_here.tolist()
+
+
+class Elsewhere(TorchDispatchMode):
+    """While it is on, what is made on the device is ``There``; ``waits`` counts values read from it."""
+
+    waits = 0
+
+    def __enter__(self):
+        self.tensor = torch.tensor  # its data goes past all modes
+        torch.tensor = lambda *args, device="cpu", **options: self.tensor(*args, **options).to(device)
+        return super().__enter__()
+
+    def __exit__(self, *args):
+        torch.tensor = self.tensor
+        return super().__exit__(*args)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return dispatch(func, args, kwargs or {})
+
+
+def dispatch(func, args, kwargs):
+    name = getattr(func, "overloadpacket", func).__name__
+    parts = tree_flatten((args, kwargs))[0]
+    tensors, asked = ([x for x in parts if isinstance(x, kind)] for kind in (torch.Tensor, torch.device))
+    there = any(isinstance(x, There) for x in tensors)
+    Elsewhere.waits += there and name in WAITS
+    if there and name not in MOVES and any(x.dim() for x in tensors if not isinstance(x, There)):
+        raise RuntimeError(f"Expected all tensors to be on the same device: {name} of {DEVICE} and cpu")
+    own = {id(x.data_here): x for x in tensors if isinstance(x, There)}
+
+    def inner(x):
+        return torch.device("cpu") if isinstance(x, torch.device) else x.data_here if isinstance(x, There) else x
+
+    def outer(x):
+        if not isinstance(x, torch.Tensor) or not (asked[0].type == DEVICE.type if asked else there):
+            return x
+        return own[id(x)] if id(x) in own else There(x)
+
+    with _disable_current_modes():
+        out = func(*tree_map(inner, args), **tree_map(inner, kwargs))
+    return args[0] if name == "copy_" else tree_map(outer, out)
+
+
+def move(model):
+    """Put the weights of a model on the device."""
+    for module in model.modules():
+        for kept in (module._parameters, module._buffers):
+            for name, value in kept.items():
+                if value is not None:
+                    moved = There(value.detach())
+                    kept[name] = torch.nn.Parameter(moved, requires_grad=False) if kept is module._parameters else moved
+    return model

@@ -1,0 +1,87 @@
+"""Whatever belongs on the device of the models is made there: every decoder, on one that refuses tensors of the CPU."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+from elsewhere import DEVICE, Elsewhere, move
+from toys import nudged
+
+from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
+from decoding.acceptance import LOSSLESS, RULES, rule
+from policies import MLP, Logistic, Random, Rule
+
+NAMES = ("entropy", "top10", "margin", "agreed", "mean_entropy", "repeated", "since_large", "position", "large_entropy")
+OPTIONS = {"max_new_tokens": 14, "eos_token_id": 5, "pad_token_id": 0, "seed": 0}
+large = tiny(layers=2, seed=1)
+small = nudged(large)
+
+
+def fitted(kind):
+    table = np.random.default_rng(0).normal(2.4, 1, (400, len(NAMES)))
+    return kind(NAMES).fit(table, table[:, 0] > 2.4)
+
+
+POLICIES = {"logistic": fitted(Logistic), "mlp": fitted(MLP), "rule": Rule("entropy", 2.4), "random": Random(0.4)}
+DECODERS = {
+    "autoregressive": lambda a, b, policy: Autoregressive(b),
+    "lookup": lambda a, b, policy: Speculative([PromptLookup(3), b], 4),
+    "mtad": lambda a, b, policy: MTAD([a, b], beams=3, length=3),
+    "mmtad": lambda a, b, policy: MTAD([a, b], beams=3, length=3, tree=True),
+    "specinfer": lambda a, b, policy: SpecInfer([a, b], branches=(3, 2)),
+    "stop, kept": lambda a, b, policy: Speculative([a, b], 4, stop=policy, keep=True),
+    **{
+        name: lambda a, b, policy, name=name: Speculative([a, b], 4, accept=rule(name))
+        for name in (*LOSSLESS, *RULES.keys() - {*LOSSLESS, "Learned"})
+    },
+}
+DECIDERS = {
+    "stop": lambda a, b, policy: Speculative([a, b], 4, stop=policy),
+    "backoff": lambda a, b, policy: Backoff([a, b], policy),
+    "three": lambda a, b, policy: Backoff([a, b, b], [policy, policy]),
+}
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """The pair on that device. Its tensors cannot be those of inference mode."""
+    monkeypatch.setattr(torch, "inference_mode", lambda mode=True: torch.no_grad())
+    with Elsewhere():
+        yield [LM(move(copy.deepcopy(lm.model))) for lm in (small, large)]
+
+
+def check(make, away, prompts, sampling, policy=None):
+    there = None if policy is None else move(copy.deepcopy(policy))
+    found = generate(make(*away, there), *(part.to(DEVICE) for part in prompts), sampling=sampling, **OPTIONS)
+    expected = generate(make(small, large, policy), *prompts, sampling=sampling, **OPTIONS)
+    assert found.sequences.device == found.writers.device == DEVICE
+    assert found.sequences.tolist() == expected.sequences.tolist()
+    assert found.writers.tolist() == expected.writers.tolist()
+    assert found.counts["accepted"] == expected.counts["accepted"]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, top_k=20, top_p=0.9)], ids=["greedy", "sampling"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_decoders(decoder, sampling, away, prompts):
+    check(DECODERS[decoder], away, prompts, sampling, POLICIES["rule"])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("decoder", DECIDERS)
+def test_decisions(decoder, policy, away, prompts):
+    check(DECIDERS[decoder], away, prompts, Sampling(), POLICIES[policy])
+
+
+def test_the_device_refuses_what_is_not_on_it(away):
+    here, there = torch.arange(3), torch.arange(3, device=DEVICE)
+    for mixed in (lambda: here + there, lambda: there[here], lambda: torch.where(there > 0, here, there)):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+    waits = Elsewhere.waits
+    assert bool((there > 1).any()) and there[1].item() == 1 and there.tolist() == [0, 1, 2]
+    assert Elsewhere.waits == waits + 3
+    assert (there + 1).to("cpu").tolist() == [1, 2, 3] and (there + 1).device == DEVICE
