@@ -47,7 +47,8 @@ def _by_row(mask):
     def build(*args, q_offset=0, **options):
         if not isinstance(q_offset, Places):
             return mask(*args, q_offset=q_offset, **options)
-        return row_mask(q_offset, additive=mask is eager_mask, **options)
+        # A mask that is no addend, sdpa makes one of on CUDA: three kernels more in every layer.
+        return row_mask(q_offset, additive=mask is eager_mask or not q_offset.queries.is_cpu, **options)
 
     return build
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from decoding.attention import Places
+from decoding.lean import versions
 
 QUERIES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 """Tokens read at once of which there are graphs; what lies between is padded, and what is longer runs eagerly."""
@@ -57,14 +58,17 @@ class Inputs:
     slots: Tensor
     rows: Tensor | None
 
-    def fill(self, ids: Tensor, places: Tensor, slots: Tensor, rows: Tensor | None, trash: Tensor) -> None:
-        """Right-aligned; what stood on the left before is read again, and written to the slots ``trash`` [r, 1]."""
+    def fill(self, ids: Tensor, places: Tensor, slots: Tensor, rows: Tensor | None, capacity: int) -> None:
+        """Right-aligned; what stood on the left before is read again, and written to the last slot of its row."""
         pad = self.ids.shape[1] - ids.shape[1]
         self.ids[:, pad:], self.places[:, pad:] = ids, places
         stored = self.slots.view(self.ids.shape)
-        stored[:, pad:], stored[:, :pad] = slots.view(ids.shape), trash
+        stored[:, pad:] = slots.view(ids.shape)
         if self.rows is not None:
             self.rows.copy_(rows)
+        if pad:
+            these = torch.arange(len(ids), device=ids.device) if rows is None else rows
+            stored[:, :pad] = these[:, None] * (capacity + 1) + capacity
 
 
 @dataclass(slots=True)
@@ -74,6 +78,8 @@ class Recorder:
     cache: object
     batch: int
     capacity: int
+    weights: list
+    """``lean.versions`` of the model when it was made"""
     graphs: dict[tuple, tuple[Inputs, CudaGraph]] = field(default_factory=dict)
     broken: bool = False
 
@@ -86,9 +92,7 @@ class Recorder:
         reach = min(-(-plan.reach // KEYS) * KEYS, self.capacity)
         key = r, QUERIES[bisect_left(QUERIES, q)], reach, keep, hidden
         inputs = self.graphs[key][0] if key in self.graphs else self._inputs(r, key[1], ids.device)
-        every = torch.arange(self.batch, device=ids.device) if plan.rows is None else plan.rows
-        trash = every[:, None] * (self.capacity + 1) + self.capacity
-        inputs.fill(ids, plan.places.queries, plan.slots, plan.rows, trash)
+        inputs.fill(ids, plan.places.queries, plan.slots, plan.rows, self.capacity)
         try:
             if key not in self.graphs:
                 self.graphs[key] = inputs, self._record(forward, inputs, reach, keep, hidden)
@@ -100,7 +104,7 @@ class Recorder:
             logging.getLogger(__name__).warning("no CUDA graphs, forwards run eagerly: %s", reason)
             return None
         finally:
-            plan.places, plan.slots, plan.rows, plan.reach = wanted
+            plan.places, plan.slots, plan.rows, plan.reach, plan.rounded = *wanted, False
         logits, states = graph.outputs
         return logits.clone(), None if states is None else states.clone()
 
@@ -113,7 +117,8 @@ class Recorder:
         plan = self.cache.plan
 
         def run() -> Outputs:
-            plan.places, plan.slots, plan.rows, plan.reach = Places(inputs.places), inputs.slots, inputs.rows, reach
+            plan.places, plan.slots, plan.rows = Places(inputs.places), inputs.slots, inputs.rows
+            plan.reach, plan.rounded = reach, True
             return forward(inputs.ids, keep, hidden)
 
         return CudaGraph(run)
@@ -133,16 +138,16 @@ class Recorders:
     """The caches of one model that no session uses, each with its graphs."""
 
     def __init__(self, model):
-        self.model, self.addresses, self.free, self.broken = model, None, [], False
+        self.model, self.weights, self.free, self.broken = model, None, [], False
 
     def lend(self, batch: int, capacity: int, make: Callable[[int], object]) -> Recorder | None:
         """A recorder for ``batch`` rows of at least ``capacity`` tokens; None once recording has failed.
 
         ``make(capacity)`` is a new cache.
         """
-        addresses = [p.data_ptr() for p in self.model.parameters()]
-        if addresses != self.addresses:  # graphs would read what is no longer there
-            self.addresses, self.free, self.broken = addresses, [], False
+        weights = versions(self.model)
+        if weights != self.weights:  # graphs would read what is no longer there
+            self.weights, self.free, self.broken = weights, [], False
         if self.broken:
             return None
         capacity = rounded(capacity)
@@ -150,9 +155,10 @@ class Recorders:
             if (recorder.batch, recorder.capacity) == (batch, capacity):
                 self.free.remove(recorder)
                 return recorder
-        return Recorder(make(capacity), batch, capacity)
+        return Recorder(make(capacity), batch, capacity, weights)
 
     def take_back(self, recorder: Recorder) -> None:
-        """Keep the recorder of a session that is over, unless there are enough."""
-        self.broken = self.broken or recorder.broken
-        self.free = [*self.free, recorder][-IDLE:]
+        """Keep the recorder of a session that is over, unless there are enough or the weights are others now."""
+        if recorder.weights == self.weights:
+            self.broken = self.broken or recorder.broken
+            self.free = [*self.free, recorder][-IDLE:]

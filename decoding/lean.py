@@ -1,10 +1,11 @@
 """The forward of a Llama with fewer and larger operations than transformers takes.
 
-One token of a small model is so little work that much of its time goes into starting operations. Queries, keys and
-values are one product, as are the two halves of the feed-forward layer; a rotation is one complex multiplication, for
-which the rows of the weights of queries and keys are laid out in pairs (their inner products do not change); the mask
-is made once, not once a layer, and not at all for one token of one text. A layer starts 51 operations instead of 65,
-views counted, and no module is called but its plain products. What it is worth: ``experiments/lean_forward.py``.
+One token of a small model is so little work that much of its time goes into starting operations, on a GPU too, where
+a kernel that does next to nothing takes as long as reading megabytes of weights. Queries, keys and values are one
+product, as are the two halves of the feed-forward layer; a rotation is one complex multiplication, for which the rows
+of the weights of queries and keys are laid out in pairs (their inner products do not change); the mask is made once,
+not once a layer, and not at all for one token of one text. A layer starts 51 operations instead of 65, views counted,
+and no module is called but its plain products. What it is worth on a CPU: ``experiments/lean_forward.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decoding.attention import Places, row_mask
+from decoding.attention import row_mask
 from decoding.packed import Packed
 
 ROPES = ("default", "linear", "llama3", "yarn")
@@ -44,32 +45,34 @@ class Lean:
         self.heads, self.groups, self.eps = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
         self.embedding, self.norm, self.head = body.embed_tokens.weight, body.norm.weight, model.lm_head
         self.layers = [self._layer(layer) for layer in body.layers]
-        self.model, self.versions = model, _versions(model)
+        self.model, self.versions = model, versions(model)
         self.turns = self._turns(body.rotary_emb, config.max_position_embeddings)
 
     @staticmethod
     def fits(model) -> bool:
-        """Whether this is the forward of ``model``: a dense Llama on one CPU whose frequencies stand still."""
+        """Whether this is the forward of ``model``: a dense Llama on one device whose frequencies stand still."""
         config = model.config
         rope = getattr(config, "rope_parameters", None) or {}
         return (
             type(model).__name__ == "LlamaForCausalLM"
             and config.hidden_act == "silu"
             and rope.get("rope_type", "default") in ROPES
-            and all(p.device.type == "cpu" and type(p) is nn.Parameter for p in model.parameters())
+            and len({p.device for p in model.parameters()}) == 1
+            and all(p.device.type in ("cpu", "cuda") and type(p) is nn.Parameter for p in model.parameters())
             and all(isinstance(m, nn.Linear) for name, m in model.named_modules() if name.endswith(("_proj", "_head")))
         )
 
     @property
     def stale(self) -> bool:
-        return self.versions != _versions(self.model)
+        return self.versions != versions(self.model)
 
-    def __call__(self, ids: Tensor, places: Places, cache, reach: int, keep: int) -> tuple[Tensor, Tensor]:
-        """Logits [r, keep, vocab] and last hidden states [r, keep, width] of ``ids`` [r, q], which ``cache`` stores."""
+    def __call__(self, cache, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """Logits [r, keep, vocab] of ``ids`` [r, q], which ``cache`` stores as its plan says; with ``hidden`` also the
+        last hidden states [r, keep, width]."""
         x = F.embedding(ids, self.embedding)
         r, q, _ = x.shape
-        turn = self.turns[places.queries][:, :, None]
-        mask = self._mask(places, reach, x)
+        turn = self.turns[cache.plan.places.queries][:, :, None]
+        mask = self._mask(cache.plan, x)
         for layer, store in zip(self.layers, cache.layers, strict=True):
             heads = layer.qkv(self._normed(x, layer.norm)).view(r, q, -1, self.width)
             seen = self._attention(heads, turn, mask, store)
@@ -77,7 +80,7 @@ class Lean:
             gate, up = layer.gate_up(self._normed(x, layer.inner_norm)).chunk(2, -1)
             x = x + layer.down(F.silu(gate).mul_(up))
         x = self._normed(x[:, -keep:], self.norm)
-        return self.head(x), x
+        return self.head(x), x if hidden else None
 
     def _attention(self, heads: Tensor, turn: Tensor, mask: Tensor | None, store) -> Tensor:
         """[r, q, heads * width] of what ``heads`` [r, q, heads + 2 * groups, width] see in ``store``."""
@@ -92,13 +95,16 @@ class Lean:
         seen = F.scaled_dot_product_attention(query, keys, values, mask)
         return seen.view(r, self.groups, share, q, width).permute(0, 3, 1, 2, 4).reshape(r, q, -1)
 
-    def _mask(self, places: Places, reach: int, like: Tensor) -> Tensor | None:
-        """[r, 1, share * q, reach] what is seen, as an addend; None where one token sees all."""
-        r, q = places.queries.shape
-        if r == q == 1 and places.hidden is None:
+    def _mask(self, plan, like: Tensor) -> Tensor | None:
+        """[r, 1, share * q, reach] what is seen, as an addend; None where one token sees all.
+
+        Which it does in a text of its own, not where it is one of several rows: the longest of them says the reach.
+        """
+        r, q = plan.places.queries.shape
+        if r == q == 1 and plan.rows is None and plan.places.hidden is None and not plan.rounded:
             return None
         causal = lambda row, head, query, key: key <= query  # noqa: E731
-        mask = row_mask(places, additive=True, kv_length=reach, mask_function=causal, dtype=like.dtype)
+        mask = row_mask(plan.places, additive=True, kv_length=plan.reach, mask_function=causal, dtype=like.dtype)
         return mask.repeat(1, 1, self.heads // self.groups, 1) if q > 1 else mask
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -107,12 +113,15 @@ class Lean:
     def _layer(self, layer) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         qkv = [self._paired(attention.q_proj), self._paired(attention.k_proj), _rows(attention.v_proj)]
+        gate_up = _joined([_rows(mlp.gate_proj), _rows(mlp.up_proj)])
+        if not gate_up.packed:  # the model's own halves need not be in memory twice
+            mlp.gate_proj.weight.data, mlp.up_proj.weight.data = gate_up.weight.chunk(2)
         return Layer(
             norm=layer.input_layernorm.weight,
             qkv=_joined(qkv),
             out=attention.o_proj,
             inner_norm=layer.post_attention_layernorm.weight,
-            gate_up=_joined([_rows(mlp.gate_proj), _rows(mlp.up_proj)]),
+            gate_up=gate_up,
             down=mlp.down_proj,
         )
 
@@ -124,7 +133,7 @@ class Lean:
 
     def _turns(self, rotary, positions: int) -> Tensor:
         """[positions, width / 2] by what pairs of values are multiplied at a position."""
-        angles = torch.arange(positions).float()[:, None] * rotary.inv_freq.float()
+        angles = torch.arange(positions, device=self.embedding.device)[:, None] * rotary.inv_freq.float()
         return torch.polar(torch.full_like(angles, rotary.attention_scaling), angles)
 
 
@@ -138,5 +147,7 @@ def _joined(parts: list[tuple[Tensor, Tensor | None]]) -> Packed:
     return Packed(torch.cat(weights), None if biases[0] is None else torch.cat(biases))
 
 
-def _versions(model) -> list[tuple[int, int]]:
-    return [(p.data_ptr(), p._version) for p in model.parameters()]
+def versions(model) -> list[tuple[int, int]]:
+    """Where the weights of a model are, and how often each was changed in its place."""
+    # What was made in inference mode counts no changes.
+    return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()]

@@ -45,6 +45,8 @@ class Plan:
     reach: int
     slots: Tensor
     rows: Tensor | None
+    rounded: bool = False
+    """whether ``reach`` is further than the texts go, as in a recorded forward"""
 
 
 class SlotLayer(CacheLayerMixin):
@@ -211,11 +213,15 @@ class Session(BaseSession):
 
     def keep(self, rows: Tensor, lengths: Tensor, path: Tensor, counts: Tensor) -> None:
         """Add the first ``counts`` [r] nodes of ``path`` [r, k] to the texts of ``lengths`` [r], forget all others."""
-        begin = (rows * (self.capacity + 1) + lengths)[:, None]
-        new = begin + torch.arange(path.shape[1], device=path.device)
-        for layer in self.cache.layers:
-            layer.move((begin + path).flatten(), new.flatten())
         self.read[rows] = lengths + counts
+        place = torch.arange(path.shape[1], device=path.device)
+        moved = (path != place) & (place < counts[:, None])
+        if not bool(moved.any()):  # often: none was kept, or the likeliest, which lies where it belongs
+            return
+        begin = (rows * (self.capacity + 1) + lengths)[:, None]
+        old, new = (begin + path)[moved], (begin + place)[moved]
+        for layer in self.cache.layers:
+            layer.move(old, new)
 
     def check(self) -> None:
         if self.recorder is not None and bool(self.broken):
@@ -250,10 +256,8 @@ class Session(BaseSession):
         return logits, states
 
     def _run(self, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
-        if self.lean is not None:
-            return self.lean(ids, self.plan.places, self.cache, self.plan.reach, keep)
         # Not a method: what is recorded outlives the session.
-        forward = partial(_forward, self.model, self.cache)
+        forward = partial(_forward, self.model, self.cache) if self.lean is None else partial(self.lean, self.cache)
         replayed = None if self.recorder is None else self.recorder.run(forward, ids, keep, hidden)
         return forward(ids, keep, hidden) if replayed is None else replayed
 

@@ -56,37 +56,57 @@ class SpecInfer:
         tree = self.shape.tree(lengths, room, depth)
         tokens, q = self._draft(run, rows, lengths, tree, depth)
         end = lengths + tokens.shape[1]
-        p = run.sampling.probabilities(large.catch_up(text.ids, end, rows, keep=tokens.shape[1] + 1, tree=tree))
-        path, accepted, after = self._walk(run, rows, lengths - text.prompts[rows], room, tokens, q, p)
+        logits = large.catch_up(text.ids, end, rows, keep=tokens.shape[1] + 1, tree=tree)
+        if run.sampling.greedy:
+            path, accepted, after = self._follow(room, tokens, logits.argmax(-1))
+        else:
+            p = run.sampling.probabilities(logits)
+            path, accepted, after = self._walk(run, rows, lengths - text.prompts[rows], room, tokens, q, p)
         large.keep(rows, lengths, path, accepted)
         # Of the last level the draft has only written, not read.
         small.keep(rows, lengths, path[:, : depth - 1], accepted.clamp(max=depth - 1))
         run.drafted += int(room.sum())
         return Commit.checked(rows, tokens.gather(1, path), accepted, after)
 
-    def _draft(self, run: Run, rows: Tensor, lengths: Tensor, tree: Tree, depth: int) -> tuple[Tensor, Tensor]:
-        """The tokens [r, n] of all nodes, and what each level was drawn from, [r, 1 + n - leaves, vocab]."""
+    def _draft(self, run: Run, rows: Tensor, lengths: Tensor, tree: Tree, depth: int) -> tuple[Tensor, Tensor | None]:
+        """The tokens [r, n] of all nodes, and what each level was drawn from, [r, 1 + n - leaves, vocab]; when greedy
+        they were not left to chance, and there is nothing to say of it."""
         text, session, shape = run.text, run.sessions[0], self.shape
         tokens, seen = lengths.new_zeros(len(rows), 0), []
         for level in range(depth):
             end = lengths + tokens.shape[1]
             logits = session.catch_up(text.ids, end, rows, keep=shape.widths[level], tree=tree if level else None)
-            seen.append(run.sampling.probabilities(logits))
-            place = (lengths - text.prompts[rows])[:, None] * (shape.nodes + 1) + shape.above(level)
-            drawn = self._children(run, rows, logits, seen[-1], place, self.branches[level]).flatten(1)
+            if run.sampling.greedy:
+                drawn = logits.topk(self.branches[level]).indices.flatten(1)
+            else:
+                seen.append(run.sampling.probabilities(logits))
+                place = (lengths - text.prompts[rows])[:, None] * (shape.nodes + 1) + shape.above(level)
+                drawn = self._children(run, rows, seen[-1], place, self.branches[level]).flatten(1)
             text.ids[rows[:, None], end[:, None] + torch.arange(drawn.shape[1], device=rows.device)] = drawn
             tokens = torch.cat([tokens, drawn], 1)
-        return tokens, torch.cat(seen, 1)
+        return tokens, torch.cat(seen, 1) if seen else None
 
-    def _children(self, run: Run, rows: Tensor, logits: Tensor, q: Tensor, place: Tensor, width: int) -> Tensor:
+    def _children(self, run: Run, rows: Tensor, q: Tensor, place: Tensor, width: int) -> Tensor:
         """[r, m, width] different tokens after each of m nodes, in the order in which they are drawn from q."""
-        vocab = logits.shape[-1]
-        if run.sampling.greedy:
-            return logits.topk(width).indices
+        vocab = q.shape[-1]
         few = min(max(width, run.sampling.top_k or vocab), vocab)
         q, tokens = q.topk(few)  # noise is what costs, and nothing else can be drawn
         noise = gumbel(run.text, rows, (place[..., None] * vocab + tokens).flatten(1)).view_as(q)
         return tokens.gather(-1, (q.log() + noise).topk(width).indices)
+
+    def _follow(self, room: Tensor, tokens: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``_walk`` where nothing is left to chance: down the children that are ``best`` [r, n + 1] to the target."""
+        node, accepted = torch.full_like(room, -1), torch.zeros_like(room)
+        path = []
+        for level in range(self.shape.begins.index(tokens.shape[1])):
+            children = self.shape.children(level, node)
+            going = (accepted == level) & (level < room)
+            right = (tokens.gather(1, children) == at(best, node + 1)[:, None]) & going[:, None]
+            chosen = right.any(1)
+            node = torch.where(chosen, at(children, right.long().argmax(1)), node)
+            accepted = accepted + chosen
+            path.append(torch.where(chosen, node, 0))
+        return torch.stack(path, 1), accepted, at(best, node + 1)
 
     def _walk(self, run: Run, rows: Tensor, starts: Tensor, room: Tensor, tokens: Tensor, q: Tensor, p: Tensor):
         """Down the tree: the nodes [r, depth] that are kept, how many [r] of them, and the token [r] after."""
@@ -98,8 +118,7 @@ class SpecInfer:
             children = shape.children(level, node)
             going = (accepted == level) & (level < room)
             uniform = torch.stack([fresh(child, ACCEPT) for child in children.unbind(1)], 1)
-            q_here = None if run.sampling.greedy else at(q, node + 1)
-            kept, left = try_children(left, q_here, tokens.gather(1, children), uniform, going)
+            kept, left = try_children(left, at(q, node + 1), tokens.gather(1, children), uniform, going)
             chosen = kept >= 0
             node = torch.where(chosen, at(children, kept.clamp(min=0)), node)
             left = torch.where(chosen[:, None], at(p, node + 1), left)
@@ -108,20 +127,17 @@ class SpecInfer:
         return torch.stack(path, 1), accepted, invert(left, fresh(accepted, REPLACE))
 
 
-def try_children(p: Tensor, q: Tensor | None, tokens: Tensor, uniform: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
+def try_children(p: Tensor, q: Tensor, tokens: Tensor, uniform: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
     """Which child [r] of a node is kept of ``tokens`` [r, width], -1 for none, and what is left of p [r, vocab].
 
-    The tokens were drawn from q [r, vocab] in this order, without replacement; q None: they were not left to chance,
-    and p, which is then certain too, says which. Rows that are not ``going`` [r] keep nothing and lose nothing of p.
+    The tokens were drawn from q [r, vocab] in this order, without replacement. Rows that are not ``going`` [r] keep
+    nothing and lose nothing of p.
     """
     kept = torch.full_like(tokens[:, 0], -1)
     for i, token in enumerate(tokens.unbind(1)):
         token = token[:, None]
         asked = going & (kept < 0)
         chance = p.gather(1, token).squeeze(1)
-        if q is None:
-            kept = torch.where(asked & (chance > 0.5), i, kept)
-            continue
         drawn = q.gather(1, token).squeeze(1)
         asked &= drawn > 0  # else there were fewer tokens to draw than children
         keep = uniform[:, i] * drawn < chance

@@ -12,6 +12,7 @@ from toys import nudged
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
 from decoding.acceptance import LOSSLESS, RULES, rule
+from decoding.lean import Lean
 from policies import MLP, Logistic, Random, Rule
 
 NAMES = ("entropy", "top10", "margin", "agreed", "mean_entropy", "repeated", "since_large", "position", "large_entropy")
@@ -80,6 +81,14 @@ def test_greedy_decoders(decoder, away, prompts):
 )
 def test_decisions(decoder, policy, away, prompts):
     check(DECIDERS[decoder], away, prompts, Sampling(), POLICIES[policy])
+
+
+@pytest.mark.parametrize("decoder", ["autoregressive", "mmtad", "Exact", "backoff"])
+def test_the_lean_forward_is_there_too(decoder, away, prompts, monkeypatch):
+    """As on CUDA, where it takes the place of every Llama's own."""
+    monkeypatch.setattr(Lean, "fits", staticmethod(lambda model: True))
+    assert all(lm.lean() is not None for lm in away)
+    check((DECODERS | DECIDERS)[decoder], away, prompts, Sampling(), POLICIES["rule"])
 
 
 def test_the_device_refuses_what_is_not_on_it(away):

@@ -9,10 +9,11 @@ from toys import nudged
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate, graphs
 from decoding.generation import commits, start
+from decoding.packed import pack
 from policies import Rule
 
 OPTIONS = {"max_new_tokens": 15, "eos_token_id": 5, "pad_token_id": 0, "seed": 1}
-KINDS = ["llama", "gpt2", "mistral", "gemma2", "bloom"]
+KINDS = ["llama", "lean", "gpt2", "mistral", "gemma2", "bloom"]
 CUT = Rule("entropy", 2.4)
 
 
@@ -38,6 +39,15 @@ def stand(monkeypatch):
     monkeypatch.setattr(Stand, "made", 0)
 
 
+def made(kind):
+    """``lean`` is a Llama whose sessions take the lean forward, as all do on CUDA."""
+    lm = tiny("llama" if kind == "lean" else kind, layers=2, seed=1)
+    if kind == "lean":
+        pack(lm.model)
+    assert (lm.lean() is not None) == (kind == "lean")
+    return lm
+
+
 def recorded(lm):
     return LM(nudged(lm, 0).model, graphs=True)
 
@@ -54,7 +64,7 @@ DECODERS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_text_is_that_of_eager_forwards(kind, prompts):
     """Several times in the same caches, by the same graphs."""
-    large = tiny(kind, layers=2, seed=1)
+    large = made(kind)
     small = nudged(large)
     pair = recorded(small), recorded(large)
     # BLOOM counts distances in slots and reads no trees.
@@ -138,6 +148,33 @@ def test_new_weights_are_recorded_anew(prompts):
     assert len(lm.recorders.free) == 1
 
 
+def test_weights_that_change_in_their_place_are_recorded_anew(prompts):
+    """The lean forward has copies of some of them."""
+    lm = recorded(made("lean"))
+    before = generate(Autoregressive(lm), *prompts, **OPTIONS).sequences
+    with torch.no_grad():
+        for weight in lm.model.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
+    found = generate(Autoregressive(lm), *prompts, **OPTIONS).sequences
+    plain = LM(lm.model)
+    assert torch.equal(found, generate(Autoregressive(plain), *prompts, **OPTIONS).sequences)
+    assert not torch.equal(found, before)
+    assert len(lm.recorders.free) == 1
+
+
+def test_what_was_lent_before_the_weights_changed_is_not_kept(prompts):
+    lm = recorded(tiny())
+    session = lm.session(1, 8)
+    with torch.no_grad():
+        lm.model.lm_head.weight.mul_(2)
+    other = lm.session(1, 8)
+    assert other.recorder is not session.recorder
+    mine = other.recorder
+    del session, other
+    gc.collect()
+    assert lm.recorders.free == [mine]
+
+
 def test_a_cpu_has_none(monkeypatch):
     monkeypatch.undo()
     assert LM(tiny().model, graphs=True).recorders is None
@@ -145,11 +182,12 @@ def test_a_cpu_has_none(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"lean"}))
 def test_on_cuda(kind, prompts, monkeypatch, caplog):
     monkeypatch.undo()
     large = tiny(kind, layers=2, seed=1)
     large = LM(large.model.cuda())
+    assert (large.lean() is not None) == (kind == "llama")
     small = nudged(large)
     ids, mask = (t.cuda() for t in prompts)
     for name in ("autoregressive", "speculative", "stop"):

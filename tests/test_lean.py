@@ -84,6 +84,39 @@ def test_every_decoder_writes_the_same_text(sampling, prompts):
         assert mine.counts == theirs.counts, name
 
 
+def test_a_row_that_goes_on_alone_does_not_see_beyond_its_end(prompts):
+    """Its draft is read with the reach of the longest row, whose slots it has never written."""
+    large = lean()
+    decoder = Speculative([nudged(large), large], 5, stop=Rule("entropy", 2.4))
+    ids, mask = prompts
+    written = generate(decoder, ids, mask, max_new_tokens=15, eos_token_id=5, pad_token_id=0, seed=1)
+    alone = [
+        generate(decoder, row[there == 1][None], max_new_tokens=15, eos_token_id=5, pad_token_id=0, seed=1)
+        for row, there in zip(ids, mask, strict=True)
+    ]
+    assert sum(one.counts["drafted"] for one in alone) == written.counts["drafted"]
+    for row, one in enumerate(alone):
+        n = int(one.lengths[0])
+        assert written.sequences[row, ids.shape[1] :][:n].tolist() == one.sequences[0, -n:].tolist()
+
+
+def test_the_halves_of_a_layer_are_in_memory_once(monkeypatch):
+    """Where they cannot be packed, as on CUDA; the model's own forward still reads them."""
+    lm = lean()
+    ids = torch.randint(3, 37, (1, 9), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        before = eager(lm)(ids).logits
+        monkeypatch.setattr("decoding.packed._can_pack", lambda weight: False)
+        lm.model.lm_head.weight.mul_(1.0)  # laid out anew
+        fresh = lm.session(1, 9).catch_up(ids, torch.tensor([9]), torch.tensor([0]), keep=9)
+        for layer in lm.model.model.layers:
+            gate, up = layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight
+            assert gate.untyped_storage().data_ptr() == up.untyped_storage().data_ptr()
+        torch.testing.assert_close(fresh, before, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(lm.model(ids).logits, before, atol=2e-4, rtol=1e-4)
+    assert lm.lean() is lm.lean()
+
+
 def test_new_weights_are_seen():
     lm = lean()
     before = lm.lean()
