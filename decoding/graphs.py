@@ -7,6 +7,7 @@ are kept when their session is over and lent to the next one of their size. Roll
 from __future__ import annotations
 
 import logging
+import time
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ CAPACITY = 256
 """Caches are rounded up to a multiple of this, so that few sizes are kept."""
 IDLE = 4
 """Caches of one model that are kept unused."""
+
+LOG = logging.getLogger(__name__)
+"""Says at ``INFO`` what each recording took; it is made once for each size and cache, and kept with the cache."""
 
 Outputs = tuple[Tensor, Tensor | None]
 Forward = Callable[[Tensor, int, bool], Outputs]
@@ -101,7 +105,7 @@ class Recorder:
         except RuntimeError as error:
             self.broken = True
             reason = str(error).splitlines()[0]
-            logging.getLogger(__name__).warning("no CUDA graphs, forwards run eagerly: %s", reason)
+            LOG.warning("no CUDA graphs, forwards run eagerly: %s", reason)
             return None
         finally:
             plan.places, plan.slots, plan.rows, plan.reach, plan.rounded = *wanted, False
@@ -121,7 +125,11 @@ class Recorder:
             plan.reach, plan.rounded = reach, True
             return forward(inputs.ids, keep, hidden)
 
-        return CudaGraph(run)
+        began = time.perf_counter()
+        graph = CudaGraph(run)
+        size = f"{len(inputs.ids)} rows, {inputs.ids.shape[1]} tokens, {reach} slots"
+        LOG.info("recorded a forward of %s in %.0f ms", size, 1e3 * (time.perf_counter() - began))
+        return graph
 
 
 def rounded(capacity: int) -> int:

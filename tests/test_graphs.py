@@ -90,8 +90,9 @@ def test_a_second_generation_records_nothing(prompts):
     assert [len(one.recorders.free) for one in pair] == [1, 1]
 
 
-def test_few_shapes_are_recorded():
+def test_few_shapes_are_recorded(caplog):
     """One for the prompt, one token at a time after it, and another where the cache is read further."""
+    caplog.set_level("INFO", "decoding.graphs")
     lm = recorded(tiny(max_position_embeddings=512))
     generate(Autoregressive(lm), torch.tensor([[3] * 7]), max_new_tokens=200, eos_token_id=())
     (recorder,) = lm.recorders.free
@@ -99,6 +100,8 @@ def test_few_shapes_are_recorded():
     assert [*recorder.graphs] == [(1, 8, 128, 1, False), (1, 1, 128, 1, False), (1, 1, 256, 1, False)]
     generate(Autoregressive(lm), torch.tensor([[3] * 40]), max_new_tokens=2, eos_token_id=())
     assert len(recorder.graphs) == 3  # a long prompt runs eagerly
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3 and said[2].startswith("recorded a forward of 1 rows, 1 tokens, 256 slots in ")
 
 
 @torch.inference_mode()

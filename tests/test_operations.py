@@ -19,6 +19,12 @@ IDS = torch.randint(3, 37, (4, 9), generator=torch.Generator().manual_seed(1))
 OPTIONS = {"max_new_tokens": 40, "eos_token_id": (), "seed": 1}
 
 
+@pytest.fixture(autouse=True)
+def steps(monkeypatch):
+    """Decisions as devices take them that have no compiled call: theirs are the operations that count."""
+    monkeypatch.setattr("policies.watch.compiled", lambda: None)
+
+
 def learned():
     table = np.random.default_rng(0).normal(2.4, 1, (400, 2))
     return Logistic(("entropy", "agreed")).fit(table, table[:, 0] > 2.4)
