@@ -6,6 +6,8 @@ time; laid out once, reading 5 tokens costs about as much as reading 1, which is
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,6 +94,12 @@ def _dense(weight: Tensor) -> bool:
 
     Nor tensor types of their own, which quantised weights are, with a dtype that they only pretend to have.
     """
-    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if weight.dtype == torch.bfloat16 and not _bfloat16():
         return False
     return weight.dtype in DTYPES and type(weight) in (nn.Parameter, Tensor)
+
+
+@cache
+def _bfloat16() -> bool:
+    """Asked once: every product of every layer wants to know."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
