@@ -215,13 +215,13 @@ class Session(BaseSession):
         """Add the first ``counts`` [r] nodes of ``path`` [r, k] to the texts of ``lengths`` [r], forget all others."""
         self.read[rows] = lengths + counts
         place = torch.arange(path.shape[1], device=path.device)
-        moved = (path != place) & (place < counts[:, None])
-        if not bool(moved.any()):  # often: none was kept, or the likeliest, which lies where it belongs
-            return
         begin = (rows * (self.capacity + 1) + lengths)[:, None]
-        old, new = (begin + path)[moved], (begin + place)[moved]
-        for layer in self.cache.layers:
-            layer.move(old, new)
+        old, new = begin + path, begin + place
+        if path.is_cpu:  # often nothing moves: the likeliest lies where it belongs; a device would make the host wait
+            moved = (path != place) & (place < counts[:, None])
+            old, new = old[moved], new[moved]
+        for layer in self.cache.layers if old.numel() else ():
+            layer.move(old.flatten(), new.flatten())
 
     def check(self) -> None:
         if self.recorder is not None and bool(self.broken):

@@ -51,10 +51,11 @@ def logits_of(rows, seed, kind="plain"):
     return logits.bfloat16() if kind == "bfloat16" else logits
 
 
+@pytest.mark.parametrize("few", [1, 3], ids=["one token", "few tokens"])
 @pytest.mark.parametrize("kind", ["plain", "masked", "bfloat16", "cut"])
-def test_the_table_is_that_of_the_features(kind):
-    """Of rows that come and go, that the larger model checks, and that forget what they drafted."""
-    policy, text = fitted(Logistic), text_of()
+def test_the_table_is_that_of_the_features(kind, few):
+    """Of rows that come and go, that the larger model checks, that forget what they drafted, and that are all loop."""
+    policy, text = fitted(Logistic), text_of(few=few)
     watched, built = Trail(policy, text), of_steps(policy, text)
     rng = torch.Generator().manual_seed(3)
     for place in range(BUDGET):
