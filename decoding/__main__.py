@@ -9,7 +9,7 @@ import warnings
 
 import tyro
 
-from decoding.options import BEAMS, METHODS, Options, check_numbers, method_of, read_text
+from decoding.cli.options import BEAMS, METHODS, Options, check_numbers, method_of, read_text
 
 # torch and transformers take seconds to import: every function imports what it needs, so that --help need not wait.
 
@@ -37,7 +37,7 @@ def prepare(options: Options, method: str):
 
     from decoding import Sampling
     from decoding.generation import start
-    from decoding.pairs import load_model
+    from decoding.models.defaults import load_model
 
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     with Console(file=sys.stderr).status("loading the models"):
@@ -51,7 +51,7 @@ def prepare(options: Options, method: str):
 
 def role_of_policy(options: Options):
     """What the policy was tuned for; the draft's length, beams and tau are what the user says, if anything."""
-    from policies.roles import Role, role_of
+    from policies.decoder_spec import Role, role_of
 
     policy = load_policy(options)
     # A tree that is wide and short is what pays: the target is not asked once more for what only follows one branch.
@@ -75,8 +75,8 @@ def load_policy(options: Options, models=None):
 
 def decoder_of(method: str, models: list, policy, options: Options):
     from decoding import Autoregressive, Backoff
-    from decoding.tuned import drafting
-    from policies.roles import EXACT
+    from decoding.decoders.from_spec import drafting
+    from policies.decoder_spec import EXACT
 
     if method == "backoff":
         return Backoff(models, policy)
@@ -107,9 +107,9 @@ def write(decoder, run, names: tuple[str, ...]) -> int:
     """Write to the end, or until Ctrl-C, and say what it took."""
     import torch
 
+    from decoding.cli.terminal import painter, show_statistics
     from decoding.generation import commits
-    from decoding.show import painter, show_statistics
-    from decoding.stream import PieceStream
+    from decoding.state.streaming import PieceStream
 
     began, code = time.perf_counter(), 0
     pieces = PieceStream(painter(names), decoder.models[-1].tokenizer, 1)

@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from decoding.lm import LM, check_compatible
-from decoding.memory import check_fits
-from decoding.prospect import observe
-from decoding.run import Run
-from decoding.sampling import Sampling
-from decoding.stream import Piece, PieceStream, StopStrings
-from decoding.text import Commit, Text
+from decoding.cost.speedup import observe
+from decoding.models.lm import LM, check_compatible
+from decoding.models.memory import check_fits
+from decoding.state.generation_state import Run
+from decoding.state.sampling import Sampling
+from decoding.state.streaming import Piece, PieceStream, StopStrings
+from decoding.state.token_buffer import Commit, Text
 
 NEUTRAL = {
     "repetition_penalty": 1.0,
@@ -66,7 +66,7 @@ class Result:
     counts: dict
     """calls and tokens read per model; drafted, accepted (those of them in the answers), escalated; sums over rows"""
     reads: list[list[int]]
-    """per model the tokens that each forward read, sums over rows: what ``decoding.cost`` has a price for"""
+    """per model the tokens that each forward read, sums over rows: what ``decoding.cost.timing`` has a price for"""
     seconds: dict
     """total wall time; prefill and per model (inside forwards, host clock: meaningful on CPU)"""
 
@@ -88,7 +88,7 @@ def generate(
 
     ``eos_token_id`` None means the last model's generation_config, ``()`` never ends early; a stop string ends a row
     after the token that completes it. Row r of a batch seeded s draws what a single run seeded s + r draws; ``seed``
-    None takes a fresh one. ``stream(piece)`` is called for every token (``decoding.stream.Piece``). Where it is known
+    None takes a fresh one. ``stream(piece)`` is called for every token (``decoding.state.streaming.Piece``). Where it is known
     what the models cost here (``decoding.measure_cost``), a draft length that loses is warned of, once.
 
     Raises ValueError before any work for input that does not fit (shapes, context length, memory, unequal tokenizers,

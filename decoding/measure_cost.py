@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import arg
 
-from decoding.options import Backend, Model, use
+from decoding.cli.options import Backend, Model, use
 
 if TYPE_CHECKING:
-    from decoding.cost import Costs
+    from decoding.cost.timing import Costs
 
 RATES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 DRAFTS = (1, 2, 3, 4, 6, 8)
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check(options)
         models = load(options)
-        from decoding.cost_file import store
-        from decoding.pair_cost import measure_costs
+        from decoding.cost.cache import store
+        from decoding.cost.pair import measure_costs
 
         costs = measure_costs(models)
         path = store(models, costs)
@@ -78,8 +78,8 @@ def check(options: MeasureCost) -> None:
 
 def load(options: MeasureCost) -> list:
     use(options.device, options.threads)
-    from decoding.lm import check_compatible
-    from decoding.pairs import load_model
+    from decoding.models.defaults import load_model
+    from decoding.models.lm import check_compatible
 
     sources = {"small": options.small, "large": options.large}
     how = options.device, options.dtype, options.backend
@@ -89,7 +89,7 @@ def load(options: MeasureCost) -> list:
 
 
 def show(costs: Costs, options: MeasureCost) -> None:
-    from decoding.prospect import alone, speedup
+    from decoding.cost.speedup import alone, speedup
 
     print("tokens read" + "".join(f"{n:>9}" for n in costs.forwards[0]) + "   1,000 more cached")
     for name, table, cached in zip(("small", "large"), costs.forwards, costs.cached, strict=True):

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from train.command import attempt
+from train.common.cli import attempt
 
 
 @dataclass
@@ -56,11 +56,11 @@ class BackoffTables:
 def main(config: BackoffTables) -> dict:
     import torch
 
-    from experiments.backoff_figure import draw
-    from experiments.backoff_setting import console, prepare
-    from experiments.backoff_table import show
-    from train import atomic
-    from train.command import checking
+    from experiments.backoff_tables.figure import draw
+    from experiments.backoff_tables.setting import console, prepare
+    from experiments.backoff_tables.table import show
+    from train.common import atomic
+    from train.common.cli import checking
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -78,7 +78,7 @@ def main(config: BackoffTables) -> dict:
 
 def decoders_of(config: BackoffTables, setting) -> dict[tuple[str, float], object]:
     """A decoder for every method and rate. ValueError when a label tells nothing apart."""
-    from experiments.backoff_policies import METHODS
+    from experiments.backoff_tables.policies import METHODS
 
     keys = dict.fromkeys(("random", *config.methods, *(k for k, m in METHODS.items() if m.three)))
     there = [key for key in keys if not METHODS[key].three or len(setting.models) == 3]
@@ -92,11 +92,11 @@ def decoders_of(config: BackoffTables, setting) -> dict[tuple[str, float], objec
 def measure(config: BackoffTables, setting, decoders: dict) -> dict:
     """Write, judge and sum up."""
     from decoding import Autoregressive, Backoff
-    from experiments.backoff_policies import METHODS
-    from experiments.backoff_table import summary
-    from experiments.backoff_texts import columns, texts
+    from experiments.backoff_tables.policies import METHODS
+    from experiments.backoff_tables.table import summary
+    from experiments.backoff_tables.texts import columns, texts
     from policies import Rule
-    from train.live import LARGE
+    from train.evaluation.live import LARGE
 
     pair, prompts = [setting.models[0], setting.models[-1]], setting.prompts
     first = texts(setting, LARGE, Autoregressive(pair[1]), config.batch, None)
@@ -122,10 +122,10 @@ def decisions(setting, decoders: dict) -> dict[str, list[float]]:
     """Per method the cost of each decision, as a share of a token of the model that it watches; kept once measured."""
     import json
 
-    from experiments.backoff_policies import METHODS
+    from experiments.backoff_tables.oracles import Oracle
+    from experiments.backoff_tables.policies import METHODS
     from experiments.decision import decision_share
-    from experiments.oracles import Oracle
-    from train import atomic
+    from train.common import atomic
 
     path = setting.folder / "decisions.json"
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -143,7 +143,7 @@ def decisions(setting, decoders: dict) -> dict[str, list[float]]:
 
 def described(config: BackoffTables, setting) -> dict:
     """What the figures are of, and what they do not say."""
-    from train.labels import KL_CUT
+    from train.search.labels import KL_CUT
 
     fits, (length, speed) = setting.fits[0], setting.draft
     share = float((fits.fit["kl"] > KL_CUT).mean())

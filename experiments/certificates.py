@@ -18,9 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from train import atomic
-from train.betting import bets, betting, binomial
+from train.certification.betting import bets, betting, binomial
 from train.certify import TAIL, check_settings, needed
+from train.common import atomic
 
 PARTS = (0.0, 0.5, 0.75, 1.0)
 LADDER = np.linspace(0.08, 2.0, 25)

@@ -3,7 +3,7 @@
     python experiments/decision.py                 # of the default pair's drafter, and of its large model in that place
 
 Policies of every kind, with weights fitted on noise, decide about every token that a model writes alone, and what that
-takes is added up beside the forwards. `steps` is the same without the compiled call (policies/watch.py): as on other
+takes is added up beside the forwards. `steps` is the same without the compiled call (policies/features/fast_path.py): as on other
 devices, and before there was one. Run it on a quiet machine.
 """
 
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from decoding import LM, Backoff, generate
 from policies import FEATURES, MLP, Logistic, Policy, Rule, token_classes
-from train.command import at_least, attempt, checking
-from train.prompts import Prompt, load_prompts
+from train.common.cli import at_least, attempt, checking
+from train.data.prompts import Prompt, load_prompts
 
 CONFIDENCES = ("entropy", "varentropy", "top1", "margin", "top10", "top10_mass")
 ALL = tuple(name for name, feature in FEATURES.items() if not feature.needs_target and name != "uniform")
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(config: DecisionCost) -> dict[tuple[str, str, bool], list[float]]:
     """Shares by policy, model and whether steps were built. Raises InputError before any work is done."""
     from decoding import default_pair
-    from decoding.options import use
+    from decoding.cli.options import use
 
     with checking():
         at_least(config, {"limit": 1, "max_new_tokens": 2, "repeats": 1})

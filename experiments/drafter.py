@@ -33,10 +33,10 @@ class Drafter:
 
 
 def main(config: Drafter) -> dict:
-    from decoding.cost import measure
-    from decoding.pairs import load_model
-    from train.agreement import expected_accepted
-    from train.prompts import load_prompts
+    from decoding.cost.timing import measure
+    from decoding.models.defaults import load_model
+    from train.data.prompts import load_prompts
+    from train.distillation.agreement import expected_accepted
 
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -74,7 +74,7 @@ def main(config: Drafter) -> dict:
 def agreements(small, large, prompt, max_new_tokens: int) -> np.ndarray:
     """bool [n]: where the drafter's best token is the one in the target's greedy answer, which it reads as written."""
     from decoding import Autoregressive, generate
-    from train.quality import answer_logits
+    from train.quality.guarded_regret import answer_logits
 
     ids = torch.tensor([prompt.ids])
     result = generate(Autoregressive(large), ids, max_new_tokens=max_new_tokens)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from train.command import attempt
+from train.common.cli import attempt
 
 
 @dataclass
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     import tyro
 
     config = tyro.cli(Exported, args=argv, description=__doc__)
-    from experiments.exported_run import run
+    from experiments.exported_engines.measurement import run
 
     return attempt("exported", lambda: run(config), config.output)
 

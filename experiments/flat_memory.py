@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from train.command import at_least, attempt, checking
+from train.common.cli import at_least, attempt, checking
 
 
 @dataclass
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: FlatMemory) -> list[float]:
     """MiB after each tenth. Raises InputError before any work is done."""
-    from decoding.options import use
+    from decoding.cli.options import use
 
     with checking():
         at_least(config, {"generations": 10, "max_new_tokens": 1, "seed": 0})
@@ -47,8 +47,8 @@ def run(config: FlatMemory) -> list[float]:
 
     from decoding import MTAD, Autoregressive, Backoff, Speculative, default_pair
     from policies import Rule
-    from train.generations import write
-    from train.prompts import load_prompts
+    from train.common.generations import write
+    from train.data.prompts import load_prompts
 
     small, large = default_pair()
     prompts = load_prompts(None, large.tokenizer, 100)

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments.methods import catalogue
-from train.command import attempt, checking
+from experiments.comparison.methods import catalogue
+from train.common.cli import attempt, checking
 
 if TYPE_CHECKING:
-    from experiments.summary import Measured
+    from experiments.comparison.summary import Measured
 
 DEFAULT = (
     "small",
@@ -94,9 +94,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: Setup, texts: tuple[str, ...]) -> tuple[dict, Measured]:
     """Measure the methods ``texts`` and write what was found. Raises InputError before any work is done."""
-    from experiments.plots import draw, write_html
-    from experiments.study import describe, measure, prepare
-    from train import atomic
+    from experiments.comparison.plots import draw, write_html
+    from experiments.comparison.study import describe, measure, prepare
+    from train.common import atomic
 
     with checking():
         study = prepare(config, texts)
@@ -113,8 +113,8 @@ def show(result: dict, folder: Path) -> None:
     """Two tables: what a method is worth, and how it does it."""
     from rich.console import Console
 
-    from experiments.plots import HOW, WORTH, how_timed
-    from train.tables import print_table
+    from experiments.comparison.plots import HOW, WORTH, how_timed
+    from train.reports.tables import print_table
 
     console = Console()
     if not console.is_terminal:  # in a file nothing need be narrow

@@ -4,7 +4,7 @@
     python experiments/graders.py texts.jsonl         # {"id", "text"} rows
     python experiments/graders.py texts.jsonl --prompts mine.jsonl --grader my_module:my_function
 
-Python code in answers is run, within the limits of experiments/sandbox.py.
+Python code in answers is run, within the limits of experiments/grading/sandbox.py.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from experiments.answer_numbers import exact_number
-from experiments.overlap import chrf, rouge_l
-from experiments.python_answers import passes_tests
-from experiments.sql_answers import execution_match
-from train.command import attempt, checking
+from experiments.grading.overlap import chrf, rouge_l
+from experiments.grading.python_answers import passes_tests
+from experiments.grading.sql_answers import execution_match
+from train.common.cli import attempt, checking
 
 if TYPE_CHECKING:
-    from train.own_grader import Grader
-    from train.prompts import Prompt
+    from train.data.prompts import Prompt
+    from train.quality.graders import Grader
 
 GRADERS: dict[str, Grader] = {
     "number": exact_number,
@@ -70,7 +70,7 @@ def grade(prompt: Prompt, text: str) -> float | None:
 def main(config: Graded) -> list[dict]:
     from rich.progress import track
 
-    from train.atomic import write
+    from train.common.atomic import write
 
     own = find_grader(config.grader)
     with checking():
@@ -91,14 +91,14 @@ def main(config: Graded) -> list[dict]:
 def find_grader(name: str | None) -> Grader | None:
     if name is None or name in GRADERS:
         return None if name is None else GRADERS[name]
-    from train.own_grader import load_grader
+    from train.quality.graders import load_grader
 
     return load_grader(name)
 
 
 def read_prompts(source: str | None) -> list[Prompt]:
     """Prompts without a model: a grader reads text, so all have one token that stands for nothing."""
-    from train.prompts import load_prompts
+    from train.data.prompts import load_prompts
 
     return load_prompts(source, lambda text: {"input_ids": [0]})
 

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from train.prompts import Prompt
+from train.data.prompts import Prompt
 
 
 @dataclass
@@ -40,12 +40,12 @@ class HandOff:
 def main(config: HandOff) -> dict:
     from decoding import Backoff, default_pair
     from policies import Random, load
-    from train.generations import answers
-    from train.holdout import against_random
-    from train.judge import Judge
-    from train.live import LARGE, bootstrap, speedup
-    from train.priced import alone, judged
-    from train.replay import Cost
+    from train.common.generations import answers
+    from train.evaluation.holdout import against_random
+    from train.evaluation.live import LARGE, bootstrap, speedup
+    from train.quality.metric import Judge
+    from train.replay.backoff import Cost
+    from train.replay.pricing import alone, judged
 
     small, large = default_pair()
     judge = Judge(large)
@@ -83,7 +83,7 @@ def main(config: HandOff) -> dict:
 
 def unseen(large, groups: dict[str, list[str]], limit: int, source: str | None = None) -> list[Prompt]:
     """Prompts (by default embedded) of other groups than those of the run, of similar lengths side by side."""
-    from train.prompts import load_prompts
+    from train.data.prompts import load_prompts
 
     seen = {group for some in groups.values() for group in some}
     prompts = [p for p in load_prompts(source, large.tokenizer, 10_000) if p.group not in seen][:limit]
@@ -92,14 +92,14 @@ def unseen(large, groups: dict[str, list[str]], limit: int, source: str | None =
 
 def one_of_each(large, seen: Collection[str], longest: int, source: str | None = None) -> list[Prompt]:
     """One prompt, of at most ``longest`` tokens, of each group (of the embedded prompts) not in ``seen``."""
-    from train.prompts import load_prompts
+    from train.data.prompts import load_prompts
 
     prompts = load_prompts(source, large.tokenizer, 10_000)
     return list({p.group: p for p in prompts if p.group not in seen and len(p.ids) <= longest}.values())
 
 
 def written(decoder, groups: Sequence[list[Prompt]], new: int, title: str) -> list[tuple[list[int], list[int]]]:
-    from train.generations import write
+    from train.common.generations import write
 
     return [text for some in track(groups, title) for text in write(decoder, some, new)]
 

@@ -22,11 +22,11 @@ from rich.progress import track
 from rich.table import Table
 
 from train.certify import certify, check_settings, prompt_order
-from train.command import at_least, attempt, checking
+from train.common.cli import at_least, attempt, checking
 
 if TYPE_CHECKING:
-    from train.finished import Finished
-    from train.prompts import Prompt
+    from train.common.load_run import Finished
+    from train.data.prompts import Prompt
 
 
 @dataclass
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: Kept) -> dict:
     """Write what texts are missing, and result.json. Raises InputError before any work is done."""
-    from train import atomic
+    from train.common import atomic
 
     with checking():
         found, prompts = prepare(config)
@@ -91,9 +91,9 @@ def run(config: Kept) -> dict:
 
 def prepare(config: Kept) -> tuple[Finished, list[Prompt]]:
     """The run, and one prompt of each group that it has not seen. ValueError for whatever does not fit."""
-    from decoding.options import use
+    from decoding.cli.options import use
     from experiments.handoff import one_of_each
-    from train.finished import read_run
+    from train.common.load_run import read_run
 
     at_least(config, {"limit": 3, "longest": 1, "thresholds": 1, "runs": 1, "batch": 1, "seed": 0})
     check_settings(config.budget, config.confidence, config.loss_cap)
@@ -112,8 +112,8 @@ def prepare(config: Kept) -> tuple[Finished, list[Prompt]]:
 def table(config: Kept, found: Finished, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
     """Capped losses [prompts, thresholds], safest first, and the priced speedup of each."""
     from experiments.own_path import references_of, texts
-    from train.live import LARGE, speedup
-    from train.priced import alone
+    from train.evaluation.live import LARGE, speedup
+    from train.replay.pricing import alone
 
     references = references_of(found, prompts, folder / "large.jsonl", config.batch)
     reference, search = alone(prompts, references, found.cost), found.search(found.traces)
@@ -137,7 +137,7 @@ def _certified(config: Kept, losses: np.ndarray) -> int | None:
 
 
 def _promise(losses: np.ndarray, chosen: int | None, untouched: np.ndarray) -> dict:
-    from train.live import bootstrap
+    from train.evaluation.live import bootstrap
 
     if chosen is None:
         return {"candidate": None}

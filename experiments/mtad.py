@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from experiments.comparison.methods import parse
+from experiments.comparison.presets import AXES, PRESETS, Claim
 from experiments.frontier import Setup, run
-from experiments.methods import parse
-from experiments.presets import AXES, PRESETS, Claim
-from train.command import InputError, at_least, attempt, checking
+from train.common.cli import InputError, at_least, attempt, checking
 
 if TYPE_CHECKING:
-    from experiments.summary import Measured
+    from experiments.comparison.summary import Measured
 
 
 @dataclass
@@ -72,8 +72,8 @@ def tabulate(config: Tables) -> dict:
     """Measure the methods of the table, add the claims to result.json and print them."""
     from rich.console import Console
 
-    from experiments.plots import draw_lines, how_timed
-    from train import atomic
+    from experiments.comparison.plots import draw_lines, how_timed
+    from train.common import atomic
 
     with checking():
         at_least(config, {"length": 1, "beams": 1})
@@ -101,7 +101,7 @@ def key_of(text: str) -> str:
 
 def judged(measured: Measured, claim: Claim) -> dict:
     """The claim in numbers and as a sentence; the fastest of several others is chosen by its measured speed."""
-    from experiments.summary import difference, ratio, ratio_interval
+    from experiments.comparison.summary import difference, ratio, ratio_interval
 
     key = key_of(claim.method)
     best = max(claim.others, key=lambda text: ratio(measured, key_of(text), key))

@@ -25,11 +25,11 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from train.command import at_least, attempt, checking
+from train.common.cli import at_least, attempt, checking
 
 if TYPE_CHECKING:
     from policies import Policy
-    from train.finished import Finished
+    from train.common.load_run import Finished
 
 BASE = "1 round"
 
@@ -62,9 +62,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: OwnPath) -> dict:
     """Measure what is missing and write result.json. Raises InputError before any work is done."""
-    from train import atomic
-    from train.live import LARGE
-    from train.priced import alone
+    from train.common import atomic
+    from train.evaluation.live import LARGE
+    from train.replay.pricing import alone
 
     with checking():
         found, prompts = prepare(config)
@@ -86,9 +86,9 @@ def run(config: OwnPath) -> dict:
 
 def prepare(config: OwnPath) -> tuple[Finished, list]:
     """The run, and prompts of groups that it has not seen. ValueError for whatever does not fit."""
-    from decoding.options import use
+    from decoding.cli.options import use
     from experiments.handoff import unseen
-    from train.finished import read_run
+    from train.common.load_run import read_run
 
     at_least(config, {"rounds": 1, "limit": 1, "batch": 1})
     use("cpu", config.threads)
@@ -105,9 +105,9 @@ def prepare(config: OwnPath) -> tuple[Finished, list]:
 def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
     """Per name: a policy, and two thresholds; that of one round, which the others are held against, comes first."""
     from policies import Momentum, Rule, load
-    from train.collect import shards_of
-    from train.search import FEATURE_SETS
-    from train.traces import read_traces
+    from train.search.backoff import FEATURE_SETS
+    from train.traces.collect_handoff import shards_of
+    from train.traces.handoff_traces import read_traces
 
     count = shards_of(found.splits["fit"] + found.splits["tune"])
     trace_rounds(config, found, traces, count)
@@ -127,8 +127,8 @@ def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tupl
 
 def trace_rounds(config: OwnPath, found: Finished, traces: Path, count: int) -> None:
     """Copy the run's traces and add the rounds that it has not made, as the main job would have."""
-    from train.collect import explore
-    from train.traces import read_traces
+    from train.traces.collect_handoff import explore
+    from train.traces.handoff_traces import read_traces
 
     if not (traces / "meta.json").exists():
         traces.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def trace_rounds(config: OwnPath, found: Finished, traces: Path, count: int) -> 
 
 def thresholds(found: Finished, search, policy: Policy, around: float) -> dict[str, float]:
     """Two around the one that replay, corrected as the run's was, tunes to the goal."""
-    from train.search import GRID, solve
+    from train.search.backoff import GRID, solve
 
     ratio = found.result["replay"]
     i = solve(search.curve(policy), found.goal, ratio["live_speedup_over_replayed"])
@@ -154,8 +154,8 @@ def thresholds(found: Finished, search, policy: Policy, around: float) -> dict[s
 
 def references_of(found: Finished, prompts: list, path: Path, batch: int) -> list[list[int]]:
     """The large model's own answers, of which those that ``path`` lacks are written first."""
-    from train import atomic
-    from train.generations import write_generations
+    from train.common import atomic
+    from train.common.generations import write_generations
 
     write_generations(found.large, prompts, path, found.new, 0.0, batch)
     by_prompt = {tuple(row["prompt_ids"]): row["new_ids"] for row in atomic.read_rows(path)}
@@ -167,9 +167,9 @@ def texts(
 ) -> dict[str, np.ndarray]:
     """What the policy's texts took and lost, per prompt; a line of ``path`` for each that is done."""
     from decoding import Backoff
-    from train import atomic
-    from train.generations import write
-    from train.priced import judged
+    from train.common import atomic
+    from train.common.generations import write
+    from train.replay.pricing import judged
 
     setting = f"{policy.describe()} {float(policy.threshold)}"
     done = {row["prompt"]: row["columns"] for row in atomic.read_rows(path) if row["setting"] == setting}
@@ -189,8 +189,8 @@ def texts(
 def summary(measured: dict, name: str) -> dict:
     """Speed and loss at each threshold and, but for the policy of one round, its loss minus that one's at the same
     speed: halfway between that one's thresholds, so that both are interpolated alike."""
-    from train.holdout import against_random
-    from train.live import LARGE, speedup
+    from train.evaluation.holdout import against_random
+    from train.evaluation.live import LARGE, speedup
 
     points = {
         key.removeprefix(f"{name} "): {"priced_speedup": speedup(measured, key), "loss": float(one["loss"].mean())}

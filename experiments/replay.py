@@ -40,8 +40,8 @@ def main(config: ReplayCheck, pair=None) -> dict:
     import torch
 
     from decoding import default_pair
-    from train.prompts import load_prompts
-    from train.splits import split
+    from train.data.prompts import load_prompts
+    from train.data.splits import split
 
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -63,9 +63,9 @@ def main(config: ReplayCheck, pair=None) -> dict:
 
 
 def _replay(pair, prompts, folder: Path, config: ReplayCheck, **options):
-    from train.collect_drafts import collect_drafts
-    from train.draft_traces import read_drafts
-    from train.replay_speculative import Replay
+    from train.replay.speculative import Replay
+    from train.traces.collect_drafts import collect_drafts
+    from train.traces.draft_traces import read_drafts
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     collect_drafts(*pair, prompts, config.longest, folder, config.max_new_tokens, **options)
@@ -77,11 +77,11 @@ def compare(pair, prompts, replay, config: ReplayCheck) -> dict:
     import torch
 
     from decoding import Speculative, generate
-    from decoding.cost import measure
+    from decoding.cost.timing import measure
     from policies import Rule, Survival
-    from train.oracle import oracle
-    from train.replay import Cost
-    from train.replay_speculative import gap
+    from train.replay.backoff import Cost
+    from train.replay.oracle import oracle
+    from train.replay.speculative import gap
 
     cost = Cost(*measure(pair))
     ways = {f"length {n}": (None, n, False) for n in (1, 2, 4) if n <= config.longest}
@@ -102,7 +102,7 @@ def compare(pair, prompts, replay, config: ReplayCheck) -> dict:
 def benchmark(replay, config: ReplayCheck) -> dict:
     """Replayed trials a second, by what a trial asks for; each is a threshold or a draft length of its own."""
     from policies import Rule, Survival
-    from train.replay_speculative import Replay
+    from train.replay.speculative import Replay
 
     times = -(-config.positions // int(replay.texts.tokens.sum()))
     tiled = Replay(replay.traces.tiled(times))

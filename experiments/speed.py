@@ -23,7 +23,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.command import attempt
+from train.common.cli import attempt
 
 PEERS = ("transformers", *(f"transformers-assisted:{n}" for n in (1, 2, 3, 4, 8)))
 PEERS += ("transformers-lookup:4", "transformers-lookup:10", "llamacpp", "llamacpp-draft:2", "llamacpp-draft:4")
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     import tyro
 
     config = tyro.cli(Speed, args=argv, description=__doc__)
-    from experiments.speed_run import run
+    from experiments.engine_speed.measurement import run
 
     return attempt("speed", lambda: run(config), config.output)
 

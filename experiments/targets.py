@@ -20,12 +20,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from train.command import at_least, attempt, checking
+from train.common.cli import at_least, attempt, checking
 
 if TYPE_CHECKING:
     from policies import Policy
-    from train.finished import Finished
-    from train.prompts import Prompt
+    from train.common.load_run import Finished
+    from train.data.prompts import Prompt
 
 
 @dataclass
@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(config: Targets) -> list[dict]:
     """Time what is not timed yet, and write result.json. Raises InputError before any work is done."""
     from decoding import Autoregressive, Backoff
-    from train import atomic, live
+    from train.common import atomic
+    from train.evaluation import live
 
     with checking():
         first, policies, prompts = prepare(config)
@@ -76,9 +77,9 @@ def run(config: Targets) -> list[dict]:
 
 def prepare(config: Targets) -> tuple[Finished, dict[float, Policy], list[Prompt]]:
     """The first run, the policies by their targets, and unseen prompts. ValueError for whatever does not fit."""
-    from decoding.options import use
+    from decoding.cli.options import use
     from experiments.handoff import one_of_each
-    from train.finished import read_run
+    from train.common.load_run import read_run
 
     at_least(config, {"limit": 1, "longest": 1})
     use("cpu", config.threads)
@@ -103,7 +104,7 @@ def prepare(config: Targets) -> tuple[Finished, dict[float, Policy], list[Prompt
 
 def reached(measured: dict, name: str, target: float) -> dict:
     """What one policy reached: ratio of sums and median over prompts, each with its interval, and what it lost."""
-    from train.live import LARGE, bootstrap, speedup
+    from train.evaluation.live import LARGE, bootstrap, speedup
 
     own, large = measured[name], measured[LARGE]
     each = (large["seconds"] / large["tokens"]) / (own["seconds"] / own["tokens"])

@@ -1,17 +1,17 @@
 """Decision functions: one risk, one threshold, one answer per row."""
 
-from policies.classes import token_classes
-from policies.controls import Periodic, Random
-from policies.features import FEATURES, features, history_for
-from policies.files import PolicyError
+from policies.features.table import FEATURES, feature_columns, history_for
+from policies.features.token_classes import token_classes
+from policies.kinds.controls import Periodic, Random
+from policies.kinds.logistic import Logistic
+from policies.kinds.margins import Margins
+from policies.kinds.mlp import MLP
+from policies.kinds.momentum import Momentum
+from policies.kinds.rule import Rule
+from policies.kinds.survival import Survival
 from policies.loading import KINDS, load
-from policies.logistic import Logistic
-from policies.margins import Margins
-from policies.mlp import MLP
-from policies.momentum import Momentum
 from policies.policy import Policy
-from policies.rule import Rule
-from policies.survival import Survival
+from policies.storage.files import PolicyError
 
 __all__ = [
     "FEATURES",
@@ -26,7 +26,7 @@ __all__ = [
     "Random",
     "Rule",
     "Survival",
-    "features",
+    "feature_columns",
     "history_for",
     "load",
     "token_classes",

@@ -19,7 +19,7 @@ class Role(NamedTuple):
     length: int = LENGTH
     keep: bool = False
     accept: dict[str, Any] = EXACT
-    """the rule that accepts a draft, by name, and its settings (``decoding.acceptance.rule``)"""
+    """the rule that accepts a draft, by name, and its settings (``decoding.acceptance.rules.rule``)"""
     beams: int = 1
     """of the draft; several are MTAD's, by the ``tau`` of ``accept``, or where that is exact SpecInfer's"""
     tree: bool = False

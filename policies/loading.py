@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.controls import Periodic, Random
-from policies.features import FEATURES
-from policies.files import PolicyError, is_number, read, read_tensors, show
-from policies.identity import compare, identities
-from policies.logistic import Logistic
-from policies.margins import Margins
-from policies.mlp import MLP
-from policies.momentum import Momentum
+from policies.features.table import FEATURES
+from policies.kinds.controls import Periodic, Random
+from policies.kinds.logistic import Logistic
+from policies.kinds.margins import Margins
+from policies.kinds.mlp import MLP
+from policies.kinds.momentum import Momentum
+from policies.kinds.rule import Always, Never, Rule
 from policies.policy import SCHEMA, Policy
-from policies.rule import Always, Never, Rule
+from policies.storage.files import PolicyError, is_number, read, read_tensors, show
+from policies.storage.identity import compare, identities
 
 KINDS: dict[str, type[Policy]] = {
     kind.kind: kind for kind in (Always, Never, Rule, Random, Periodic, Momentum, Margins, Logistic, MLP)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from policies.features import FEATURES, WINDOW, check_names, features, history_for
-from policies.files import PolicyError, short, write
-from policies.identity import identities
-from policies.watch import Watch, can_watch
+from policies.features.fast_path import Watch, can_watch
+from policies.features.table import FEATURES, WINDOW, check_names, feature_columns, history_for
+from policies.storage.files import PolicyError, short, write
+from policies.storage.identity import identities
 
 SCHEMA = 1
 
@@ -69,11 +69,11 @@ class Policy(nn.Module):
 
     def observe(self, step) -> Tensor:
         """What to record at this position: float32 [..., len(history)]."""
-        return features(step, self.history, classes=self.classes)
+        return feature_columns(step, self.history, classes=self.classes)
 
     def score(self, step) -> Tensor:
         """Risk [...] that the cheap choice is not good enough, float32; higher is riskier."""
-        table = features(step, self.names, self.history, self.classes)
+        table = feature_columns(step, self.names, self.history, self.classes)
         return self.score_table(table, step.hidden if self.needs_hidden else None)
 
     def score_table(self, table, hidden=None) -> Tensor:

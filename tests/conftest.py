@@ -28,7 +28,7 @@ def tuned_run(tmp_path_factory):
     from job_toys import FAST, save_model, write_prompts
 
     from train.fit_policy import FitPolicy
-    from train.job import run
+    from train.pipeline import run
 
     folder = tmp_path_factory.mktemp("toys")
     small, large = (save_model(folder / name, seed, layers) for name, seed, layers in (("s", 1, 1), ("l", 2, 12)))

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from decoding import generation
-from decoding.session import Session
+from decoding.kv_cache.session import Session
 
 READS = ("item", "is_nonzero", "_local_scalar_dense", "nonzero", "masked_select")
 

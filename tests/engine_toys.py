@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from decoding import Speculative, generate
-from decoding.lm import LM
-from decoding.pairs import DRAFTER, TARGET_WHEEL, target_source
+from decoding.models.defaults import DRAFTER, TARGET_WHEEL, target_source
+from decoding.models.lm import LM
 
 REAL = [
     pytest.mark.slow,

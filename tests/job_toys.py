@@ -15,7 +15,7 @@ from toys import nudged
 from transformers import PreTrainedTokenizerFast
 
 from decoding import LM
-from train.prompts import Prompt
+from train.data.prompts import Prompt
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = "{% for m in messages %}w3 {{ m['content'] }} w4{% endfor %}"

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from verification import warped
 
-from decoding.sampling import DRAW, REPLACE, noise
+from decoding.state.sampling import DRAW, REPLACE, noise
 
 
 class Unsure(Exception):

@@ -9,7 +9,8 @@ import torch
 from verification import TOP, World, ask, law
 
 from decoding import Sampling
-from decoding.acceptance import (
+from decoding.acceptance.draft_block import furthest
+from decoding.acceptance.rules import (
     LOSSLESS,
     RULES,
     Block,
@@ -24,7 +25,6 @@ from decoding.acceptance import (
     Strict,
     Typical,
 )
-from decoding.draft import furthest
 from policies import Rule
 
 SAMPLING = {
@@ -355,7 +355,7 @@ def test_strict_is_exact_up_to_its_prefix():
 @pytest.mark.parametrize("kind", ["kl", "js", "tv"])
 def test_divergences_have_their_known_values(kind):
     """Two coins by hand: KL(q || p) = log(4/3) / 2 + log(4) / 2 - log(2); far apart: the bounds."""
-    from decoding.lossy import DIVERGENCES
+    from decoding.acceptance.lossy import DIVERGENCES
 
     q, p = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log()
     by_hand = {

@@ -24,10 +24,10 @@ from decoding import (
     Sampling,
     Speculative,
     Typical,
-    drafting,
     generate,
 )
-from decoding.acceptance import RULES
+from decoding.acceptance.rules import RULES
+from decoding.drafting import draft_model
 from policies import Random, Rule
 
 NEW, SEED = 14, 40
@@ -124,8 +124,8 @@ def test_rounds_share_no_noise(fresh, monkeypatch):
     """Block looks beyond a rejection; were positions to keep their noise, the next draft would be biased (and was)."""
     if not fresh:
         old = lambda text, rows, starts, place, stream, length: text.uniform(rows, starts + place, stream)  # noqa: E731
-        monkeypatch.setattr(drafting, "noise", old)
-        monkeypatch.setattr("decoding.speculative.noise", old)
+        monkeypatch.setattr(draft_model, "noise", old)
+        monkeypatch.setattr("decoding.decoders.speculative.noise", old)
     vocab, new, draws = 3, 5, 30_000
     target = tiny("qwen3", layers=1, seed=3, vocab_size=vocab, initializer_range=0.2)
     draft = nudged(target, 0.9)

@@ -7,7 +7,8 @@ from conftest import tiny
 from counting import counted
 from toys import nudged
 
-from decoding import Block, Sampling, Speculative, generate, speculative
+from decoding import Block, Sampling, Speculative, generate
+from decoding.decoders import speculative
 from policies import Logistic, Momentum, Random, Rule
 
 large = tiny("llama", layers=2, seed=1)
@@ -63,7 +64,9 @@ def test_no_wait_within_a_draft(monkeypatch):
     """Once a round for the text, and near the budget as ever."""
     monkeypatch.setattr(speculative, "waits", lambda device: True)
     heard = []
-    monkeypatch.setattr("decoding.ahead.Heard.__bool__", lambda self: heard.append(1) or bool(self.value.tolist()))
+    monkeypatch.setattr(
+        "decoding.drafting.draft_ahead.Heard.__bool__", lambda self: heard.append(1) or bool(self.value.tolist())
+    )
     decoder = Speculative([small, large], LENGTH, stop=STOPS["logistic"])
     found = counted(monkeypatch, decoder, IDS[:1], max_new_tokens=60, eos_token_id=())
     assert heard

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from train import atomic
+from train.common import atomic
 
 KILLED = """
 import os, signal, sys
-from train import atomic
+from train.common import atomic
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 atomic.write(sys.argv[1], b"new")
 """

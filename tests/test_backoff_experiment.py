@@ -15,22 +15,21 @@ from test_features import step_of
 from test_search import made_up
 from toys import nudged
 
-from decoding.cost import seconds
-from experiments import backoff_table
+from decoding.cost.timing import seconds
 from experiments.backoff import command
-from experiments.backoff_policies import METHODS, Evenly, Fits
-from experiments.backoff_table import against_chance, large_share, seconds_per_token, summary
-from experiments.backoff_texts import columns
+from experiments.backoff_tables.policies import METHODS, Evenly, Fits
+from experiments.backoff_tables.table import against_chance, large_share, seconds_per_token, summary
+from experiments.backoff_tables.texts import columns
 from experiments.decision import decision_share
 from policies import Periodic, Rule
-from train.backoff_run import BackoffRun
+from train.common.preparation import prepare
+from train.evaluation.live import bootstrap
+from train.evaluation.live_tuning import Chosen
 from train.fit_policy import FitPolicy
-from train.job import describe
-from train.live import bootstrap
-from train.prepare import prepare
-from train.priced import priced
-from train.studies import open_study, run_study
-from train.tune import Chosen
+from train.methods.backoff import BackoffRun
+from train.pipeline import describe
+from train.replay.pricing import priced
+from train.search.study import open_study, run_study
 
 TABLES = [{"1": 1.0, "2": 1.5, "64": 20.0}, {"1": 10.0, "2": 11.0, "64": 30.0}, {"1": 100.0, "2": 110.0, "64": 300.0}]
 HOW = {"limit": 6, "batch": 4, "name": "toy"}
@@ -44,7 +43,7 @@ def options(**given) -> list[str]:
 def few_draws():
     """Intervals from 100 draws: how they are drawn has its own test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backoff_table, "bootstrap", partial(bootstrap, draws=100))
+        patch.setattr(table, "bootstrap", partial(bootstrap, draws=100))
         yield
 
 
@@ -106,7 +105,7 @@ def test_every_method_at_every_rate(toys):
 
 
 def test_prompts_are_of_groups_that_the_run_never_saw(toys):
-    from train.prompts import load_prompts
+    from train.data.prompts import load_prompts
 
     seen = json.loads((toys.run / "policy.json").read_text())["provenance"]["groups"]
     tokenizer = toy_pair()[1].tokenizer

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from test_search import COST, made_up
 
 from train.bandit import UCB, Bandit, arm_seconds, compare, main
-from train.replay import speculative
-from train.traces import write_shard
+from train.replay.backoff import speculative
+from train.traces.handoff_traces import write_shard
 
 
 def pulled(bandit, means, rounds, seed=0):

@@ -5,8 +5,8 @@ import pytest
 from test_search import made_up
 
 from policies import Logistic, Rule
-from train.calibrate import calibrate, cut, risks
-from train.labels import labels
+from train.search.labels import labels
+from train.search.thresholds import calibrate, cut, risks
 
 TRACES = made_up(seed=3)
 

@@ -9,11 +9,11 @@ import pytest
 from job_toys import FAST, save_toys, typed
 
 from policies import load
-from train import certification
+from train.certification import certification
 from train.certify import certify
+from train.data.prompts import Prompt, PromptError
+from train.data.splits import refuse_overlap, reserve
 from train.fit_policy import main
-from train.prompts import Prompt, PromptError
-from train.splits import refuse_overlap, reserve
 
 SURELY = {"quality_budget": 0.9, "loss_cap": 0.95, "certify": 40}
 NEVER = {"quality_budget": 0.6, "loss_cap": 0.99, "certify": 60}

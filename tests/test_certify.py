@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from experiments.certificates import KINDS, Certificates, main, passes
-from train.betting import bets, betting, binomial, largest, share_bound
+from train.certification.betting import bets, betting, binomial, largest, share_bound
 from train.certify import TAIL, certify, needed, prompt_order
 
 BUDGET, CAP = 0.02, 0.25

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import tiny
 
-from decoding import cost
-from train import live
+from decoding.cost import timing
+from train.evaluation import live
 
 SECONDS = {"small": {1: 0.004, 2: 0.005, 16: 0.01, 64: 0.03}, "large": {1: 0.052, 2: 0.055, 16: 0.08, 64: 0.3}}
 
@@ -18,7 +18,7 @@ class Machine:
 
     def __init__(self, monkeypatch, speed=lambda now: 1.0, room=1000):
         self.now, self.speed, self.room, self.order = 0.0, speed, room, []
-        monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
     def model(self, name):
         def catch_up(ids, lengths, rows):
@@ -32,7 +32,7 @@ class Machine:
 
     def measure(self):
         said = []
-        tables = cost.measure([self.model("small"), self.model("large")], (1, 2, 16, 64), say=said.append)
+        tables = timing.measure([self.model("small"), self.model("large")], (1, 2, 16, 64), say=said.append)
         return dict(zip(("small", "large"), tables, strict=True)), said
 
 
@@ -72,9 +72,9 @@ def test_a_machine_that_never_calms_down_is_called_noisy(monkeypatch):
     machine = Machine(monkeypatch, lambda now: draw.choice([1.0, 1.6, 4.0]))
     tables, said = machine.measure()
     (sentence,) = said
-    assert f"of {cost.TRIES} timings of the models the closest two differ by" in sentence
-    assert int(sentence.split("%")[0].split()[-1]) > 100 * cost.CALM
-    assert machine.order.count(("large", 1)) == 1 + 4 * cost.TRIES
+    assert f"of {timing.TRIES} timings of the models the closest two differ by" in sentence
+    assert int(sentence.split("%")[0].split()[-1]) > 100 * timing.CALM
+    assert machine.order.count(("large", 1)) == 1 + 4 * timing.TRIES
     for name, table in tables.items():
         for n, seconds in table.items():
             assert SECONDS[name][n] * 0.999 <= seconds <= SECONDS[name][n] * 2.5
@@ -93,7 +93,7 @@ def test_lengths_that_do_not_fit_are_left_out(monkeypatch):
 
 def test_real_sessions_are_timed():
     lm = tiny()
-    tables = cost.measure([lm, lm], (1, 4), say=lambda sentence: None)
+    tables = timing.measure([lm, lm], (1, 4), say=lambda sentence: None)
     assert [list(table) for table in tables] == [[1, 4], [1, 4]]
     assert all(0 < seconds < 60 for table in tables for seconds in table.values())
 

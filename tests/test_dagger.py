@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from job_toys import FAST, save_model, write_prompts
 
-from train import backoff_run
-from train.backoff_run import trace
-from train.command import InputError
+from train.common.cli import InputError
+from train.common.preparation import prepare
 from train.fit_policy import FitPolicy
-from train.job import run
-from train.prepare import prepare
-from train.traces import read_traces
+from train.methods import backoff
+from train.methods.backoff import trace
+from train.pipeline import run
+from train.traces.handoff_traces import read_traces
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_each_round_adds_a_text_of_every_prompt(two):
 def test_a_round_is_of_a_policy_fitted_on_all_before(two, monkeypatch):
     job, traces = two
     seen = []
-    make = backoff_run.make_search
-    monkeypatch.setattr(backoff_run, "make_search", lambda job, traces: seen.append(traces) or make(job, traces))
+    make = backoff.make_search
+    monkeypatch.setattr(backoff, "make_search", lambda job, traces: seen.append(traces) or make(job, traces))
     assert len(trace(job)) == len(traces)
     assert [kinds(part) for part in seen] == [["large", "mixed"] * 24, ["large", "mixed", "policy"] * 24]
 

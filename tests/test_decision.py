@@ -6,7 +6,7 @@ from job_toys import toy_prompts
 
 from experiments.decision import ALL, CONFIDENCES, decision_share, main
 from policies import Rule
-from policies.watch import Watch
+from policies.features.fast_path import Watch
 
 
 def test_both_ways_are_timed(monkeypatch):

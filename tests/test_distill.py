@@ -13,11 +13,11 @@ from distill_toys import command, make_prompts, make_target
 from safetensors import safe_open
 
 from decoding import LM
-from train import distillation
-from train.allocator import SETTINGS
 from train.distill import cli
-from train.distillation import write_round
-from train.trainer import Trainer
+from train.distillation import pipeline
+from train.distillation.allocator import SETTINGS
+from train.distillation.pipeline import write_round
+from train.distillation.trainer import Trainer
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_on_policy_rounds_are_the_drafters_own_and_survive_a_kill(folder, monkey
         if round[4] == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(distillation, "write_round", killed)
+    monkeypatch.setattr(pipeline, "write_round", killed)
     assert cli(arguments) == 130
     first, second = rows(output / "on_policy-1.jsonl"), rows(output / "on_policy-2.jsonl")
     prompts = {tuple(row["prompt_ids"]) for row in rows(output / "generations.jsonl")}
@@ -100,12 +100,12 @@ def test_on_policy_rounds_are_the_drafters_own_and_survive_a_kill(folder, monkey
     stopped = progress(output)
     assert stopped["rounds"] == 1
     assert stopped["elapsed"] == pytest.approx(0.02 * 60, abs=0.2)
-    monkeypatch.setattr(distillation, "write_round", write_round)
+    monkeypatch.setattr(pipeline, "write_round", write_round)
     assert cli(arguments) == 0
     assert progress(output)["rounds"] == 2
     assert rows(output / "on_policy-1.jsonl") == first
     assert rows(output / "on_policy-2.jsonl") == second
-    monkeypatch.setattr(distillation, "write_round", None)  # rounds that are done are not done again
+    monkeypatch.setattr(pipeline, "write_round", None)  # rounds that are done are not done again
     raised = command(folder, "run", 0.05, "--on-policy-rounds", "2", "--on-policy-tokens", "5")
     assert cli(raised) == 0
     assert progress(output)["elapsed"] >= 0.05 * 60
@@ -207,7 +207,7 @@ def test_compiling_takes_no_training_time(folder, monkeypatch):
 def test_the_script_sets_the_allocator_for_itself():
     """Without them half the time is lost on CPU; with them in place it does not start itself again."""
     code = (
-        "import os; from train.allocator import keep_freed_memory; keep_freed_memory(); "
+        "import os; from train.distillation.allocator import keep_freed_memory; keep_freed_memory(); "
         "print(os.environ['MALLOC_MMAP_MAX_'], 'MALLOC_TOP_PAD_' in os.environ)"
     )
     bare = {k: v for k, v in os.environ.items() if k not in SETTINGS} | {"PYTHONPATH": str(Path(__file__).parents[1])}

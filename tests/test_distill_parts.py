@@ -10,17 +10,17 @@ from distill_toys import make_target, settings
 from gguf import GGUFReader
 
 from decoding import LM
-from decoding.pairs import TARGET_WHEEL, target_source
-from train.agreement import agreements, expected_accepted, held_out_report
-from train.batches import Batch, Sequence, batches, collate, pad
-from train.corpus import heldout, read_text, sequence_hash
-from train.drafter_file import export, notes
-from train.gguf_file import check_writable
-from train.objective import candidates, distillation_loss
-from train.on_policy import openings
-from train.student import existing_drafter, new_drafter, principal_directions
-from train.teacher import TopK, Union
-from train.trainer import Trainer
+from decoding.models.defaults import TARGET_WHEEL, target_source
+from train.distillation.agreement import agreements, expected_accepted, held_out_report
+from train.distillation.batches import Batch, Sequence, batches, collate, pad
+from train.distillation.corpus import heldout, read_text, sequence_hash
+from train.distillation.drafter_file import export, notes
+from train.distillation.gguf_file import check_writable
+from train.distillation.objective import candidates, distillation_loss
+from train.distillation.on_policy import openings
+from train.distillation.student import existing_drafter, new_drafter, principal_directions
+from train.distillation.teacher import TopK, Union
+from train.distillation.trainer import Trainer
 
 
 @pytest.fixture

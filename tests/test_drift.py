@@ -13,10 +13,10 @@ from job_toys import toy_pair, toy_prompts
 
 from decoding import LM, Backoff
 from policies import Rule
-from train import drift
-from train.drift import Monitor, traffic
-from train.generations import write
-from train.traffic import Watch, tuned_on
+from train.common.generations import write
+from train.monitoring import drift
+from train.monitoring.drift import Monitor, traffic
+from train.monitoring.recorder import Watch, tuned_on
 
 NAMES = ("entropy", "agreed")
 

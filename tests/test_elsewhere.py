@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from toys import nudged
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
-from decoding.acceptance import LOSSLESS, RULES, rule
-from decoding.lean import Lean
+from decoding.acceptance.rules import LOSSLESS, RULES, rule
+from decoding.kernels.fused_forward import Lean
 from policies import MLP, Logistic, Random, Rule
 
 NAMES = ("entropy", "top10", "margin", "agreed", "mean_entropy", "repeated", "since_large", "position", "large_entropy")

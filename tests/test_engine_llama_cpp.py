@@ -6,9 +6,9 @@ import pytest
 from engine_toys import NEW, REAL, Comparison, Round, chats, load_pair
 from export_toys import exported
 
-from decoding.pairs import DRAFTER, target_source
+from decoding.models.defaults import DRAFTER, target_source
 from policies import Rule
-from train.llamacpp import server
+from train.baselines.xllamacpp_server import server
 
 pytestmark = REAL
 LENGTH = 8

@@ -7,7 +7,7 @@ import torch
 from engine_toys import NEW, REAL, Comparison, Round, chats, load_pair
 from export_toys import exported
 
-from decoding.pairs import DRAFTER, target_source
+from decoding.models.defaults import DRAFTER, target_source
 from policies import Logistic, Rule
 
 pytestmark = REAL

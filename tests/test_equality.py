@@ -9,7 +9,7 @@ from kinds import KINDS
 from toys import ending_tokens, greedy, nudged
 
 from decoding import MTAD, Autoregressive, Backoff, Speculative, generate
-from decoding.architectures import counts_slots
+from decoding.models.architectures import counts_slots
 from policies import Rule
 
 NEW = 20

@@ -16,7 +16,7 @@ from transformers import BambaConfig, GptOssConfig, MambaConfig, PreTrainedToken
 
 from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate
 from decoding.generation import NEUTRAL
-from decoding.pairs import load_model
+from decoding.models.defaults import load_model
 from policies import Rule
 
 large = tiny(layers=2, seed=1)

@@ -14,9 +14,10 @@ from export_toys import exported, mlp
 from toys import eager, nudged
 
 from decoding import Speculative, generate
-from decoding.pairs import DRAFTER, TARGET_WHEEL, target_source
+from decoding.models.defaults import DRAFTER, TARGET_WHEEL, target_source
 from policies import MLP, Logistic, Periodic, Random, Rule
-from policies.export import (
+from policies.export.__main__ import main
+from policies.export.engines import (
     llama_cpp,
     mlx_lm,
     openvino_genai,
@@ -26,7 +27,6 @@ from policies.export import (
     transformers_config,
     vllm_config,
 )
-from policies.export.__main__ import main
 from policies.export.source import ExportError
 from policies.export.targets import TARGETS
 

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding import Backoff, generate
+from decoding.state.policy_state import repeated
 from decoding.step import Step
-from decoding.trail import repeated
 from policies import Logistic, Rule
-from policies.export.onnx_graph import rows
-from policies.export.portable_json import SCHEMA, document
+from policies.export.engines.onnx_graph import rows
+from policies.export.engines.portable_json import SCHEMA, document
 from policies.export.runtime import FEATURES as NUMPY_FEATURES
 from policies.export.runtime import Decision, Trail
 from policies.export.runtime import repeated as numpy_repeated
-from policies.features import FEATURES, features, history_for
+from policies.features.table import FEATURES, feature_columns, history_for
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 ROWS = 10_000
@@ -119,7 +119,7 @@ def test_every_feature_is_the_same_in_numpy():
     assert sorted(NUMPY_FEATURES) == sorted(names)
     logits, state = steps()
     step = Step(torch.from_numpy(logits), **{name: torch.from_numpy(value) for name, value in state.items()})
-    wanted = features(step, names, history_for(names), CLASSES).numpy()
+    wanted = feature_columns(step, names, history_for(names), CLASSES).numpy()
     found = document(source(Rule.never())) | {
         "features": names,
         "history": list(history_for(names)),

@@ -11,7 +11,7 @@ from export_toys import exported
 from toys import nudged
 
 from decoding import MTAD, Backoff, Sampling, Speculative, default_pair, generate
-from decoding.pairs import TARGET_WHEEL
+from decoding.models.defaults import TARGET_WHEEL
 from policies import MLP, Logistic, Rule
 from policies.export.checking import check
 

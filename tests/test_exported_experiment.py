@@ -7,9 +7,10 @@ from export_toys import exported as written
 from job_toys import toy_prompts
 from toys import words
 
-from experiments import exported, exported_run
+from experiments import exported
+from experiments.exported_engines import measurement
 from policies import Rule
-from train.command import InputError
+from train.common.cli import InputError
 
 SECONDS = {"alone": 3.0, "default": 2.0, "exported": 1.0}
 
@@ -22,12 +23,12 @@ def toys(tmp_path, monkeypatch):
     def build(settings, small, large, tokenizer, context, folder):
         asked.append(settings)
         answer = lambda way: lambda ids, new: ([1] * new, SECONDS[way] * (1 + len(ids)))  # noqa: E731
-        return [answer(way) for way in exported_run.WAYS]
+        return [answer(way) for way in measurement.WAYS]
 
-    monkeypatch.setattr(exported_run, "prepare", lambda config: (toy_prompts(config.limit), words()))
-    engines = {name: engine._replace(build=build, module="json") for name, engine in exported_run.ENGINES.items()}
-    monkeypatch.setattr(exported_run, "ENGINES", engines)
-    monkeypatch.setattr(exported_run, "version", lambda package: "1")
+    monkeypatch.setattr(measurement, "prepare", lambda config: (toy_prompts(config.limit), words()))
+    engines = {name: engine._replace(build=build, module="json") for name, engine in measurement.ENGINES.items()}
+    monkeypatch.setattr(measurement, "ENGINES", engines)
+    monkeypatch.setattr(measurement, "version", lambda package: "1")
     for name in ("small", "large"):
         (tmp_path / f"{name}.gguf").touch()
     folders = [
@@ -76,8 +77,8 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(toys, capsys, changes, n
 def test_folders_of_other_targets_and_absent_engines_are_refused(toys, tmp_path, monkeypatch):
     folder = written(Rule.never(), "mlx-lm", tmp_path / "c", role="stop")
     with pytest.raises(InputError, match="is an export to mlx-lm; give at most one of each"):
-        exported_run.run(exported.Exported(folders=(folder,)))
-    absent = {name: engine._replace(module="no_such_engine") for name, engine in exported_run.ENGINES.items()}
-    monkeypatch.setattr(exported_run, "ENGINES", absent)
+        measurement.run(exported.Exported(folders=(folder,)))
+    absent = {name: engine._replace(module="no_such_engine") for name, engine in measurement.ENGINES.items()}
+    monkeypatch.setattr(measurement, "ENGINES", absent)
     with pytest.raises(InputError, match="is for openvino, which is not installed; pip install openvino-genai"):
-        exported_run.run(exported.Exported(folders=(tmp_path / "b" / "openvino",)))
+        measurement.run(exported.Exported(folders=(tmp_path / "b" / "openvino",)))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies import FEATURES, features, history_for, token_classes
+from policies import FEATURES, feature_columns, history_for, token_classes
 
 DISTRIBUTION = ("entropy", "varentropy", "top1", "margin", "top10", "top10_mass")
 
@@ -50,7 +50,7 @@ logit = st.one_of(st.just(-np.inf), st.floats(-60, 60, width=32))
 @given(st.integers(2, 40).flatmap(lambda v: st.lists(st.lists(logit, min_size=v, max_size=v), min_size=1, max_size=3)))
 def test_distribution_features_match_float64(rows):
     rows = [[0.0, *row[1:]] for row in rows]  # at least one token is allowed
-    got = features(step_of(torch.tensor(rows)), DISTRIBUTION)
+    got = feature_columns(step_of(torch.tensor(rows)), DISTRIBUTION)
     np.testing.assert_allclose(got.numpy(), [reference(row) for row in rows], rtol=2e-4, atol=2e-5)
 
 
@@ -60,19 +60,19 @@ def test_the_largest_are_found_in_any_chunk(vocab):
     logits = torch.randn(3, vocab, generator=torch.Generator().manual_seed(0))
     logits[1, -12:] += 9
     logits[2, 64:76] += 9
-    got = features(step_of(logits), DISTRIBUTION)
+    got = feature_columns(step_of(logits), DISTRIBUTION)
     np.testing.assert_allclose(got.numpy(), [reference(row) for row in logits], rtol=2e-4, atol=2e-5)
 
 
 def test_one_allowed_token_is_certain():
     logits = torch.full((1, 50), -torch.inf)
     logits[0, 7] = 4.0
-    assert features(step_of(logits), DISTRIBUTION).tolist() == [[0.0, 0.0, 1.0, 1.0, 1.0, 1.0]]
+    assert feature_columns(step_of(logits), DISTRIBUTION).tolist() == [[0.0, 0.0, 1.0, 1.0, 1.0, 1.0]]
 
 
 def test_large_logits_lose_no_precision():
     logits = torch.randn(4, 100)
-    near, far = (features(step_of(logits + shift), DISTRIBUTION) for shift in (0.0, 4096.0))
+    near, far = (feature_columns(step_of(logits + shift), DISTRIBUTION) for shift in (0.0, 4096.0))
     torch.testing.assert_close(near, far, rtol=1e-2, atol=1e-3)
 
 
@@ -80,46 +80,46 @@ def test_large_logits_lose_no_precision():
 def test_broken_logits_give_nan_in_their_row_only(broken):
     logits = torch.randn(3, 30)
     logits[1, 4] = broken
-    got = features(step_of(logits), DISTRIBUTION)
+    got = feature_columns(step_of(logits), DISTRIBUTION)
     assert got[1].isnan().all() and got[[0, 2]].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_dtype_is_computed_in_float32(dtype):
     logits = torch.randn(5, 64).to(dtype)
-    got = features(step_of(logits), DISTRIBUTION)
+    got = feature_columns(step_of(logits), DISTRIBUTION)
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got, features(step_of(logits.float()), DISTRIBUTION))
+    torch.testing.assert_close(got, feature_columns(step_of(logits.float()), DISTRIBUTION))
 
 
 def test_means_skip_what_is_unknown():
     nan = torch.nan
     history = torch.tensor([[[1.0, nan], [3.0, 1.0]], [[nan, nan], [nan, nan]]])
     step = step_of(torch.randn(2, 9), history=history)
-    got = features(step, ("mean_entropy", "mean_agreed"), history=("entropy", "agreed"))
+    got = feature_columns(step, ("mean_entropy", "mean_agreed"), history=("entropy", "agreed"))
     assert got[0].tolist() == [2.0, 1.0] and got[1].isnan().all()
 
 
 def test_history_columns_are_found_by_name():
     assert history_for(("mean_agreed", "entropy", "mean_entropy", "mean_agreed")) == ("agreed", "entropy")
     step = step_of(torch.randn(1, 9), history=torch.tensor([[[5.0, 7.0]]]))
-    assert features(step, ("mean_entropy",), history=("agreed", "entropy")).tolist() == [[7.0]]
+    assert feature_columns(step, ("mean_entropy",), history=("agreed", "entropy")).tolist() == [[7.0]]
 
 
 def test_only_what_is_asked_is_computed():
     step = SimpleNamespace(position=torch.arange(4), since_large=torch.arange(4))  # no logits at all
-    assert features(step, ("since_large", "position")).shape == (4, 2)
-    assert features(step, ()).shape == (4, 0)
+    assert feature_columns(step, ("since_large", "position")).shape == (4, 2)
+    assert feature_columns(step, ()).shape == (4, 0)
 
 
 def test_what_is_missing_is_said():
     step = step_of(torch.randn(2, 9))
     with pytest.raises(ValueError, match="unknown feature 'entorpy'; the known ones are entropy, "):
-        features(step, ("entorpy",))
+        feature_columns(step, ("entorpy",))
     with pytest.raises(ValueError, match="'mean_agreed' needs step.history with a column for 'agreed'"):
-        features(step, ("mean_agreed",), history=("agreed",))
+        feature_columns(step, ("mean_agreed",), history=("agreed",))
     with pytest.raises(ValueError, match=r"'last_is_digit' needs classes=token_classes\(tokenizer\)"):
-        features(step, ("last_is_digit",))
+        feature_columns(step, ("last_is_digit",))
 
 
 class ByteLevel:
@@ -153,7 +153,7 @@ def test_token_classes(tokenizer):
     assert classes.dtype == torch.uint8 and classes.shape == (len(tokenizer),)
     names = ("last_is_word_start", "last_is_digit", "last_is_punctuation", "last_is_newline")
     step = step_of(torch.randn(len(tokenizer), 5), last_token=torch.arange(len(tokenizer)))
-    columns = features(step, names, classes=classes)
+    columns = feature_columns(step, names, classes=classes)
     assert ["".join(c for c, flag in zip("wdpn", row, strict=True) if flag) for row in columns] == list(
         tokenizer.expected
     )
@@ -163,7 +163,7 @@ def test_features_of_both_models_match_float64():
     q, p = torch.randn(2, 50, 7) * 2
     token = torch.arange(50) % 7
     names = ("kl", "js", "tv", "target_entropy", "target_surprise", "target_regret", "log_ratio")
-    got = features(step_of(q, target_logits=p, token=token), names).double()
+    got = feature_columns(step_of(q, target_logits=p, token=token), names).double()
     a, b = (x.double().softmax(-1) for x in (q, p))
     m = (a + b) / 2
     kl = lambda x, y: (x * (x / y).log()).sum(-1)  # noqa: E731
@@ -182,12 +182,12 @@ def test_features_of_both_models_match_float64():
 
 def test_features_of_both_models_need_both():
     with pytest.raises(ValueError, match="drafted tokens that the larger model has read"):
-        features(step_of(torch.randn(2, 5)), ("kl",))
+        feature_columns(step_of(torch.randn(2, 5)), ("kl",))
 
 
 def test_every_feature_has_a_column():
     history, classes = history_for(tuple(FEATURES)), torch.zeros(9, dtype=torch.uint8)
     judged = {"target_logits": torch.randn(2, 3, 9), "token": torch.zeros(2, 3, dtype=torch.long)}
     step = step_of(torch.randn(2, 3, 9), history=torch.rand(2, 3, 8, 2), **judged)
-    got = features(step, tuple(FEATURES), history, classes)
+    got = feature_columns(step, tuple(FEATURES), history, classes)
     assert got.shape == (2, 3, len(FEATURES)) and got.dtype == torch.float32 and got.isfinite().all()

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 from results import found
 
-from train import figure
+from train.reports import figure
 
 
 @pytest.fixture

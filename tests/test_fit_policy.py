@@ -16,7 +16,7 @@ from job_toys import ENV, FAST, command, fit_policy, save_model, write_prompts
 from decoding import LM
 from policies import load
 from train.fit_policy import main
-from train.studies import join_study
+from train.search.study import join_study
 
 SURELY = {"quality_budget": 0.95}
 RESULTS = ["frontier.png", "policy.json", "report.html", "result.json"]

@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 from job_toys import ENV, ROOT, toy_pair, toy_prompts, write_prompts
 
 from decoding import Autoregressive, Sampling, generate
-from experiments import energy, plots, study, summary, texts
-from experiments.beam_search import BeamSearch
+from experiments.comparison import plots, study, summary, texts
+from experiments.comparison.beam_search import BeamSearch
+from experiments.comparison.methods import SAMPLING, SUFFIX, Method, MethodError, build, catalogue, parse
+from experiments.comparison.pricing import priced
+from experiments.comparison.registry import KINDS
 from experiments.frontier import main
-from experiments.methods import SAMPLING, SUFFIX, Method, MethodError, build, catalogue, parse
-from experiments.pricing import priced
-from experiments.registry import KINDS
+from experiments.shared import energy
 from policies import Random
-from train.atomic import read_rows
-from train.command import InputError
-from train.generations import counted
-from train.recipes import RECIPES
-from train.replay import Cost
+from train.common.atomic import read_rows
+from train.common.cli import InputError
+from train.common.generations import counted
+from train.replay.backoff import Cost
+from train.search.recipes import RECIPES
 
 ALL = sorted(set(KINDS) - {"policy", "large"})
 WRONG = {
@@ -256,7 +257,7 @@ def test_a_stopped_run_goes_on_and_a_new_method_writes_only_its_own(toys, tmp_pa
             raise KeyboardInterrupt
         return counted(decoder, prompts, *args, **options)
 
-    monkeypatch.setattr("train.generations.counted", noted)
+    monkeypatch.setattr("train.common.generations.counted", noted)
     stop = 5
     assert run(toys, tmp_path, "random", "mtad@sampling") == 130
     assert not (tmp_path / "default/result.json").exists()

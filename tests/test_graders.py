@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from experiments.graders import FAMILIES, GRADERS, Graded, grade, main, read_prompts
-from experiments.overlap import chrf, rouge_l
-from train.command import InputError
-from train.own_grader import load_grader
-from train.prompts import Prompt
+from experiments.grading.overlap import chrf, rouge_l
+from train.common.cli import InputError
+from train.data.prompts import Prompt
+from train.quality.graders import load_grader
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {"math": 70, "code": 39, "context_qa": 35, "summarization": 27, "factual_qa": 25}
@@ -92,7 +92,7 @@ def test_every_family_is_graded_by_what_it_says():
 
 @pytest.mark.parametrize(("metric", "package"), [("chrf", "sacrebleu"), ("rouge_l", "rouge_score")])
 def test_a_missing_package_is_one_sentence(monkeypatch, metric, package):
-    from experiments import overlap as module
+    from experiments.grading import overlap as module
 
     for name in (package, f"{package}.metrics", f"{package}.rouge_scorer"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -7,9 +7,10 @@ import torch
 from conftest import tiny
 from toys import nudged
 
-from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate, graphs
+from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
 from decoding.generation import commits, start
-from decoding.packed import pack
+from decoding.kernels import cuda_graphs
+from decoding.kernels.packed_products import pack
 from policies import Rule
 
 OPTIONS = {"max_new_tokens": 15, "eos_token_id": 5, "pad_token_id": 0, "seed": 1}
@@ -34,8 +35,8 @@ class Stand:
 
 @pytest.fixture(autouse=True)
 def stand(monkeypatch):
-    monkeypatch.setattr(graphs, "CudaGraph", Stand)
-    monkeypatch.setattr("decoding.lm.recordable", lambda model: True)
+    monkeypatch.setattr(cuda_graphs, "CudaGraph", Stand)
+    monkeypatch.setattr("decoding.models.lm.recordable", lambda model: True)
     monkeypatch.setattr(Stand, "made", 0)
 
 
@@ -92,7 +93,7 @@ def test_a_second_generation_records_nothing(prompts):
 
 def test_few_shapes_are_recorded(caplog):
     """One for the prompt, one token at a time after it, and another where the cache is read further."""
-    caplog.set_level("INFO", "decoding.graphs")
+    caplog.set_level("INFO", "decoding.kernels.cuda_graphs")
     lm = recorded(tiny(max_position_embeddings=512))
     generate(Autoregressive(lm), torch.tensor([[3] * 7]), max_new_tokens=200, eos_token_id=())
     (recorder,) = lm.recorders.free
@@ -130,7 +131,7 @@ def test_a_failure_is_said_once_and_forwards_run_eagerly(prompts, monkeypatch, c
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     lm = tiny()
-    monkeypatch.setattr(graphs, "CudaGraph", fails)
+    monkeypatch.setattr(cuda_graphs, "CudaGraph", fails)
     other = recorded(lm)
     for _ in range(2):
         found = generate(Autoregressive(other), *prompts, **OPTIONS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from train.growth import grown
+from train.distillation.grow import grown
 
 
 @pytest.fixture(scope="module")

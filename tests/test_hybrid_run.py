@@ -14,23 +14,23 @@ from job_toys import ENV, FAST, ROOT, command, save_model, toy_pair, toy_prompts
 
 from decoding import LM, MTAD, Exact, SpecInfer, Speculative, generate
 from decoding.__main__ import main as decode
-from decoding.acceptance import RULES, rule
-from decoding.tuned import drafting
+from decoding.acceptance.rules import RULES, rule
+from decoding.decoders.from_spec import drafting
 from policies import Rule, load, token_classes
+from policies.decoder_spec import EXACT, Role, role_of
 from policies.export.source import ExportError, open_source
-from policies.roles import EXACT, Role, role_of
-from train import leniency
-from train.collect_drafts import collect_drafts
-from train.draft_traces import read_drafts
+from train.data.prompts import load_prompts
 from train.fit_policy import main
-from train.hybrid_run import HybridRun, against_single, described, verdict
-from train.judge import Judge
-from train.prompts import load_prompts
-from train.replay import Cost
-from train.search import Goal
-from train.search_hybrid import HybridSearch
-from train.search_stops import StopSearch
-from train.studies import complete, join_study, open_study, pruned, run_study
+from train.methods.hybrid import HybridRun, against_single, described, verdict
+from train.quality.metric import Judge
+from train.replay.backoff import Cost
+from train.search import leniency
+from train.search.backoff import Goal
+from train.search.draft_stop import StopSearch
+from train.search.hybrid import HybridSearch
+from train.search.study import complete, join_study, open_study, pruned, run_study
+from train.traces.collect_drafts import collect_drafts
+from train.traces.draft_traces import read_drafts
 
 NEW, LONGEST = 12, 5
 TABLES = [{"1": 1.0, "4": 1.05, "16": 1.2}, {"1": 10.0, "4": 10.5, "16": 13.0}]

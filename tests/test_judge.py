@@ -6,11 +6,11 @@ import pytest
 from job_toys import FAST, save_toys, toy_pair, toy_prompts, typed, word_tokenizer
 
 from policies import load
-from train.command import InputError
+from train.common.cli import InputError
 from train.fit_policy import main
-from train.job import told_apart
-from train.judge import Judge
-from train.quality import end_tokens, guarded_regret, score
+from train.pipeline import told_apart
+from train.quality.guarded_regret import end_tokens, guarded_regret, score
+from train.quality.metric import Judge
 
 
 def variety(prompt, reference, text):

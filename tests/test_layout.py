@@ -123,7 +123,7 @@ def test_the_table_of_architectures_is_complete():
     import transformers
     from kinds import KINDS
 
-    from decoding.architectures import ATTENTION
+    from decoding.models.architectures import ATTENTION
 
     text = (ROOT / "docs" / "architectures.md").read_text()
     rows = dict(re.findall(r"^\| [^|]+ \| `(\w+)` \| slots, (\w+)", text, re.MULTILINE))

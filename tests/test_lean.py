@@ -6,7 +6,7 @@ from conftest import tiny
 from toys import eager, nudged
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
-from decoding.packed import pack
+from decoding.kernels.packed_products import pack
 from policies import Rule
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4}
@@ -106,7 +106,7 @@ def test_the_halves_of_a_layer_are_in_memory_once(monkeypatch):
     ids = torch.randint(3, 37, (1, 9), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         before = eager(lm)(ids).logits
-        monkeypatch.setattr("decoding.packed._can_pack", lambda weight: False)
+        monkeypatch.setattr("decoding.kernels.packed_products._can_pack", lambda weight: False)
         lm.model.lm_head.weight.mul_(1.0)  # laid out anew
         fresh = lm.session(1, 9).catch_up(ids, torch.tensor([9]), torch.tensor([0]), keep=9)
         for layer in lm.model.model.layers:

@@ -9,9 +9,9 @@ from job_toys import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff
 from policies import Random, Rule
-from train import holdout, live
-from train.judge import Judge
-from train.search import Goal
+from train.evaluation import holdout, live
+from train.quality.metric import Judge
+from train.search.backoff import Goal
 
 NEW = 6
 prompts = toy_prompts(5)

@@ -11,11 +11,11 @@ import torch
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, default_pair, generate
 from decoding.__main__ import main
-from decoding.lm import check_compatible
-from decoding.pairs import DRAFTER, TARGET_WHEEL, load_model, target_source
-from experiments.engines import Models, build, runnable
+from decoding.models.defaults import DRAFTER, TARGET_WHEEL, load_model, target_source
+from decoding.models.lm import check_compatible
+from experiments.engines_under_test.catalogue import Models, build, runnable
 from policies import Random, Rule
-from train.prompts import load_prompts
+from train.data.prompts import load_prompts
 
 ROOT = Path(__file__).parents[1]
 NEEDED = "pip install -e '.[llama-cpp-python]'"
@@ -58,7 +58,6 @@ def torch_small():
 
 def llamacpp():
     pytest.importorskip("llama_cpp", reason=NEEDED)
-    from decoding import llamacpp
 
     return llamacpp
 

@@ -9,7 +9,8 @@ from conftest import tiny
 from kinds import KINDS
 from toys import nudged
 
-from decoding import MTAD, Autoregressive, Backoff, Speculative, generate, memory
+from decoding import MTAD, Autoregressive, Backoff, Speculative, generate
+from decoding.models import memory
 from policies import Rule
 
 IDS = torch.tensor([[0, 0, 3, 4, 5], [0, 0, 0, 6, 7]])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from job_toys import toy_pair, write_prompts
 
-from experiments import presets, summary
-from experiments.methods import parse
+from experiments.comparison import presets, summary
+from experiments.comparison.methods import parse
+from experiments.comparison.presets import Claim
+from experiments.comparison.study import chosen
 from experiments.mtad import Tables, judged, main, with_defaults
-from experiments.presets import Claim
-from experiments.study import chosen
 
 TABLES = list(presets.PRESETS)
 

@@ -11,9 +11,9 @@ from toys import eager, greedy
 from verification import warped
 
 from decoding import MTJD, Autoregressive, Sampling, generate
-from decoding import mtjd as module
-from decoding.sampling import DRAW
-from decoding.text import noise
+from decoding.decoders import mtjd as module
+from decoding.state.sampling import DRAW
+from decoding.state.token_buffer import noise
 
 VOCAB = 5
 target = tiny("qwen3", layers=2, seed=1, vocab_size=VOCAB, initializer_range=0.1)

@@ -22,7 +22,7 @@ OPTIONS = {"max_new_tokens": 40, "eos_token_id": (), "seed": 1}
 @pytest.fixture(autouse=True)
 def steps(monkeypatch):
     """Decisions as devices take them that have no compiled call: theirs are the operations that count."""
-    monkeypatch.setattr("policies.watch.compiled", lambda: None)
+    monkeypatch.setattr("policies.features.fast_path.compiled", lambda: None)
 
 
 def learned():
@@ -69,7 +69,9 @@ def test_a_stop_is_read_once_a_drafted_token(monkeypatch):
 def test_greedy_makes_no_noise(monkeypatch):
     """A policy that reads noise still gets it."""
     made = []
-    monkeypatch.setattr("decoding.text.noise", lambda seeds, *_: made.append(1) or torch.zeros(len(seeds)))
+    monkeypatch.setattr(
+        "decoding.state.token_buffer.noise", lambda seeds, *_: made.append(1) or torch.zeros(len(seeds))
+    )
     for decoder in (Autoregressive(large), Speculative([small, large], stop=cut), Backoff([small, large], cut)):
         counted(monkeypatch, decoder, IDS[:1], **OPTIONS)
     assert not made

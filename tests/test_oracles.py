@@ -9,10 +9,10 @@ from job_toys import toy_pair, toy_prompts
 from toys import nudged
 
 from decoding import Autoregressive, Backoff, generate
-from experiments.oracles import Oracle, kl_oracle, regret_oracle
+from experiments.backoff_tables.oracles import Oracle, kl_oracle, regret_oracle
 from policies import Rule
-from train.generations import write
-from train.quality import answer_logits, end_tokens
+from train.common.generations import write
+from train.quality.guarded_regret import answer_logits, end_tokens
 
 NEW = 20
 CLOSE = 1e-4

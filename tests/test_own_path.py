@@ -7,7 +7,7 @@ import pytest
 
 from experiments.own_path import main, summary
 from policies import load
-from train.search import FEATURE_SETS
+from train.search.backoff import FEATURE_SETS
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from conftest import tiny
 
 from decoding import LM
-from decoding.packed import EXACT, PackedLinear, pack, padded
+from decoding.kernels.packed_products import EXACT, PackedLinear, pack, padded
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -6,8 +6,8 @@ import pytest
 from conftest import tiny
 from toys import nudged
 
-from decoding import pair_cost
-from decoding.cost import CONTEXT, LENGTHS
+from decoding.cost import pair
+from decoding.cost.timing import CONTEXT, LENGTHS
 
 
 def test_rounds_and_drafted_tokens_are_told_apart(monkeypatch):
@@ -20,9 +20,9 @@ def test_rounds_and_drafted_tokens_are_told_apart(monkeypatch):
         calls = [rounds * length, rounds][not length :]
         return SimpleNamespace(seconds={"total": 7.0 + beside, "models": [3.0, 4.0]}, counts={"calls": calls})
 
-    monkeypatch.setattr(pair_cost, "generate", generate)
+    monkeypatch.setattr(pair, "generate", generate)
     large = tiny(seed=1)
-    assert pair_cost.outside([nudged(large), large]) == pytest.approx((0.5, 0.3, 0.2))
+    assert pair.outside([nudged(large), large]) == pytest.approx((0.5, 0.3, 0.2))
 
 
 def test_a_longer_cache_is_what_is_between_two_measurements(monkeypatch):
@@ -31,15 +31,15 @@ def test_a_longer_cache_is_what_is_between_two_measurements(monkeypatch):
     def measure(models, lengths=LENGTHS, context=CONTEXT):
         return [dict.fromkeys(lengths, 1.0 + slope * context) for slope in (0.001, -0.001)]
 
-    monkeypatch.setattr(pair_cost, "measure", measure)
-    costs = pair_cost.measure_costs([nudged(large), large])
+    monkeypatch.setattr(pair, "measure", measure)
+    costs = pair.measure_costs([nudged(large), large])
     assert costs.cached == pytest.approx((0.001, 0.0))  # a forward is never cheaper for what it has to read
     assert costs.forward(0, 1, CONTEXT + 500) == pytest.approx(1.0 + 0.001 * (CONTEXT + 500))
 
 
 def test_a_real_pair():
     large = tiny(seed=1)
-    costs = pair_cost.measure_costs([nudged(large), large])
+    costs = pair.measure_costs([nudged(large), large])
     assert [*costs.forwards[0]] == [*costs.forwards[1]] and 1 in costs.forwards[0]
     assert all(0 < seconds < 1 for table in costs.forwards for seconds in table.values())
     assert 0 < costs.alone < 1 and 0 <= costs.round < 1 and 0 <= costs.drafted < 1

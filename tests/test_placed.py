@@ -8,7 +8,7 @@ from torch import nn
 from toys import nudged
 
 from decoding import LM, Autoregressive, Backoff, Speculative, generate
-from decoding.packed import PackedLinear, pack
+from decoding.kernels.packed_products import PackedLinear, pack
 from policies import Rule
 
 PARTS = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from policies import KINDS, MLP, Logistic, Margins, Momentum, Periodic, Random, Rule, features, load
+from policies import KINDS, MLP, Logistic, Margins, Momentum, Periodic, Random, Rule, feature_columns, load
 
 VOCAB, WIDTH = 40, 6
 CLASSES = torch.arange(VOCAB, dtype=torch.uint8) % 16
@@ -173,7 +173,7 @@ def test_deterministic_and_without_grad_modes(policy):
 
 def test_a_table_scores_as_the_step_does(policy):
     step = make_step(11)
-    table = features(step, policy.names, policy.history, policy.classes)
+    table = feature_columns(step, policy.names, policy.history, policy.classes)
     hidden = step.hidden if policy.needs_hidden else None
     assert torch.equal(policy.score_table(table, hidden), policy.score(step))
     assert torch.equal(policy.score_table(table.double().numpy(), hidden), policy.score(step))
@@ -198,7 +198,7 @@ def test_round_trip(policy, tmp_path):
 
 def test_rules_read_as_written():
     step = make_step(30)
-    top1 = features(step, ("top1",))[:, 0]
+    top1 = feature_columns(step, ("top1",))[:, 0]
     assert torch.equal(Rule("top1", 0.4, "<=")(step), top1 <= 0.4)
     assert torch.equal(Rule("top1", 0.4)(step), top1 >= 0.4)
     assert Rule("top1", 0.4, "<=").describe() == "escalate when top1 <= 0.4"
@@ -310,7 +310,7 @@ def test_refitting_writes_into_the_same_buffers():
 
 
 def test_validation_groups_are_not_split():
-    from policies.mlp import _held_out
+    from policies.kinds.mlp import _held_out
 
     groups = np.repeat(np.arange(10), 7)
     held = _held_out(groups, 0.2, torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import MLP, Logistic
-from train.policy_gradient import (
+from train.reinforcement.policy_gradient import (
     Decisions,
     Explorer,
     Settings,

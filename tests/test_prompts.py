@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.prompts import (
+from train.data.prompts import (
     DEFAULT_PROMPTS,
     Prompt,
     PromptError,

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import nudged, words
 
-from decoding import LM, Autoregressive, Speculative, cost_file, generate, measure_cost, prospect
-from decoding.cost import Costs
+from decoding import LM, Autoregressive, Speculative, generate, measure_cost
+from decoding.cost import cache as cost_cache
+from decoding.cost import speedup
+from decoding.cost.timing import Costs
 
 IDS = torch.tensor([[5, 9, 4]])
 LARGE = {1: 0.1, 8: 0.1}
@@ -39,27 +41,27 @@ def write(pair, length=2, times=6, **options):
 def test_a_speedup_by_hand():
     # Kept half the time: 1 + 1/2 + 1/4 tokens for two small forwards and one large one.
     draft = {1: 0.1, 9: 0.1}
-    assert prospect.speedup(Costs((draft, {1: 1.0, 9: 1.0})), 2, [0.5]) == pytest.approx(1.75 / 1.2)
-    assert prospect.speedup(Costs((draft, {1: 1.0, 3: 2.0})), 2, [0.5, 0.2]) == pytest.approx(1.6 / 2.2)
-    assert prospect.best_length(Costs(({1: 0.0001, 9: 0.0001}, LARGE)), [1.0])[0] == max(prospect.LENGTHS)
-    assert prospect.best_length(DEAR, [0.5])[0] == 1
+    assert speedup.speedup(Costs((draft, {1: 1.0, 9: 1.0})), 2, [0.5]) == pytest.approx(1.75 / 1.2)
+    assert speedup.speedup(Costs((draft, {1: 1.0, 3: 2.0})), 2, [0.5, 0.2]) == pytest.approx(1.6 / 2.2)
+    assert speedup.best_length(Costs(({1: 0.0001, 9: 0.0001}, LARGE)), [1.0])[0] == max(speedup.LENGTHS)
+    assert speedup.best_length(DEAR, [0.5])[0] == 1
 
 
 def test_what_is_done_beside_forwards_and_a_long_cache_count():
-    assert prospect.alone(FULL) == pytest.approx(1.5)
-    assert prospect.speedup(FULL, 2, [0.5]) == pytest.approx(1.75 * 1.5 / (2 * 0.3 + 1.3))
-    assert prospect.alone(FULL, 228) == pytest.approx(2.5)
-    assert prospect.speedup(FULL, 2, [0.5], 228) == pytest.approx(1.75 * 2.5 / (2 * 0.4 + 2.3))
+    assert speedup.alone(FULL) == pytest.approx(1.5)
+    assert speedup.speedup(FULL, 2, [0.5]) == pytest.approx(1.75 * 1.5 / (2 * 0.3 + 1.3))
+    assert speedup.alone(FULL, 228) == pytest.approx(2.5)
+    assert speedup.speedup(FULL, 2, [0.5], 228) == pytest.approx(1.75 * 2.5 / (2 * 0.4 + 2.3))
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 8))
 def test_the_rate_is_the_one_that_keeps_as_many(rate, length):
     kept = sum(rate**place for place in range(1, length + 1))
-    assert prospect.rate(kept, length) == pytest.approx(rate, abs=1e-6)
+    assert speedup.rate(kept, length) == pytest.approx(rate, abs=1e-6)
 
 
 def test_a_pair_that_loses_is_warned_of_once(pair, cache, caplog):
-    cost_file.store(pair, DEAR)
+    cost_cache.store(pair, DEAR)
     write(pair, times=1)
     assert not caplog.records  # too few rounds
     write(pair)
@@ -72,7 +74,7 @@ def test_a_pair_that_loses_is_warned_of_once(pair, cache, caplog):
 
 
 def test_a_better_length_is_named(pair, caplog):
-    cost_file.store(pair, Costs(({1: 0.02, 40: 0.02}, {1: 0.1, 2: 0.1, 3: 0.4, 40: 8.0})))
+    cost_cache.store(pair, Costs(({1: 0.02, 40: 0.02}, {1: 0.1, 2: 0.1, 3: 0.4, 40: 8.0})))
     write(pair)
     assert "; drafting 1 would be 1." in caplog.text
 
@@ -81,7 +83,7 @@ def test_a_better_length_is_named(pair, caplog):
 def test_nothing_is_said(case, pair, caplog):
     others = [nudged(pair[0]), pair[1]]
     if case != "unknown":
-        cost_file.store(others if case == "other models" else pair, CHEAP if case == "wins" else DEAR)
+        cost_cache.store(others if case == "other models" else pair, CHEAP if case == "wins" else DEAR)
     if case == "stop":
         write(pair, stop=lambda step: step.logits.amax(-1) > 1e9)
     elif case == "batch":
@@ -94,22 +96,22 @@ def test_nothing_is_said(case, pair, caplog):
 
 
 def test_what_is_stored_is_read_back_for_this_pair_only(pair, cache):
-    assert cost_file.stored(pair) is None
-    path = cost_file.store(pair, CHEAP)
-    assert cost_file.stored(pair) == CHEAP
-    cost_file.store(pair, FULL)
-    assert cost_file.stored(pair) == FULL
+    assert cost_cache.stored(pair) is None
+    path = cost_cache.store(pair, CHEAP)
+    assert cost_cache.stored(pair) == CHEAP
+    cost_cache.store(pair, FULL)
+    assert cost_cache.stored(pair) == FULL
     assert [*cache.iterdir()] == [path]
-    assert cost_file.stored(pair[::-1]) is None
-    assert cost_file.stored([pair[0], LM(nudged(pair[1]).model.bfloat16())]) is None
+    assert cost_cache.stored(pair[::-1]) is None
+    assert cost_cache.stored([pair[0], LM(nudged(pair[1]).model.bfloat16())]) is None
 
 
 def test_other_threads_are_another_machine(pair):
-    before = cost_file.place(pair)
+    before = cost_cache.place(pair)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert cost_file.place(pair) != before
+        assert cost_cache.place(pair) != before
     finally:
         torch.set_num_threads(threads)
 
@@ -131,19 +133,19 @@ WRONG += [
 
 @pytest.mark.parametrize("content", WRONG)
 def test_a_broken_file_is_ignored_with_one_line(content, pair, caplog):
-    path = cost_file.store(pair, CHEAP)
+    path = cost_cache.store(pair, CHEAP)
     path.write_bytes(content)
-    assert cost_file.stored(pair) is None
+    assert cost_cache.stored(pair) is None
     (record,) = caplog.records
     assert str(path) in record.getMessage() and "is not used" in record.getMessage()
 
 
 def test_a_kill_leaves_the_old_file(pair, cache, monkeypatch):
-    cost_file.store(pair, CHEAP)
-    monkeypatch.setattr(cost_file.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    cost_cache.store(pair, CHEAP)
+    monkeypatch.setattr(cache.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        cost_file.store(pair, DEAR)
-    assert cost_file.stored(pair) == CHEAP
+        cost_cache.store(pair, DEAR)
+    assert cost_cache.stored(pair) == CHEAP
     assert len([*cache.iterdir()]) == 1
 
 
@@ -152,14 +154,14 @@ def test_the_command_measures_shows_and_stores(tmp_path, monkeypatch, capsys):
     for lm, name in ((nudged(large), "small"), (large, "large")):
         lm.model.save_pretrained(tmp_path / name)
         words().save_pretrained(tmp_path / name)
-    monkeypatch.setattr("decoding.pair_cost.measure_costs", lambda models: CHEAP)
+    monkeypatch.setattr("decoding.cost.pair.measure_costs", lambda models: CHEAP)
     arguments = ["--small", str(tmp_path / "small"), "--large", str(tmp_path / "large"), "--kept", "0.5"]
     assert measure_cost.main(arguments) == 0
     said = capsys.readouterr().out
     assert f"{17.5 / 1.02:.1f}" in said and "alone 10.0" in said
     assert "small ms     1.00" in said and "large ms   100.00" in said
     assert "50% are kept" in said and f"{1.75 / 1.02:.2f}" in said
-    assert cost_file.stored([LM.load(tmp_path / name) for name in ("small", "large")]) == CHEAP
+    assert cost_cache.stored([LM.load(tmp_path / name) for name in ("small", "large")]) == CHEAP
 
 
 @pytest.mark.parametrize(

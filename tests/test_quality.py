@@ -6,10 +6,10 @@ import torch
 from conftest import tiny
 
 from decoding import Autoregressive, Backoff, Sampling, generate
-from decoding.pairs import DRAFTER, default_pair
+from decoding.models.defaults import DRAFTER, default_pair
 from policies import Rule
-from train.prompts import load_prompts
-from train.quality import Score, guarded_regret, score
+from train.data.prompts import load_prompts
+from train.quality.guarded_regret import Score, guarded_regret, score
 
 EOS = (2, 9)
 GRAM = [11, 12, 13, 14, 15, 16]

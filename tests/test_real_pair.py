@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from decoding import Autoregressive, Backoff, Speculative, default_pair, generate
-from decoding.pairs import DRAFTER, TARGET_WHEEL, load_model
+from decoding.models.defaults import DRAFTER, TARGET_WHEEL, load_model
 from policies import Rule
-from train.prompts import load_prompts
+from train.data.prompts import load_prompts
 
 pytestmark = [
     pytest.mark.real,
@@ -50,7 +50,7 @@ def test_drafter_is_small_and_has_the_targets_tokenizer(pair):
 def test_drafter_never_saw_the_embedded_prompts(pair):
     from gguf import GGUFReader
 
-    from train.corpus import hash_of
+    from train.distillation.corpus import hash_of
 
     seen = set(GGUFReader(DRAFTER).fields["distill.training_prompts"].contents().split())
     prompts = load_prompts(None, pair[1].tokenizer)

@@ -10,7 +10,7 @@ from toys import eager, greedy, nudged
 
 from decoding import PromptLookup, Sampling, generate
 from policies import Logistic, Random, Rule, Survival
-from train.recipes import RECIPES, make
+from train.search.recipes import RECIPES, make
 
 large = tiny("llama", layers=2, seed=1)
 small = nudged(large, 0.15)

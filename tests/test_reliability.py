@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.reliability import reliability
+from train.evaluation.reliability import reliability
 
 unit = st.floats(0, 1, width=32)
 

@@ -6,12 +6,12 @@ import torch
 from job_toys import toy_pair, toy_prompts
 
 from decoding import Speculative, generate
-from decoding.cost import seconds
+from decoding.cost.timing import seconds
 from policies import token_classes
-from train.collect import trajectory
-from train.generations import answers as large_answers
-from train.replay import Cost, backoff, best_length, rounds, speculative
-from train.traces import Traces
+from train.common.generations import answers as large_answers
+from train.replay.backoff import Cost, backoff, best_length, rounds, speculative
+from train.traces.collect_handoff import trajectory
+from train.traces.handoff_traces import Traces
 
 NEW = 20
 SMALL = {"1": 1.0, "2": 1.5, "4": 2.0, "8": 4.0}

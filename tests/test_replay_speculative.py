@@ -15,20 +15,20 @@ from job_toys import toy_pair, toy_prompts
 from toys import nudged
 
 from decoding import LM, Sampling, Speculative, generate
-from decoding.cost import seconds
-from decoding.pairs import DRAFTER, TARGET_WHEEL, default_target
+from decoding.cost.timing import seconds
+from decoding.models.defaults import DRAFTER, TARGET_WHEEL, default_target
 from policies import FEATURES, MLP, Logistic, Periodic, Random, Rule, Survival, token_classes
-from train import collect_drafts as collecting
-from train.collect_drafts import collect_drafts
-from train.draft_traces import read_drafts
-from train.generations import batch_of
-from train.oracle import oracle
-from train.prompts import load_prompts
-from train.replay import Cost
-from train.replay_speculative import Replay, expected, gap
-from train.rounds import Texts, runs
-from train.splits import split
-from train.traces import TraceError, read_traces
+from train.common.generations import batch_of
+from train.data.prompts import load_prompts
+from train.data.splits import split
+from train.replay.backoff import Cost
+from train.replay.oracle import oracle
+from train.replay.rounds import Texts, runs
+from train.replay.speculative import Replay, expected, gap
+from train.traces import collect_drafts as collecting
+from train.traces.collect_drafts import collect_drafts
+from train.traces.draft_traces import read_drafts
+from train.traces.handoff_traces import TraceError, read_traces
 
 NEW, LONGEST = 16, 7
 cost = Cost({"1": 1.0, "2": 1.5, "4": 2.0, "8": 3.0}, {"1": 10.0, "2": 11.0, "4": 13.0, "8": 18.0})
@@ -312,8 +312,8 @@ def test_the_experiment(tmp_path, monkeypatch):
     from experiments.replay import ReplayCheck, main
 
     few = toy_prompts(12, seed=10)
-    monkeypatch.setattr("train.prompts.load_prompts", lambda source, tokenizer: few)
-    monkeypatch.setattr("train.splits.split", lambda prompts: {"holdout": prompts[:5]})
+    monkeypatch.setattr("train.data.prompts.load_prompts", lambda source, tokenizer: few)
+    monkeypatch.setattr("train.data.splits.split", lambda prompts: {"holdout": prompts[:5]})
     config = ReplayCheck(limit=3, max_new_tokens=8, longest=3, bulk=2, positions=100, trials=4, output=tmp_path / "x")
     result = main(config, pair())
     assert {row["equal"] for name, row in result["live"].items() if name != "oracle"} == {"3/3"}

@@ -6,7 +6,7 @@ import re
 import pytest
 from results import HOSTILE, found
 
-from train import report
+from train.reports.page import write_html
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def result():
 
 @pytest.fixture
 def page(result, tmp_path):
-    report.write_html(result, tmp_path / "report.html")
-    return (tmp_path / "report.html").read_text(encoding="utf-8")
+    write_html(result, tmp_path / "page.html")
+    return (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def without_scripts(page):
@@ -76,27 +76,27 @@ def test_page_loads_nothing_from_elsewhere(page):
 
 @pytest.mark.parametrize(("ratio", "said"), [(1.2, False), (0.85, False), (1.3, True), (0.7, True), (None, False)])
 def test_a_timing_table_that_live_runs_contradict_is_called_wrong(result, tmp_path, ratio, said):
-    report.write_html(result | {"live_over_table": ratio}, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    write_html(result | {"live_over_table": ratio}, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert (f"the large model took {ratio} times" in page or f"took {ratio}0 times" in page) == said
 
 
 def test_missing_keys_leave_out_their_section(result, tmp_path):
-    path = tmp_path / "report.html"
+    path = tmp_path / "page.html"
     for key in result:
         partial = copy.deepcopy(result)
         del partial[key]
-        report.write_html(partial, path)
-    report.write_html({}, path)
+        write_html(partial, path)
+    write_html({}, path)
     assert "<h2>" not in path.read_text()
     result["policy"]["weights"] = None
-    report.write_html(result, path)
+    write_html(result, path)
     assert "<th>weight</th>" not in path.read_text()
     assert "features: entropy, margin" in path.read_text()
 
 
 def test_a_failed_write_leaves_the_old_page(result, tmp_path, monkeypatch):
-    path = tmp_path / "report.html"
+    path = tmp_path / "page.html"
     path.write_text("old")
 
     def full(*args):
@@ -104,6 +104,6 @@ def test_a_failed_write_leaves_the_old_page(result, tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="disk full"):
-        report.write_html(result, path)
+        write_html(result, path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

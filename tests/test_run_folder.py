@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from train import run_folder
+from train.common import run_folder
 
 RUN = {"settings": {"lr": 0.1, "top_k": 8, "small": None}, "models": ["a", "b"]}
 config = SimpleNamespace(lr=0.1, top_k=8, small=None)

@@ -9,12 +9,13 @@ from job_toys import toy_pair, toy_prompts
 from toys import characters
 
 from decoding import Autoregressive, Backoff, generate
-from decoding.stream import pieces
+from decoding.state.streaming import pieces
 from policies import Rule
-from train import live, report
-from train.judge import Judge
-from train.prompts import Prompt
-from train.samples import samples
+from train.data.prompts import Prompt
+from train.evaluation import live
+from train.evaluation.samples import samples
+from train.quality.metric import Judge
+from train.reports.page import write_html
 
 NEW = 20
 prompts = [
@@ -116,8 +117,8 @@ def test_the_report_shows_them(pair, rows, tmp_path):
     policy = Rule("entropy", 2.6)
     found = json.loads(json.dumps(samples(pair, policy, prompts, rows(policy))))
     result = {"samples": found, "models": [{"name": "<s>"}, {"name": "big"}], "policy": {"threshold": 2.6}}
-    report.write_html(result, tmp_path / "report.html")
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    write_html(result, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     tokens = [token for sample in found for token in sample["tokens"]]
     assert [text for text, *_ in page.spans] == [text for text, *_ in tokens]
     for (_, style, title), (_, writer, risk) in zip(page.spans, tokens, strict=True):

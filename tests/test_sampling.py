@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from decoding import Sampling
-from decoding.sampling import invert, noise
+from decoding.state.sampling import invert, noise
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])

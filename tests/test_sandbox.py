@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.python_answers import passes_tests
-from experiments.sandbox import Limits, _talk, isolation, run
-from train.command import InputError
+from experiments.grading.python_answers import passes_tests
+from experiments.grading.sandbox import Limits, _talk, isolation, run
+from train.common.cli import InputError
 
 LIMITS = Limits(cpu=1, wall=10.0, memory=1 << 28)
 PROMPT = '''Complete the following Python function.
@@ -212,7 +212,7 @@ def test_processes_end_with_it(tmp_path, monkeypatch):
     script = tmp_path / "gets_away.py"
     # The parent lives on: it is the first process of the namespace, with whose end the child would be gone by itself.
     script.write_text("import os, time\nif os.fork() == 0:\n    os.setsid()\n    open('ran', 'w')\ntime.sleep(100)\n")
-    monkeypatch.setattr("experiments.sandbox.CHILD", script)
+    monkeypatch.setattr("experiments.grading.sandbox.CHILD", script)
     for seconds in (2.0, 8.0, 32.0):  # a busy machine takes that long to start Python
         assert _talk(b"", str(tmp_path), seconds) == b""
         if (tmp_path / "ran").exists():

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from policies import Logistic, Rule
-from policies.classes import BITS
-from train.calibrate import risks
-from train.replay import Cost
-from train.search import FEATURE_SETS, GRID, Goal, Search, solve
-from train.studies import WORKER, finalists, open_study, run_study
-from train.traces import FEATURE_COLUMNS, Traces
+from policies.features.token_classes import BITS
+from train.replay.backoff import Cost
+from train.search.backoff import FEATURE_SETS, GRID, Goal, Search, solve
+from train.search.study import WORKER, finalists, open_study, run_study
+from train.search.thresholds import risks
+from train.traces.handoff_traces import FEATURE_COLUMNS, Traces
 
 COST = Cost({"1": 1.0, "4": 1.5, "16": 4.0}, {"1": 4.0, "4": 5.0, "16": 10.0})
 point = st.tuples(st.floats(0.1, 10), st.floats(0, 1))

@@ -6,7 +6,7 @@ import pytest
 from distill_toys import make_target
 
 from decoding import LM
-from train.self_prompts import LEAST, user_opening, write_self_prompts
+from train.distillation.self_prompts import LEAST, user_opening, write_self_prompts
 
 TEMPLATE = "{% for m in messages %}<s> {{ m['role'] }} w3 {{ m['content'] }} </s> {% endfor %}"
 

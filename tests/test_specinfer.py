@@ -12,7 +12,7 @@ from toys import nudged
 from verification import warped
 
 from decoding import PromptLookup, Sampling, SpecInfer, Speculative, generate
-from decoding.specinfer import Shape, try_children
+from decoding.decoders.specinfer import Shape, try_children
 
 target = tiny(seed=1)
 DRAFTS = {"close": nudged(target), "far": nudged(target, 0.3), "itself": target, "stranger": tiny(layers=1, seed=2)}

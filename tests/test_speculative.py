@@ -115,7 +115,7 @@ def test_draws_follow_the_target(kind, how, sampling):
 @pytest.mark.parametrize(
     "options",
     [{"length": 1}, {"length": 3, "stop": Random(0.4)}, {"length": 3, "stop": UNSURE, "keep": True, "accept": Block()}],
-    ids=str,
+    ids=["one", "random-stop", "unsure-stop"],
 )
 def test_draws_follow_the_target_to_its_eos(options):
     p, result = p_value(Speculative([draft, target], **options), SAMPLING["T=1"], eos=EOS, seed=7)

@@ -12,11 +12,11 @@ from toys import nudged
 from decoding import LM
 from decoding.__main__ import main as decode
 from policies import Rule, load
+from policies.decoder_spec import Role, role_of
 from policies.export.source import open_source
-from policies.roles import Role, role_of
-from train import report
 from train.fit_policy import main
-from train.speculative_run import ChosenStop, against_constant, verdict
+from train.methods.speculative import ChosenStop, against_constant, verdict
+from train.reports import page
 
 TABLES = [{"1": 1.0, "4": 1.05, "16": 1.2}, {"1": 10.0, "4": 10.5, "16": 13.0}]
 
@@ -65,7 +65,7 @@ def test_it_leaves_a_stop_a_report_and_its_data(toys, finished):
     assert exact["speculative"]["length"] == max(constant, key=constant.get)
     assert len(result["trials"]) == 45 and all(t["feasible"] for t in result["trials"])
     assert max(t["speedup"] for t in result["trials"]) >= max(constant.values()) > 1
-    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    page = (finished.folder / "page.html").read_text(encoding="utf-8")
     assert "longest draft, tokens" in page and "Speed over the best constant length" in page
     assert (finished.folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
@@ -166,5 +166,5 @@ def test_a_role_that_no_decoder_can_follow_is_refused(wrong):
 
 
 def test_a_report_of_drafts_needs_no_stop(tmp_path):
-    report.write_html({"method": "speculative", "frontier": {"constant": [(1, 1.2)]}}, tmp_path / "report.html")
-    assert "constant length (predicted)" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    page.write_html({"method": "speculative", "frontier": {"constant": [(1, 1.2)]}}, tmp_path / "page.html")
+    assert "constant length (predicted)" in (tmp_path / "page.html").read_text(encoding="utf-8")

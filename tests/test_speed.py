@@ -12,14 +12,16 @@ from conftest import tiny
 from job_toys import save_model, toy_pair, toy_prompts, write_prompts
 from matplotlib.image import imread
 
-from decoding.packed import pack
-from decoding.session import Session
-from experiments import engines, forwards, speed, speed_figure, speed_run, speed_setup, speed_summary
-from experiments.engines import Models
-from experiments.peers import LlamaCppWay, Transformers, twin
-from experiments.random_models import random_pair
-from train.command import InputError
-from train.llamacpp import LlamaCpp, server
+from decoding.kernels.packed_products import pack
+from decoding.kv_cache.session import Session
+from experiments import speed
+from experiments.engine_speed import figure, forwards, measurement, setup, summary
+from experiments.engine_speed.random_models import random_pair
+from experiments.engines_under_test import catalogue
+from experiments.engines_under_test.catalogue import Models
+from experiments.engines_under_test.peers import LlamaCppWay, Transformers, twin
+from train.baselines.xllamacpp_server import LlamaCpp, server
+from train.common.cli import InputError
 
 METHODS = (
     "transformers",
@@ -72,7 +74,7 @@ def result(saved, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         measure = forwards.copy_bandwidth
         patch.setattr(forwards, "copy_bandwidth", lambda device: measure(device, 2**16, 3))
-        return speed_run.run(config(output, saved, batch=(1, 2))), output
+        return measurement.run(config(output, saved, batch=(1, 2))), output
 
 
 def strict(path):
@@ -119,31 +121,31 @@ def test_a_run_goes_on_and_refuses_other_settings(result, saved, monkeypatch):
     rows = (output / "rows.jsonl").read_bytes().splitlines(keepends=True)
     (output / "rows.jsonl").write_bytes(b"".join(rows[:-2]) + rows[-2][:20])
     measured = []
-    row = speed_run.Turn.row
-    monkeypatch.setattr(speed_run.Turn, "row", lambda self, task, i: measured.append(task.key) or row(self, task, i))
-    speed_run.run(config(output, saved, batch=(1, 2)))
+    row = measurement.Turn.row
+    monkeypatch.setattr(measurement.Turn, "row", lambda self, task, i: measured.append(task.key) or row(self, task, i))
+    measurement.run(config(output, saved, batch=(1, 2)))
     assert [key[:2] for key in measured] == [(1, 1), (2, 1)]
     with pytest.raises(InputError, match="a run with another --max-new-tokens; name another --output"):
-        speed_run.run(config(output, saved, max_new_tokens=NEW + 1))
+        measurement.run(config(output, saved, max_new_tokens=NEW + 1))
     assert len((output / "rows.jsonl").read_bytes().splitlines()) == len(rows)
 
 
 def test_damaged_settings_are_said(saved, tmp_path):
     (tmp_path / "settings.json").write_text('{"methods": [')
     with pytest.raises(InputError, match=r"settings.json is damaged; name another --output or delete"):
-        speed_run.run(config(tmp_path, saved))
+        measurement.run(config(tmp_path, saved))
     assert [p.name for p in tmp_path.iterdir()] == ["settings.json"]
 
 
 def test_a_stop_keeps_what_was_measured(saved, tmp_path, monkeypatch, capsys):
-    row = speed_run.Turn.row
+    row = measurement.Turn.row
 
     def stop(self, task, i):
         if i == 2:
             raise KeyboardInterrupt
         return row(self, task, i)
 
-    monkeypatch.setattr(speed_run.Turn, "row", stop)
+    monkeypatch.setattr(measurement.Turn, "row", stop)
     arguments = [f"--{name}={value}" for name, value in saved.items()]
     output = tmp_path / "stopped"
     code = speed.main([
@@ -182,12 +184,12 @@ def fresh():
 
 
 def turn(models, methods):
-    return speed_run.Turn({m: engines.build(m, models) for m in methods}, models, NEW)
+    return measurement.Turn({m: catalogue.build(m, models) for m in methods}, models, NEW)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_with_forwards_alone_the_overhead_is_one(fresh, monkeypatch, batch):
-    task = speed_setup.Task(batch, 0, toy_prompts(batch, seed=3))
+    task = setup.Task(batch, 0, toy_prompts(batch, seed=3))
     measuring = turn(fresh, METHODS)
     monkeypatch.setattr(forwards, "clock", Clock(fresh.modules))
     row = measuring.row(task, 1)
@@ -198,9 +200,9 @@ def test_with_forwards_alone_the_overhead_is_one(fresh, monkeypatch, batch):
 
 
 def test_what_is_done_between_forwards_is_overhead(fresh, monkeypatch):
-    from decoding.text import Text
+    from decoding.state.token_buffer import Text
 
-    task = speed_setup.Task(1, 0, toy_prompts(1, seed=3))
+    task = setup.Task(1, 0, toy_prompts(1, seed=3))
     measuring = turn(fresh, ("autoregressive",))
     clock, append = Clock(fresh.modules), Text.append
     monkeypatch.setattr(forwards, "clock", clock)
@@ -218,9 +220,9 @@ def test_calls_are_noted_with_their_shapes(fresh, packed):
     plain = Session._run
     recorder = forwards.Recorder(models.modules, models.lms)
     (prompt,) = toy_prompts(1, seed=4)
-    ((answer, _),) = engines.build("autoregressive", models)([prompt], 4, 0)
+    ((answer, _),) = catalogue.build("autoregressive", models)([prompt], 4, 0)
     ours = recorder.take()
-    ((same, _),) = engines.build("transformers", models)([prompt], 4, 0)
+    ((same, _),) = catalogue.build("transformers", models)([prompt], 4, 0)
     theirs = recorder.take()
     recorder.close()
     n = len(prompt.ids)
@@ -253,7 +255,7 @@ HEAD = {"weight_bytes": {"transformers": 10, "autoregressive": 10, "backoff:0.5"
 def test_the_summary_is_of_medians_and_pairs():
     base = [[20.0, 40.0, 100.0], [22.0, 44.0, 900.0], [24.0, 48.0, 110.0]]
     own = [[10.0, 20.0, 50.0], [11.0, 22.0, 60.0], [12.0, 24.0, 55.0]]
-    found = speed_summary.summary(
+    found = summary.summary(
         rows({"transformers": base, "autoregressive": own}), 1, ("transformers", "autoregressive"), HEAD
     )
     row = found["methods"]["autoregressive"]
@@ -264,7 +266,7 @@ def test_the_summary_is_of_medians_and_pairs():
 
 def test_hand_off_is_compared_with_its_own_limit():
     methods = ("autoregressive", "backoff:0.5")
-    found = speed_summary.summary(
+    found = summary.summary(
         rows({"autoregressive": [[10.0]], "backoff:0.5": [[8.0]]}, share=0.55, bare=5.0, joules=3.0), 1, methods, HEAD
     )
     row = found["methods"]["backoff:0.5"]
@@ -276,31 +278,31 @@ def test_hand_off_is_compared_with_its_own_limit():
 def test_a_text_that_differs_once_is_not_equal():
     some = rows({"autoregressive": [[1.0, 1.0], [1.0, 1.0]]})
     some[2]["methods"]["autoregressive"]["equal"] = 0
-    assert speed_summary.equal(some, "autoregressive") == [1, 2]
+    assert summary.equal(some, "autoregressive") == [1, 2]
 
 
 def test_the_fastest_setting_is_found():
     times = {"speculative:1": 3.0, "speculative:2": 2.0, "mtad:4": 1.0, "backoff:0.1": 1.0, "backoff:0.9": 2.0}
-    assert speed_summary.best({m: {"ms_per_token": t} for m, t in times.items()}) == {"speculative": "speculative:2"}
+    assert summary.best({m: {"ms_per_token": t} for m, t in times.items()}) == {"speculative": "speculative:2"}
 
 
 def test_the_figure_shows_who_is_who(result, tmp_path):
     found, output = result
-    speed_figure.draw({"batches": {"1": found["batches"]["1"]}}, tmp_path / "new" / "speed.png")
+    figure.draw({"batches": {"1": found["batches"]["1"]}}, tmp_path / "new" / "speed.png")
     pixels = imread(tmp_path / "new" / "speed.png")[..., :3]
     assert pixels.shape[1] == 1350
     assert imread(output / "speed.png").shape[1] == 2400  # with the throughput of two sizes beside it
     for method in ("transformers", "autoregressive"):
-        colour = speed_figure.engine(method)[1]
+        colour = figure.engine(method)[1]
         rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         assert (np.abs(pixels - rgb).max(-1) < 0.01).sum() > 500, method
-    assert speed_figure.engine("llamacpp-draft:2")[0].startswith("llama.cpp")
+    assert figure.engine("llamacpp-draft:2")[0].startswith("llama.cpp")
 
 
 def test_random_weights_need_no_files(tmp_path):
     """Made in the dtype asked for, they never end an answer; every token is measured."""
     output = tmp_path / "random"
-    speed_run.run(
+    measurement.run(
         speed.Speed(
             methods=("autoregressive", "backoff:0.5", "speculative:2"), random_weights="tiny", limit=2, repeats=1,
             batch=(1, 2), max_new_tokens=4, output=output, dtype="float32",
@@ -323,7 +325,7 @@ def test_the_twin_shares_its_weights_and_runs_as_transformers_does():
 def test_assisted_generation_drafts_what_it_is_told(models):
     """The knobs are in the draft's own config, and no threshold moves."""
     recorder = forwards.Recorder(models.modules, models.lms)
-    way = engines.build("transformers-assisted:3", models)
+    way = catalogue.build("transformers-assisted:3", models)
     way(toy_prompts(1, seed=6), 12, 0)
     calls = recorder.take()
     recorder.close()
@@ -350,7 +352,7 @@ def test_weights_that_a_token_reads():
 
 def test_llama_cpp_is_left_out_with_its_reason(models):
     models.files = (None, "large.safetensors")
-    kept, lacking = engines.runnable(["transformers", "llamacpp", "llamacpp-draft:2"], models)
+    kept, lacking = catalogue.runnable(["transformers", "llamacpp", "llamacpp-draft:2"], models)
     assert kept == ["transformers"] and set(lacking) == {"llamacpp", "llamacpp-draft:2"}
     assert "xllamacpp" in lacking["llamacpp"]
 
@@ -451,7 +453,7 @@ def test_llama_cpp_answers_like_the_others():
 def test_wrong_input_is_one_sentence_and_leaves_nothing(saved, tmp_path, changes, message):
     output = tmp_path / "none"
     with pytest.raises(InputError, match=message) as caught:
-        speed_run.run(config(output, saved, **changes))
+        measurement.run(config(output, saved, **changes))
     assert "\n" not in str(caught.value)
     assert not output.exists()
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from train.prompts import Prompt, PromptError, load_prompts
-from train.splits import groups, split, split_hash
+from train.data.prompts import Prompt, PromptError, load_prompts
+from train.data.splits import groups, split, split_hash
 
 
 def prompt(id, text, family="default", group=None):

@@ -7,8 +7,8 @@ from toys import eager, nudged, successor
 
 from decoding import Backoff, Speculative, generate
 from decoding.generation import commits, start
-from decoding.sampling import POLICY, Sampling, noise
-from decoding.trail import entropy, repeated
+from decoding.state.policy_state import entropy, repeated
+from decoding.state.sampling import POLICY, Sampling, noise
 
 NAN = float("nan")
 counting, mistaken = successor({}), successor({5: 0})

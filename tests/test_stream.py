@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from toys import characters, nudged, words
 
 from decoding import LM, Autoregressive, Backoff, Speculative, generate
-from decoding.stream import PieceStream
-from decoding.text import Commit, Text
+from decoding.state.streaming import PieceStream
+from decoding.state.token_buffer import Commit, Text
 from policies import Random
 
 WORDS, CHARACTERS = words(), characters()

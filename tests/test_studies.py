@@ -14,23 +14,23 @@ import pytest
 from job_toys import ENV, FAST, command, save_model, write_prompts
 from optuna.trial import TrialState
 
-from train import studies
-from train.studies import WORKER, fail_orphans, finished, join_study, open_study, run_study, settle
+from train.search import study
+from train.search.study import WORKER, fail_orphans, finished, join_study, open_study, run_study, settle
 
 ROOT = Path(__file__).parents[1]
 BASELINES = [{"x": 0.3}, {"x": 0.6}]
 WORKER_CODE = """
 import json, platform, sys, time
 from pathlib import Path
-from train import studies
+from train.search import study
 how = json.loads(sys.argv[1])
-studies.HEARTBEAT = 1
+study.HEARTBEAT = 1
 where = how["url"] or Path(how["path"])
 if how["victim"]:
-    study = studies.open_study(where, 0, how["baselines"])
+    study = study.open_study(where, 0, how["baselines"])
     platform.node = lambda: how["node"] or "here"
 else:
-    study = studies.join_study(where)
+    study = study.join_study(where)
 def objective(trial):
     x = trial.suggest_float("x", 0, 1)
     if how["victim"]:
@@ -39,8 +39,8 @@ def objective(trial):
     time.sleep(0.02)
     trial.set_constraint("goal", x - 0.5)
     return x
-studies.run_study(study, objective, how["trials"], [])
-studies.settle(study)
+study.run_study(study, objective, how["trials"], [])
+study.settle(study)
 """
 
 
@@ -98,12 +98,12 @@ def test_two_workers_one_killed(tmp_path, storage):
 def test_a_lock_that_a_killed_worker_held_is_taken_over(tmp_path, monkeypatch):
     """With Optuna's default, and a relative path as of --output runs, who came next waited for ever."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(studies, "GRACE", 3)
+    monkeypatch.setattr(study, "GRACE", 3)
     where = Path("runs") / "study.journal"
     where.parent.mkdir()
     open_study(where, 0, BASELINES)
     assert [path.name for path in where.parent.iterdir()] == ["study.journal"]
-    assert studies.open_storage(where)._backend._lock.acquire()
+    assert study.open_storage(where)._backend._lock.acquire()
     found = []
     thread = threading.Thread(target=lambda: found.append(open_study(where, 0, BASELINES)), daemon=True)
     thread.start()
@@ -148,7 +148,7 @@ def test_what_this_process_was_interrupted_in_does_not_hold_it_up(tmp_path):
 def test_a_trial_that_nobody_signed_is_given_up_in_the_end(tmp_path, monkeypatch):
     study = open_study(tmp_path / "study.journal", 0, [])
     study.ask()
-    monkeypatch.setattr(studies, "HEARTBEAT", -1)
+    monkeypatch.setattr(study, "HEARTBEAT", -1)
     fail_orphans(study)
     fail_orphans(study)
     assert [t.state for t in study.trials] == [TrialState.FAIL]

@@ -7,7 +7,7 @@ import pytest
 from results import found
 from rich.console import Console
 
-from train import tables
+from train.reports import tables
 
 
 @pytest.fixture

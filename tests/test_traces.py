@@ -11,13 +11,13 @@ import torch
 from job_toys import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff, generate
-from policies import Random, Rule, features, history_for, token_classes
-from policies.features import WINDOW
-from train import collect as collecting
-from train.collect import collect, explore
-from train.labels import KL_CUT, labels
-from train.quality import CAP, STOP, end_tokens, guarded_regret, score
-from train.traces import FEATURE_COLUMNS, SCHEMA, TraceError, read_traces, shard_path, write_shard
+from policies import Random, Rule, feature_columns, history_for, token_classes
+from policies.features.table import WINDOW
+from train.quality.guarded_regret import CAP, STOP, end_tokens, guarded_regret, score
+from train.search.labels import KL_CUT, labels
+from train.traces import collect_handoff as collecting
+from train.traces.collect_handoff import collect, explore
+from train.traces.handoff_traces import FEATURE_COLUMNS, SCHEMA, TraceError, read_traces, shard_path, write_shard
 
 NEW = 24
 META = {"models": ["tiny"], "seed": 3}
@@ -56,10 +56,10 @@ class Recorder:
         self.policy, self.classes, self.seen = Random(rate), classes, []
 
     def observe(self, step):
-        return features(step, self.history)
+        return feature_columns(step, self.history)
 
     def __call__(self, step):
-        self.seen.append(features(step, FEATURE_COLUMNS, self.history, self.classes)[0])
+        self.seen.append(feature_columns(step, FEATURE_COLUMNS, self.history, self.classes)[0])
         return self.policy(step)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from train import figure
-from train.tracking import Tracker
+from train.common.tracking import Tracker
+from train.reports import figure
 
 RESULT = {
     "verdict": "fine",

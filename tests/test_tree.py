@@ -9,9 +9,9 @@ from kinds import KINDS
 from toys import eager, nudged
 
 from decoding import MTAD, generate
-from decoding.architectures import counts_slots
-from decoding.session import Session
-from decoding.tree import Tree
+from decoding.kv_cache.session import Session
+from decoding.kv_cache.token_tree import Tree
+from decoding.models.architectures import counts_slots
 
 MODELS = {kind: tiny(kind, layers=2, seed=4) for kind in KINDS}
 MODELS = {kind: lm for kind, lm in MODELS.items() if not counts_slots(lm.model.config)}

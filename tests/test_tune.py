@@ -9,12 +9,12 @@ from conftest import tiny
 from job_toys import toy_pair, toy_prompts
 
 from policies import Rule
-from train import live, threshold, tune
-from train.generations import answers
-from train.judge import Judge
-from train.replay import Cost
-from train.search import GRID, Goal
-from train.threshold import Corrected, Texts
+from train.common.generations import answers
+from train.evaluation import live, live_tuning, threshold_correction
+from train.evaluation.threshold_correction import Corrected, Texts
+from train.quality.metric import Judge
+from train.replay.backoff import Cost
+from train.search.backoff import GRID, Goal
 
 TRIAL = SimpleNamespace(number=3, params={"quantile": 0.5})
 CURVE = np.stack([1 + 4 * GRID, 0.6 * GRID], 1)
@@ -31,10 +31,10 @@ def corrected(monkeypatch, goal, speedup, loss, grader=None, trials=(TRIAL,), te
         own = {"seconds": np.full(4, 8.0 / one), "tokens": np.full(4, 8.0), "loss": np.zeros(4) + loss}
         measured[f"trial {trial.number}"] = own
     monkeypatch.setattr(live, "measure", lambda *args: measured)
-    monkeypatch.setattr(tune, "clock", lambda *args: 1.0)
+    monkeypatch.setattr(live_tuning, "clock", lambda *args: 1.0)
     factor = float(np.median(speedup)) / 3
     usual = lambda q: ((1 + 4 * q) * factor, (np.zeros(4) + loss) / 0.3 * 0.6 * q)  # noqa: E731
-    monkeypatch.setattr(tune, "Texts", lambda *args: lambda policy, trial, quantile: (texts or usual)(quantile))
+    monkeypatch.setattr(live_tuning, "Texts", lambda *args: lambda policy, trial, quantile: (texts or usual)(quantile))
     search = SimpleNamespace(
         policy=lambda params: Rule("entropy", 0.0),
         threshold=lambda policy, quantile: quantile,
@@ -45,7 +45,7 @@ def corrected(monkeypatch, goal, speedup, loss, grader=None, trials=(TRIAL,), te
     config, lm = SimpleNamespace(max_new_tokens=8), tiny(layers=1)
     job = SimpleNamespace(small=lm, large=lm, splits={"tune": []}, config=config, folder=Path("unused"), goal=goal)
     job.judge = SimpleNamespace(grader=grader)
-    return tune.tune_live(job, search, list(trials))
+    return live_tuning.tune_live(job, search, list(trials))
 
 
 def test_a_slower_live_run_asks_for_more_of_the_small_model(monkeypatch):
@@ -128,12 +128,12 @@ def test_texts_are_written_once_for_each_threshold(tmp_path, monkeypatch):
         splits={"fit": prompts[:3], "tune": prompts[3:]},
     )  # fmt: skip
     search = SimpleNamespace(fit=fit, threshold=lambda policy, quantile: -1.0 if quantile == 0 else 1e9)
-    texts = Texts(job, search, {p.id: own[p.id] for p in prompts[3:]}, 2.0, tmp_path / "threshold.jsonl")
+    texts = Texts(job, search, {p.id: own[p.id] for p in prompts[3:]}, 2.0, tmp_path / "threshold_correction.jsonl")
     speed, losses = texts(Rule("entropy", 0.0), 3, 0.0)
     tokens = sum(map(len, own.values()))
     assert speed == pytest.approx(2.0 * 10 * tokens / (11 * tokens)) and losses.tolist() == [0.0] * 3
     fast, lost = texts(Rule("entropy", 0.0), 3, 1.0)
     assert fast > 2 * speed and lost.mean() > 0
-    monkeypatch.setattr(threshold, "write", None)
+    monkeypatch.setattr(threshold_correction, "write", None)
     again = texts(Rule("entropy", 0.0), 3, 1.0)
     assert again[0] == fast and again[1].tolist() == lost.tolist()

@@ -9,10 +9,10 @@ from conftest import tiny
 from toys import nudged
 
 from decoding import Backoff, Speculative, generate
-from decoding.text import Text
-from decoding.trail import Trail
-from policies import FEATURES, MLP, Logistic, Margins, Momentum, Periodic, Random, Rule, features
-from policies.watch import Watch, compiled
+from decoding.state.policy_state import Trail
+from decoding.state.token_buffer import Text
+from policies import FEATURES, MLP, Logistic, Margins, Momentum, Periodic, Random, Rule, feature_columns
+from policies.features.fast_path import Watch, compiled
 
 pytestmark = pytest.mark.skipif(compiled() is None, reason="numba is not here: decisions are taken by torch operations")
 
@@ -65,7 +65,7 @@ def test_the_table_is_that_of_the_features(kind, few):
         if kind == "cut":  # a head that is padded
             logits = torch.nn.functional.pad(logits, (0, 12), value=3.0)[:, :VOCAB]
         step = built.step(logits, rows, lengths)
-        expected = policy._scaled(features(step, policy.names, policy.history, CLASSES))
+        expected = policy._scaled(feature_columns(step, policy.names, policy.history, CLASSES))
         torch.testing.assert_close(watched.watch.table(logits, rows, lengths), expected, rtol=2e-5, atol=2e-5)
         torch.testing.assert_close(watched.history, built.history, rtol=1e-5, atol=1e-5, equal_nan=True)
         for trail in (watched, built):
@@ -133,7 +133,7 @@ def test_decoders_write_the_same(monkeypatch, prompts):
         written = []
         for kernels in (compiled, lambda: None):
             calls.clear()
-            monkeypatch.setattr("policies.watch.compiled", kernels)
+            monkeypatch.setattr("policies.features.fast_path.compiled", kernels)
             result = generate(decoder, ids, mask, max_new_tokens=24, eos_token_id=(), seed=0)
             written.append((result.sequences.tolist(), result.writers.tolist(), result.counts))
             assert bool(calls) == (kernels is compiled)

@@ -6,7 +6,7 @@ from itertools import product
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from decoding.acceptance import Draft
+from decoding.acceptance.rules import Draft
 
 TOP = 1 - 2.0**-23
 """The largest noise there is."""

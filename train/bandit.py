@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from train.command import at_least, attempt, checking
+from train.common.cli import at_least, attempt, checking
 
 
 class UCB:
@@ -71,7 +71,7 @@ def run(config: Bandit) -> dict:
     """Replay, print and write RUN/bandit.json. Raises InputError when there is no finished run."""
     from rich.console import Console
 
-    from train import atomic
+    from train.common import atomic
 
     with checking():
         check(config)
@@ -92,8 +92,8 @@ def arm_seconds(config: Bandit) -> tuple[np.ndarray, np.ndarray]:
     """Priced seconds [prompts, arms] of each arm, and [prompts] of the large model alone, on the run's own texts."""
     import json
 
-    from train.replay import Cost, rounds
-    from train.traces import read_traces
+    from train.replay.backoff import Cost, rounds
+    from train.traces.handoff_traces import read_traces
 
     settings, cost = (config.run / "run.json", config.run / "cost.json")
     if not settings.exists() or not cost.exists():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.betting import bets, betting, binomial, largest, share_bound
+from train.certification.betting import bets, betting, binomial, largest, share_bound
 
 TAIL = 0.1
 """share of the error probability that pays for the bound on losses above the cap; the mean has the rest"""

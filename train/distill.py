@@ -10,7 +10,7 @@ target's. Run the same command again and it goes on where it was; with more --mi
     python train/distill.py --prompts mine.jsonl --init decoding/drafter.gguf --lr 5e-4 --output runs/adapted
 
 A second, larger drafter, for a Backoff of three models, grows from the first. A token costs 0.18 to 0.20 of the default
-target's on a CPU (`decoding.cost.measure`; 4 x 256: 0.11 to 0.12):
+target's on a CPU (`decoding.cost.timing.measure`; 4 x 256: 0.11 to 0.12):
 
     python train/distill.py --init decoding/drafter.gguf --layers 8 --width 320 --lr 7e-4 --minutes 120 \\
         --self-prompts 4000 --text corpus.txt --output runs/drafter-large
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from train.command import attempt
+from train.common.cli import attempt
 
 
 @dataclass
@@ -105,13 +105,13 @@ def cli(argv: list[str] | None = None) -> int:
     import tyro
 
     config = tyro.cli(Distill, args=argv, description=__doc__)
-    from train.distillation import run
+    from train.distillation.pipeline import run
 
     return attempt("distill", lambda: run(config), config.output)
 
 
 if __name__ == "__main__":
-    from train.allocator import keep_freed_memory
+    from train.distillation.allocator import keep_freed_memory
 
     keep_freed_memory()
     sys.exit(cli())

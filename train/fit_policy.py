@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from train.command import attempt
+from train.common.cli import attempt
 
 
 @dataclass
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     import tyro
 
     config = tyro.cli(FitPolicy, args=argv, description=__doc__)
-    from train.job import run
+    from train.pipeline import run
 
     return attempt("fit_policy", lambda: run(config), config.output / config.name)
 

@@ -9,16 +9,17 @@ from datetime import UTC, datetime
 import numpy as np
 
 from policies import Rule
-from train import atomic, figure, report, tables
-from train.backoff_run import BackoffRun
-from train.command import checking
-from train.hybrid_run import HybridRun
-from train.machine import machine
-from train.prepare import Job, console, prepare
-from train.speculative_run import SpeculativeRun
-from train.splits import split_hash
-from train.studies import complete, finished, join_study, open_study, pruned, run_study, settle
-from train.tracking import Tracker
+from train.common import atomic
+from train.common.cli import checking
+from train.common.machine import machine
+from train.common.preparation import Job, console, prepare
+from train.common.tracking import Tracker
+from train.data.splits import split_hash
+from train.methods.backoff import BackoffRun
+from train.methods.hybrid import HybridRun
+from train.methods.speculative import SpeculativeRun
+from train.reports import figure, page, tables
+from train.search.study import complete, finished, join_study, open_study, pruned, run_study, settle
 
 METHODS = {"backoff": BackoffRun, "speculative": SpeculativeRun, "hybrid": HybridRun}
 
@@ -116,10 +117,10 @@ def _write(job: Job, method, chosen, result: dict) -> None:
     _save(job, method, chosen, result)
     atomic.write_json(job.folder / "result.json", result)
     figure.draw(result, job.folder / "frontier.png")
-    report.write_html(result, job.folder / "report.html")
+    page.write_html(result, job.folder / "page.html")
     tables.print_table(result, console)
     console.print(f"[bold]{result['verdict']}[/bold]")
-    console.print(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
+    console.print(f"wrote {job.folder}/policy.json, page.html, frontier.png, result.json")
 
 
 def _save(job: Job, method, chosen, result: dict) -> None:

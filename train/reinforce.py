@@ -20,7 +20,7 @@ from typing import Annotated
 
 import tyro
 
-from train.command import at_least, attempt, checking
+from train.common.cli import at_least, attempt, checking
 
 KEPT = ("goal", "machine", "splits", "cost", "groups", "label")
 """What the provenance of the tuned policy says that is true of the reinforced one too."""
@@ -62,10 +62,10 @@ def run(config: Reinforce) -> None:
     """Train, set the threshold again, write reinforced.json. Raises InputError before any work is done."""
     import copy
 
-    from train import run_folder
-    from train.finished import read_run
-    from train.policy_gradient import learn
-    from train.prepare import console
+    from train.common import run_folder
+    from train.common.load_run import read_run
+    from train.common.preparation import console
+    from train.reinforcement.policy_gradient import learn
 
     with checking():
         check(config)
@@ -96,7 +96,7 @@ def run(config: Reinforce) -> None:
 
 def check(config: Reinforce) -> None:
     """ValueError for a number that makes no sense; sets the number of threads."""
-    from decoding.options import use
+    from decoding.cli.options import use
 
     at_least(config, {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "seed": 0})
     for name in ("lr", "temperature", "dual_rate"):
@@ -109,8 +109,8 @@ def settings(config: Reinforce, policy, search):
     """How to learn: the temperature in units of this policy's score, the multiplier from the replayed frontier."""
     import numpy as np
 
-    from train.calibrate import risks
-    from train.policy_gradient import Settings
+    from train.reinforcement.policy_gradient import Settings
+    from train.search.thresholds import risks
 
     score = risks(policy, search.fit)
     spread = float(np.std(score[np.isfinite(score)]))
@@ -124,7 +124,7 @@ def exchange(policy, search, width: float = 0.1) -> float:
     """How much of the objective one unit of the constraint buys on the replayed frontier, at the policy's threshold."""
     import numpy as np
 
-    from train.calibrate import risks
+    from train.search.thresholds import risks
 
     kept = float((risks(policy, search.calls) < float(policy.threshold)).mean())
     (slow, careful), (fast, lossy) = search.curve(policy, np.clip([kept - width, kept + width], 0.0, 1.0))
@@ -136,7 +136,7 @@ def exchange(policy, search, width: float = 0.1) -> float:
 
 
 def rollouts(config: Reinforce, found):
-    from train.rollouts import Rollouts
+    from train.reinforcement.rollouts import Rollouts
 
     prompts = [p for p in found.splits["fit"] if len(p.ids) <= config.longest]
     if not prompts:
@@ -150,7 +150,7 @@ def rollouts(config: Reinforce, found):
 
 def settle(policy, found, search) -> dict:
     """Set the threshold of ``policy`` by replay on the tuning prompts, with the run's own correction of replay."""
-    from train.search import GRID, solve
+    from train.search.backoff import GRID, solve
 
     ratio = found.result["replay"]
     curve = search.curve(policy)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from decoding.draft import Draft, within
-from decoding.lossless import Exact
+from decoding.acceptance.draft_block import Draft, within
+from decoding.acceptance.lossless import Exact
 
 
 class Cascade:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding.sampling import Sampling, invert
+from decoding.state.sampling import Sampling, invert
 
 
 @dataclass(slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decoding.draft import Draft
-from decoding.lossless import Exact
-from decoding.sampling import POLICY
+from decoding.acceptance.draft_block import Draft
+from decoding.acceptance.lossless import Exact
+from decoding.state.policy_state import Policy, entropy
+from decoding.state.sampling import POLICY
 from decoding.step import Step
-from decoding.trail import Policy, entropy
 
 JUDGE = POLICY + 1
 """Stream of the noise that a judge sees; the policy that ends a draft has ``POLICY``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decoding.draft import Draft, at, furthest, leading, within
+from decoding.acceptance.draft_block import Draft, at, furthest, leading, within
 
 
 class Exact:

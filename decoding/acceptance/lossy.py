@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from decoding.draft import Draft, furthest, leading
-from decoding.lossless import Exact
+from decoding.acceptance.draft_block import Draft, furthest, leading
+from decoding.acceptance.lossless import Exact
 
 
 class Lenient:

@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from decoding.cascade import Cascade
-from decoding.draft import Draft
-from decoding.judge import Learned
-from decoding.lossless import Block, Exact
-from decoding.lossy import Divergence, FixedRatio, Joint, Lenient, Rollback, Typical
+from decoding.acceptance.cascade import Cascade
+from decoding.acceptance.draft_block import Draft
+from decoding.acceptance.learned import Learned
+from decoding.acceptance.lossless import Block, Exact
+from decoding.acceptance.lossy import Divergence, FixedRatio, Joint, Lenient, Rollback, Typical
 
 
 class Acceptance(Protocol):

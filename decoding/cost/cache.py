@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from decoding.cost import Costs, Table
-from decoding.lm import LM
+from decoding.cost.timing import Costs, Table
+from decoding.models.lm import LM
 
 FORMAT = 2
 

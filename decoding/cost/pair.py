@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from decoding.autoregressive import Autoregressive
-from decoding.cost import CONTEXT, Costs, measure
+from decoding.cost.timing import CONTEXT, Costs, measure
+from decoding.decoders.autoregressive import Autoregressive
+from decoding.decoders.speculative import Speculative
 from decoding.generation import generate
-from decoding.lm import LM
-from decoding.speculative import Speculative
+from decoding.models.lm import LM
 
 DEEP = 1024
 """tokens in the cache of the forwards that tell what more of them cost"""

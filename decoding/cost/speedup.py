@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from decoding.cost import CONTEXT, Costs
-from decoding.cost_file import stored
-from decoding.lm import LM
-from decoding.speculative import Speculative
+from decoding.cost.cache import stored
+from decoding.cost.timing import CONTEXT, Costs
+from decoding.decoders.speculative import Speculative
+from decoding.models.lm import LM
 
 LENGTHS = range(1, 17)
 ENOUGH = 64

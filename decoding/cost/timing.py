@@ -12,7 +12,7 @@ from itertools import chain, combinations
 import numpy as np
 import torch
 
-from decoding.lm import LM
+from decoding.models.lm import LM
 
 LENGTHS = (1, 2, 4, 8, 16, 64, 256)
 CONTEXT = 128

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from decoding.lm import LM
-from decoding.run import Run
-from decoding.text import Commit
+from decoding.models.lm import LM
+from decoding.state.generation_state import Run
+from decoding.state.token_buffer import Commit
 
 
 class Autoregressive:

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from decoding.lm import LM
-from decoding.run import Run
-from decoding.text import Commit
-from decoding.trail import Policy, Trail
+from decoding.models.lm import LM
+from decoding.state.generation_state import Run
+from decoding.state.policy_state import Policy, Trail
+from decoding.state.token_buffer import Commit
 
 
 class Backoff:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from decoding.acceptance import rule
-from decoding.lm import LM
-from decoding.mtad import MTAD
-from decoding.specinfer import SpecInfer
-from decoding.speculative import Speculative
-from decoding.trail import Policy
+from decoding.acceptance.rules import rule
+from decoding.decoders.mtad import MTAD
+from decoding.decoders.specinfer import SpecInfer
+from decoding.decoders.speculative import Speculative
+from decoding.models.lm import LM
+from decoding.state.policy_state import Policy
 
 
 def drafting(models: Sequence[LM], stop: Policy | None, role) -> Speculative | MTAD | SpecInfer:
-    """[draft, target] in the ``role`` (``policies.roles.Role``) of a policy, which ends drafts unless it is None.
+    """[draft, target] in the ``role`` (``policies.decoder_spec.Role``) of a policy, which ends drafts unless it is None.
 
     ``role`` says ``length``, ``keep``, ``accept`` (a rule by name, and its settings) and ``beams``. Several beams draft
     to the end: MTAD's, with ``tree`` MMTAD's, and where acceptance is exact a tree of SpecInfer's that branches at its

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.beams import Beams, sample_beams
-from decoding.draft import at, log_probabilities
-from decoding.drafting import noise
-from decoding.lm import LM
-from decoding.lossy import Joint
-from decoding.run import Run
-from decoding.sampling import REPLACE
-from decoding.text import Commit
+from decoding.acceptance.draft_block import at, log_probabilities
+from decoding.acceptance.lossy import Joint
+from decoding.drafting.beam_sampling import Beams, sample_beams
+from decoding.drafting.draft_model import noise
+from decoding.models.lm import LM
+from decoding.state.generation_state import Run
+from decoding.state.sampling import REPLACE
+from decoding.state.token_buffer import Commit
 
 
 class MTAD:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from decoding.lm import LM
-from decoding.run import Run
-from decoding.session import Session
-from decoding.text import Commit
+from decoding.kv_cache.session import Session
+from decoding.models.lm import LM
+from decoding.state.generation_state import Run
+from decoding.state.token_buffer import Commit
 
 MOST = 1_000_000
 """Blocks that are compared at most."""

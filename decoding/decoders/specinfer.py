@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.beams import gumbel
-from decoding.draft import at
-from decoding.drafting import noise
-from decoding.lm import LM
-from decoding.run import Run
-from decoding.sampling import ACCEPT, REPLACE, invert
-from decoding.text import Commit
-from decoding.tree import Tree
+from decoding.acceptance.draft_block import at
+from decoding.drafting.beam_sampling import gumbel
+from decoding.drafting.draft_model import noise
+from decoding.kv_cache.token_tree import Tree
+from decoding.models.lm import LM
+from decoding.state.generation_state import Run
+from decoding.state.sampling import ACCEPT, REPLACE, invert
+from decoding.state.token_buffer import Commit
 
 
 class SpecInfer:

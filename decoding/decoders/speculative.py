@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.acceptance import Acceptance, Exact, Strict
-from decoding.ahead import draft_ahead, waits
-from decoding.draft import Draft, at, at_each
-from decoding.drafting import Drafted, Proposer, draft, noise, propose
-from decoding.judge import JUDGE
-from decoding.lm import LM
-from decoding.run import Run
-from decoding.sampling import ACCEPT, REPLACE
-from decoding.text import Commit
-from decoding.trail import Policy, Trail
+from decoding.acceptance.draft_block import Draft, at, at_each
+from decoding.acceptance.learned import JUDGE
+from decoding.acceptance.rules import Acceptance, Exact, Strict
+from decoding.drafting.draft_ahead import draft_ahead, waits
+from decoding.drafting.draft_model import Drafted, Proposer, draft, noise, propose
+from decoding.models.lm import LM
+from decoding.state.generation_state import Run
+from decoding.state.policy_state import Policy, Trail
+from decoding.state.sampling import ACCEPT, REPLACE
+from decoding.state.token_buffer import Commit
 
 
 class Speculative:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding.draft import at, at_each, log_probabilities
-from decoding.run import Run
-from decoding.sampling import DRAW, Sampling
-from decoding.text import Text
-from decoding.tree import Tree
+from decoding.acceptance.draft_block import at, at_each, log_probabilities
+from decoding.kv_cache.token_tree import Tree
+from decoding.state.generation_state import Run
+from decoding.state.sampling import DRAW, Sampling
+from decoding.state.token_buffer import Text
 
 
 @dataclass(slots=True)

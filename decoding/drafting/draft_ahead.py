@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decoding.drafting import Drafted, fresh, unread
-from decoding.run import Run
-from decoding.session import Span
-from decoding.trail import Trail
+from decoding.drafting.draft_model import Drafted, fresh, unread
+from decoding.kv_cache.session import Span
+from decoding.state.generation_state import Run
+from decoding.state.policy_state import Trail
 
 
 def waits(device: torch.device) -> bool:

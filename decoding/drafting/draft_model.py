@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from decoding.run import Run
-from decoding.sampling import DRAW
-from decoding.session import Span
-from decoding.text import Text
-from decoding.trail import Trail
+from decoding.kv_cache.session import Span
+from decoding.state.generation_state import Run
+from decoding.state.policy_state import Trail
+from decoding.state.sampling import DRAW
+from decoding.state.token_buffer import Text
 
 
 class Proposer(Protocol):

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from decoding.attention import Places
-from decoding.lean import versions
+from decoding.kernels.fused_forward import versions
+from decoding.kv_cache.attention import Places
 
 QUERIES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 """Tokens read at once of which there are graphs; what lies between is padded, and what is longer runs eagerly."""

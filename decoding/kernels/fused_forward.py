@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decoding.attention import row_mask
-from decoding.packed import Packed
+from decoding.kernels.packed_products import Packed
+from decoding.kv_cache.attention import row_mask
 
 ROPES = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embedding whose frequencies do not depend on what is read."""

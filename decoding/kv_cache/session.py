@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from decoding.attention import Places
-from decoding.tree import Tree
+from decoding.kv_cache.attention import Places
+from decoding.kv_cache.token_tree import Tree
 
 WASTE = 256
 """Tokens of padding that are worth another forward.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding.attention import Places
+from decoding.kv_cache.attention import Places
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from decoding.attention import EAGER, GROUPED, SDPA
+from decoding.kv_cache.attention import EAGER, GROUPED, SDPA
 
 ATTENTION = {
     "bloom": EAGER,  # adds ALiBi and the mask to its scores itself

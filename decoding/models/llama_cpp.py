@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.architectures import attention, context
-from decoding.lm import LM, common_ids, locate
-from decoding.session import BaseSession, Span
-from decoding.tree import Tree
+from decoding.kv_cache.session import BaseSession, Span
+from decoding.kv_cache.token_tree import Tree
+from decoding.models.architectures import attention, context
+from decoding.models.lm import LM, common_ids, locate
 
 try:
     import llama_cpp

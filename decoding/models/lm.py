@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from decoding.architectures import attention, context, counts_slots
-from decoding.attention import use_attention
-from decoding.graphs import Recorders, recordable
-from decoding.lean import Lean
-from decoding.packed import PackedLinear, pack
-from decoding.session import Session
+from decoding.kernels.cuda_graphs import Recorders, recordable
+from decoding.kernels.fused_forward import Lean
+from decoding.kernels.packed_products import PackedLinear, pack
+from decoding.kv_cache.attention import use_attention
+from decoding.kv_cache.session import Session
+from decoding.models.architectures import attention, context, counts_slots
 
 FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".onnx")
 """How files end that are no folder of a model and no name on the hub."""
@@ -26,7 +26,7 @@ class LM:
 
     ``LM.load`` takes a folder, a hub id or a ``.gguf`` file; ``LM(hf_model, tokenizer)`` wraps a loaded model, also a
     quantised one or one with a device_map, and sets its attention implementation. With ``graphs`` forwards of few
-    tokens become CUDA graphs, on one CUDA device (``decoding.graphs``). Raises ValueError for an architecture that
+    tokens become CUDA graphs, on one CUDA device (``decoding.kernels.cuda_graphs``). Raises ValueError for an architecture that
     would not be exact.
     """
 
@@ -42,7 +42,7 @@ class LM:
     def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True, graphs=False) -> LM:
         """Load weights and tokenizer; GGUF weights become a plain dense model of ``dtype``.
 
-        On CPU the linear layers are ``packed``: faster, and in memory twice (see ``decoding.packed``).
+        On CPU the linear layers are ``packed``: faster, and in memory twice (see ``decoding.kernels.packed_products``).
         Raises FileNotFoundError for a path that is not there, before the hub is asked, ValueError for an unknown dtype.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer

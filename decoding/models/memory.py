@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from decoding.graphs import rounded
-from decoding.lm import LM
+from decoding.kernels.cuda_graphs import rounded
+from decoding.models.lm import LM
 
 GIB = 2**30
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from decoding.sampling import DRAW, Sampling
-from decoding.session import Session
-from decoding.text import Text
+from decoding.kv_cache.session import Session
+from decoding.state.sampling import DRAW, Sampling
+from decoding.state.token_buffer import Text
 
 
 @dataclass(slots=True)

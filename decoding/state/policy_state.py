@@ -8,9 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from decoding.sampling import POLICY
+from decoding.state.sampling import POLICY
+from decoding.state.token_buffer import Text
 from decoding.step import Step
-from decoding.text import Text
 
 Policy = Callable[[Step], Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from decoding.text import Text
+from decoding.state.token_buffer import Text
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding.sampling import noise
-from decoding.session import Span
+from decoding.kv_cache.session import Span
+from decoding.state.sampling import noise
 
 
 @dataclass(slots=True)

@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from train import atomic
-from train.figure import COLOURS, FAINT, GRID, INK
-from train.tables import bars
+from train.common import atomic
+from train.reports.figure import COLOURS, FAINT, GRID, INK
+from train.reports.tables import bars
 
 STYLES = {  # Okabe and Ito; what knows the large model is hollow, chance is grey
     "kl_logistic": (COLOURS["large"], "o", "-"),

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from decoding import LM, Backoff
-from decoding.run import Run
-from decoding.trail import Trail
+from decoding.state.generation_state import Run
+from decoding.state.policy_state import Trail
 from policies import Rule
 
 

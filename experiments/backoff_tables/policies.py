@@ -12,11 +12,11 @@ import numpy as np
 from torch import Tensor
 
 from decoding import LM, Backoff
-from experiments.oracles import kl_oracle, regret_oracle
+from experiments.backoff_tables.oracles import kl_oracle, regret_oracle
 from policies import MLP, Logistic, Policy, Random, Rule
-from train.calibrate import calibrate
-from train.labels import labels
-from train.traces import Traces
+from train.search.labels import labels
+from train.search.thresholds import calibrate
+from train.traces.handoff_traces import Traces
 
 
 class Evenly(Policy):

@@ -11,9 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from decoding import LM
-from experiments.backoff_policies import Fits
-from train.prompts import Prompt
-from train.traces import Traces
+from experiments.backoff_tables.policies import Fits
+from train.data.prompts import Prompt
+from train.traces.handoff_traces import Traces
 
 console = Console()
 
@@ -36,11 +36,11 @@ class Setting:
 
 def prepare(config) -> Setting:
     """Check everything, load the models, fit nothing yet. ValueError or OSError, one sentence, for wrong input."""
-    from decoding.lm import check_compatible
-    from decoding.pairs import load_model
+    from decoding.models.defaults import load_model
+    from decoding.models.lm import check_compatible
     from experiments.handoff import unseen
     from policies import load
-    from train.traces import read_traces
+    from train.traces.handoff_traces import read_traces
 
     _check(config)
     settings = json.loads((config.run / "run.json").read_text())["settings"]
@@ -67,7 +67,7 @@ def prepare(config) -> Setting:
 
 
 def _check(config) -> None:
-    from experiments.backoff_policies import METHODS
+    from experiments.backoff_tables.policies import METHODS
 
     unknown = [name for name in config.methods if name not in METHODS]
     if unknown:
@@ -106,8 +106,8 @@ def _about(folder: Path, config, models: list[LM]) -> dict:
 
 def _tables(folder: Path, config, models: list[LM]) -> list[dict]:
     """The run's own timing table; a new one where asked, or for models that the run did not time."""
-    from decoding.cost import measure
-    from train import atomic
+    from decoding.cost.timing import measure
+    from train.common import atomic
 
     if config.middle is None and not config.retime:
         cost = json.loads((config.run / "result.json").read_text())["cost"]
@@ -121,8 +121,8 @@ def _tables(folder: Path, config, models: list[LM]) -> list[dict]:
 
 def _fits(config, policy, traces: Traces, groups: dict[str, list[str]]) -> Fits:
     """Fitted on the run's fit split, whatever wrote the text; calibrated on what hand-off wrote of its tune split."""
-    from policies.fitted import Fitted
-    from train.search import FEATURE_SETS
+    from policies.kinds.learned import Fitted
+    from train.search.backoff import FEATURE_SETS
 
     result = json.loads((config.run / "result.json").read_text())
     trial = next(t for t in result["trials"] if t["number"] == result["chosen_trial"])
@@ -135,9 +135,9 @@ def _fits(config, policy, traces: Traces, groups: dict[str, list[str]]) -> Fits:
 
 def _middle(folder: Path, models: list[LM], traces: Traces, source: str | None, new: int) -> Traces:
     """Traces of the middle and the large model on the prompts that the run's own traces are of."""
-    from train.collect import collect
-    from train.prompts import load_prompts
-    from train.traces import read_traces
+    from train.data.prompts import load_prompts
+    from train.traces.collect_handoff import collect
+    from train.traces.handoff_traces import read_traces
 
     _, middle, large = models
     known = set(traces["prompt"].tolist())
@@ -148,7 +148,7 @@ def _middle(folder: Path, models: list[LM], traces: Traces, source: str | None, 
 
 
 def _draft(traces: Traces, groups: dict[str, list[str]], tables: list[dict], new: int) -> tuple[int, float]:
-    from train.replay import Cost, best_length
+    from train.replay.backoff import Cost, best_length
 
     keep = np.isin(traces["group"], groups["fit"]) & (traces["trajectory"] == "large")
     return best_length(traces.where(keep), Cost(tables[0], tables[-1]), new)

@@ -8,8 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from train.live import LARGE, bootstrap, speedup
-from train.tables import format_number, with_interval
+from train.evaluation.live import LARGE, bootstrap, speedup
+from train.reports.tables import format_number, with_interval
 
 Columns = dict[str, np.ndarray]
 TITLES = {  # key in a row: title, format; narrow enough for 80 columns, all else is in result.json

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from rich.progress import track
 
-from experiments.backoff_setting import Setting
-from train.atomic import append_rows, read_rows
-from train.generations import write
-from train.judge import Judge
-from train.priced import priced
-from train.prompts import Prompt
+from experiments.backoff_tables.setting import Setting
+from train.common.atomic import append_rows, read_rows
+from train.common.generations import write
+from train.data.prompts import Prompt
+from train.quality.metric import Judge
+from train.replay.pricing import priced
 
 
 def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence[list[int]] | None) -> list[dict]:

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 
 from decoding import LM
-from decoding.run import Run
-from decoding.text import Commit
-from experiments.peers import twin
+from decoding.state.generation_state import Run
+from decoding.state.token_buffer import Commit
+from experiments.engines_under_test.peers import twin
 
 
 class BeamSearch:

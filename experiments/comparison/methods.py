@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.registry import KINDS, Kind
+from experiments.comparison.registry import KINDS, Kind
 
 SUFFIX = "@sampling"
 SAMPLING = {"temperature": 1.0, "top_k": 10, "top_p": 0.9}

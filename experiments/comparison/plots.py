@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from train import atomic, report
-from train.figure import COLOURS, FAINT, GRID, INK, legend, scales
-from train.tables import bars, cells, format_number, label, loss_name, measured, with_interval
+from train.common import atomic
+from train.reports import page
+from train.reports.figure import COLOURS, FAINT, GRID, INK, legend, scales
+from train.reports.tables import bars, cells, format_number, label, loss_name, measured, with_interval
 
 WORTH = {
     "tokens_per_second": ("tokens/s", ".1f"),
@@ -129,18 +130,18 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
     machine = escape("  ·  ".join(f"{key} {value}" for key, value in result["machine"].items()))
     sections = [
         f'<h1>{name}</h1><p class="faint">{escape(how_timed(result))}; {escape(result["created"])}</p>',
-        report.section("Quality against speed", _plot(result), "Choose a family; point at a method for its numbers."),
-        report.section("What a method is worth", _table(result, WORTH), f"Baseline: {escape(result['baseline'])}."),
-        report.section("How it does it", _table(result, HOW)),
-        report.section(f"{loss_name(result).capitalize()} by family", _families(result)),
-        report.section("Models and machine", report.grid(("model", "weights"), models) + f"<p>{machine}</p>"),
+        page.section("Quality against speed", _plot(result), "Choose a family; point at a method for its numbers."),
+        page.section("What a method is worth", _table(result, WORTH), f"Baseline: {escape(result['baseline'])}."),
+        page.section("How it does it", _table(result, HOW)),
+        page.section(f"{loss_name(result).capitalize()} by family", _families(result)),
+        page.section("Models and machine", page.grid(("model", "weights"), models) + f"<p>{machine}</p>"),
     ]
-    atomic.write(path, report.page(name, sections).encode())
+    atomic.write(path, page.page(name, sections).encode())
 
 
 def _table(result: dict[str, Any], columns: dict) -> str:
     head, *rows = cells(result, columns)
-    return report.grid(head, rows)
+    return page.grid(head, rows)
 
 
 def _families(result: dict[str, Any]) -> str:
@@ -149,11 +150,11 @@ def _families(result: dict[str, Any]) -> str:
         [label(m), *(with_interval(one["loss"], one["loss_interval"], ".2f") for one in m["families"].values())]
         for m in result["methods"]
     ]
-    return report.grid(["method", *(f"{family} ({n})" for family, n in families.items())], rows)
+    return page.grid(["method", *(f"{family} ({n})" for family, n in families.items())], rows)
 
 
 def _plot(result: dict[str, Any]) -> str:
-    plot = report.axes(result)
+    plot = page.axes(result)
     for i, method in enumerate(result["methods"]):
         marker = {"size": 11, "color": colour(method), "symbol": i % 25}
         point = {key.replace(".", "_"): value for key, value in _shown(method, method).items()}
@@ -163,7 +164,7 @@ def _plot(result: dict[str, Any]) -> str:
     buttons = [_button("all prompts", [_shown(m, m) for m in result["methods"]])]
     buttons += [_button(f, [_shown(m, m["families"][f]) for m in result["methods"]]) for f in families]
     plot.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.12}], height=620)
-    return report.drawn(plot, "frontier")
+    return page.drawn(plot, "frontier")
 
 
 def _button(name: str, points: Sequence[dict[str, Any]]) -> dict[str, Any]:

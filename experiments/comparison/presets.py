@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from experiments.methods import SUFFIX
+from experiments.comparison.methods import SUFFIX
 
 if TYPE_CHECKING:
     from experiments.mtad import Tables

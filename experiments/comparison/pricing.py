@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decoding.cost import seconds
-from experiments.methods import Method
-from train.priced import priced as handoff
-from train.prompts import Prompt
-from train.replay import Cost
+from decoding.cost.timing import seconds
+from experiments.comparison.methods import Method
+from train.data.prompts import Prompt
+from train.replay.backoff import Cost
+from train.replay.pricing import priced as handoff
 
 
 def priced(method: Method, decoder, prompts: Sequence[Prompt], rows: Sequence[dict], cost: Cost) -> np.ndarray:

@@ -35,7 +35,7 @@ def _small(models):
 
 
 def _beam(models, width):
-    from experiments.beam_search import BeamSearch
+    from experiments.comparison.beam_search import BeamSearch
 
     return BeamSearch(models[-1], width)
 
@@ -68,7 +68,7 @@ def _prompt_lookup(models, length, ngram):
 def _rule(name: str) -> Callable:
     def make(models, length, **settings):
         from decoding import Speculative
-        from decoding.acceptance import RULES
+        from decoding.acceptance.rules import RULES
 
         return Speculative(models, length, accept=RULES[name](**settings))
 
@@ -77,7 +77,7 @@ def _rule(name: str) -> Callable:
 
 def _recipe(name: str) -> Callable:
     def make(models, length):
-        from train.recipes import make as recipe
+        from train.search.recipes import make as recipe
 
         return recipe(name, models, length=length)
 

@@ -12,19 +12,20 @@ import numpy as np
 import torch
 
 from decoding import LM
-from decoding.options import use
-from experiments.energy import counter
+from decoding.cli.options import use
+from experiments.comparison.methods import Method, MethodError, build, parse
+from experiments.comparison.pricing import priced
+from experiments.comparison.summary import Measured, summary
+from experiments.comparison.texts import columns, file_name, judged, write_texts
 from experiments.graders import grade
-from experiments.methods import Method, MethodError, build, parse
-from experiments.pricing import priced
-from experiments.summary import Measured, summary
-from experiments.texts import columns, file_name, judged, write_texts
-from train import live, run_folder
-from train.command import at_least
-from train.judge import Judge
-from train.machine import machine
-from train.prepare import load_pair, output_folder, timing_table
-from train.prompts import Prompt, load_prompts
+from experiments.shared.energy import counter
+from train.common import run_folder
+from train.common.cli import at_least
+from train.common.machine import machine
+from train.common.preparation import load_pair, output_folder, timing_table
+from train.data.prompts import Prompt, load_prompts
+from train.evaluation import live
+from train.quality.metric import Judge
 
 if TYPE_CHECKING:
     from experiments.frontier import Setup
@@ -91,7 +92,7 @@ def measure(study: Study) -> Measured:
 
 
 def written(study: Study) -> dict[str, list[dict]]:
-    """Rows of every method (see ``experiments.texts``), those of the large model first: the others' references."""
+    """Rows of every method (see ``experiments.comparison.texts``), those of the large model first: the others' references."""
     config, rows, references = study.config, {}, {}
     judge = lambda prompt, answer: judged(study.large, prompt, answer, references.get(prompt.id, answer))  # noqa: E731
     for key, method in study.methods.items():

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.methods import Method
-from train.live import LARGE, bootstrap, speedup
-from train.prompts import Prompt
+from experiments.comparison.methods import Method
+from train.data.prompts import Prompt
+from train.evaluation.live import LARGE, bootstrap, speedup
 
 DRAWS, FAMILY_DRAWS = 2000, 500
 Columns = dict[str, np.ndarray]

@@ -11,10 +11,10 @@ import numpy as np
 from rich.progress import track
 
 from decoding import LM
-from experiments.methods import Method
-from train.atomic import append_rows, read_rows
-from train.prompts import Prompt
-from train.splits import split_hash
+from experiments.comparison.methods import Method
+from train.common.atomic import append_rows, read_rows
+from train.data.prompts import Prompt
+from train.data.splits import split_hash
 
 
 def write_texts(
@@ -44,7 +44,7 @@ def write_texts(
 
 
 def _written(method, decoder, prompts, max_new_tokens, seed, judge) -> list[dict]:
-    from train.generations import counted
+    from train.common.generations import counted
 
     texts, counts = counted(decoder, prompts, max_new_tokens, seed=seed)
     calls = [target_calls(method.kind.role, writers) for _, writers in texts]
@@ -85,7 +85,7 @@ def _draft_tokens(role: str, prompts, calls: list[int], counts: dict) -> tuple[f
 
 def judged(large: LM, prompt: Prompt, answer: list[int], reference: list[int]) -> dict[str, float]:
     """Guarded regret, mean plain regret and summed negative log-probability of an answer under the large model."""
-    from train.quality import end_tokens, guarded_regret, score
+    from train.quality.guarded_regret import end_tokens, guarded_regret, score
 
     (one,) = score(large, [prompt.ids], [answer])
     loss = guarded_regret(one, answer, reference, end_tokens(large))

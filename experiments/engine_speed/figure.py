@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from experiments.speed_summary import BASES
-from train import atomic
-from train.figure import COLOURS, FAINT, GRID, INK
+from experiments.engine_speed.summary import BASES
+from train.common import atomic
+from train.reports.figure import COLOURS, FAINT, GRID, INK
 
 ENGINES = {
     "transformers": ("transformers", COLOURS["large"]),

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from decoding import LM
-from decoding.attention import Places
-from decoding.session import Session
+from decoding.kv_cache.attention import Places
+from decoding.kv_cache.session import Session
 
 clock = time.perf_counter
 

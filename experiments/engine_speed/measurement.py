@@ -8,13 +8,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from experiments import forwards, speed_figure, speed_summary
-from experiments.energy import counter
-from experiments.engines import Models, build, file_bytes, parse, runnable
-from experiments.speed_setup import Task, check_bases, checked, load, remember, settings, tasks
-from experiments.speed_summary import BASES
-from train import atomic
-from train.command import checking
+from experiments.engine_speed import figure, forwards, summary
+from experiments.engine_speed.setup import Task, check_bases, checked, load, remember, settings, tasks
+from experiments.engine_speed.summary import BASES
+from experiments.engines_under_test.catalogue import Models, build, file_bytes, parse, runnable
+from experiments.shared.energy import counter
+from train.common import atomic
+from train.common.cli import checking
 
 console = Console()
 if not console.is_terminal:
@@ -36,10 +36,10 @@ def run(config) -> dict:
     rows = measure(todo, methods, models, config)
     head = {"settings": settings(config, models, methods), "prompts": len(prompts), "left_out": lacking}
     result = head | limits(methods, models)
-    result["batches"] = {str(b): speed_summary.summary(rows, b, methods, result) for b in config.batch}
+    result["batches"] = {str(b): summary.summary(rows, b, methods, result) for b in config.batch}
     atomic.write_json(config.output / "result.json", result)
-    speed_figure.draw(result, config.output / "speed.png")
-    speed_summary.show(result, console)
+    figure.draw(result, config.output / "speed.png")
+    summary.show(result, console)
     console.print(f"written to {config.output}: rows.jsonl, result.json, speed.png")
     return result
 

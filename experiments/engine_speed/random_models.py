@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from decoding import LM
-from train.prompts import Prompt
+from train.data.prompts import Prompt
 
 LLAMA = {"vocab_size": 128_256, "num_key_value_heads": 8, "max_position_embeddings": 8192}
 SHAPES: dict[str, tuple[dict, dict]] = {

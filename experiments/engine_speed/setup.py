@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from decoding.lm import check_compatible
-from decoding.options import use
-from decoding.pairs import DRAFTER, load_model, target_source
-from experiments.engines import Models, parse
-from experiments.random_models import SHAPES, random_pair, random_prompts
+from decoding.cli.options import use
+from decoding.models.defaults import DRAFTER, load_model, target_source
+from decoding.models.lm import check_compatible
+from experiments.engine_speed.random_models import SHAPES, random_pair, random_prompts
+from experiments.engine_speed.summary import BASES
+from experiments.engines_under_test.catalogue import Models, parse
 from experiments.speed import RANDOM, REAL
-from experiments.speed_summary import BASES
-from train import run_folder
-from train.command import at_least
-from train.machine import machine
-from train.prompts import Prompt, load_prompts
-from train.splits import split_hash
+from train.common import run_folder
+from train.common.cli import at_least
+from train.common.machine import machine
+from train.data.prompts import Prompt, load_prompts
+from train.data.splits import split_hash
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.table import Table
 
-from train.live import bootstrap
+from train.evaluation.live import bootstrap
 
 BASES = ("transformers", "autoregressive")
 """What every method is compared with, where it was measured; texts are compared with the first of them."""

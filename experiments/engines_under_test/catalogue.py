@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, SpecInfer, Speculative
-from decoding.pairs import load_model
-from experiments.peers import LlamaCppWay, Transformers, twin
+from decoding.models.defaults import load_model
+from experiments.engines_under_test.peers import LlamaCppWay, Transformers, twin
 from policies import Random
-from train.generations import write
-from train.llamacpp import LlamaCpp
+from train.baselines.xllamacpp_server import LlamaCpp
+from train.common.generations import write
 
 
 @dataclass

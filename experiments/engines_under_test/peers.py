@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from decoding import LM
-from decoding.packed import PackedLinear
-from train.prompts import Prompt
+from decoding.kernels.packed_products import PackedLinear
+from train.data.prompts import Prompt
 
 
 def twin(lm: LM):

@@ -13,15 +13,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from decoding.pairs import DRAFTER, load_model, target_source
-from experiments.openvino_engine import OpenVINO, convert
-from experiments.speed_summary import per_token, ratio
+from decoding.models.defaults import DRAFTER, load_model, target_source
+from experiments.engine_speed.summary import per_token, ratio
+from experiments.engines_under_test.openvino_engine import OpenVINO, convert
 from policies.export.checking import check
-from train import atomic, run_folder
-from train.command import at_least, checking
-from train.llamacpp import LlamaCpp
-from train.prompts import Prompt, load_prompts
-from train.splits import split_hash
+from train.baselines.xllamacpp_server import LlamaCpp
+from train.common import atomic, run_folder
+from train.common.cli import at_least, checking
+from train.data.prompts import Prompt, load_prompts
+from train.data.splits import split_hash
 
 WAYS = ("alone", "default", "exported")
 DEFAULT_LENGTH = 3

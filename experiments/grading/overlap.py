@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from train.command import InputError
+from train.common.cli import InputError
 
 
 def chrf(prompt: str, reference: str | None, text: str) -> float | None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from experiments.fences import blocks
-from experiments.python_checks import Check, asserts, examples, redefined
-from experiments.sandbox import Limits, run
+from experiments.grading.fences import blocks
+from experiments.grading.python_checks import Check, asserts, examples, redefined
+from experiments.grading.sandbox import Limits, run
 
 CODE = re.compile(r"^(?:(?:from|import|def|class|async def)\b|@)", re.MULTILINE)
 MOST_LINES = 400

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from train.command import InputError
+from train.common.cli import InputError
 
 CHILD = Path(__file__).with_name("sandboxed.py")
 

@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from experiments.fences import blocks
-from experiments.sql_databases import databases, statements
+from experiments.grading.fences import blocks
+from experiments.grading.sql_databases import databases, statements
 
 SECONDS = 1.0
 """time of one query"""

@@ -44,7 +44,7 @@ class Export:
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 bad input, a policy that the target cannot carry, or a folder that is not as written."""
     config = tyro.cli(Export, args=argv, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
-    from policies.files import PolicyError
+    from policies.storage.files import PolicyError
 
     try:
         run(config)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from policies.export.portable_json import dumps
+from policies.export.engines.portable_json import dumps
 from policies.export.source import ExportError, Source
 from policies.export.target import Target
 from policies.export.versions import recorded

@@ -14,8 +14,8 @@ from policies.export.bundle import FORMAT, MANIFEST, SEAL, VERSION, seal
 from policies.export.source import ExportError
 from policies.export.targets import TARGETS
 from policies.export.versions import out_of_range
-from policies.files import PolicyError, show
-from policies.identity import compare, identities
+from policies.storage.files import PolicyError, show
+from policies.storage.identity import compare, identities
 
 
 def check(folder: Path, models: list[dict[str, str]] | None = None, policy: str | None = None) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import numpy as np
 from policies.export.settings import why_not
 from policies.export.source import ExportError, Source
 from policies.export.target import Target
-from policies.features import FEATURES
-from policies.rule import Rule
+from policies.features.table import FEATURES
+from policies.kinds.rule import Rule
 
 
 @dataclass(frozen=True)

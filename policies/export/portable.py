@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from policies.features import FEATURES
-from policies.files import short
+from policies.features.table import FEATURES
 from policies.policy import Policy
+from policies.storage.files import short
 
 FORMAT, VERSION = "decision-policy", 1
 CARRIED = ("always", "never", "rule", "random", "periodic", "logistic", "mlp")
@@ -16,7 +16,7 @@ CARRIED = ("always", "never", "rule", "random", "periodic", "logistic", "mlp")
 
 
 def portable(policy: Policy, role: str = "handoff") -> dict[str, Any]:
-    """``policy`` as JSON takes it; ``policies.export.portable_json`` says what the fields mean."""
+    """``policy`` as JSON takes it; ``policies.export.engines.portable_json`` says what the fields mean."""
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from policies.decoder_spec import EXACT, LENGTH, ROLES, role_of
 from policies.loading import load
 from policies.policy import Policy
-from policies.roles import EXACT, LENGTH, ROLES, role_of
 
 
 class ExportError(ValueError):

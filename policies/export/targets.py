@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from policies.export import (
+from policies.export.engines import (
     llama_cpp,
     llama_cpp_python,
     mlx_lm,

@@ -1,4 +1,4 @@
-"""A policy's features straight from the arrays of a trail, in one compiled call (``policies.fused``)."""
+"""A policy's features straight from the arrays of a trail, in one compiled call (``policies.features.numba_kernels``)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.classes import BITS
-from policies.features import FEATURES
+from policies.features.table import FEATURES
+from policies.features.token_classes import BITS
 
 
 class Watch:
@@ -50,7 +50,7 @@ class Watch:
 
 
 def _lines(names: Sequence[str], history: Sequence[str]) -> np.ndarray:
-    """[n, 2] as ``fused.columns`` reads them."""
+    """[n, 2] as ``numba_kernels.columns`` reads them."""
     lines = np.zeros((len(names), 2), np.int64)
     for i, name in enumerate(names):
         base = FEATURES[name].averages
@@ -76,10 +76,10 @@ def can_watch(policy, trail) -> bool:
 
 @cache
 def compiled() -> ModuleType | None:
-    """``policies.fused``; None where numba is missing or has nowhere to keep what it compiles."""
+    """``policies.features.numba_kernels``; None where numba is missing or has nowhere to keep what it compiles."""
     try:
-        from policies import fused
+        from policies.features import numba_kernels
     except (ImportError, RuntimeError) as error:
         logging.getLogger(__name__).info("decisions are taken by torch operations: %s", error)
         return None
-    return fused
+    return numba_kernels

@@ -9,9 +9,9 @@ from functools import cache, cached_property, partial
 import torch
 from torch import Tensor
 
-from policies.classes import BITS
-from policies.distribution import Distribution
-from policies.verdicts import VERDICTS
+from policies.features.distribution import Distribution
+from policies.features.token_classes import BITS
+from policies.features.verification import VERDICTS
 
 WINDOW = 8
 """Earlier positions that a moving average covers."""
@@ -146,7 +146,7 @@ def history_for(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(base for base in bases if base is not None))
 
 
-def features(step, names: Sequence[str], history: Sequence[str] = (), classes: Tensor | None = None) -> Tensor:
+def feature_columns(step, names: Sequence[str], history: Sequence[str] = (), classes: Tensor | None = None) -> Tensor:
     """The columns ``names`` of a Step, float32 [..., len(names)]; only these are computed.
 
     ``history`` names the columns of ``step.history`` (``history_for(names)`` lists those needed) and ``classes`` is

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.features import FEATURES
+from policies.features.table import FEATURES
 from policies.policy import Policy
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.fitted import Fitted, scaling
+from policies.kinds.learned import Fitted, scaling
 
 
 class Logistic(Fitted):

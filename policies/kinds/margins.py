@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.fitted import Fitted
-from policies.logistic import Logistic
+from policies.kinds.learned import Fitted
+from policies.kinds.logistic import Logistic
 from policies.policy import Policy
 
 

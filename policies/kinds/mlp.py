@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from policies.files import show
-from policies.fitted import Fitted, Rows, scaling
+from policies.kinds.learned import Fitted, Rows, scaling
+from policies.storage.files import show
 
 
 class MLP(Fitted):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policies.features import features
+from policies.features.table import feature_columns
 from policies.policy import Policy
 
 
@@ -34,7 +34,7 @@ class Survival:
     def observe(self, step) -> Tensor:
         """[..., 1] the chance that the token at this position is accepted."""
         if self.risk is None:
-            return features(step, self.names)
+            return feature_columns(step, self.names)
         return (1 - self.risk.score(step)).clamp(0, 1).unsqueeze(-1)
 
     def score(self, step) -> Tensor:

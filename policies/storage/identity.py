@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from policies.files import PolicyError, show
+from policies.storage.files import PolicyError, show
 
 IDENTITY = ("name", "tokenizer", "config", "weights")
 """What a model is known by: its name, and hashes of the three things that can change under it."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.served import Served, serve
+from train.baselines.subprocess_engine import Served, serve
 
 
 class LlamaCpp:

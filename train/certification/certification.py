@@ -9,17 +9,17 @@ import numpy as np
 from rich.progress import track
 
 from decoding import Backoff
-from train import atomic
-from train.certificate import record
+from train.certification.record import record
 from train.certify import Certificate, certify
-from train.command import InputError
-from train.generations import answers, write
-from train.prepare import Job
-from train.priced import alone, judged
-from train.prompts import Prompt
-from train.search import GRID, Search
-from train.splits import refuse_overlap, split_hash
-from train.tune import LEAST_SPEEDUP, Chosen
+from train.common import atomic
+from train.common.cli import InputError
+from train.common.generations import answers, write
+from train.common.preparation import Job
+from train.data.prompts import Prompt
+from train.data.splits import refuse_overlap, split_hash
+from train.evaluation.live_tuning import LEAST_SPEEDUP, Chosen
+from train.replay.pricing import alone, judged
+from train.search.backoff import GRID, Search
 
 CANDIDATES = 5
 BATCH = 16

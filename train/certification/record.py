@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from train.certify import Certificate
-from train.live import LARGE, bootstrap, speedup
-from train.prompts import Prompt
+from train.data.prompts import Prompt
+from train.evaluation.live import LARGE, bootstrap, speedup
 
 ASSUMPTIONS = (
     "New prompts come from where the certification prompts came from, independently, in the same mix of families; the "

@@ -9,8 +9,8 @@ import torch
 from rich.progress import track
 
 from decoding import LM, Autoregressive, Sampling, generate
-from train.atomic import append_rows, read_rows
-from train.prompts import Prompt
+from train.common.atomic import append_rows, read_rows
+from train.data.prompts import Prompt
 
 
 def write_generations(

@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 
 from decoding import LM
-from decoding.lm import check_compatible
-from decoding.pairs import load_model
+from decoding.models.defaults import load_model
+from decoding.models.lm import check_compatible
 from policies import Policy, load, token_classes
-from train.judge import Judge
-from train.prompts import Prompt, load_prompts
-from train.replay import Cost
-from train.search import Goal, Search
-from train.splits import split_hash
-from train.traces import Traces, read_traces
+from train.data.prompts import Prompt, load_prompts
+from train.data.splits import split_hash
+from train.quality.metric import Judge
+from train.replay.backoff import Cost
+from train.search.backoff import Goal, Search
+from train.traces.handoff_traces import Traces, read_traces
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import transformers
 
-from decoding.cost_file import processor
+from decoding.cost.cache import processor
 
 
 def machine(config) -> dict:

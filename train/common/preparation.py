@@ -10,21 +10,21 @@ from pathlib import Path
 from rich.console import Console
 
 from decoding import LM
-from decoding.cost import measure as measure_cost
-from decoding.lm import check_compatible
-from decoding.options import use
-from decoding.pairs import load_model
-from train import atomic, run_folder
+from decoding.cli.options import use
+from decoding.cost.timing import measure as measure_cost
+from decoding.models.defaults import load_model
+from decoding.models.lm import check_compatible
 from train.certify import LIMIT, check_settings, needed
-from train.collect_drafts import given_drafts
-from train.command import at_least
-from train.judge import Judge
-from train.prompts import Prompt, load_prompts, template_hash
-from train.replay import Cost
-from train.search import Goal
-from train.splits import refuse_overlap, reserve, split, split_hash
-from train.studies import check_storage
-from train.traces import TraceError, Traces, read_meta, read_traces
+from train.common import atomic, run_folder
+from train.common.cli import at_least
+from train.data.prompts import Prompt, load_prompts, template_hash
+from train.data.splits import refuse_overlap, reserve, split, split_hash
+from train.quality.metric import Judge
+from train.replay.backoff import Cost
+from train.search.backoff import Goal
+from train.search.study import check_storage
+from train.traces.collect_drafts import given_drafts
+from train.traces.handoff_traces import TraceError, Traces, read_meta, read_traces
 
 console = Console()
 NOT_OF_THE_RUN = ("trials", "wandb", "output", "join", "storage", "frontier")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from train import atomic
+from train.common import atomic
 
 
 def claim(path: Path, now: dict, config, otherwise: str) -> None:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from train.prompts import Prompt, PromptError
+from train.data.prompts import Prompt, PromptError
 
 NGRAM = 8
 OVERLAP = 0.5

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from train.batches import batches, pad
+from train.distillation.batches import batches, pad
 
 EVALUATION_TOKENS = 1024
 """tokens of a batch: its logits over the whole vocabulary are in memory"""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.batches import Sequence
+from train.distillation.batches import Sequence
 
 HELD_OUT = 30
 """one prompt in this many is held out"""

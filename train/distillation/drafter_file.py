@@ -7,10 +7,10 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from decoding.lm import LM
-from train import atomic
-from train.gguf_file import write_gguf
-from train.machine import machine
+from decoding.models.lm import LM
+from train.common import atomic
+from train.common.machine import machine
+from train.distillation.gguf_file import write_gguf
 
 
 def notes(config, target: LM, training_prompts: str, last: dict) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from train.batches import Batch
+from train.distillation.batches import Batch
 
 CHUNK = 4096
 """positions whose logits are in memory at a time"""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from decoding.lm import LM
-from train.batches import Sequence
-from train.generations import write_generations
-from train.prompts import Prompt
+from decoding.models.lm import LM
+from train.common.generations import write_generations
+from train.data.prompts import Prompt
+from train.distillation.batches import Sequence
 
 
 def write_round(model, tokenizer, sequences: list[Sequence], path: Path, number: int, config) -> None:

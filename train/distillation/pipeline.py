@@ -6,21 +6,21 @@ from pathlib import Path
 
 import torch
 
-from decoding.lm import LM
-from decoding.pairs import load_model
-from train.batches import Sequence
-from train.command import checking
-from train.corpus import heldout, prompt_hashes, read_corpus, read_generations
-from train.distill_settings import check_run, remember_run, resolve
-from train.drafter_file import export, notes
-from train.generations import write_generations
-from train.gguf_file import check_writable
-from train.on_policy import write_round
-from train.prompts import Prompt, load_prompts
-from train.self_prompts import user_opening, write_self_prompts
-from train.student import student
-from train.teacher import TopK, Union
-from train.trainer import Trainer
+from decoding.models.defaults import load_model
+from decoding.models.lm import LM
+from train.common.cli import checking
+from train.common.generations import write_generations
+from train.data.prompts import Prompt, load_prompts
+from train.distillation.batches import Sequence
+from train.distillation.corpus import heldout, prompt_hashes, read_corpus, read_generations
+from train.distillation.drafter_file import export, notes
+from train.distillation.gguf_file import check_writable
+from train.distillation.on_policy import write_round
+from train.distillation.self_prompts import user_opening, write_self_prompts
+from train.distillation.settings import check_run, remember_run, resolve
+from train.distillation.student import student
+from train.distillation.teacher import TopK, Union
+from train.distillation.trainer import Trainer
 
 
 def run(config) -> Path:

@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 
 from decoding import LM, Autoregressive, Sampling, generate
-from train.atomic import append_rows, read_rows
+from train.common.atomic import append_rows, read_rows
 
 LEAST = 3
 """tokens of the shortest prompt that is kept"""

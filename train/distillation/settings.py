@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from decoding.options import use
-from decoding.pairs import bfloat16_wins, target_source
-from train import run_folder
-from train.command import at_least
+from decoding.cli.options import use
+from decoding.models.defaults import bfloat16_wins, target_source
+from train.common import run_folder
+from train.common.cli import at_least
 
 LEAST = {
     **dict.fromkeys(

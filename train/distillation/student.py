@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from decoding.lm import LM, check_compatible
-from decoding.pairs import load_model
-from train.checkpoint import load_weights
-from train.growth import grown
+from decoding.models.defaults import load_model
+from decoding.models.lm import LM, check_compatible
+from train.distillation.checkpoint import load_weights
+from train.distillation.grow import grown
 
 
 def student(config, target: LM) -> LlamaForCausalLM:

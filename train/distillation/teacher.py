@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from train.batches import Sequence, batches, pad, real_positions
+from train.distillation.batches import Sequence, batches, pad, real_positions
 
 CHUNK = 4096
 """positions whose logits over the whole vocabulary are in memory at a time"""

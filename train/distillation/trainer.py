@@ -8,12 +8,12 @@ import time
 import numpy as np
 import torch
 
-from train import checkpoint
-from train.agreement import held_out_report
-from train.atomic import append_rows, read_rows
-from train.batches import batches, collate
-from train.checkpoint import Progress
-from train.objective import distillation_loss
+from train.common.atomic import append_rows, read_rows
+from train.distillation import checkpoint
+from train.distillation.agreement import held_out_report
+from train.distillation.batches import batches, collate
+from train.distillation.checkpoint import Progress
+from train.distillation.objective import distillation_loss
 
 SAVE_EVERY = 300
 """seconds"""

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from decoding import Autoregressive, Backoff, SpecInfer, Speculative
-from decoding.pairs import target_source
+from decoding.models.defaults import target_source
 from policies import Policy, Random, Rule
-from train import live
-from train.llamacpp import LlamaCpp
-from train.samples import samples
-from train.search import GRID, Search
-from train.traffic import tuned_on
+from train.baselines.xllamacpp_server import LlamaCpp
+from train.evaluation import live
+from train.evaluation.samples import samples
+from train.monitoring.recorder import tuned_on
+from train.search.backoff import GRID, Search
 
 if TYPE_CHECKING:
-    from train.prepare import Job
-    from train.tune import Chosen
+    from train.common.preparation import Job
+    from train.evaluation.live_tuning import Chosen
 
 BRANCHES = (4,)
 """of the exact tree that stands beside exact chains: one step of the draft, and its best tokens in one forward"""

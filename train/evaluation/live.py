@@ -10,11 +10,11 @@ import torch
 from rich.progress import track
 
 from decoding import generate
-from decoding.cost import seconds
-from train.atomic import append_rows, read_rows
-from train.judge import Judge
-from train.llamacpp import LlamaCpp
-from train.prompts import Prompt
+from decoding.cost.timing import seconds
+from train.baselines.xllamacpp_server import LlamaCpp
+from train.common.atomic import append_rows, read_rows
+from train.data.prompts import Prompt
+from train.quality.metric import Judge
 
 LARGE = "large"
 """Key of the reference method in every measurement."""
@@ -97,7 +97,7 @@ def speedup(measured: dict, name: str, rows=slice(None)) -> float:
 
 
 def over_table(measured: dict, prompts: Sequence[Prompt], table: dict) -> float:
-    """The large model's seconds on ``prompts`` over what ``table`` (``decoding.cost``) says for as many tokens."""
+    """The large model's seconds on ``prompts`` over what ``table`` (``decoding.cost.timing``) says for as many tokens."""
     large = measured[LARGE]
     expected = seconds(table, [len(p.ids) for p in prompts]) + (large["tokens"] - 1) * seconds(table, 1)
     return float(large["seconds"].sum() / expected.sum())

@@ -10,12 +10,12 @@ import numpy as np
 
 from decoding import Autoregressive, Backoff
 from policies import Policy
-from train import live
-from train.judge import Judge
-from train.prepare import Job, console
-from train.priced import alone, priced
-from train.search import GRID, Goal, Search, solve
-from train.threshold import ROUNDS, Corrected, Texts, careful
+from train.common.preparation import Job, console
+from train.evaluation import live
+from train.evaluation.threshold_correction import ROUNDS, Corrected, Texts, careful
+from train.quality.metric import Judge
+from train.replay.pricing import alone, priced
+from train.search.backoff import GRID, Goal, Search, solve
 
 LEAST_SPEEDUP = 1.05
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from decoding import LM
-from decoding.stream import pieces
+from decoding.state.streaming import pieces
 from policies import Policy, token_classes
-from train.collect import trajectory
-from train.live import LARGE
-from train.prompts import Prompt
+from train.data.prompts import Prompt
+from train.evaluation.live import LARGE
+from train.traces.collect_handoff import trajectory
 
 TUNED = "tuned"
 

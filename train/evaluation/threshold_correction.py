@@ -15,15 +15,15 @@ from rich.progress import track
 
 from decoding import Backoff
 from policies import Policy
-from train import atomic
-from train.generations import write
-from train.judge import Judge
-from train.live import LARGE, speedup
-from train.priced import alone, priced
-from train.search import GRID, Goal, Search, solve
+from train.common import atomic
+from train.common.generations import write
+from train.evaluation.live import LARGE, speedup
+from train.quality.metric import Judge
+from train.replay.pricing import alone, priced
+from train.search.backoff import GRID, Goal, Search, solve
 
 if TYPE_CHECKING:
-    from train.prepare import Job
+    from train.common.preparation import Job
 
 ROUNDS = 4
 NEAR = 0.0101

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from policies import Policy, token_classes
-from train.calibrate import risks
-from train.certificate import instead
-from train.certification import certification
-from train.collect import collect, explore, shards_of
-from train.holdout import hold_out
-from train.labels import labels
-from train.prepare import Job, about, console, given
-from train.reliability import reliability
-from train.replay import best_length
-from train.search import Search
-from train.studies import finalists
-from train.traces import Traces, read_traces
-from train.tune import LEAST_SPEEDUP, Chosen, tune_live
+from train.certification.certification import certification
+from train.certification.record import instead
+from train.common.preparation import Job, about, console, given
+from train.evaluation.holdout import hold_out
+from train.evaluation.live_tuning import LEAST_SPEEDUP, Chosen, tune_live
+from train.evaluation.reliability import reliability
+from train.replay.backoff import best_length
+from train.search.backoff import Search
+from train.search.labels import labels
+from train.search.study import finalists
+from train.search.thresholds import risks
+from train.traces.collect_handoff import collect, explore, shards_of
+from train.traces.handoff_traces import Traces, read_traces
 
 FALLBACK = "use the large model alone, or exact speculative decoding"
 

@@ -8,18 +8,19 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from decoding import MTAD, Autoregressive, Backoff, Speculative
-from decoding.tuned import drafting
+from decoding.decoders.from_spec import drafting
 from policies import Policy, Rule
-from policies.roles import EXACT, Role
-from train import holdout, leniency, live
-from train.backoff_run import FALLBACK
-from train.prepare import Job, console
-from train.recipes import make
-from train.search import pareto
-from train.search_hybrid import BEAMS, CHAIN, EXACT_TREE, MTAD_DEFAULT, TREE, HybridSearch
-from train.speculative_run import search_stops
-from train.studies import complete, finalists, pruned
-from train.tune import LEAST_SPEEDUP
+from policies.decoder_spec import EXACT, Role
+from train.common.preparation import Job, console
+from train.evaluation import holdout, live
+from train.evaluation.live_tuning import LEAST_SPEEDUP
+from train.methods.backoff import FALLBACK
+from train.methods.speculative import search_stops
+from train.search import leniency
+from train.search.backoff import pareto
+from train.search.hybrid import BEAMS, CHAIN, EXACT_TREE, MTAD_DEFAULT, TREE, HybridSearch
+from train.search.recipes import make
+from train.search.study import complete, finalists, pruned
 
 CONTROLS = ("speculative", "mtad", "mmtad", "bild", "leniency", "stop", "tree")
 """What one decision, or a published pair of two, is worth."""
@@ -41,7 +42,7 @@ class ChosenDecoder:
 
 
 class HybridRun:
-    """What the job asks of a method (``train.job.METHODS``)."""
+    """What the job asks of a method (``train.pipeline.METHODS``)."""
 
     label = "rejection"
 
@@ -120,7 +121,7 @@ class HybridRun:
         }
 
     def provenance(self, chosen: ChosenDecoder) -> dict:
-        """What a decoder has to know besides the policy (``policies.roles``)."""
+        """What a decoder has to know besides the policy (``policies.decoder_spec``)."""
         role = chosen.role._asdict()
         return {"role": role.pop("name")} | role
 

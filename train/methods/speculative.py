@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decoding import Autoregressive, Backoff, Speculative
-from decoding.tuned import drafting
+from decoding.decoders.from_spec import drafting
 from policies import Policy, Rule, token_classes
-from policies.roles import Role
-from train import holdout, live
-from train.collect_drafts import collect_drafts, given_drafts
-from train.draft_traces import DraftTraces, read_drafts
-from train.prepare import Job, console
-from train.replay_speculative import Replayed
-from train.search_stops import StopSearch
-from train.studies import finalists
+from policies.decoder_spec import Role
+from train.common.preparation import Job, console
+from train.evaluation import holdout, live
+from train.replay.speculative import Replayed
+from train.search.draft_stop import StopSearch
+from train.search.study import finalists
+from train.traces.collect_drafts import collect_drafts, given_drafts
+from train.traces.draft_traces import DraftTraces, read_drafts
 
 
 @dataclass
@@ -34,7 +34,7 @@ class ChosenStop:
 
 
 class SpeculativeRun:
-    """What the job asks of a method (``train.job.METHODS``); the text is the large model's own, only sooner."""
+    """What the job asks of a method (``train.pipeline.METHODS``); the text is the large model's own, only sooner."""
 
     label = "rejection"
 

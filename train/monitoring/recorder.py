@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from decoding import LM
-from policies import Policy, features, token_classes
-from train.collect import trajectory
-from train.drift import traffic
-from train.prompts import Prompt
+from policies import Policy, feature_columns, token_classes
+from train.data.prompts import Prompt
+from train.monitoring.drift import traffic
+from train.traces.collect_handoff import trajectory
 
 
 class Watch:
@@ -28,7 +28,7 @@ class Watch:
 
     def __call__(self, step) -> torch.Tensor:
         handed = self.policy(step)
-        table = features(step, self.policy.names, self.policy.history, self.policy.classes)
+        table = feature_columns(step, self.policy.names, self.policy.history, self.policy.classes)
         asked = torch.where(step.since_large == 0, step.agreed.float(), torch.nan)
         self.steps.append([part.detach().cpu() for part in (table, handed, asked)])
         return handed

@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 
-from train.command import InputError
+from train.common.cli import InputError
 
 Grader = Callable[[str, str | None, str], float | None]
 """(prompt, reference or None, the text to judge) -> score in [0, 1], or None where the prompt cannot be graded"""

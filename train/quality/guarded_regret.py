@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from decoding.lm import LM
+from decoding.models.lm import LM
 
 CAP = 5.0
 """nats of regret at which a token costs 1"""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from decoding.lm import LM
-from train.command import InputError
-from train.own_grader import load_grader
-from train.prompts import Prompt
-from train.quality import end_tokens, guarded_regret, score
+from decoding.models.lm import LM
+from train.common.cli import InputError
+from train.data.prompts import Prompt
+from train.quality.graders import load_grader
+from train.quality.guarded_regret import end_tokens, guarded_regret, score
 
 
 @dataclass
 class Judge:
-    """Judges answers to prompts; ``grader`` is ``module:function``, for which see ``train.own_grader``.
+    """Judges answers to prompts; ``grader`` is ``module:function``, for which see ``train.quality.graders``.
 
     With a grader the loss is signed: the score of the large model's own answer minus that of this one, in [-1, 1].
     """

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
-from policies import Policy, features
-from train import atomic
+from policies import Policy, feature_columns
+from train.common import atomic
 
 FIXED = ("mean", "scale")
 """Learned from the traces, and no decision of their own."""
@@ -48,7 +48,7 @@ class Explorer:
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, step) -> Tensor:
-        table = features(step, self.policy.names, self.history, self.policy.classes)
+        table = feature_columns(step, self.policy.names, self.history, self.policy.classes)
         # Not "uniform < chance", which is False for NaN.
         handed = ~(step.uniform >= torch.sigmoid(logit(self.policy, table, self.temperature)))
         self.seen.append((table, handed))

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from decoding import LM, Backoff
-from train.generations import write
-from train.judge import Judge
-from train.policy_gradient import Decisions, Explorer
-from train.priced import alone, priced
-from train.prompts import Prompt
-from train.replay import Cost
-from train.search import Goal
+from train.common.generations import write
+from train.data.prompts import Prompt
+from train.quality.metric import Judge
+from train.reinforcement.policy_gradient import Decisions, Explorer
+from train.replay.backoff import Cost
+from train.replay.pricing import alone, priced
+from train.search.backoff import Goal
 
 
 @dataclass

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from decoding.cost import seconds
-from train.rounds import Rounds, Texts, play, runs
-from train.traces import Traces
+from decoding.cost.timing import seconds
+from train.replay.rounds import Rounds, Texts, play, runs
+from train.traces.handoff_traces import Traces
 
 
 class Cost:
-    """Measured seconds of both models by tokens read, see ``decoding.cost``."""
+    """Measured seconds of both models by tokens read, see ``decoding.cost.timing``."""
 
     def __init__(self, small: dict, large: dict):
         self.small, self.large = small, large

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from decoding.cost import seconds
-from train.rounds import Texts
+from decoding.cost.timing import seconds
+from train.replay.rounds import Texts
 
 
 def oracle(texts: Texts, longest: int, budget: int, cost) -> np.ndarray:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from decoding import generate
-from decoding.cost import seconds
-from train.judge import Judge
-from train.prompts import Prompt
-from train.replay import Cost
+from decoding.cost.timing import seconds
+from train.data.prompts import Prompt
+from train.quality.metric import Judge
+from train.replay.backoff import Cost
 
 
 def alone(prompts: Sequence[Prompt], answers: Sequence[list[int]], cost: Cost) -> dict[str, np.ndarray]:

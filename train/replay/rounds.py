@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from decoding.cost import seconds
+from decoding.cost.timing import seconds
 
 
 class Texts(NamedTuple):
@@ -37,7 +37,7 @@ class Rounds(NamedTuple):
     large_reads: np.ndarray
 
     def seconds(self, cost) -> np.ndarray:
-        """[rounds] priced by the tables of ``cost`` (``train.replay.Cost``)."""
+        """[rounds] priced by the tables of ``cost`` (``train.replay.backoff.Cost``)."""
         small = seconds(cost.small, self.small_reads) + (self.asked - 1) * seconds(cost.small, 1)
         return np.where(self.asked > 0, small, 0.0) + seconds(cost.large, self.large_reads)
 

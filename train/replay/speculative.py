@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from train.draft_stops import AnyPast, Drafts, ThisPast, all_steps, check, first_true, forgets
-from train.draft_traces import DraftTraces
-from train.rounds import Rounds, Texts, play, runs
+from train.replay.rounds import Rounds, Texts, play, runs
+from train.replay.stop_decisions import AnyPast, Drafts, ThisPast, all_steps, check, first_true, forgets
+from train.traces.draft_traces import DraftTraces
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Replayed:
         return np.bincount(self.rounds.drafted)
 
     def seconds(self, cost) -> np.ndarray:
-        """[prompts] priced by the tables of ``cost`` (``train.replay.Cost``)."""
+        """[prompts] priced by the tables of ``cost`` (``train.replay.backoff.Cost``)."""
         return self._sum(self.rounds.seconds(cost))
 
 

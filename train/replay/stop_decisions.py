@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.sampling import POLICY, noise
+from decoding.state.sampling import POLICY, noise
 from decoding.step import Step
 from policies import Survival
-from policies.features import FEATURES
-from train.draft_traces import OF_THE_ROUND, STEP_FEATURES, DraftTraces
-from train.rounds import Starts
+from policies.features.table import FEATURES
+from train.replay.rounds import Starts
+from train.traces.draft_traces import OF_THE_ROUND, STEP_FEATURES, DraftTraces
 
 LIVE = (*STEP_FEATURES, *OF_THE_ROUND, "uniform")
 """what replay knows of a step, besides moving averages"""
@@ -113,7 +113,7 @@ class ThisPast:
         seen = self.policy.observe(step).float()
         step.history = windows(before, seen)
         said = first_true(self.policy(step))
-        # As ``decoding.trail`` records it: what the draft was asked about, and then a place that it has not seen.
+        # As ``decoding.state.policy_state`` records it: what the draft was asked about, and then a place that it has not seen.
         asked = torch.from_numpy(np.minimum(said + 1, starts.room))[:, None]
         places = torch.arange(self.length + 1)
         seen = torch.cat([seen, torch.full_like(seen[:, :1], torch.nan)], 1)

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from train import atomic
-from train.tables import axis_titles, bars, format_number, label, measured, plane
+from train.common import atomic
+from train.reports.tables import axis_titles, bars, format_number, label, measured, plane
 
 INK, FAINT, GRID = "#1f2430", "#6b7280", "#e7e9ee"
 COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; the small and the large model's also colour tokens

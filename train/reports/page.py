@@ -13,9 +13,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from train import atomic
-from train.figure import COLOURS, GRID, INK, curve_colour, curve_name, curves
-from train.tables import (
+from train.common import atomic
+from train.reports.figure import COLOURS, GRID, INK, curve_colour, curve_name, curves
+from train.reports.tables import (
     DASH,
     axis_titles,
     bars,

@@ -11,10 +11,10 @@ import numpy as np
 import optuna
 
 from policies import MLP, Logistic, Policy, Rule
-from train.calibrate import cut, risks
-from train.labels import labels
-from train.replay import Cost, backoff
-from train.traces import Traces
+from train.replay.backoff import Cost, backoff
+from train.search.labels import labels
+from train.search.thresholds import cut, risks
+from train.traces.handoff_traces import Traces
 
 CONFIDENCE = ("entropy", "varentropy", "top1", "margin", "top10", "top10_mass")
 HISTORY = ("position", "since_large", "agreed", "large_entropy", "mean_entropy", "mean_agreed", "repeated")

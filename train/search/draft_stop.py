@@ -16,14 +16,14 @@ import optuna
 import torch
 from torch import Tensor
 
-from decoding.cost import seconds
-from policies import MLP, Logistic, Policy, Rule, Survival, features
-from train.calibrate import cut
-from train.draft_traces import DraftTraces
-from train.recipes import RECIPES
-from train.replay import Cost
-from train.replay_speculative import Replay, Replayed
-from train.search import CONFIDENCE, TOKEN
+from decoding.cost.timing import seconds
+from policies import MLP, Logistic, Policy, Rule, Survival, feature_columns
+from train.replay.backoff import Cost
+from train.replay.speculative import Replay, Replayed
+from train.search.backoff import CONFIDENCE, TOKEN
+from train.search.recipes import RECIPES
+from train.search.thresholds import cut
+from train.traces.draft_traces import DraftTraces
 
 ROUND = ("position", "since_large", "large_entropy", "repeated")
 STOP_FEATURES = {
@@ -208,6 +208,6 @@ def rejections(traces: DraftTraces, names, classes) -> tuple[np.ndarray, np.ndar
     place = torch.arange(traces.longest)
     run = torch.from_numpy(replay.texts.run)[:, None]
     used = within(traces) & (place <= run)
-    table = features(replay.drafts.everywhere, names, classes=classes)[used]
+    table = feature_columns(replay.drafts.everywhere, names, classes=classes)[used]
     groups = np.repeat(traces["group"][traces.on_path], used.sum(1).numpy())
     return table.numpy(), (place == run)[used].float().numpy(), None, groups

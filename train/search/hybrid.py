@@ -4,7 +4,7 @@ What leniency writes depends on all of its past, so no trace can replay it: a tr
 always in the same order, and its time is priced by the timing table from what each forward read, so that neither a
 noisy machine nor another worker's changes a trial. With exact acceptance it is replayed instead, in milliseconds.
 
-The objective is that of ``train.search``: the loss, or minus the speedup, under the goal as a constraint. What a pruner
+The objective is that of ``train.search.backoff``: the loss, or minus the speedup, under the goal as a constraint. What a pruner
 needs is a value of every prompt that can be paired, which neither a speedup (a ratio of sums) nor a constraint on a
 mean has. A trial reports instead, for each prompt, the quantity that is minimised plus the part by which the prompt
 alone misses the goal (``_reported``). Being better than asked earns nothing, so that no trial can make up for its loss
@@ -22,18 +22,18 @@ import numpy as np
 import optuna
 
 from decoding import LM, Exact, Lenient, Rollback
-from decoding.acceptance import Acceptance
-from decoding.architectures import counts_slots
-from decoding.tuned import drafting
+from decoding.acceptance.rules import Acceptance
+from decoding.decoders.from_spec import drafting
+from decoding.models.architectures import counts_slots
 from policies import Policy, Rule
-from policies.roles import EXACT, Role
-from train import leniency
-from train.judge import Judge
-from train.priced import alone, decoded
-from train.prompts import Prompt
-from train.recipes import RECIPES
-from train.search import Goal
-from train.search_stops import StopSearch, suggest_stop
+from policies.decoder_spec import EXACT, Role
+from train.data.prompts import Prompt
+from train.quality.metric import Judge
+from train.replay.pricing import alone, decoded
+from train.search import leniency
+from train.search.backoff import Goal
+from train.search.draft_stop import StopSearch, suggest_stop
+from train.search.recipes import RECIPES
 
 CHAIN, BEAMS, TREE, EXACT_TREE = "chain", "beams", "tree", "exact tree"
 """What is drafted and verified: a chain of tokens, the best of several beams (MTAD), all of them (MMTAD), or a tree

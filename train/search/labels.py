@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from train.traces import Traces
+from train.traces.handoff_traces import Traces
 
 KL_CUT = 0.95
 """Nats of KL(small || large) at which the code of Backoff Decoding's authors works. A small drafter is above it nearly

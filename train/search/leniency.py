@@ -1,4 +1,4 @@
-"""How leniently drafts are accepted, as something to search: a rule of ``decoding.acceptance`` and one number.
+"""How leniently drafts are accepted, as something to search: a rule of ``decoding.acceptance.rules`` and one number.
 
 The rules that differ when greedy. Of the others Block, Typical and whatever compares filtered distributions then keep
 the target's own text, as Exact does; Cascade's "token_v3" is Lenient, its "opt" is "diff", and its "chow" a stop.
@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 
-from decoding.acceptance import Acceptance
+from decoding.acceptance.rules import Acceptance
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def drawn(rule: Acceptance) -> dict[str, Any]:
 
 
 def described(params: dict[str, Any], name: str) -> dict[str, Any]:
-    """The rule ``name`` at the number in ``params``, as ``decoding.acceptance.rule`` and a policy's role take it."""
+    """The rule ``name`` at the number in ``params``, as ``decoding.acceptance.rules.rule`` and a policy's role take it."""
     if name == EXACT:
         return {"name": name}
     return {"name": name, LENIENT[name].setting: params[_key(name)]} | LENIENT[name].fixed

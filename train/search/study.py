@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from train.atomic import lives
+from train.common.atomic import lives
 
 WORKER = "worker"
 """the attribute of a trial that names the process that works on it"""

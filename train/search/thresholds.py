@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from policies import Policy
-from train.traces import Traces
+from train.traces.handoff_traces import Traces
 
 
 def risks(policy: Policy, traces: Traces) -> np.ndarray:

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from decoding import LM, Sampling
-from decoding.drafting import noise
+from decoding.drafting.draft_model import noise
 from decoding.generation import commits, start
-from decoding.run import Run
-from decoding.sampling import DRAW, REPLACE, invert
-from decoding.text import Commit
-from decoding.trail import Trail, entropy
-from policies import features, token_classes
-from train.collect import SHARD, missing_shards, write_rows
-from train.draft_traces import DRAFT_SCHEMA, STEP_FEATURES, DraftTraces, read_drafts
-from train.generations import batch_of
-from train.prompts import Prompt
-from train.splits import split_hash
-from train.traces import TraceError, open_folder, read_meta
+from decoding.state.generation_state import Run
+from decoding.state.policy_state import Trail, entropy
+from decoding.state.sampling import DRAW, REPLACE, invert
+from decoding.state.token_buffer import Commit
+from policies import feature_columns, token_classes
+from train.common.generations import batch_of
+from train.data.prompts import Prompt
+from train.data.splits import split_hash
+from train.traces.collect_handoff import SHARD, missing_shards, write_rows
+from train.traces.draft_traces import DRAFT_SCHEMA, STEP_FEATURES, DraftTraces, read_drafts
+from train.traces.handoff_traces import TraceError, open_folder, read_meta
 
 
 def collect_drafts(
@@ -87,7 +87,7 @@ def given_drafts(
 
 
 class DraftLogger:
-    """A decoder that writes what the target alone would, and logs the draft beside it (``train.draft_traces``).
+    """A decoder that writes what the target alone would, and logs the draft beside it (``train.traces.draft_traces``).
 
     The draft reads one token at a time, as it does live: in low precision a whole text at once gives other logits.
     """
@@ -143,7 +143,7 @@ class DraftLogger:
 
     def _log(self, trail: Trail, logits, rows, lengths, depth: int, token, own, said) -> None:
         step = trail.step(logits, rows, lengths)
-        seen = features(step, STEP_FEATURES, classes=self.classes)
+        seen = feature_columns(step, STEP_FEATURES, classes=self.classes)
         whole = [rows, step.position, torch.full_like(rows, depth), token, own, step.last_token]
         # float64 holds token ids and float32 values alike
         self.logged.append(torch.cat([torch.stack(whole, 1).double(), said.double(), seen.double()], 1).cpu())

@@ -16,13 +16,13 @@ import torch
 from rich.progress import track
 
 from decoding import LM, Backoff, Step
-from decoding.trail import entropy, repeated
-from policies import Policy, Random, features, history_for, token_classes
-from policies.features import WINDOW
-from train.generations import answers, write
-from train.prompts import Prompt
-from train.quality import answer_logits, end_tokens, repeats
-from train.traces import FEATURE_COLUMNS, open_folder, read_traces, shard_path, write_shard
+from decoding.state.policy_state import entropy, repeated
+from policies import Policy, Random, feature_columns, history_for, token_classes
+from policies.features.table import WINDOW
+from train.common.generations import answers, write
+from train.data.prompts import Prompt
+from train.quality.guarded_regret import answer_logits, end_tokens, repeats
+from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces, shard_path, write_shard
 
 SHARD = 8
 RATES = (0.1, 0.9)
@@ -118,8 +118,8 @@ def trajectory(
     best_q, best_p = q.argmax(-1), p.argmax(-1)
     step = _step(q_logits, p_logits, prompt, token, torch.tensor(writers, device=q.device))
     names = FEATURE_COLUMNS
-    step.history = _history(features(step, history_for(names)))
-    table = features(step, names, history_for(names), classes.to(q.device))
+    step.history = _history(feature_columns(step, history_for(names)))
+    table = feature_columns(step, names, history_for(names), classes.to(q.device))
     at = lambda logp, ids: logp.gather(1, ids[:, None]).squeeze(1)  # noqa: E731
     columns = {
         "position": step.position,

@@ -1,6 +1,6 @@
 """Draft traces: what the draft says at every position of the target's own text, and where it goes when it is wrong.
 
-They are enough to replay speculative decoding exactly (``train.replay_speculative``). One row per step of a draft:
+They are enough to replay speculative decoding exactly (``train.replay.speculative``). One row per step of a draft:
 
 * ``depth`` 0: the draft stands on the true text. ``token`` is the target's.
 * ``depth`` d > 0: the draft has gone on from its own wrong token at ``position`` - d. This depends on that position
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from policies import FEATURES
-from train.traces import FEATURE_COLUMNS, TraceError, read_columns, read_meta
+from train.traces.handoff_traces import FEATURE_COLUMNS, TraceError, read_columns, read_meta
 
 OF_THE_ROUND = ("since_large", "agreed", "large_entropy")
 STEP_FEATURES = tuple(n for n in FEATURE_COLUMNS if n not in OF_THE_ROUND and FEATURES[n].averages is None)

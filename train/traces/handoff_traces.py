@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet  # datasets would copy every shard that is read into the user's cache
 
 from policies import FEATURES
-from train import atomic
-from train.quality import CAP, STOP
+from train.common import atomic
+from train.quality.guarded_regret import CAP, STOP
 
 FEATURE_COLUMNS = tuple(name for name, f in FEATURES.items() if name != "uniform" and not f.needs_target)
 NEEDED = (

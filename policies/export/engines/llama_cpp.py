@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 
-from policies.export.portable_json import dumps
+from policies.export.engines.portable_json import dumps
 from policies.export.settings import threshold, why_not
 from policies.export.source import Source
 from policies.export.target import Files, Target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.export.proposers import proposer_module, refuse
+from policies.export.engines.proposers import proposer_module, refuse
 from policies.export.source import Source
 from policies.export.target import Files, Target
 

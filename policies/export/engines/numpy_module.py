@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from policies.export.portable_json import document, dumps
+from policies.export.engines.portable_json import document, dumps
 from policies.export.source import Source
 from policies.export.target import Files, Target
-from policies.features import FEATURES
+from policies.features.table import FEATURES
 
 _TAIL = '''
 POLICY = json.loads({data!r})
@@ -23,7 +23,7 @@ def write(source: Source) -> Files:
 
 def module(source: Source) -> str:
     """The text of the module: the runtime, which imports nothing of ours, and the policy as a literal."""
-    runtime = Path(__file__).with_name("runtime.py").read_text(encoding="utf-8")
+    runtime = Path(__file__).parents[1].joinpath("runtime.py").read_text(encoding="utf-8")
     runtime = runtime.replace("\nimport warnings\n", "\nimport json\nimport warnings\n", 1)
     return runtime + _TAIL.format(data=dumps(document(source)).decode())
 

@@ -8,7 +8,7 @@ Keys: OpenVINO GenAI 2026.4, which was run.
 
 from __future__ import annotations
 
-from policies.export.portable_json import dumps
+from policies.export.engines.portable_json import dumps
 from policies.export.settings import threshold, why_not
 from policies.export.source import Source
 from policies.export.target import Files, Target

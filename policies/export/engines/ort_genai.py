@@ -6,8 +6,8 @@ Keys: onnxruntime-genai 0.18, which was run; at most 16 tokens, batch 1, no conf
 
 from __future__ import annotations
 
-from policies.export.fixed_length import fixed_length
-from policies.export.portable_json import dumps
+from policies.export.engines.fixed_length import fixed_length
+from policies.export.engines.portable_json import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 

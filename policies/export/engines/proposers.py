@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from policies.export.numpy_module import module
+from policies.export.engines.numpy_module import module
 from policies.export.source import Source
 from policies.export.templates import template
-from policies.features import FEATURES
+from policies.features.table import FEATURES
 
 UNKNOWN = ("large_entropy", "uniform")
 """Features that a hook cannot know: it is shown tokens, never the large model's distribution."""

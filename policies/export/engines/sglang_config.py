@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shlex
 
-from policies.export.fixed_length import fixed_length
-from policies.export.portable_json import dumps
+from policies.export.engines.fixed_length import fixed_length
+from policies.export.engines.portable_json import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 

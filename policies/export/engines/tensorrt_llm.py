@@ -5,8 +5,8 @@ Keys: the documentation of TensorRT-LLM 1.3 and 1.4; drafts have the same length
 
 from __future__ import annotations
 
-from policies.export.fixed_length import fixed_length
-from policies.export.portable_json import dumps
+from policies.export.engines.fixed_length import fixed_length
+from policies.export.engines.portable_json import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 

@@ -6,7 +6,7 @@ threshold is on the drafted token's probability in the whole vocabulary, and the
 
 from __future__ import annotations
 
-from policies.export.portable_json import dumps
+from policies.export.engines.portable_json import dumps
 from policies.export.settings import threshold, why_not
 from policies.export.source import Source
 from policies.export.target import Files, Target

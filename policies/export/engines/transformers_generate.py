@@ -15,7 +15,7 @@ from pathlib import Path
 from policies.export.source import ExportError, Source
 from policies.export.target import Files, Target
 from policies.export.templates import template
-from policies.features import FEATURES
+from policies.features.table import FEATURES
 
 ROOTS = {
     "decoding": ("backoff", "generation", "lm", "mtad", "sampling", "speculative"),

@@ -5,8 +5,8 @@ Keys: vLLM 0.33, as noted; its released versions have no threshold on the draft'
 
 from __future__ import annotations
 
-from policies.export.fixed_length import fixed_length
-from policies.export.portable_json import dumps
+from policies.export.engines.fixed_length import fixed_length
+from policies.export.engines.portable_json import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 

@@ -5,8 +5,8 @@ The interface is that of vLLM 0.33 and marked experimental there: ``Class(vllm_c
 
 from __future__ import annotations
 
-from policies.export.portable_json import dumps
-from policies.export.proposers import proposer_module, refuse
+from policies.export.engines.portable_json import dumps
+from policies.export.engines.proposers import proposer_module, refuse
 from policies.export.source import Source
 from policies.export.target import Files, Target
 
