@@ -210,7 +210,7 @@ def test_the_script_sets_the_allocator_for_itself():
         "import os; from train.distillation.allocator import keep_freed_memory; keep_freed_memory(); "
         "print(os.environ['MALLOC_MMAP_MAX_'], 'MALLOC_TOP_PAD_' in os.environ)"
     )
-    bare = {k: v for k, v in os.environ.items() if k not in SETTINGS} | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    bare = {k: v for k, v in os.environ.items() if k not in SETTINGS} | {"PYTHONPATH": str(Path(__file__).parents[2])}
     for environment, expected in ((bare, "0 True"), (bare | {"MALLOC_MMAP_MAX_": "7"}, "7 False")):
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
         assert done.stdout.strip() == expected

@@ -35,7 +35,7 @@ def test_what_a_killed_writer_left_goes_at_the_next_start(tmp_path):
     (tmp_path / "deep").mkdir()
     path = tmp_path / "deep" / "result.json"
     path.write_bytes(b"old")
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", KILLED, path], env=os.environ | {"PYTHONPATH": str(root)})
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"

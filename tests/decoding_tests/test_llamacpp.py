@@ -17,7 +17,7 @@ from experiments.engines_under_test.catalogue import Models, build, runnable
 from policies import Random, Rule
 from train.data.prompts import load_prompts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NEEDED = "pip install -e '.[llama-cpp-python]'"
 NEW = 24
 TIE = 1.0

@@ -15,7 +15,7 @@ from train.common.cli import InputError
 from train.data.prompts import Prompt
 from train.quality.graders import load_grader
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COUNTS = {"math": 70, "code": 39, "context_qa": 35, "summarization": 27, "factual_qa": 25}
 """embedded prompts that are graded; 1 code prompt holds no example, 1 of summarization no reference"""
 overlap = pytest.mark.skipif(

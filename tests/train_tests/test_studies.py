@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from train.search import study
 from train.search.study import WORKER, fail_orphans, finished, join_study, open_study, run_study, settle
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BASELINES = [{"x": 0.3}, {"x": 0.6}]
 WORKER_CODE = """
 import json, platform, sys, time

@@ -18,7 +18,7 @@ from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, g
 from decoding.__main__ import main
 from policies import Random, Rule
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT = "w5 w9 w20 w7"
 TEMPLATE = "{% for m in messages %}w3 {{ m['content'] }} w4{% endfor %}"
 
