@@ -51,12 +51,12 @@ def prepare(options: Options, method: str):
 
 def role_of_policy(options: Options):
     """What the policy was tuned for; the draft's length, beams and tau are what the user says, if anything."""
-    from policies.decoder_spec import Role, role_of
+    from policies.decoder_spec import DecoderSpec, spec_of
 
     policy = load_policy(options)
     # A tree that is wide and short is what pays: the target is not asked once more for what only follows one branch.
-    untuned = Role("stop", length=1) if options.method == "specinfer" else Role("stop")
-    role = untuned if policy is None else role_of(policy.provenance)
+    untuned = DecoderSpec("stop", length=1) if options.method == "specinfer" else DecoderSpec("stop")
+    role = untuned if policy is None else spec_of(policy.provenance)
     return role if options.length is None else role._replace(length=options.length)
 
 
@@ -75,19 +75,19 @@ def load_policy(options: Options, models=None):
 
 def decoder_of(method: str, models: list, policy, options: Options):
     from decoding import Autoregressive, Backoff
-    from decoding.decoders.from_spec import drafting
+    from decoding.decoders.from_spec import build_decoder
     from policies.decoder_spec import EXACT
 
     if method == "backoff":
         return Backoff(models, policy)
     role = role_of_policy(options)
     if method == "speculative":
-        return drafting(models, policy, role._replace(beams=1))
+        return build_decoder(models, policy, role._replace(beams=1))
     if method in BEAMS:
         beams = options.beams or (role.beams if role.beams > 1 else 4)
         tau = role.accept.get("tau", 0.5) if options.tau is None else options.tau
         accept = EXACT if method == "specinfer" else {"name": "Joint", "tau": tau, "filtered": False}
-        return drafting(models, None, role._replace(beams=beams, accept=accept, tree=method != "mtad"))
+        return build_decoder(models, None, role._replace(beams=beams, accept=accept, tree=method != "mtad"))
     return Autoregressive(*models)
 
 

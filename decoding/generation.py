@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from decoding.cost.speedup import observe
+from decoding.cost.speedup import warn_if_slower
 from decoding.models.lm import LM, check_compatible
 from decoding.models.memory import check_fits
-from decoding.state.generation_state import Run
+from decoding.state.generation_state import GenerationState
 from decoding.state.sampling import Sampling
 from decoding.state.streaming import Piece, PieceStream, StopStrings
-from decoding.state.token_buffer import Commit, Text
+from decoding.state.token_buffer import Commit, TokenBuffer
 
 NEUTRAL = {
     "repetition_penalty": 1.0,
@@ -49,7 +49,7 @@ class Decoder(Protocol):
     models: list[LM]
     scratch: int
 
-    def write(self, run: Run) -> Iterator[Commit]: ...
+    def write(self, run: GenerationState) -> Iterator[Commit]: ...
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ def generate(
 
     ``eos_token_id`` None means the last model's generation_config, ``()`` never ends early; a stop string ends a row
     after the token that completes it. Row r of a batch seeded s draws what a single run seeded s + r draws; ``seed``
-    None takes a fresh one. ``stream(piece)`` is called for every token (``decoding.state.streaming.Piece``). Where it is known
+    None takes a fresh one. ``stream(piece)`` is called for every token (``streaming.Piece``). Where it is known
     what the models cost here (``decoding.measure_cost``), a draft length that loses is warned of, once.
 
     Raises ValueError before any work for input that does not fit (shapes, context length, memory, unequal tokenizers,
@@ -105,11 +105,11 @@ def generate(
     pad = _pad(decoder.models[-1], pad_token_id)
     # Outside inference mode: a result may be trained on.
     result = _result(run, input_ids, pad, time.perf_counter() - began)
-    observe(decoder, len(input_ids), result.counts)
+    warn_if_slower(decoder, len(input_ids), result.counts)
     return result
 
 
-def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed) -> Run:
+def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed) -> GenerationState:
     """Check everything and open the sessions; see ``generate``."""
     attention_mask = _check_input(input_ids, attention_mask, max_new_tokens)
     models = decoder.models
@@ -119,7 +119,7 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     _refuse_processors(models)
     eos = _eos(models[-1], eos_token_id)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
-    text = Text(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
+    text = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
     needed = int(text.prompts.max()) + max_new_tokens
     tightest = min(models, key=lambda lm: lm.context)
     if needed > tightest.context:
@@ -131,11 +131,11 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     sessions = [lm.session(len(input_ids), text.capacity) for lm in models]
     for session in sessions:
         session.vocab = vocab
-    return Run(text, sessions, sampling)
+    return GenerationState(text, sessions, sampling)
 
 
 def commits(
-    decoder: Decoder, run: Run, stops: StopStrings | None = None, pieces: PieceStream | None = None
+    decoder: Decoder, run: GenerationState, stops: StopStrings | None = None, pieces: PieceStream | None = None
 ) -> Iterator[Commit]:
     """Drive a decoder to the end of every row; each commit has been written to ``run.text`` when it is yielded."""
     writing = decoder.write(run)
@@ -195,7 +195,7 @@ def _pad(lm: LM, pad: int | None) -> int:
     return pad
 
 
-def _result(run: Run, input_ids: Tensor, pad: int, seconds: float) -> Result:
+def _result(run: GenerationState, input_ids: Tensor, pad: int, seconds: float) -> Result:
     text, sessions = run.text, run.sessions
     lengths = text.lengths - text.prompts
     column = torch.arange(int(lengths.max()), device=text.device)

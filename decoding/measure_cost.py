@@ -12,7 +12,7 @@ from tyro.conf import arg
 from decoding.cli.options import Backend, Model, use
 
 if TYPE_CHECKING:
-    from decoding.cost.timing import Costs
+    from decoding.cost.timing import PairCosts
 
 RATES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 DRAFTS = (1, 2, 3, 4, 6, 8)
@@ -88,7 +88,7 @@ def load(options: MeasureCost) -> list:
     return models
 
 
-def show(costs: Costs, options: MeasureCost) -> None:
+def show(costs: PairCosts, options: MeasureCost) -> None:
     from decoding.cost.speedup import alone, speedup
 
     print("tokens read" + "".join(f"{n:>9}" for n in costs.forwards[0]) + "   1,000 more cached")

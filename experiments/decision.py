@@ -3,7 +3,7 @@
     python experiments/decision.py                 # of the default pair's drafter, and of its large model in that place
 
 Policies of every kind, with weights fitted on noise, decide about every token that a model writes alone, and what that
-takes is added up beside the forwards. `steps` is the same without the compiled call (policies/features/fast_path.py): as on other
+takes is added up beside the forwards. `steps` is the same without the compiled call (``fast_path``): as on other
 devices, and before there was one. Run it on a quiet machine.
 """
 

@@ -43,15 +43,15 @@ def main(config: HandOff) -> dict:
     from train.common.generations import answers
     from train.evaluation.holdout import against_random
     from train.evaluation.live import LARGE, bootstrap, speedup
-    from train.quality.metric import Judge
-    from train.replay.backoff import Cost
+    from train.quality.metric import QualityMetric
+    from train.replay.backoff import TimingTables
     from train.replay.pricing import alone, judged
 
     small, large = default_pair()
-    judge = Judge(large)
+    judge = QualityMetric(large)
     policy = load(config.run / "policy.json", models=[small.identity(), large.identity()])
     before = json.loads((config.run / "result.json").read_text())
-    cost = Cost(before["cost"]["small"], before["cost"]["large"])
+    cost = TimingTables(before["cost"]["small"], before["cost"]["large"])
     new = int(json.loads((config.run / "run.json").read_text())["settings"]["max_new_tokens"])
     prompts = unseen(large, policy.provenance["groups"], config.limit)
     groups = [prompts[i : i + config.batch] for i in range(0, len(prompts), config.batch)]

@@ -25,7 +25,7 @@ from train.certify import certify, check_settings, prompt_order
 from train.common.cli import at_least, attempt, checking
 
 if TYPE_CHECKING:
-    from train.common.load_run import Finished
+    from train.common.load_run import FinishedRun
     from train.data.prompts import Prompt
 
 
@@ -89,16 +89,16 @@ def run(config: Kept) -> dict:
     return result
 
 
-def prepare(config: Kept) -> tuple[Finished, list[Prompt]]:
+def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
     """The run, and one prompt of each group that it has not seen. ValueError for whatever does not fit."""
     from decoding.cli.options import use
     from experiments.handoff import one_of_each
-    from train.common.load_run import read_run
+    from train.common.load_run import load_run
 
     at_least(config, {"limit": 3, "longest": 1, "thresholds": 1, "runs": 1, "batch": 1, "seed": 0})
     check_settings(config.budget, config.confidence, config.loss_cap)
     use("cpu", config.threads)
-    found = read_run(config.run)
+    found = load_run(config.run)
     if found.settings.get("method", "backoff") != "backoff":
         raise ValueError(f"{config.run} tuned drafts; give a run that tuned hand-offs, with --method backoff")
     seen = {group for some in found.policy.provenance["groups"].values() for group in some}
@@ -109,7 +109,7 @@ def prepare(config: Kept) -> tuple[Finished, list[Prompt]]:
     return found, prompts
 
 
-def table(config: Kept, found: Finished, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
+def table(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
     """Capped losses [prompts, thresholds], safest first, and the priced speedup of each."""
     from experiments.own_path import references_of, texts
     from train.evaluation.live import LARGE, speedup

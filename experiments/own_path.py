@@ -29,7 +29,7 @@ from train.common.cli import at_least, attempt, checking
 
 if TYPE_CHECKING:
     from policies import Policy
-    from train.common.load_run import Finished
+    from train.common.load_run import FinishedRun
 
 BASE = "1 round"
 
@@ -84,15 +84,15 @@ def run(config: OwnPath) -> dict:
     return rivals
 
 
-def prepare(config: OwnPath) -> tuple[Finished, list]:
+def prepare(config: OwnPath) -> tuple[FinishedRun, list]:
     """The run, and prompts of groups that it has not seen. ValueError for whatever does not fit."""
     from decoding.cli.options import use
     from experiments.handoff import unseen
-    from train.common.load_run import read_run
+    from train.common.load_run import load_run
 
     at_least(config, {"rounds": 1, "limit": 1, "batch": 1})
     use("cpu", config.threads)
-    found = read_run(config.run)
+    found = load_run(config.run)
     if found.settings["policy"] == "rule" or found.settings.get("rounds", "1") != "1":
         raise ValueError(f"{config.run} is no run of a learned policy with one round; tune one with --policy logistic")
     unused = unseen(found.large, found.policy.provenance["groups"], config.limit, found.settings["prompts"])
@@ -102,7 +102,7 @@ def prepare(config: OwnPath) -> tuple[Finished, list]:
     return found, prompts
 
 
-def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
+def candidates(config: OwnPath, found: FinishedRun, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
     """Per name: a policy, and two thresholds; that of one round, which the others are held against, comes first."""
     from policies import Momentum, Rule, load
     from train.search.backoff import FEATURE_SETS
@@ -125,7 +125,7 @@ def candidates(config: OwnPath, found: Finished, traces: Path) -> dict[str, tupl
     return made | {name: (rival, thresholds(found, search, rival, config.around)) for name, rival in rivals.items()}
 
 
-def trace_rounds(config: OwnPath, found: Finished, traces: Path, count: int) -> None:
+def trace_rounds(config: OwnPath, found: FinishedRun, traces: Path, count: int) -> None:
     """Copy the run's traces and add the rounds that it has not made, as the main job would have."""
     from train.traces.collect_handoff import explore
     from train.traces.handoff_traces import read_traces
@@ -141,7 +141,7 @@ def trace_rounds(config: OwnPath, found: Finished, traces: Path, count: int) -> 
         explore(found.small, found.large, policy, prompts, traces, found.new, seed, number)
 
 
-def thresholds(found: Finished, search, policy: Policy, around: float) -> dict[str, float]:
+def thresholds(found: FinishedRun, search, policy: Policy, around: float) -> dict[str, float]:
     """Two around the one that replay, corrected as the run's was, tunes to the goal."""
     from train.search.backoff import GRID, solve
 
@@ -152,7 +152,7 @@ def thresholds(found: Finished, search, policy: Policy, around: float) -> dict[s
     return {place: search.threshold(policy, quantile) for place, quantile in places.items()}
 
 
-def references_of(found: Finished, prompts: list, path: Path, batch: int) -> list[list[int]]:
+def references_of(found: FinishedRun, prompts: list, path: Path, batch: int) -> list[list[int]]:
     """The large model's own answers, of which those that ``path`` lacks are written first."""
     from train.common import atomic
     from train.common.generations import write_generations
@@ -163,7 +163,7 @@ def references_of(found: Finished, prompts: list, path: Path, batch: int) -> lis
 
 
 def texts(
-    found: Finished, policy: Policy, prompts: list, references: list, path: Path, batch: int
+    found: FinishedRun, policy: Policy, prompts: list, references: list, path: Path, batch: int
 ) -> dict[str, np.ndarray]:
     """What the policy's texts took and lost, per prompt; a line of ``path`` for each that is done."""
     from decoding import Backoff

@@ -79,11 +79,11 @@ def compare(pair, prompts, replay, config: ReplayCheck) -> dict:
     from decoding import Speculative, generate
     from decoding.cost.timing import measure
     from policies import Rule, Survival
-    from train.replay.backoff import Cost
+    from train.replay.backoff import TimingTables
     from train.replay.oracle import oracle
     from train.replay.speculative import gap
 
-    cost = Cost(*measure(pair))
+    cost = TimingTables(*measure(pair))
     ways = {f"length {n}": (None, n, False) for n in (1, 2, 4) if n <= config.longest}
     ways["top1 <= 0.4"] = (Rule("top1", 0.4, "<="), config.longest, False)
     ways["survival 0.7"] = (Survival(), config.longest, True)

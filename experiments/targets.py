@@ -24,7 +24,7 @@ from train.common.cli import at_least, attempt, checking
 
 if TYPE_CHECKING:
     from policies import Policy
-    from train.common.load_run import Finished
+    from train.common.load_run import FinishedRun
     from train.data.prompts import Prompt
 
 
@@ -75,15 +75,15 @@ def run(config: Targets) -> list[dict]:
     return result
 
 
-def prepare(config: Targets) -> tuple[Finished, dict[float, Policy], list[Prompt]]:
+def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Prompt]]:
     """The first run, the policies by their targets, and unseen prompts. ValueError for whatever does not fit."""
     from decoding.cli.options import use
     from experiments.handoff import one_of_each
-    from train.common.load_run import read_run
+    from train.common.load_run import load_run
 
     at_least(config, {"limit": 1, "longest": 1})
     use("cpu", config.threads)
-    runs = [read_run(folder) for folder in config.runs]
+    runs = [load_run(folder) for folder in config.runs]
     policies: dict[float, Policy] = {}
     for one in runs:
         target = one.result["goal"].get("target_speedup")

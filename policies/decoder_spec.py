@@ -12,7 +12,7 @@ EXACT = {"name": "Exact"}
 """how a draft is accepted that must lose nothing"""
 
 
-class Role(NamedTuple):
+class DecoderSpec(NamedTuple):
     """``length`` is the longest draft; ``keep`` as in ``decoding.Speculative``."""
 
     name: str = "handoff"
@@ -35,10 +35,10 @@ class Role(NamedTuple):
         return "specinfer" if self.accept == EXACT else "mmtad" if self.tree else "mtad"
 
 
-def role_of(provenance: dict[str, Any]) -> Role:
+def spec_of(provenance: dict[str, Any]) -> DecoderSpec:
     """The role that ``train/fit_policy.py`` wrote down; a hand-off where it says none. ValueError for another one."""
-    known = {key: provenance[key] for key in Role._fields[1:] if key in provenance}
-    role = Role(provenance.get("role", "handoff"), **known)
+    known = {key: provenance[key] for key in DecoderSpec._fields[1:] if key in provenance}
+    role = DecoderSpec(provenance.get("role", "handoff"), **known)
     switches = all(type(switch) is bool for switch in (role.keep, role.tree))
     if role.name not in ROLES or not switches or not _counts(role.length, role.beams) or not _rule(role):
         raise ValueError(f"the policy's provenance says {role}, which no decoder can follow; tune it again")
@@ -49,7 +49,7 @@ def _counts(*values: Any) -> bool:
     return all(type(value) is int and value >= 1 for value in values)
 
 
-def _rule(role: Role) -> bool:
+def _rule(role: DecoderSpec) -> bool:
     accept = role.accept
     if not isinstance(accept, dict) or not isinstance(accept.get("name"), str):
         return False

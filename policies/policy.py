@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from policies.features.fast_path import Watch, can_watch
+from policies.features.fast_path import CompiledPolicy, can_compile
 from policies.features.table import FEATURES, WINDOW, check_names, feature_columns, history_for
 from policies.storage.files import PolicyError, short, write
 from policies.storage.identity import identities
@@ -91,10 +91,10 @@ class Policy(nn.Module):
         """bool [...]: whether this risk [...] is too high."""
         return ~(score < self.threshold)  # not "score >= threshold", which is False for NaN
 
-    def watch(self, trail) -> Watch | None:
+    def watch(self, trail) -> CompiledPolicy | None:
         """Who answers for it, and sooner than it answers to steps, at every token that ``trail`` follows; or None."""
         own = any(getattr(type(self), name) is not getattr(Policy, name) for name in ("forward", "score", "observe"))
-        return None if own or not can_watch(self, trail) else Watch(self, trail)
+        return None if own or not can_compile(self, trail) else CompiledPolicy(self, trail)
 
     def set_threshold(self, value: float) -> None:
         """Fill the threshold in place, so that a captured graph uses the new one; infinite is allowed, NaN is not."""

@@ -2,15 +2,6 @@
 
 import pytest
 import torch
-from kinds import build
-
-from decoding import LM
-
-
-def tiny(kind: str = "llama", layers: int = 2, seed: int = 0, **changes) -> LM:
-    """A random model small enough for exact comparisons; wide initial weights keep its distribution peaked."""
-    torch.manual_seed(seed)
-    return LM(build(kind, num_hidden_layers=layers, **changes))
 
 
 @pytest.fixture

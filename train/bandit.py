@@ -92,7 +92,7 @@ def arm_seconds(config: Bandit) -> tuple[np.ndarray, np.ndarray]:
     """Priced seconds [prompts, arms] of each arm, and [prompts] of the large model alone, on the run's own texts."""
     import json
 
-    from train.replay.backoff import Cost, rounds
+    from train.replay.backoff import TimingTables, rounds
     from train.traces.handoff_traces import read_traces
 
     settings, cost = (config.run / "run.json", config.run / "cost.json")
@@ -101,7 +101,10 @@ def arm_seconds(config: Bandit) -> tuple[np.ndarray, np.ndarray]:
     given = json.loads(settings.read_text(encoding="utf-8"))["settings"]
     folder = config.run / "traces" if given["traces"] == "None" else Path(given["traces"])
     traces = read_traces(folder)
-    traces, table = traces.where(traces["trajectory"] == "large"), Cost(*json.loads(cost.read_text(encoding="utf-8")))
+    traces, table = (
+        traces.where(traces["trajectory"] == "large"),
+        TimingTables(*json.loads(cost.read_text(encoding="utf-8"))),
+    )
     alone = table.alone(traces)
     played = (rounds(traces, k, int(given["max_new_tokens"])) for k in range(1, config.longest + 1))
     drafts = [np.bincount(one.text, one.seconds(table), len(alone)) for one in played]

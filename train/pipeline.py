@@ -19,7 +19,7 @@ from train.methods.backoff import BackoffRun
 from train.methods.hybrid import HybridRun
 from train.methods.speculative import SpeculativeRun
 from train.reports import figure, page, tables
-from train.search.study import complete, finished, join_study, open_study, pruned, run_study, settle
+from train.search.study import complete, finished, join_study, open_study, pruned, run_study, wait_for_trials
 
 METHODS = {"backoff": BackoffRun, "speculative": SpeculativeRun, "hybrid": HybridRun}
 
@@ -36,14 +36,14 @@ def run(config) -> None:
     with Tracker(config.wandb, job.folder, config.name, settings) as tracker:
         study = open_study(**where(job), seed=config.seed, baselines=method.search.baselines())
         run_study(study, method.search, config.trials, [tracker.trial])
-        settle(study)
+        wait_for_trials(study)
         for trial in finished(study):  # those of other workers and of earlier starts
             tracker.trial(study, trial)
         tracker.files("study", "traces")
         chosen = method.tune(study)
         if chosen is None:
             return
-        result = describe(job, method, study, chosen) | method.hold_out(chosen)
+        result = describe(job, method, study, chosen) | method.measure_holdout(chosen)
         result["verdict"] += told_apart(job, result["methods"])
         _write(job, method, chosen, result)
         tracker.table(result)
@@ -117,10 +117,10 @@ def _write(job: Job, method, chosen, result: dict) -> None:
     _save(job, method, chosen, result)
     atomic.write_json(job.folder / "result.json", result)
     figure.draw(result, job.folder / "frontier.png")
-    page.write_html(result, job.folder / "page.html")
+    page.write_html(result, job.folder / "report.html")
     tables.print_table(result, console)
     console.print(f"[bold]{result['verdict']}[/bold]")
-    console.print(f"wrote {job.folder}/policy.json, page.html, frontier.png, result.json")
+    console.print(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
 
 
 def _save(job: Job, method, chosen, result: dict) -> None:

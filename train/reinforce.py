@@ -63,13 +63,13 @@ def run(config: Reinforce) -> None:
     import copy
 
     from train.common import run_folder
-    from train.common.load_run import read_run
+    from train.common.load_run import load_run
     from train.common.preparation import console
     from train.reinforcement.policy_gradient import learn
 
     with checking():
         check(config)
-        found = read_run(config.run)
+        found = load_run(config.run)
         if found.policy.kind not in ("logistic", "mlp"):
             raise ValueError(
                 f"{config.run / 'policy.json'} is a policy of the kind {found.policy.kind!r}, which has no gradient; "
@@ -81,10 +81,10 @@ def run(config: Reinforce) -> None:
         folder = config.run / "reinforce"
         about = {key: str(value) for key, value in asdict(config).items() if key not in ("run", "episodes", "threads")}
         start = {"settings": about, "policy": found.policy.describe(), "models": found.policy.models}
-        run_folder.claim(folder / "settings.json", start, config, f"delete {folder}")
+        run_folder.ensure_same_run(folder / "settings.json", start, config, f"delete {folder}")
     policy = copy.deepcopy(found.policy).to(found.large.device)
     rows = learn(policy, play, how, folder / "steps.jsonl")
-    summary = settle(policy, found, search) | {"steps": how.steps, "multiplier": rows[-1]["next_multiplier"]}
+    summary = recalibrate(policy, found, search) | {"steps": how.steps, "multiplier": rows[-1]["next_multiplier"]}
     kept = {key: value for key, value in found.policy.provenance.items() if key in KEPT}
     provenance = kept | {"reinforced": about | summary, "from": found.policy.describe()}
     policy.save(config.run / "reinforced.json", found.policy.models, provenance)
@@ -148,7 +148,7 @@ def rollouts(config: Reinforce, found):
     return Rollouts(found.small, found.large, found.judge, prompts, own, found.cost, found.goal, *how)
 
 
-def settle(policy, found, search) -> dict:
+def recalibrate(policy, found, search) -> dict:
     """Set the threshold of ``policy`` by replay on the tuning prompts, with the run's own correction of replay."""
     from train.search.backoff import GRID, solve
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import Draft, within
+from decoding.acceptance.draft_block import DraftBlock, length_mask
 from decoding.acceptance.lossless import Exact
 
 
@@ -35,15 +35,15 @@ class Cascade:
             raise ValueError("alpha must be a number, not NaN")
         self.rule, self.alpha = rule, alpha
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         p, q = draft.probabilities()
         return Exact().verify(draft, torch.cat([self._mix(draft, p[:, :-1], q), p[:, -1:]], 1), q)
 
-    def _mix(self, draft: Draft, p: Tensor, q: Tensor) -> Tensor:
+    def _mix(self, draft: DraftBlock, p: Tensor, q: Tensor) -> Tensor:
         raw_p, raw_q = (log.exp() for log in draft.log_probabilities(filtered=False))
         distance = (p - q).abs().sum(-1, keepdim=True) / 2
         # Behind the draft of a shorter row there is no q either.
-        trusted = TRUSTED[self.rule](raw_p, raw_q, distance, self.alpha) & within(q, draft.lengths)[..., None]
+        trusted = TRUSTED[self.rule](raw_p, raw_q, distance, self.alpha) & length_mask(q, draft.lengths)[..., None]
         # The sum over the complement, for 1 - q(A) would round where A is almost everything.
         return q * trusted + p * (q * ~trusted).sum(-1, keepdim=True)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding.state.sampling import Sampling, invert
+from decoding.state.sampling import Sampling, sample_from_weights
 
 
 @dataclass(slots=True)
-class Draft:
+class DraftBlock:
     """r rows, at most k drafted tokens; p is the target's distribution, q the draft's, as in the papers.
 
     ``filtered`` below: after temperature, top-k and top-p, as tokens are drawn; else the softmax of the logits.
@@ -61,11 +61,11 @@ class Draft:
 
     def target_token(self, accepted: Tensor) -> Tensor:
         """[r] the token after ``accepted`` [r] drafted ones, drawn from p, whatever was rejected there."""
-        return self.sampling.draw(at(self.target_logits, accepted), at(self.next_noise, accepted))
+        return self.sampling.draw(gather_at(self.target_logits, accepted), gather_at(self.next_noise, accepted))
 
     def draw(self, weights: Tensor, accepted: Tensor) -> Tensor:
         """[r] the token after ``accepted`` [r] drafted ones, drawn from ``weights`` [r, vocab]."""
-        return invert(weights, at(self.next_noise, accepted))
+        return sample_from_weights(weights, gather_at(self.next_noise, accepted))
 
 
 def log_probabilities(logits: Tensor, sampling: Sampling, filtered: bool) -> Tensor:
@@ -73,27 +73,27 @@ def log_probabilities(logits: Tensor, sampling: Sampling, filtered: bool) -> Ten
     return sampling.probabilities(logits).log() if filtered else logits.float().log_softmax(-1)
 
 
-def leading(keep: Tensor, lengths: Tensor) -> Tensor:
+def leading_true(keep: Tensor, lengths: Tensor) -> Tensor:
     """[r] number of leading True of ``keep`` [r, k] within ``lengths`` [r]."""
-    return (keep & within(keep, lengths)).long().cumprod(1).sum(1)
+    return (keep & length_mask(keep, lengths)).long().cumprod(1).sum(1)
 
 
-def furthest(keep: Tensor, lengths: Tensor) -> Tensor:
+def last_true(keep: Tensor, lengths: Tensor) -> Tensor:
     """[r] length of the longest prefix that ends in a True of ``keep`` [r, k] within ``lengths`` [r], else 0."""
-    ends = torch.arange(1, keep.shape[1] + 1, device=keep.device) * (keep & within(keep, lengths))
+    ends = torch.arange(1, keep.shape[1] + 1, device=keep.device) * (keep & length_mask(keep, lengths))
     return torch.cat([torch.zeros_like(lengths)[:, None], ends], 1).amax(1)
 
 
-def within(values: Tensor, lengths: Tensor) -> Tensor:
+def length_mask(values: Tensor, lengths: Tensor) -> Tensor:
     """[r, k] True at the first ``lengths`` [r] columns of ``values`` [r, k, ...]."""
     return torch.arange(values.shape[1], device=values.device) < lengths[:, None]
 
 
-def at(values: Tensor, index: Tensor) -> Tensor:
+def gather_at(values: Tensor, index: Tensor) -> Tensor:
     """values[r, index[r]] for values [r, n, ...]."""
     return values[torch.arange(len(index), device=index.device), index]
 
 
-def at_each(values: Tensor, index: Tensor) -> Tensor:
+def gather_at_each(values: Tensor, index: Tensor) -> Tensor:
     """values[r, index[r]] for values [r, n, ...] and index [r, k]."""
     return values[torch.arange(len(index), device=index.device)[:, None], index]

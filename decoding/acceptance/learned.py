@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import Draft
+from decoding.acceptance.draft_block import DraftBlock
 from decoding.acceptance.lossless import Exact
 from decoding.state.policy_state import Policy, entropy
 from decoding.state.sampling import POLICY
@@ -34,13 +34,13 @@ class Learned:
             raise ValueError("a judge of drafts has no feature 'repeated' to read; fit one without")
         self.policy = policy
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         p, q = draft.probabilities()
         exact = draft.accept_noise * draft.of_drafted(q) < draft.of_drafted(p)
         return Exact().keep(draft, p, q, exact | ~self.policy(verification_step(draft)))
 
 
-def verification_step(draft: Draft) -> Step:
+def verification_step(draft: DraftBlock) -> Step:
     """The Step [r, k] of every drafted token, as if the target had checked the one before it."""
     place = torch.arange(draft.tokens.shape[1], device=draft.tokens.device).expand_as(draft.tokens)
     said = draft.target_logits[:, :-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import Draft, at, furthest, leading, within
+from decoding.acceptance.draft_block import DraftBlock, gather_at, last_true, leading_true, length_mask
 
 
 class Exact:
@@ -15,26 +15,26 @@ class Exact:
     the target's best, and the target's best follows.
     """
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         if draft.sampling.greedy:
-            accepted = leading(draft.is_best(), draft.lengths)
+            accepted = leading_true(draft.is_best(), draft.lengths)
             return accepted, draft.target_token(accepted)
         return self.verify(draft, *draft.probabilities())
 
-    def verify(self, draft: Draft, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    def verify(self, draft: DraftBlock, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """The same for any distribution p [r, k + 1, vocab] that the output is to follow; q [r, k, vocab]."""
         keep = draft.accept_noise * draft.of_drafted(q) < draft.of_drafted(p)
         return self.keep(draft, p, q, keep)
 
-    def keep(self, draft: Draft, p: Tensor, q: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    def keep(self, draft: DraftBlock, p: Tensor, q: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the leading True of ``keep`` [r, k]; the next token is drawn from what is left of p there."""
-        accepted = leading(keep, draft.lengths)
+        accepted = leading_true(keep, draft.lengths)
         return accepted, draft.draw(self._residual(p, q, accepted, draft.lengths), accepted)
 
     def _residual(self, p: Tensor, q: Tensor, accepted: Tensor, lengths: Tensor) -> Tensor:
         """max(0, p - q) where a token was rejected, p itself after a draft that was kept whole (unnormalised)."""
-        p_next = at(p, accepted)
-        q_next = at(torch.cat([q, torch.zeros_like(p[:, :1])], 1), accepted)
+        p_next = gather_at(p, accepted)
+        q_next = gather_at(torch.cat([q, torch.zeros_like(p[:, :1])], 1), accepted)
         rejected = (accepted < lengths)[:, None]
         residual = torch.where(rejected, (p_next - q_next).clamp(min=0), p_next)
         # p = q up to rounding leaves nothing to draw from; then p itself is right.
@@ -50,20 +50,20 @@ class Block(Exact):
     max(0, P_i p - q). Exact only with noise that no other block looks at. Greedy is ``Exact``.
     """
 
-    def verify(self, draft: Draft, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    def verify(self, draft: DraftBlock, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         prefix = self._prefix(draft, p, q)
         excess = (prefix[..., None] * p)[:, :-1] - q
         s = torch.cat([excess, torch.zeros_like(p[:, :1])], 1).clamp(min=0).sum(-1)
         whole = torch.arange(prefix.shape[1], device=p.device) == draft.lengths[:, None]
         # 0 / 0: p = q, the next token would pass for certain.
         passes = torch.where(whole, prefix, (s / (s + 1 - prefix)).nan_to_num(1.0))
-        accepted = furthest(draft.accept_noise < passes[:, 1:], draft.lengths)
-        scaled = at(prefix, accepted)[:, None, None] * p
+        accepted = last_true(draft.accept_noise < passes[:, 1:], draft.lengths)
+        scaled = gather_at(prefix, accepted)[:, None, None] * p
         return accepted, draft.draw(self._residual(scaled, q, accepted, draft.lengths), accepted)
 
-    def _prefix(self, draft: Draft, p: Tensor, q: Tensor) -> Tensor:
+    def _prefix(self, draft: DraftBlock, p: Tensor, q: Tensor) -> Tensor:
         """P_0 ... P_k [r, k + 1]: a walk that is held below 0 in logs is the walk minus its highest point so far."""
         step = draft.of_drafted(p).log() - draft.of_drafted(q).log()
-        step = step.masked_fill(~within(step, draft.lengths), 0.0)
+        step = step.masked_fill(~length_mask(step, draft.lengths), 0.0)
         walk = torch.cat([torch.zeros_like(p[:, :1, 0]), step], 1).cumsum(1)
         return (walk - walk.cummax(1).values).exp()

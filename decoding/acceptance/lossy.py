@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import Draft, furthest, leading
+from decoding.acceptance.draft_block import DraftBlock, last_true, leading_true
 from decoding.acceptance.lossless import Exact
 
 
@@ -29,7 +29,7 @@ class Lenient:
             raise ValueError(f"lenience must be in (0, 1], not {lenience}")
         self.lenience = lenience
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         if draft.sampling.greedy:
             logits = draft.target_logits[:, :-1].float()
             keep = draft.of_drafted(logits) >= logits.amax(-1) + math.log(self.lenience)
@@ -51,7 +51,7 @@ class Typical:
             raise ValueError(f"typical acceptance needs 0 <= epsilon < 1 and delta >= 0, not {epsilon} and {delta}")
         self.epsilon, self.delta = epsilon, delta
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         p = draft.sampling.probabilities(draft.target_logits[:, :-1])
         entropy = torch.special.entr(p).sum(-1)
         bar = (self.delta * (-entropy).exp()).clamp(max=self.epsilon)
@@ -70,7 +70,7 @@ class Rollback:
             raise ValueError(f"a rollback threshold must be at least 0 nats, not {threshold}")
         self.threshold = threshold
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         log_p = draft.target_logits.float().log_softmax(-1)
         return _then_target(draft, (-draft.of_drafted(log_p) <= self.threshold) | draft.is_best())
 
@@ -92,7 +92,7 @@ class Divergence:
             raise ValueError(f"a divergence threshold must be at least 0, not {threshold}")
         self.kind, self.threshold, self.filtered = kind, threshold, filtered
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         return _then_target(draft, DIVERGENCES[self.kind](*draft.log_probabilities(self.filtered)) <= self.threshold)
 
 
@@ -111,8 +111,8 @@ class Joint:
             raise ValueError(f"tau must be at least 0, not {tau}")
         self.tau, self.filtered = tau, filtered
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
-        accepted = furthest(self.passes(draft.log_ratio(self.filtered).cumsum(1)), draft.lengths)
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
+        accepted = last_true(self.passes(draft.log_ratio(self.filtered).cumsum(1)), draft.lengths)
         return accepted, draft.target_token(accepted)
 
     def passes(self, log_ratio: Tensor) -> Tensor:
@@ -130,12 +130,12 @@ class FixedRatio:
     def __init__(self, tau: float = 0.5, filtered: bool = True):
         self.tau, self.filtered = _positive(tau), filtered
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         return _then_target(draft, draft.log_ratio(self.filtered) > math.log(self.tau))
 
 
-def _then_target(draft: Draft, keep: Tensor) -> tuple[Tensor, Tensor]:
-    accepted = leading(keep, draft.lengths)
+def _then_target(draft: DraftBlock, keep: Tensor) -> tuple[Tensor, Tensor]:
+    accepted = leading_true(keep, draft.lengths)
     return accepted, draft.target_token(accepted)
 
 

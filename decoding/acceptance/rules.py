@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.acceptance.cascade import Cascade
-from decoding.acceptance.draft_block import Draft
+from decoding.acceptance.draft_block import DraftBlock
 from decoding.acceptance.learned import Learned
 from decoding.acceptance.lossless import Block, Exact
 from decoding.acceptance.lossy import Divergence, FixedRatio, Joint, Lenient, Rollback, Typical
@@ -21,7 +21,7 @@ class Acceptance(Protocol):
     A rule holds settings, never anything about a text; rows do not touch each other and the host waits for nothing.
     """
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]: ...
 
 
 RULES: dict[str, Callable[..., Acceptance]] = {
@@ -55,7 +55,7 @@ class Strict:
             raise ValueError(f"strict_prefix must be at least 0, not {prefix}")
         self.rule, self.prefix, self.exact = rule, prefix, Exact()
 
-    def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         strict = draft.starts < self.prefix
         pairs = zip(self.exact(draft), self.rule(draft), strict=True)
         accepted, after = (torch.where(strict, exact, lossy) for exact, lossy in pairs)

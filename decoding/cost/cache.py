@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from decoding.cost.timing import Costs, Table
+from decoding.cost.timing import PairCosts, Table
 from decoding.models.lm import LM
 
 FORMAT = 2
 
 
-def store(models: Sequence[LM], costs: Costs) -> Path:
+def store(models: Sequence[LM], costs: PairCosts) -> Path:
     """Keep what ``models`` cost, whole or not at all; returns the file."""
     path = place(models)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def store(models: Sequence[LM], costs: Costs) -> Path:
     return path
 
 
-def stored(models: Sequence[LM]) -> Costs | None:
+def stored(models: Sequence[LM]) -> PairCosts | None:
     """What ``models`` cost, measured here earlier under the same circumstances; None where it was not."""
     path = place(models)
     if not path.exists():
@@ -45,10 +45,10 @@ def stored(models: Sequence[LM]) -> Costs | None:
         return None
 
 
-def _read(found: dict) -> Costs:
+def _read(found: dict) -> PairCosts:
     """ValueError and others where it is not what ``store`` writes."""
     tables = tuple({int(n): float(s) for n, s in table.items()} for table in found.pop("forwards"))
-    costs = Costs(tables, tuple(map(float, found.pop("cached"))), **{name: float(s) for name, s in found.items()})
+    costs = PairCosts(tables, tuple(map(float, found.pop("cached"))), **{name: float(s) for name, s in found.items()})
     if len(tables) != 2 or not all(map(_sound, tables)):
         raise ValueError("no table of seconds per model")
     if len(costs.cached) != 2 or not all(0 <= s < math.inf for s in (*costs.cached, *found.values())):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from decoding.cost.timing import CONTEXT, Costs, measure
+from decoding.cost.timing import CONTEXT, PairCosts, measure
 from decoding.decoders.autoregressive import Autoregressive
 from decoding.decoders.speculative import Speculative
 from decoding.generation import generate
@@ -19,14 +19,14 @@ DEEP = 1024
 NEW = 33
 
 
-def measure_costs(models: Sequence[LM]) -> Costs:
+def measure_costs(models: Sequence[LM]) -> PairCosts:
     """Of [draft, target], before they write anything; nothing else should run meanwhile."""
     forwards, longer = measure(models), [0.0, 0.0]
     further = min(DEEP, min(lm.context for lm in models) // 2) - CONTEXT
     if further > 0:
         deep = measure(models, (1,), CONTEXT + further)
         longer = [max(0.0, (after[1] - before[1]) / further) for before, after in zip(forwards, deep, strict=True)]
-    return Costs(tuple(forwards), tuple(longer), *outside(models))
+    return PairCosts(tuple(forwards), tuple(longer), *outside(models))
 
 
 def outside(models: Sequence[LM], repeats: int = 5) -> tuple[float, float, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from decoding.cost.cache import stored
-from decoding.cost.timing import CONTEXT, Costs
+from decoding.cost.timing import CONTEXT, PairCosts
 from decoding.decoders.speculative import Speculative
 from decoding.models.lm import LM
 
@@ -17,7 +17,7 @@ ENOUGH = 64
 """Rounds after which the share of kept tokens is known well enough to warn."""
 
 
-def speedup(costs: Costs, length: int, profile: Sequence[float], context: int = CONTEXT) -> float:
+def speedup(costs: PairCosts, length: int, profile: Sequence[float], context: int = CONTEXT) -> float:
     """Tokens per second of drafting ``length`` tokens, in units of the large model's alone.
 
     ``profile``: of each place of a draft, how often its token is kept if all before it are; the last stands for all
@@ -32,17 +32,17 @@ def speedup(costs: Costs, length: int, profile: Sequence[float], context: int = 
     return tokens * alone(costs, context) / took
 
 
-def alone(costs: Costs, context: int = CONTEXT) -> float:
+def alone(costs: PairCosts, context: int = CONTEXT) -> float:
     """Seconds of a token that the large model writes alone after ``context`` others."""
     return costs.forward(1, 1, context) + costs.alone
 
 
-def best_length(costs: Costs, profile: Sequence[float]) -> tuple[int, float]:
+def best_length(costs: PairCosts, profile: Sequence[float]) -> tuple[int, float]:
     """(draft length, speedup) of the fastest; it may still lose."""
     return max(((n, speedup(costs, n, profile)) for n in LENGTHS), key=lambda pair: pair[1])
 
 
-def rate(kept: float, length: int) -> float:
+def acceptance_from_mean(kept: float, length: int) -> float:
     """The chance at every place that its token is kept, if of ``length`` on average ``kept`` are."""
     low, high = 0.0, 1.0
     for _ in range(40):
@@ -68,7 +68,7 @@ class Pair(dict[int, Tally]):
 _pairs: WeakKeyDictionary[LM, WeakKeyDictionary[LM, Pair]] = WeakKeyDictionary()
 
 
-def observe(decoder, rows: int, counts: dict) -> None:
+def warn_if_slower(decoder, rows: int, counts: dict) -> None:
     """Count what a generation of ``decoder`` kept; warn once of a pair whose draft length must lose.
 
     Only drafts by a model that no policy ends, and one row: only of these the cost is known. Nothing is timed
@@ -92,7 +92,7 @@ def _loses(draft: LM, target: LM, length: int, kept: float) -> bool:
     costs = stored([draft, target])
     if costs is None:
         return False
-    profile = [rate(kept, length)]
+    profile = [acceptance_from_mean(kept, length)]
     speed, (best, most) = speedup(costs, length, profile), best_length(costs, profile)
     if speed >= 1:
         return False

@@ -26,7 +26,7 @@ Table = dict[int, float]
 
 
 @dataclass(frozen=True)
-class Costs:
+class PairCosts:
     """What a draft and a target cost on one machine, in seconds."""
 
     forwards: tuple[Table, Table]

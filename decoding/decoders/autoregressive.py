@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from decoding.models.lm import LM
-from decoding.state.generation_state import Run
+from decoding.state.generation_state import GenerationState
 from decoding.state.token_buffer import Commit
 
 
@@ -20,7 +20,7 @@ class Autoregressive:
     def __init__(self, model: LM):
         self.models = [model]
 
-    def write(self, run: Run) -> Iterator[Commit]:
+    def write(self, run: GenerationState) -> Iterator[Commit]:
         text, (session,) = run.text, run.sessions
         while True:
             rows = text.rows

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from decoding.models.lm import LM
-from decoding.state.generation_state import Run
-from decoding.state.policy_state import Policy, Trail
+from decoding.state.generation_state import GenerationState
+from decoding.state.policy_state import Policy, PolicyState
 from decoding.state.token_buffer import Commit
 
 
@@ -36,16 +36,18 @@ class Backoff:
                 f"not {len(self.models)} models and {len(self.policies)} policies"
             )
 
-    def write(self, run: Run) -> Iterator[Commit]:
+    def write(self, run: GenerationState) -> Iterator[Commit]:
         text = run.text
-        trails = [Trail(policy, text, i) for i, policy in enumerate(self.policies)]
+        trails = [PolicyState(policy, text, i) for i, policy in enumerate(self.policies)]
         run.escalated = [0] * len(self.policies)
         while True:
             rows = text.rows
             tokens, writers, _ = self._ask(run, trails, 0, rows)
             yield Commit.one(rows, tokens, writers)
 
-    def _ask(self, run: Run, trails: list[Trail], i: int, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _ask(
+        self, run: GenerationState, trails: list[PolicyState], i: int, rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The next tokens [r] of ``rows`` [r], by model i or whom its policy hands them on to; the writers [r]; and
         the logits [r, vocab] of model i."""
         text, lengths = run.text, run.text.lengths[rows]
@@ -70,7 +72,13 @@ class Backoff:
         return tokens, writers, seen[0]
 
     def _hand_on(
-        self, run: Run, i: int, trail: Trail, rows: Tensor, seen: tuple[Tensor, Tensor | None], drawn: Tensor
+        self,
+        run: GenerationState,
+        i: int,
+        trail: PolicyState,
+        rows: Tensor,
+        seen: tuple[Tensor, Tensor | None],
+        drawn: Tensor,
     ) -> Tensor:
         """bool [r]: whether policy i, shown the logits and hidden states ``seen``, hands the tokens ``drawn`` on."""
         logits, hidden = seen

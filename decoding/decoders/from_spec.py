@@ -12,8 +12,8 @@ from decoding.models.lm import LM
 from decoding.state.policy_state import Policy
 
 
-def drafting(models: Sequence[LM], stop: Policy | None, role) -> Speculative | MTAD | SpecInfer:
-    """[draft, target] in the ``role`` (``policies.decoder_spec.Role``) of a policy, which ends drafts unless it is None.
+def build_decoder(models: Sequence[LM], stop: Policy | None, role) -> Speculative | MTAD | SpecInfer:
+    """[draft, target] as ``role`` (``policies.decoder_spec.DecoderSpec``) says; the policy ends drafts unless it is None.
 
     ``role`` says ``length``, ``keep``, ``accept`` (a rule by name, and its settings) and ``beams``. Several beams draft
     to the end: MTAD's, with ``tree`` MMTAD's, and where acceptance is exact a tree of SpecInfer's that branches at its

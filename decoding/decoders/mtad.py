@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import at, log_probabilities
+from decoding.acceptance.draft_block import gather_at, log_probabilities
 from decoding.acceptance.lossy import Joint
 from decoding.drafting.beam_sampling import Beams, sample_beams
-from decoding.drafting.draft_model import noise
+from decoding.drafting.draft_model import draft_noise
 from decoding.models.lm import LM
-from decoding.state.generation_state import Run
+from decoding.state.generation_state import GenerationState
 from decoding.state.sampling import REPLACE
 from decoding.state.token_buffer import Commit
 
@@ -61,11 +61,11 @@ class MTAD:
         self.accept = Joint(tau, filtered)
         self.scratch = beams * length + 1
 
-    def write(self, run: Run) -> Iterator[Commit]:
+    def write(self, run: GenerationState) -> Iterator[Commit]:
         while True:
             yield self._round(run, run.text.rows)
 
-    def _round(self, run: Run, rows: Tensor) -> Commit:
+    def _round(self, run: GenerationState, rows: Tensor) -> Commit:
         text, (small, large) = run.text, run.sessions
         lengths = text.lengths[rows]
         # The target writes one token in any case: the budget leaves room for one drafted token fewer.
@@ -83,19 +83,19 @@ class MTAD:
             large.rollback(rows, lengths + accepted)
         # Of the last level the draft has only written, not read.
         small.keep(rows, lengths, (path if self.tree else best)[:, : depth - 1], accepted.clamp(max=depth - 1))
-        last = torch.where(accepted > 0, at(path, accepted - 1) + 1, 0)
-        fresh = noise(text, rows, lengths - text.prompts[rows], accepted, REPLACE, self.length)
-        after = run.sampling.draw(at(p, last), fresh)
+        last = torch.where(accepted > 0, gather_at(path, accepted - 1) + 1, 0)
+        fresh = draft_noise(text, rows, lengths - text.prompts[rows], accepted, REPLACE, self.length)
+        after = run.sampling.draw(gather_at(p, last), fresh)
         run.drafted += int(drafted.sizes.amax(1).sum())
         return Commit.checked(rows, drafted.tokens.gather(1, path), accepted, after)
 
-    def _read(self, run: Run, rows: Tensor, lengths: Tensor, drafted: Beams) -> Tensor:
+    def _read(self, run: GenerationState, rows: Tensor, lengths: Tensor, drafted: Beams) -> Tensor:
         """Logits [r, 1 + n, vocab] of the target after the text and after each of the n nodes."""
         n = drafted.tokens.shape[1]
         run.text.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
         return run.sessions[1].catch_up(run.text.ids, lengths + n, rows, keep=n + 1, tree=drafted.tree)
 
-    def _accept(self, run: Run, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):
+    def _accept(self, run: GenerationState, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):
         """The last node [r] that is kept, and how many tokens [r] up to it, 0 for none.
 
         The deepest of all that pass, and the likeliest of several. Logits of the draft q, those of
@@ -103,15 +103,15 @@ class MTAD:
         """
         log_p = self._joint(run, drafted, p)
         before = (beams.parents.gather(1, best) % beams.width).unbind(1)
-        q = torch.stack([q[0][:, 0], *map(at, q[1:], before[1:])], 1)
+        q = torch.stack([q[0][:, 0], *map(gather_at, q[1:], before[1:])], 1)
         log_q = self._joint(run, beams.only(best), q)
         passes = self.accept.passes(log_p - log_q[:, drafted.levels]) & drafted.alive
         depth = torch.where(passes, drafted.levels + 1, 0)
         deepest = passes & (depth == depth.amax(1, keepdim=True))
         node = log_p.masked_fill(~deepest, -torch.inf).argmax(1)
-        return node, at(drafted.sizes, node) * passes.any(1)
+        return node, gather_at(drafted.sizes, node) * passes.any(1)
 
-    def _joint(self, run: Run, drafted: Beams, logits: Tensor) -> Tensor:
+    def _joint(self, run: GenerationState, drafted: Beams, logits: Tensor) -> Tensor:
         """[r, n] log-probability of all tokens up to each node, by logits [r, 1 + n, vocab] after text and nodes."""
         logs = log_probabilities(logits, run.sampling, self.accept.filtered)
         rows = torch.arange(len(logits), device=logits.device)[:, None]

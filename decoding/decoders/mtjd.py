@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decoding.kv_cache.session import Session
 from decoding.models.lm import LM
-from decoding.state.generation_state import Run
+from decoding.state.generation_state import GenerationState
 from decoding.state.token_buffer import Commit
 
 MOST = 1_000_000
@@ -43,8 +43,8 @@ class MTJD:
             )
         self.models, self.block, self.beams = [target], block, beams
 
-    def write(self, run: Run) -> Iterator[Commit]:
-        text, search = run.text, Search(self, run)
+    def write(self, run: GenerationState) -> Iterator[Commit]:
+        text, search = run.text, BlockSearch(self, run)
         written = 0
         while True:  # every open row has written as much as the others
             rows = text.rows
@@ -56,10 +56,10 @@ class MTJD:
             yield Commit(rows, tokens, torch.zeros_like(tokens), torch.full_like(rows, size))
 
 
-class Search:
+class BlockSearch:
     """Beam search from the end of every text, in a cache that holds each text once per slot."""
 
-    def __init__(self, decoder: MTJD, run: Run):
+    def __init__(self, decoder: MTJD, run: GenerationState):
         self.text, self.vocab = run.text, run.sessions[0].vocab
         self.width = MOST if decoder.beams is None else decoder.beams
         self.slots = min(self.width, self.vocab ** (decoder.block - 1), SLOTS)

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import at
+from decoding.acceptance.draft_block import gather_at
 from decoding.drafting.beam_sampling import gumbel
-from decoding.drafting.draft_model import noise
-from decoding.kv_cache.token_tree import Tree
+from decoding.drafting.draft_model import draft_noise
+from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.lm import LM
-from decoding.state.generation_state import Run
-from decoding.state.sampling import ACCEPT, REPLACE, invert
+from decoding.state.generation_state import GenerationState
+from decoding.state.sampling import ACCEPT, REPLACE, sample_from_weights
 from decoding.state.token_buffer import Commit
 
 
@@ -42,12 +42,12 @@ class SpecInfer:
         self.shape = Shape(self.branches)
         self.scratch = self.shape.nodes + 1
 
-    def write(self, run: Run) -> Iterator[Commit]:
+    def write(self, run: GenerationState) -> Iterator[Commit]:
         self.shape.to(run.text.device)
         while True:
             yield self._round(run, run.text.rows)
 
-    def _round(self, run: Run, rows: Tensor) -> Commit:
+    def _round(self, run: GenerationState, rows: Tensor) -> Commit:
         text, (small, large) = run.text, run.sessions
         lengths = text.lengths[rows]
         # The target writes one token in any case: the budget leaves room for one drafted token fewer.
@@ -68,7 +68,9 @@ class SpecInfer:
         run.drafted += int(room.sum())
         return Commit.checked(rows, tokens.gather(1, path), accepted, after)
 
-    def _draft(self, run: Run, rows: Tensor, lengths: Tensor, tree: Tree, depth: int) -> tuple[Tensor, Tensor | None]:
+    def _draft(
+        self, run: GenerationState, rows: Tensor, lengths: Tensor, tree: TokenTree, depth: int
+    ) -> tuple[Tensor, Tensor | None]:
         """The tokens [r, n] of all nodes, and what each level was drawn from, [r, 1 + n - leaves, vocab]; when greedy
         they were not left to chance, and there is nothing to say of it."""
         text, session, shape = run.text, run.sessions[0], self.shape
@@ -86,13 +88,13 @@ class SpecInfer:
             tokens = torch.cat([tokens, drawn], 1)
         return tokens, torch.cat(seen, 1) if seen else None
 
-    def _children(self, run: Run, rows: Tensor, q: Tensor, place: Tensor, width: int) -> Tensor:
+    def _children(self, run: GenerationState, rows: Tensor, q: Tensor, place: Tensor, width: int) -> Tensor:
         """[r, m, width] different tokens after each of m nodes, in the order in which they are drawn from q."""
         vocab = q.shape[-1]
         few = min(max(width, run.sampling.top_k or vocab), vocab)
         q, tokens = q.topk(few)  # noise is what costs, and nothing else can be drawn
-        noise = gumbel(run.text, rows, (place[..., None] * vocab + tokens).flatten(1)).view_as(q)
-        return tokens.gather(-1, (q.log() + noise).topk(width).indices)
+        gumbels = gumbel(run.text, rows, (place[..., None] * vocab + tokens).flatten(1)).view_as(q)
+        return tokens.gather(-1, (q.log() + gumbels).topk(width).indices)
 
     def _follow(self, room: Tensor, tokens: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``_walk`` where nothing is left to chance: down the children that are ``best`` [r, n + 1] to the target."""
@@ -101,30 +103,32 @@ class SpecInfer:
         for level in range(self.shape.begins.index(tokens.shape[1])):
             children = self.shape.children(level, node)
             going = (accepted == level) & (level < room)
-            right = (tokens.gather(1, children) == at(best, node + 1)[:, None]) & going[:, None]
+            right = (tokens.gather(1, children) == gather_at(best, node + 1)[:, None]) & going[:, None]
             chosen = right.any(1)
-            node = torch.where(chosen, at(children, right.long().argmax(1)), node)
+            node = torch.where(chosen, gather_at(children, right.long().argmax(1)), node)
             accepted = accepted + chosen
             path.append(torch.where(chosen, node, 0))
-        return torch.stack(path, 1), accepted, at(best, node + 1)
+        return torch.stack(path, 1), accepted, gather_at(best, node + 1)
 
-    def _walk(self, run: Run, rows: Tensor, starts: Tensor, room: Tensor, tokens: Tensor, q: Tensor, p: Tensor):
+    def _walk(
+        self, run: GenerationState, rows: Tensor, starts: Tensor, room: Tensor, tokens: Tensor, q: Tensor, p: Tensor
+    ):
         """Down the tree: the nodes [r, depth] that are kept, how many [r] of them, and the token [r] after."""
         text, shape = run.text, self.shape
-        fresh = lambda place, stream: noise(text, rows, starts, place, stream, shape.nodes)  # noqa: E731
+        fresh = lambda place, stream: draft_noise(text, rows, starts, place, stream, shape.nodes)  # noqa: E731
         node, accepted, left = torch.full_like(rows, -1), torch.zeros_like(rows), p[:, 0]
         path = []
         for level in range(shape.begins.index(tokens.shape[1])):
             children = shape.children(level, node)
             going = (accepted == level) & (level < room)
             uniform = torch.stack([fresh(child, ACCEPT) for child in children.unbind(1)], 1)
-            kept, left = try_children(left, at(q, node + 1), tokens.gather(1, children), uniform, going)
+            kept, left = try_children(left, gather_at(q, node + 1), tokens.gather(1, children), uniform, going)
             chosen = kept >= 0
-            node = torch.where(chosen, at(children, kept.clamp(min=0)), node)
-            left = torch.where(chosen[:, None], at(p, node + 1), left)
+            node = torch.where(chosen, gather_at(children, kept.clamp(min=0)), node)
+            left = torch.where(chosen[:, None], gather_at(p, node + 1), left)
             accepted = accepted + chosen
             path.append(torch.where(chosen, node, 0))
-        return torch.stack(path, 1), accepted, invert(left, fresh(accepted, REPLACE))
+        return torch.stack(path, 1), accepted, sample_from_weights(left, fresh(accepted, REPLACE))
 
 
 def try_children(p: Tensor, q: Tensor, tokens: Tensor, uniform: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,8 +188,8 @@ class Shape:
         branch = self.branches[level]
         return self.begins[level] + place[:, None] * branch + torch.arange(branch, device=node.device)
 
-    def tree(self, lengths: Tensor, room: Tensor, depth: int) -> Tree:
+    def tree(self, lengths: Tensor, room: Tensor, depth: int) -> TokenTree:
         """The first ``depth`` levels after texts of ``lengths`` [r]; positions stay within ``room`` [r] tokens."""
         n, r = self.begins[depth], len(lengths)
         places = torch.minimum(self.levels[:n] + 1, room.clamp(min=1)[:, None])
-        return Tree(lengths, places, self.seen[:n, :n].expand(r, -1, -1))
+        return TokenTree(lengths, places, self.seen[:n, :n].expand(r, -1, -1))

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import Draft, at, at_each
+from decoding.acceptance.draft_block import DraftBlock, gather_at, gather_at_each
 from decoding.acceptance.learned import JUDGE
 from decoding.acceptance.rules import Acceptance, Exact, Strict
-from decoding.drafting.draft_ahead import draft_ahead, waits
-from decoding.drafting.draft_model import Drafted, Proposer, draft, noise, propose
+from decoding.drafting.draft_ahead import draft_ahead, host_waits
+from decoding.drafting.draft_model import DraftOutput, Proposer, draft_noise, draft_with_model, draft_with_proposer
 from decoding.models.lm import LM
-from decoding.state.generation_state import Run
-from decoding.state.policy_state import Policy, Trail
+from decoding.state.generation_state import GenerationState
+from decoding.state.policy_state import Policy, PolicyState
 from decoding.state.sampling import ACCEPT, REPLACE
 from decoding.state.token_buffer import Commit
 
@@ -55,9 +55,9 @@ class Speculative:
         self.strict = Strict(self.accept, strict_prefix)
         self.scratch = length + 1
 
-    def write(self, run: Run) -> Iterator[Commit]:
+    def write(self, run: GenerationState) -> Iterator[Commit]:
         text = run.text
-        trail = Trail(self.stop, text) if self.stop is not None else None
+        trail = PolicyState(self.stop, text) if self.stop is not None else None
         rounds = 0
         while True:
             rows = text.rows
@@ -73,19 +73,19 @@ class Speculative:
             run.drafted += drafted.total
             rounds += 1
             if trail is not None:
-                trail.checked_by_large(rows, kept + 1, accepted == drafted.lengths, at(checked, accepted))
+                trail.checked_by_large(rows, kept + 1, accepted == drafted.lengths, gather_at(checked, accepted))
             yield Commit.checked(rows, drafted.tokens, accepted, after)
 
-    def _draft(self, run: Run, trail: Trail | None, rows: Tensor, lengths: Tensor) -> Drafted:
+    def _draft(self, run: GenerationState, trail: PolicyState | None, rows: Tensor, lengths: Tensor) -> DraftOutput:
         # The target writes one token in any case: the budget leaves room for one drafted token fewer.
         room = (run.text.limits[rows] - lengths - 1).clamp(max=self.length)
         if self.proposer is not None:
-            return propose(run, self.proposer, rows, lengths, room, self.length)
-        ahead = trail is not None and waits(rows.device) and run.text.room > self.length
-        drafts = draft_ahead if ahead else draft
+            return draft_with_proposer(run, self.proposer, rows, lengths, room, self.length)
+        ahead = trail is not None and host_waits(rows.device) and run.text.room > self.length
+        drafts = draft_ahead if ahead else draft_with_model
         return drafts(run, trail, rows, lengths, room, self.length, self.keep)
 
-    def _check(self, run: Run, rows: Tensor, lengths: Tensor, drafted: Drafted) -> Tensor:
+    def _check(self, run: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput) -> Tensor:
         """Logits [r, k + 1, vocab] of the target after the text and after each drafted token."""
         text, k = run.text, drafted.tokens.shape[1]
         span = text.span(k + 1, k) if drafted.even else None
@@ -95,9 +95,11 @@ class Speculative:
             return checked
         # Rows are right-aligned: bring the logits of the first drafted token of each to the front.
         shift = (k - drafted.lengths)[:, None] + torch.arange(k + 1, device=rows.device)
-        return at_each(checked, shift.clamp(max=k))
+        return gather_at_each(checked, shift.clamp(max=k))
 
-    def _block(self, run: Run, rows: Tensor, lengths: Tensor, drafted: Drafted, checked: Tensor) -> Draft:
+    def _block(
+        self, run: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput, checked: Tensor
+    ) -> DraftBlock:
         k, starts = drafted.tokens.shape[1], lengths - run.text.prompts[rows]
         greedy = run.sampling.greedy
 
@@ -105,9 +107,9 @@ class Speculative:
             if unused:
                 return torch.zeros(len(rows), places, device=rows.device)
             place = torch.arange(places, device=rows.device)
-            return noise(run.text, rows, starts[:, None], place, stream, self.length)
+            return draft_noise(run.text, rows, starts[:, None], place, stream, self.length)
 
-        return Draft(
+        return DraftBlock(
             tokens=drafted.tokens,
             lengths=drafted.lengths,
             draft_logits=drafted.logits,

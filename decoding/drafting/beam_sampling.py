@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import at, at_each, log_probabilities
-from decoding.kv_cache.token_tree import Tree
-from decoding.state.generation_state import Run
+from decoding.acceptance.draft_block import gather_at, gather_at_each, log_probabilities
+from decoding.kv_cache.token_tree import TokenTree
+from decoding.state.generation_state import GenerationState
 from decoding.state.sampling import DRAW, Sampling
-from decoding.state.token_buffer import Text
+from decoding.state.token_buffer import TokenBuffer
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Beams:
     """[r, n] log-probability, as drawn, of all tokens up to each; -inf where there were fewer beams than ``width``"""
     idle: Tensor
     """[r, n]"""
-    tree: Tree
+    tree: TokenTree
     width: int
 
     @classmethod
@@ -45,7 +45,7 @@ class Beams:
             parents=lengths.new_full((r, n), -1),
             weights=torch.full((r, n), -torch.inf, device=lengths.device),
             idle=level >= room[:, None],
-            tree=Tree(lengths, places, seen),
+            tree=TokenTree(lengths, places, seen),
             width=width,
         )
 
@@ -70,7 +70,7 @@ class Beams:
 
     def path(self, nodes: Tensor) -> Tensor:
         """[r, depth] the nodes from the text to ``nodes`` [r]; on levels beyond them it means nothing."""
-        seen = at(self.tree.seen, nodes).view(len(nodes), -1, self.width)
+        seen = gather_at(self.tree.seen, nodes).view(len(nodes), -1, self.width)
         return seen.int().argmax(-1) + self.width * torch.arange(seen.shape[1], device=nodes.device)
 
     def best(self) -> Tensor:
@@ -86,7 +86,7 @@ class Beams:
             parents=torch.arange(-1, depth - 1, device=path.device).expand(r, -1),
             weights=self.weights.gather(1, path),
             idle=self.idle.gather(1, path),
-            tree=Tree(self.tree.start, self.tree.depth.gather(1, path), seen.expand(r, -1, -1)),
+            tree=TokenTree(self.tree.start, self.tree.depth.gather(1, path), seen.expand(r, -1, -1)),
             width=1,
         )
 
@@ -97,11 +97,11 @@ class Beams:
         self.idle[:, here] = over
         if level:
             self.parents[:, here] = parents = beams + (level - 1) * self.width
-            self.tree.seen[:, here] |= at_each(self.tree.seen, parents)
+            self.tree.seen[:, here] |= gather_at_each(self.tree.seen, parents)
 
 
 def sample_beams(
-    run: Run, rows: Tensor, lengths: Tensor, room: Tensor, width: int, depth: int, length: int
+    run: GenerationState, rows: Tensor, lengths: Tensor, room: Tensor, width: int, depth: int, length: int
 ) -> tuple[Beams, list[Tensor]]:
     """``width`` beams of ``depth`` tokens by the first model, and its logits: [r, 1, vocab] and, of each level after
     the first, [r, width, vocab].
@@ -169,7 +169,7 @@ def _choose(index: Tensor, scores: Tensor, noise: Tensor | None) -> tuple[Tensor
     return index.gather(1, order), scores.gather(1, order)
 
 
-def gumbel(text: Text, rows: Tensor, places: Tensor) -> Tensor:
+def gumbel(text: TokenBuffer, rows: Tensor, places: Tensor) -> Tensor:
     """Noise [r, m] for ``rows`` [r] at ``places`` [r, m]."""
     uniform = text.uniform(rows, places, DRAW) + 2.0**-24  # neither 0 nor 1
     return -(-uniform.log()).log()

@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decoding.drafting.draft_model import Drafted, fresh, unread
-from decoding.kv_cache.session import Span
-from decoding.state.generation_state import Run
-from decoding.state.policy_state import Trail
+from decoding.drafting.draft_model import DraftOutput, sampling_noise, unread_span
+from decoding.kv_cache.session import ReadSpan
+from decoding.state.generation_state import GenerationState
+from decoding.state.policy_state import PolicyState
 
 
-def waits(device: torch.device) -> bool:
+def host_waits(device: torch.device) -> bool:
     """Whether reading a value makes the host wait until the device has done all that it was given."""
     return device.type != "cpu"
 
 
-class Heard:
+class AsyncFlag:
     """A flag [] on its way to the host while the device works on."""
 
     def __init__(self, flag: Tensor):
@@ -33,7 +33,9 @@ class Heard:
         return bool(self.value)
 
 
-def draft_ahead(run: Run, trail: Trail, rows: Tensor, lengths: Tensor, room: Tensor, limit: int, keep: bool) -> Drafted:
+def draft_ahead(
+    run: GenerationState, trail: PolicyState, rows: Tensor, lengths: Tensor, room: Tensor, limit: int, keep: bool
+) -> DraftOutput:
     """``drafting.draft`` with a stop, where no row is near its budget: the same drafts, and at most one step more.
 
     All rows draft until the host hears that all have stopped, and it hears of a step while the next one runs. What a
@@ -41,21 +43,21 @@ def draft_ahead(run: Run, trail: Trail, rows: Tensor, lengths: Tensor, room: Ten
     who reads so few tokens pays for its weights alone.
     """
     text, session, drafted = run.text, run.sessions[0], room
-    chance, span = fresh(run, rows, lengths, limit), None if keep else unread(text, limit)
+    chance, span = sampling_noise(run, rows, lengths, limit), None if keep else unread_span(text, limit)
     tokens, logits, going = [], [], []
     for place in range(limit):
         if place > 1 and not going[place - 2]:
             break
         now = lengths + place
         row_logits, states = session.next(text.ids, now, rows, trail.needs_hidden, span)
-        span = Span(text.longest + place + 1, 1)
+        span = ReadSpan(text.longest + place + 1, 1)
         stopped = trail.decide(row_logits, rows, now, states) & (drafted > place)
         drafted = torch.where(stopped, place + keep, drafted)
-        going.append(Heard((drafted > place + 1).any()))
+        going.append(AsyncFlag((drafted > place + 1).any()))
         drawn = run.sampling.draw(row_logits, chance[:, place])
         text.ids[rows, now] = drawn
         tokens.append(drawn)
         logits.append(row_logits)
     if keep:  # else the next round asks again
         trail.forget(rows, lengths + drafted)
-    return Drafted(torch.stack(tokens, 1), torch.stack(logits, 1), drafted, drafted.sum(), even=True)
+    return DraftOutput(torch.stack(tokens, 1), torch.stack(logits, 1), drafted, drafted.sum(), even=True)

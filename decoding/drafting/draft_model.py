@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from decoding.kv_cache.session import Span
-from decoding.state.generation_state import Run
-from decoding.state.policy_state import Trail
+from decoding.kv_cache.session import ReadSpan
+from decoding.state.generation_state import GenerationState
+from decoding.state.policy_state import PolicyState
 from decoding.state.sampling import DRAW
-from decoding.state.token_buffer import Text
+from decoding.state.token_buffer import TokenBuffer
 
 
 class Proposer(Protocol):
@@ -23,11 +23,11 @@ class Proposer(Protocol):
     it has no idea. What it returns may depend on nothing else: no state, no chance.
     """
 
-    def propose(self, ids: Tensor, lengths: Tensor, rows: Tensor, limit: int) -> tuple[Tensor, Tensor]: ...
+    def draft_with_proposer(self, ids: Tensor, lengths: Tensor, rows: Tensor, limit: int) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(slots=True)
-class Drafted:
+class DraftOutput:
     """Drafts of r rows, which lie in the text's scratch too."""
 
     tokens: Tensor
@@ -42,7 +42,7 @@ class Drafted:
     """whether the target reads all k of every row"""
 
 
-def noise(text: Text, rows: Tensor, starts: Tensor, place: Tensor, stream: int, length: int) -> Tensor:
+def draft_noise(text: TokenBuffer, rows: Tensor, starts: Tensor, place: Tensor, stream: int, length: int) -> Tensor:
     """Noise [r] or [r, k] of the round that begins after ``starts`` answer tokens, at ``place`` in its draft.
 
     A position that is drafted again gets new noise: a rule that looks beyond the first rejection has already used the
@@ -51,7 +51,9 @@ def noise(text: Text, rows: Tensor, starts: Tensor, place: Tensor, stream: int, 
     return text.uniform(rows, starts * (length + 1) + place, stream)
 
 
-def propose(run: Run, proposer: Proposer, rows: Tensor, lengths: Tensor, room: Tensor, limit: int) -> Drafted:
+def draft_with_proposer(
+    run: GenerationState, proposer: Proposer, rows: Tensor, lengths: Tensor, room: Tensor, limit: int
+) -> DraftOutput:
     """A draft by ``proposer`` of at most ``room`` [r] tokens, as if it had been certain of it."""
     text, vocab = run.text, run.sessions[-1].vocab
     tokens, drafted = proposer.propose(text.ids, lengths, rows, limit)
@@ -61,16 +63,16 @@ def propose(run: Run, proposer: Proposer, rows: Tensor, lengths: Tensor, room: T
     text.ids[rows[:, None], lengths[:, None] + torch.arange(most, device=rows.device)] = tokens
     logits = torch.full((*tokens.shape, vocab), -torch.inf, device=rows.device)
     logits.scatter_(2, tokens[..., None], 0.0)
-    return Drafted(tokens, logits, drafted, total, total == tokens.numel())
+    return DraftOutput(tokens, logits, drafted, total, total == tokens.numel())
 
 
-def draft(
-    run: Run, trail: Trail | None, rows: Tensor, lengths: Tensor, room: Tensor, limit: int, keep: bool
-) -> Drafted:
+def draft_with_model(
+    run: GenerationState, trail: PolicyState | None, rows: Tensor, lengths: Tensor, room: Tensor, limit: int, keep: bool
+) -> DraftOutput:
     """A draft by the first model of at most ``room`` [r] tokens, ``limit`` where the budget allows."""
     text, session, hidden = run.text, run.sessions[0], trail is not None and trail.needs_hidden
-    chance = fresh(run, rows, lengths, limit)
-    span = None if keep else unread(text, limit)
+    chance = sampling_noise(run, rows, lengths, limit)
+    span = None if keep else unread_span(text, limit)
     # Without a stop the host knows how a draft goes, until a budget comes to its end.
     which, drafted, most, total = None, room, limit, limit * len(rows)
     tokens, logits = [], []
@@ -81,7 +83,7 @@ def draft(
             break
         at, now = _of(rows, which), _of(lengths, which) + place
         row_logits, states = session.next(text.ids, now, at, hidden, span)
-        span = Span(text.longest + place + 1, 1)
+        span = ReadSpan(text.longest + place + 1, 1)
         if trail is not None:
             stopped = trail.decide(row_logits, at, now, states)
             drafted = torch.where(_spread(stopped, which, len(rows)), place + keep, drafted)
@@ -91,17 +93,17 @@ def draft(
         logits.append(_spread(row_logits, which, len(rows)))
     if most == 0:
         nothing = torch.empty(len(rows), 0, session.vocab, device=rows.device)
-        return Drafted(rows.new_empty(len(rows), 0), nothing, drafted, 0, even=True)
+        return DraftOutput(rows.new_empty(len(rows), 0), nothing, drafted, 0, even=True)
     even = total == most * len(rows)
-    return Drafted(torch.stack(tokens[:most], 1), torch.stack(logits[:most], 1), drafted, total, even)
+    return DraftOutput(torch.stack(tokens[:most], 1), torch.stack(logits[:most], 1), drafted, total, even)
 
 
-def fresh(run: Run, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:
+def sampling_noise(run: GenerationState, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:
     """Noise [r, limit] to draw a draft with."""
     if run.sampling.greedy:
         return torch.zeros(len(rows), limit, device=rows.device)
     place = torch.arange(limit, device=rows.device)
-    return noise(run.text, rows, (lengths - run.text.prompts[rows])[:, None], place, DRAW, limit)
+    return draft_noise(run.text, rows, (lengths - run.text.prompts[rows])[:, None], place, DRAW, limit)
 
 
 def _going(drafted: Tensor, place: int) -> tuple[Tensor | None, int, int]:
@@ -111,7 +113,7 @@ def _going(drafted: Tensor, place: int) -> tuple[Tensor | None, int, int]:
     return further.nonzero().squeeze(1) if 0 < going < len(drafted) else None, most, total
 
 
-def unread(text: Text, limit: int) -> Span | None:
+def unread_span(text: TokenBuffer, limit: int) -> ReadSpan | None:
     """What the draft has not read of any row: the last token, and the one before it where its whole draft was kept."""
     fewest, most = text.gained
     if fewest <= limit < most:

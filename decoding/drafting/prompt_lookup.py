@@ -20,7 +20,7 @@ class PromptLookup:
         self.ngram, self.least = ngram, least
 
     def propose(self, ids: Tensor, lengths: Tensor, rows: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-        """Tokens [r, limit] and how many of them are meant [r]: all or none. See ``decoding.drafting.draft_model.Proposer``."""
+        """Tokens [r, limit] and how many of them are meant [r]: all or none. See ``draft_model.Proposer``."""
         texts = ids[rows]
         same = self._same(texts, lengths)
         longest = same.amax(1)

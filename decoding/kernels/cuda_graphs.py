@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.fused_forward import versions
-from decoding.kv_cache.attention import Places
+from decoding.kv_cache.attention import AttentionPositions
 
 QUERIES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 """Tokens read at once of which there are graphs; what lies between is padded, and what is longer runs eagerly."""
@@ -121,7 +121,7 @@ class Recorder:
         plan = self.cache.plan
 
         def run() -> Outputs:
-            plan.places, plan.slots, plan.rows = Places(inputs.places), inputs.slots, inputs.rows
+            plan.places, plan.slots, plan.rows = AttentionPositions(inputs.places), inputs.slots, inputs.rows
             plan.reach, plan.rounded = reach, True
             return forward(inputs.ids, keep, hidden)
 

@@ -33,7 +33,7 @@ class Layer:
     down: nn.Module
 
 
-class Lean:
+class FusedForward:
     """The forward of a transformers Llama over the slots of a ``Session``.
 
     Weights are laid out anew once; ``stale`` says whether the model's have changed since.

@@ -15,7 +15,7 @@ GROUPED, SDPA, EAGER = "grouped_sdpa", "sdpa", "eager"
 
 
 @dataclass(slots=True)
-class Places:
+class AttentionPositions:
     """Where q queries and k keys of r rows stand; a key that is ``hidden`` is not seen, whatever its place."""
 
     queries: Tensor
@@ -38,14 +38,14 @@ def use_attention(model, name: str) -> None:
 
 
 def _by_row(mask):
-    """``mask`` of transformers, which counts the queries of all rows from one offset, or ours for ``Places``.
+    """``mask`` of transformers, which counts the queries of all rows from one offset, or ours by position.
 
     A model asks for one mask per layer type and forward, each with its own function of two indices (causal, sliding
     window); a Session's cache answers with places where others answer with an offset.
     """
 
     def build(*args, q_offset=0, **options):
-        if not isinstance(q_offset, Places):
+        if not isinstance(q_offset, AttentionPositions):
             return mask(*args, q_offset=q_offset, **options)
         # A mask that is no addend, sdpa makes one of on CUDA: three kernels more in every layer.
         return row_mask(q_offset, additive=mask is eager_mask or not q_offset.queries.is_cpu, **options)
@@ -53,7 +53,9 @@ def _by_row(mask):
     return build
 
 
-def row_mask(places: Places, additive: bool, kv_length: int, mask_function, dtype: torch.dtype, **options) -> Tensor:
+def row_mask(
+    places: AttentionPositions, additive: bool, kv_length: int, mask_function, dtype: torch.dtype, **options
+) -> Tensor:
     """[r, 1, q, kv_length] what queries see of slots 0, 1 ...: True, or 0 when ``additive``."""
     queries, keys, hidden = places.queries[:, None, :, None], places.keys, places.hidden
     batch = torch.arange(len(queries), device=queries.device)[:, None, None, None]

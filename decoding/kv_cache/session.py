@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from decoding.kv_cache.attention import Places
-from decoding.kv_cache.token_tree import Tree
+from decoding.kv_cache.attention import AttentionPositions
+from decoding.kv_cache.token_tree import TokenTree
 
 WASTE = 256
 """Tokens of padding that are worth another forward.
@@ -28,20 +28,20 @@ byte of memory); a CPU multiplies fewer, so there this much padding always costs
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ReadSpan:
     """What the host knows of rows without asking: each has exactly ``unread`` tokens to read, up to ``reach``."""
 
     reach: int
     unread: int
 
 
-class Plan:
+class ForwardPlan:
     """The next forward: the ``places`` of its queries, how far it reads (``reach``), and where it writes.
 
     ``slots`` [r * q] are flat over row and slot; ``rows`` None means all of them.
     """
 
-    places: Places
+    places: AttentionPositions
     reach: int
     slots: Tensor
     rows: Tensor | None
@@ -52,7 +52,7 @@ class Plan:
 class SlotLayer(CacheLayerMixin):
     """Keys and values [batch, slots, heads, width] of one layer; the last slot takes what padding writes."""
 
-    def __init__(self, plan: Plan, batch: int, capacity: int):
+    def __init__(self, plan: ForwardPlan, batch: int, capacity: int):
         super().__init__()
         self.plan, self.batch, self.capacity = plan, batch, capacity
 
@@ -95,11 +95,11 @@ class SlotLayer(CacheLayerMixin):
 class SlotCache(Cache):
     """The layers of one model, asked for masks with places where transformers expects one offset."""
 
-    def __init__(self, plan: Plan, layers: list[SlotLayer]):
+    def __init__(self, plan: ForwardPlan, layers: list[SlotLayer]):
         super().__init__(layers=layers)
         self.plan = plan
 
-    def get_query_offset(self, *args) -> Places:
+    def get_query_offset(self, *args) -> AttentionPositions:
         return self.plan.places
 
 
@@ -119,7 +119,7 @@ class BaseSession:
         self.seconds, self.prefill = 0.0, 0.0
 
     def next(
-        self, ids: Tensor, lengths: Tensor, rows: Tensor, hidden: bool = False, span: Span | None = None
+        self, ids: Tensor, lengths: Tensor, rows: Tensor, hidden: bool = False, span: ReadSpan | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Logits [r, vocab] after the last token of ``rows`` [r], and with ``hidden`` its hidden state [r, width]."""
         out = self.catch_up(ids, lengths, rows, hidden=hidden, span=span)
@@ -177,8 +177,8 @@ class Session(BaseSession):
         rows: Tensor,
         keep: int = 1,
         hidden: bool = False,
-        tree: Tree | None = None,
-        span: Span | None = None,
+        tree: TokenTree | None = None,
+        span: ReadSpan | None = None,
     ):
         """Read what ``rows`` [r] have not read of ``ids`` [batch, ...] up to ``lengths`` [r], in one forward.
 
@@ -198,14 +198,14 @@ class Session(BaseSession):
             parts = _apart(gaps) if len(rows) * longest - wanted > WASTE else None
             if parts is not None:
                 return self._read_apart(parts, ids, lengths, rows, keep, hidden, tree)
-            span, new, prompt = Span(reach, longest), end - read, first == 0
+            span, new, prompt = ReadSpan(reach, longest), end - read, first == 0
         slots = stored = lengths[:, None] + torch.arange(-span.unread, 0, device=ids.device)
         if start is not None and new < slots.numel():
             stored = torch.where(slots < start[:, None], self.capacity, slots)
             # Padding stands at position 0, where there is something to look at; its output is not used.
             slots = slots.clamp(min=0)
         self.reads.append(slots.numel() if start is None else new)
-        self.plan.places = Places(slots) if tree is None else tree.places(slots, span.reach)
+        self.plan.places = AttentionPositions(slots) if tree is None else tree.places(slots, span.reach)
         self._plan(rows, stored, span.reach)
         logits, states = self._forward(ids[rows[:, None], slots], prompt, keep, hidden)
         self.read[rows] = lengths
@@ -229,7 +229,7 @@ class Session(BaseSession):
         super().check()
 
     def _read_apart(
-        self, parts, ids: Tensor, lengths: Tensor, rows: Tensor, keep: int, hidden: bool, tree: Tree | None
+        self, parts, ids: Tensor, lengths: Tensor, rows: Tensor, keep: int, hidden: bool, tree: TokenTree | None
     ):
         trees = [tree and tree.of(part) for part in parts]
         read = [self.catch_up(ids, lengths[p], rows[p], keep, hidden, t) for p, t in zip(parts, trees, strict=True)]
@@ -237,7 +237,7 @@ class Session(BaseSession):
         return tuple(torch.cat(both)[back] for both in zip(*read, strict=True)) if hidden else torch.cat(read)[back]
 
     def _new_cache(self, capacity: int) -> SlotCache:
-        plan = Plan()
+        plan = ForwardPlan()
         return SlotCache(
             plan, [SlotLayer(plan, self.batch, capacity) for _ in range(self.model.config.num_hidden_layers)]
         )

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.kv_cache.session import BaseSession, Span
-from decoding.kv_cache.token_tree import Tree
+from decoding.kv_cache.session import BaseSession, ReadSpan
+from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.architectures import attention, context
 from decoding.models.lm import LM, common_ids, locate
 
@@ -151,8 +151,8 @@ class LlamaCppSession(BaseSession):
         rows: Tensor,
         keep: int = 1,
         hidden: bool = False,
-        tree: Tree | None = None,
-        span: Span | None = None,
+        tree: TokenTree | None = None,
+        span: ReadSpan | None = None,
     ):
         """``Session.catch_up``; a ``tree`` must be a chain, which is read as text, and ``span`` saves nothing here."""
         began = time.perf_counter()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from decoding.kernels.cuda_graphs import Recorders, recordable
-from decoding.kernels.fused_forward import Lean
+from decoding.kernels.fused_forward import FusedForward
 from decoding.kernels.packed_products import PackedLinear, pack
 from decoding.kv_cache.attention import use_attention
 from decoding.kv_cache.session import Session
@@ -26,7 +26,7 @@ class LM:
 
     ``LM.load`` takes a folder, a hub id or a ``.gguf`` file; ``LM(hf_model, tokenizer)`` wraps a loaded model, also a
     quantised one or one with a device_map, and sets its attention implementation. With ``graphs`` forwards of few
-    tokens become CUDA graphs, on one CUDA device (``decoding.kernels.cuda_graphs``). Raises ValueError for an architecture that
+    tokens become CUDA graphs, on one CUDA device (``kernels.cuda_graphs``). Raises ValueError for an architecture that
     would not be exact.
     """
 
@@ -35,7 +35,7 @@ class LM:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.vocab = common_ids(model.config.vocab_size, tokenizer)
         self.context = context(model.config)
-        self._lean: Lean | None = None
+        self._lean: FusedForward | None = None
         self.recorders = Recorders(model) if graphs and recordable(model) else None
 
     @classmethod
@@ -102,14 +102,14 @@ class LM:
             return None
         return f"({self.model.config.model_type}) places tokens by their slots in the cache (ALiBi)"
 
-    def lean(self) -> Lean | None:
+    def lean(self) -> FusedForward | None:
         """A forward of fewer operations than the model's own, where there is one; on CPU, where weights are packed."""
         packed = isinstance(self.model.get_output_embeddings(), PackedLinear)
-        if not (packed or self.device.type != "cpu") or not Lean.fits(self.model):
+        if not (packed or self.device.type != "cpu") or not FusedForward.fits(self.model):
             return None
         if self._lean is None or self._lean.stale:
             with torch.inference_mode(False), torch.no_grad():
-                self._lean = Lean(self.model)
+                self._lean = FusedForward(self.model)
         return self._lean
 
     def identity(self) -> dict[str, str]:

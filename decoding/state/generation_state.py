@@ -9,14 +9,14 @@ from torch import Tensor
 
 from decoding.kv_cache.session import Session
 from decoding.state.sampling import DRAW, Sampling
-from decoding.state.token_buffer import Text
+from decoding.state.token_buffer import TokenBuffer
 
 
 @dataclass(slots=True)
-class Run:
+class GenerationState:
     """What a decoder's ``write`` is given: the text, one session per model slot, and counters it may raise."""
 
-    text: Text
+    text: TokenBuffer
     sessions: list[Session]
     sampling: Sampling
     drafted: int | Tensor = 0

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from decoding.state.sampling import POLICY
-from decoding.state.token_buffer import Text
+from decoding.state.token_buffer import TokenBuffer
 from decoding.step import Step
 
 Policy = Callable[[Step], Tensor]
 
 
-class Trail:
+class PolicyState:
     """Builds the ``Step`` of one policy from the text and from what the larger model last said.
 
     All of it belongs to rows of the batch, nothing to the policy. ``history`` is stored by position like a cache, so
     rolling back is free: a position is written again before anything later reads it.
     """
 
-    def __init__(self, policy: Policy, text: Text, stream: int = 0):
+    def __init__(self, policy: Policy, text: TokenBuffer, stream: int = 0):
         batch, device = len(text.lengths), text.device
         self.policy, self.text, self.stream = policy, text, POLICY + stream
         self.checked = text.prompts.clone()
@@ -78,7 +78,7 @@ class Trail:
 
     def _repeated(self, ids: Tensor, rows: Tensor, position: Tensor) -> Tensor:
         where = self.answers if len(rows) == len(self.answers) else self.answers[rows]
-        return repeated(ids.gather(1, where), position)
+        return longest_repeated_suffix(ids.gather(1, where), position)
 
     def _remember(self, step: Step, rows: Tensor, position: Tensor) -> None:
         step.history = self.history[rows.unsqueeze(1), position.unsqueeze(1) + self.back]
@@ -101,9 +101,9 @@ class Trail:
             self.large_entropy = self.large_entropy.index_copy(0, rows, entropy(logits))
 
 
-def repeated(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:
+def longest_repeated_suffix(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:
     """[r] length of the longest end of ``answers`` [r, n], cut to ``lengths`` [r], that occurs earlier in it too."""
-    ends, back, where, inside = _windows(answers.shape[1], limit, answers.device)
+    ends, back, where, inside = _suffix_windows(answers.shape[1], limit, answers.device)
     last = lengths.unsqueeze(1) - 1
     tail = answers.gather(1, (last - back).clamp_(min=0))
     same = answers[:, where] == tail.unsqueeze(1)
@@ -112,7 +112,7 @@ def repeated(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _windows(size: int, limit: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _suffix_windows(size: int, limit: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ends [size], steps back [limit], and for each end where those lead [size, limit], and whether there is a token.
 
     They are the same at every step, and a dozen small operations are much of what a decision costs.

@@ -68,17 +68,17 @@ class Sampling:
 
         Greedy reads no noise.
         """
-        return logits.argmax(-1) if self.greedy else invert(self.probabilities(logits), uniform)
+        return logits.argmax(-1) if self.greedy else sample_from_weights(self.probabilities(logits), uniform)
 
 
-def invert(weights: Tensor, uniform: Tensor) -> Tensor:
+def sample_from_weights(weights: Tensor, uniform: Tensor) -> Tensor:
     """[...] the first token whose cumulative weight exceeds ``uniform`` times the total; weights need not sum to 1."""
     cumulative = weights.cumsum(-1)
     token = torch.searchsorted(cumulative, (uniform * cumulative[..., -1]).unsqueeze(-1), right=True)
     return token.squeeze(-1).clamp_(max=weights.shape[-1] - 1)
 
 
-def noise(seeds: Tensor, positions: Tensor, stream: int) -> Tensor:
+def counter_noise(seeds: Tensor, positions: Tensor, stream: int) -> Tensor:
     """Uniform [0, 1) float32 from a counter: splitmix64 of (seed, position, stream), the same on every device.
 
     Multiplication wraps; arithmetic shifts are masked into logical ones. 23 bits are kept so that ``u * total`` can

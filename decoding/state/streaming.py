@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from decoding.state.token_buffer import Text
+from decoding.state.token_buffer import TokenBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class PieceStream:
         self.prefix = [0] * rows
         self.shown = [0] * rows
 
-    def update(self, text: Text, rows: Sequence[int]) -> None:
+    def update(self, text: TokenBuffer, rows: Sequence[int]) -> None:
         """Send what ``rows`` have gained since the last call."""
         for row in rows:
             answer, closed = text.answer(row), row not in text.rows.tolist()
@@ -69,7 +69,7 @@ class StopStrings:
             raise ValueError("stop_strings need a tokenizer: build the last model as LM(model, tokenizer)")
         self.strings, self.tokenizer = [strings] if isinstance(strings, str) else list(strings), tokenizer
 
-    def find(self, text: Text, row: int, new: int) -> int | None:
+    def find(self, text: TokenBuffer, row: int, new: int) -> int | None:
         """Length at which the answer of ``row`` first contains a stop string, looking at its last ``new`` tokens."""
         answer = text.answer(row)
         for length in range(len(answer) - new + 1, len(answer) + 1):

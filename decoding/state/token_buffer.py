@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding.kv_cache.session import Span
-from decoding.state.sampling import noise
+from decoding.kv_cache.session import ReadSpan
+from decoding.state.sampling import counter_noise
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Commit:
         return cls(rows, tokens, writers, accepted + 1)
 
 
-class Text:
+class TokenBuffer:
     """The rows of a batch, left-aligned: ``ids[r, :lengths[r]]`` is prompt and answer of row r.
 
     ``signed`` is who wrote each. What lies beyond ``lengths`` is scratch
@@ -68,11 +68,11 @@ class Text:
     def uniform(self, rows: Tensor, positions: Tensor, stream: int) -> Tensor:
         """Noise for ``rows`` [r] at ``positions`` [r] or [r, k], counted from the first token of the answer."""
         seeds = self.seeds[rows]
-        return noise(seeds if positions.dim() == 1 else seeds[:, None], positions, stream)
+        return counter_noise(seeds if positions.dim() == 1 else seeds[:, None], positions, stream)
 
-    def span(self, unread: int, drafted: int = 0) -> Span | None:
+    def span(self, unread: int, drafted: int = 0) -> ReadSpan | None:
         """For open rows with ``unread`` tokens to read, ``drafted`` of them after the text; None for the prompts."""
-        return Span(self.longest + drafted, unread) if self.gained[1] else None
+        return ReadSpan(self.longest + drafted, unread) if self.gained[1] else None
 
     def ends(self, tokens: Tensor) -> Tensor:
         """True where a token would end the answer."""

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from decoding import LM, Backoff
-from decoding.state.generation_state import Run
-from decoding.state.policy_state import Trail
+from decoding.state.generation_state import GenerationState
+from decoding.state.policy_state import PolicyState
 from policies import Rule
 
 
@@ -22,7 +22,13 @@ class Oracle(Backoff):
     """
 
     def _hand_on(
-        self, run: Run, i: int, trail: Trail, rows: Tensor, seen: tuple[Tensor, Tensor | None], drawn: Tensor
+        self,
+        run: GenerationState,
+        i: int,
+        trail: PolicyState,
+        rows: Tensor,
+        seen: tuple[Tensor, Tensor | None],
+        drawn: Tensor,
     ) -> Tensor:
         lengths = run.text.lengths[rows]
         step = trail.step(seen[0], rows, lengths, seen[1])

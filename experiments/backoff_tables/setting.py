@@ -121,12 +121,12 @@ def _tables(folder: Path, config, models: list[LM]) -> list[dict]:
 
 def _fits(config, policy, traces: Traces, groups: dict[str, list[str]]) -> Fits:
     """Fitted on the run's fit split, whatever wrote the text; calibrated on what hand-off wrote of its tune split."""
-    from policies.kinds.learned import Fitted
+    from policies.kinds.learned import LearnedPolicy
     from train.search.backoff import FEATURE_SETS
 
     result = json.loads((config.run / "result.json").read_text())
     trial = next(t for t in result["trials"] if t["number"] == result["chosen_trial"])
-    names = policy.names if isinstance(policy, Fitted) else FEATURE_SETS["confidence+history"]
+    names = policy.names if isinstance(policy, LearnedPolicy) else FEATURE_SETS["confidence+history"]
     fit = traces.where(np.isin(traces["group"], groups["fit"]))
     tune = traces.where(np.isin(traces["group"], groups["tune"]) & (traces["trajectory"] != "large"))
     cut = float(np.quantile(fit["kl"], config.kl_quantile)) if config.kl_cut is None else config.kl_cut
@@ -148,7 +148,7 @@ def _middle(folder: Path, models: list[LM], traces: Traces, source: str | None, 
 
 
 def _draft(traces: Traces, groups: dict[str, list[str]], tables: list[dict], new: int) -> tuple[int, float]:
-    from train.replay.backoff import Cost, best_length
+    from train.replay.backoff import TimingTables, best_length
 
     keep = np.isin(traces["group"], groups["fit"]) & (traces["trajectory"] == "large")
-    return best_length(traces.where(keep), Cost(tables[0], tables[-1]), new)
+    return best_length(traces.where(keep), TimingTables(tables[0], tables[-1]), new)

@@ -11,7 +11,7 @@ from experiments.backoff_tables.setting import Setting
 from train.common.atomic import append_rows, read_rows
 from train.common.generations import write
 from train.data.prompts import Prompt
-from train.quality.metric import Judge
+from train.quality.metric import QualityMetric
 from train.replay.pricing import priced
 
 
@@ -39,7 +39,7 @@ def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence
 def _row(setting: Setting, prompt: Prompt, text: tuple[list[int], list[int]], reference: list[int]) -> dict:
     answer, writers = text
     same = answer == reference  # which loses nothing, by definition
-    loss, regret = (0.0, 0.0) if same else Judge(setting.models[-1])(prompt, answer, reference)
+    loss, regret = (0.0, 0.0) if same else QualityMetric(setting.models[-1])(prompt, answer, reference)
     return {"id": prompt.id, "answer": answer, "writers": writers, "loss": loss, "regret": regret}
 
 

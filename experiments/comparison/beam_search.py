@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from decoding import LM
-from decoding.state.generation_state import Run
+from decoding.state.generation_state import GenerationState
 from decoding.state.token_buffer import Commit
 from experiments.engines_under_test.peers import twin
 
@@ -32,7 +32,7 @@ class BeamSearch:
         """The same weights as transformers runs them: this engine has another cache and attention."""
         return twin(self.models[0])
 
-    def write(self, run: Run) -> Iterator[Commit]:
+    def write(self, run: GenerationState) -> Iterator[Commit]:
         text, rows = run.text, run.text.rows
         longest = int(text.prompts.max())
         place = torch.arange(-longest, 0, device=rows.device) + text.prompts[:, None]

@@ -12,11 +12,11 @@ import numpy as np
 from decoding.cost.timing import seconds
 from experiments.comparison.methods import Method
 from train.data.prompts import Prompt
-from train.replay.backoff import Cost
+from train.replay.backoff import TimingTables
 from train.replay.pricing import priced as handoff
 
 
-def priced(method: Method, decoder, prompts: Sequence[Prompt], rows: Sequence[dict], cost: Cost) -> np.ndarray:
+def priced(method: Method, decoder, prompts: Sequence[Prompt], rows: Sequence[dict], cost: TimingTables) -> np.ndarray:
     """Seconds [prompts] of the texts ``rows`` (see ``texts.write_texts``) as single runs."""
     inner = getattr(decoder, "decoder", decoder)
     return np.array(
@@ -24,7 +24,7 @@ def priced(method: Method, decoder, prompts: Sequence[Prompt], rows: Sequence[di
     )
 
 
-def _one(method: Method, decoder, prompt: int, row: dict, cost: Cost) -> float:
+def _one(method: Method, decoder, prompt: int, row: dict, cost: TimingTables) -> float:
     if method.kind.role == "handoff":
         return handoff(prompt, row["writers"], [cost.small, cost.large])
     if method.kind.role == "draft":
@@ -34,7 +34,7 @@ def _one(method: Method, decoder, prompt: int, row: dict, cost: Cost) -> float:
     return float(seconds(table, prompt) + (len(row["answer"]) - 1) * later)
 
 
-def _drafted(decoder, prompt: int, row: dict, cost: Cost) -> float:
+def _drafted(decoder, prompt: int, row: dict, cost: TimingTables) -> float:
     """A text that was drafted and checked, all its rounds of the mean size."""
     rounds = row["target_calls"]
     wide = row["verified"] / rounds
@@ -44,7 +44,7 @@ def _drafted(decoder, prompt: int, row: dict, cost: Cost) -> float:
     return float(target + _draft(decoder, prompt, rounds, row["drafted"], level, cost))
 
 
-def _draft(decoder, prompt: int, rounds: int, drafted: float, level: float, cost: Cost) -> float:
+def _draft(decoder, prompt: int, rounds: int, drafted: float, level: float, cost: TimingTables) -> float:
     """Seconds of the draft: one forward a token, its first of a round of one text, later ones of ``level`` beams."""
     if len(decoder.models) == 1:
         return 0.0

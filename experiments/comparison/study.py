@@ -25,7 +25,7 @@ from train.common.machine import machine
 from train.common.preparation import load_pair, output_folder, timing_table
 from train.data.prompts import Prompt, load_prompts
 from train.evaluation import live
-from train.quality.metric import Judge
+from train.quality.metric import QualityMetric
 
 if TYPE_CHECKING:
     from experiments.frontier import Setup
@@ -64,7 +64,7 @@ def prepare(config: Setup, texts: tuple[str, ...]) -> Study:
     kept = ("small", "large", "prompts", "max_new_tokens", "device", "dtype", "seed")
     settings = {key: str(value) for key, value in asdict(config).items() if key in kept}
     run = {"settings": settings, "models": [small.identity(), large.identity()]}
-    run_folder.claim(folder / "run.json", run, config, f"use another --name or delete {folder}")
+    run_folder.ensure_same_run(folder / "run.json", run, config, f"use another --name or delete {folder}")
     return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline)
 
 
@@ -92,7 +92,7 @@ def measure(study: Study) -> Measured:
 
 
 def written(study: Study) -> dict[str, list[dict]]:
-    """Rows of every method (see ``experiments.comparison.texts``), those of the large model first: the others' references."""
+    """Rows of every method (see ``comparison.texts``), those of the large model first: the others' references."""
     config, rows, references = study.config, {}, {}
     judge = lambda prompt, answer: judged(study.large, prompt, answer, references.get(prompt.id, answer))  # noqa: E731
     for key, method in study.methods.items():
@@ -119,7 +119,7 @@ def clocked(study: Study, timed: list[Prompt]) -> dict:
         study.decoders,
         timed,
         study.config.max_new_tokens,
-        Judge(study.large),
+        QualityMetric(study.large),
         study.folder / "timed.jsonl",
         "timing",
         setting=f"{setting}, {torch.get_num_threads()} threads",

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from decoding import LM
-from decoding.kv_cache.attention import Places
+from decoding.kv_cache.attention import AttentionPositions
 from decoding.kv_cache.session import Session
 
 clock = time.perf_counter
@@ -119,7 +119,7 @@ class BareForwards:
         def prepare(call: Call) -> Callable:
             rows = torch.arange(call.rows, device=session.read.device)
             slots = torch.arange(call.context, call.context + call.query, device=rows.device).expand(call.rows, -1)
-            session.plan.places = Places(slots)
+            session.plan.places = AttentionPositions(slots)
             session._plan(rows, slots, call.context + call.query)
             return lambda: session._run(torch.zeros_like(slots), call.keep, False)
 

@@ -105,4 +105,4 @@ def settings(config, models: Models, methods: Sequence[str]) -> dict:
 def remember(config, models: Models, methods: Sequence[str]) -> None:
     """Refuse to go on with a run of other settings: its rows would be mixed with these."""
     otherwise = f"name another --output or delete {config.output}"
-    run_folder.claim(config.output / "settings.json", settings(config, models, methods), config, otherwise)
+    run_folder.ensure_same_run(config.output / "settings.json", settings(config, models, methods), config, otherwise)

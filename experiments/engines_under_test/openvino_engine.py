@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.baselines.subprocess_engine import Served, serve
+from train.baselines.subprocess_engine import SubprocessEngine, serve
 
 MADE = "openvino_model.xml"
 
@@ -25,7 +25,7 @@ class OpenVINO:
 
         folders = [str(large), None if small is None else str(small)]
         given = {} if settings is None else settings
-        self.served = Served("OpenVINO", __name__, [*folders, torch.get_num_threads(), given])
+        self.served = SubprocessEngine("OpenVINO", __name__, [*folders, torch.get_num_threads(), given])
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], float]:
         """(token ids, seconds inside its process)."""

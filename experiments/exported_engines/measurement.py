@@ -95,7 +95,9 @@ def remember(config, told: dict, models: tuple[str, str]) -> None:
     engines = {ENGINES[name].package: version(ENGINES[name].package) for name in told}
     now = {"told": told, "models": list(models), "max_new_tokens": config.max_new_tokens, "engines": engines}
     otherwise = f"name another --output or delete {config.output}"
-    run_folder.claim(config.output / "settings.json", now | {"threads": torch.get_num_threads()}, config, otherwise)
+    run_folder.ensure_same_run(
+        config.output / "settings.json", now | {"threads": torch.get_num_threads()}, config, otherwise
+    )
 
 
 def llama_cpp(told: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:

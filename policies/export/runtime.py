@@ -130,7 +130,7 @@ class Trail:
             "agreed": self.agreed,
             "large_entropy": self.large_entropy,
             "last_token": last_token,
-            "repeated": repeated(answer) if "repeated" in self.decision.names else 0,
+            "repeated": longest_repeated_suffix(answer) if "repeated" in self.decision.names else 0,
         }
         state["history"] = self._history(logits, position, state)
         return bool(self.decision.decide(logits, hidden, **state))
@@ -153,7 +153,7 @@ class Trail:
             self.large_entropy = float(View({}, large_logits).entropy)
 
 
-def repeated(answer, limit=8):
+def longest_repeated_suffix(answer, limit=8):
     """Length of the longest end of ``answer`` that occurs earlier in it too, at most ``limit``."""
     for length in range(min(limit, len(answer) - 1), 0, -1):
         end = list(answer[-length:])

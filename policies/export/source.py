@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policies.decoder_spec import EXACT, LENGTH, ROLES, role_of
+from policies.decoder_spec import EXACT, LENGTH, ROLES, spec_of
 from policies.loading import load
 from policies.policy import Policy
 
@@ -66,7 +66,7 @@ def open_source(path: Path, role: str | None, length: int | None, draft: str | N
     ExportError or PolicyError, one sentence, when it cannot be exported at all.
     """
     policy, path = load(path), Path(path)
-    tuned = role_of(policy.provenance)
+    tuned = spec_of(policy.provenance)
     if role is None and tuned.accept != EXACT:
         raise ExportError(
             f"{path} was tuned for drafts that {tuned.accept['name']} accepts, which only python -m decoding follows; "

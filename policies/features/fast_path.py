@@ -1,4 +1,4 @@
-"""A policy's features straight from the arrays of a trail, in one compiled call (``policies.features.numba_kernels``)."""
+"""A policy's features straight from the arrays of a ``PolicyState``, in one compiled call (``numba_kernels``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policies.features.table import FEATURES
 from policies.features.token_classes import BITS
 
 
-class Watch:
+class CompiledPolicy:
     """Takes a policy's decisions on the CPU.
 
     ``trail`` is who keeps what a ``Step`` is made of: ``text.ids`` and ``text.prompts``, ``checked``, ``agreed``,
@@ -67,7 +67,7 @@ def _code(name: str) -> int:
     return compiled().CODES.index(name)
 
 
-def can_watch(policy, trail) -> bool:
+def can_compile(policy, trail) -> bool:
     """Whether all that ``policy`` reads is compiled, and here; noise and what the larger model says are not."""
     if not trail.text.ids.is_cpu or (policy.needs_classes and policy.classes is None):
         return False

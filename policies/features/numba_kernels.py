@@ -3,7 +3,7 @@
 After a forward has swept the caches, any operation, of torch or of numpy, takes 10 to 30 us to start, however little
 it does, and a pass over the vocabulary is slower for each array it writes. A decision takes dozens of them, for every
 token of a model that may be tiny. Here it is one loop: all seventeen features cost what five operations cost.
-numba compiles it at the first decision (seconds; kept beside this file for the next process). ``policies.features.table`` is
+numba compiles it at the first decision (seconds; kept beside this file for the next process). ``table`` is
 what it must equal, for other devices, for replay, and where numba is missing.
 """
 

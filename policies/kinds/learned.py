@@ -22,7 +22,7 @@ class Rows(NamedTuple):
     groups: np.ndarray
 
 
-class Fitted(Policy):
+class LearnedPolicy(Policy):
     """A policy with learned weights, kept as buffers ``mean_``, ``scale_`` and those that ``shapes`` adds.
 
     A feature that may be unknown (``agreed`` before the larger model was asked) counts as its training mean.

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.kinds.learned import Fitted, scaling
+from policies.kinds.learned import LearnedPolicy, scaling
 
 
-class Logistic(Fitted):
+class Logistic(LearnedPolicy):
     """sigmoid(coef . standardised features + intercept), so a threshold is a risk in [0, 1].
 
     ``C`` is scikit-learn's inverse strength of the L2 penalty. Learned: ``mean_``, ``scale_``, ``coef_`` [features]

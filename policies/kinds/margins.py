@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.kinds.learned import Fitted
+from policies.kinds.learned import LearnedPolicy
 from policies.kinds.logistic import Logistic
 from policies.policy import Policy
 
 
-class Margins(Fitted):
+class Margins(LearnedPolicy):
     """sigmoid(intercept[place] - slope[place] * margin), the margin being log p of the best token minus the second's.
 
     What vLLM estimates acceptance with to choose how much to verify (its adaptive verification: two numbers for each

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from policies.kinds.learned import Fitted, Rows, scaling
+from policies.kinds.learned import LearnedPolicy, Rows, scaling
 from policies.storage.files import show
 
 
-class MLP(Fitted):
+class MLP(LearnedPolicy):
     """sigmoid of a SiLU network with layers of the widths ``hidden``, fitted by AdamW with early stopping.
 
     ``use_hidden`` adds the last hidden state of the model about to write, normalised per row. ``validation`` is the

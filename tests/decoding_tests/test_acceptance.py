@@ -9,7 +9,7 @@ import torch
 from verification import TOP, World, ask, law
 
 from decoding import Sampling
-from decoding.acceptance.draft_block import furthest
+from decoding.acceptance.draft_block import last_true
 from decoding.acceptance.rules import (
     LOSSLESS,
     RULES,
@@ -373,8 +373,8 @@ def test_divergences_have_their_known_values(kind):
 
 def test_furthest_and_empty():
     keep = torch.tensor([[False, True, False], [True, False, True], [False, False, False]])
-    assert furthest(keep, torch.tensor([3, 2, 3])).tolist() == [2, 1, 0]
-    assert furthest(keep[:, :0], torch.tensor([0, 0, 0])).tolist() == [0, 0, 0]
+    assert last_true(keep, torch.tensor([3, 2, 3])).tolist() == [2, 1, 0]
+    assert last_true(keep[:, :0], torch.tensor([0, 0, 0])).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

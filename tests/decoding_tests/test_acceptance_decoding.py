@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import tiny
 from toys import ending_tokens, nudged
 
 from decoding import (
@@ -124,8 +124,8 @@ def test_rounds_share_no_noise(fresh, monkeypatch):
     """Block looks beyond a rejection; were positions to keep their noise, the next draft would be biased (and was)."""
     if not fresh:
         old = lambda text, rows, starts, place, stream, length: text.uniform(rows, starts + place, stream)  # noqa: E731
-        monkeypatch.setattr(draft_model, "noise", old)
-        monkeypatch.setattr("decoding.decoders.speculative.noise", old)
+        monkeypatch.setattr(draft_model, "draft_noise", old)
+        monkeypatch.setattr("decoding.decoders.speculative.draft_noise", old)
     vocab, new, draws = 3, 5, 30_000
     target = tiny("qwen3", layers=1, seed=3, vocab_size=vocab, initializer_range=0.2)
     draft = nudged(target, 0.9)

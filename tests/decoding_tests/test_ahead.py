@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from counting import counted
+from kinds import tiny
 from toys import nudged
 
 from decoding import Block, Sampling, Speculative, generate
@@ -34,7 +34,7 @@ STOPS = {
 
 
 def write(monkeypatch, ahead, stop, rows, sampling, keep, accept=None):
-    monkeypatch.setattr(speculative, "waits", lambda device: ahead)
+    monkeypatch.setattr(speculative, "host_waits", lambda device: ahead)
     decoder = Speculative([small, large], LENGTH, stop=stop, keep=keep, accept=accept)
     return generate(decoder, IDS[:rows], max_new_tokens=NEW, sampling=sampling, seed=3)
 
@@ -62,10 +62,10 @@ def test_rules_that_look_at_a_whole_block_see_no_more_of_it(rows, monkeypatch):
 
 def test_no_wait_within_a_draft(monkeypatch):
     """Once a round for the text, and near the budget as ever."""
-    monkeypatch.setattr(speculative, "waits", lambda device: True)
+    monkeypatch.setattr(speculative, "host_waits", lambda device: True)
     heard = []
     monkeypatch.setattr(
-        "decoding.drafting.draft_ahead.Heard.__bool__", lambda self: heard.append(1) or bool(self.value.tolist())
+        "decoding.drafting.draft_ahead.AsyncFlag.__bool__", lambda self: heard.append(1) or bool(self.value.tolist())
     )
     decoder = Speculative([small, large], LENGTH, stop=STOPS["logistic"])
     found = counted(monkeypatch, decoder, IDS[:1], max_new_tokens=60, eos_token_id=())

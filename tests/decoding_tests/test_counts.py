@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import tiny
 from toys import nudged, successor, words
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate

@@ -5,14 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from elsewhere import DEVICE, Elsewhere, move
+from kinds import tiny
 from torch.utils._python_dispatch import _disable_current_modes
 from toys import nudged
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
 from decoding.acceptance.rules import LOSSLESS, RULES, rule
-from decoding.kernels.fused_forward import Lean
+from decoding.kernels.fused_forward import FusedForward
 from policies import MLP, Logistic, Random, Rule
 
 NAMES = ("entropy", "top10", "margin", "agreed", "mean_entropy", "repeated", "since_large", "position", "large_entropy")
@@ -36,7 +36,7 @@ DECODERS = {
     "stop, kept": lambda a, b, policy: Speculative([a, b], 4, stop=policy, keep=True),
     **{
         name: lambda a, b, policy, name=name: Speculative([a, b], 4, accept=rule(name))
-        for name in (*LOSSLESS, *RULES.keys() - {*LOSSLESS, "Learned"})
+        for name in (*LOSSLESS, *sorted(RULES.keys() - {*LOSSLESS, "Learned"}))
     },
 }
 DECIDERS = {
@@ -86,7 +86,7 @@ def test_decisions(decoder, policy, away, prompts):
 @pytest.mark.parametrize("decoder", ["autoregressive", "mmtad", "Exact", "backoff"])
 def test_the_lean_forward_is_there_too(decoder, away, prompts, monkeypatch):
     """As on CUDA, where it takes the place of every Llama's own."""
-    monkeypatch.setattr(Lean, "fits", staticmethod(lambda model: True))
+    monkeypatch.setattr(FusedForward, "fits", staticmethod(lambda model: True))
     assert all(lm.lean() is not None for lm in away)
     check((DECODERS | DECIDERS)[decoder], away, prompts, Sampling(), POLICIES["rule"])
 

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny
-from kinds import KINDS
+from kinds import KINDS, tiny
 from toys import ending_tokens, greedy, nudged
 
 from decoding import MTAD, Autoregressive, Backoff, Speculative, generate

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny
-from kinds import build
+from kinds import build, tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from toys import greedy, nudged, words

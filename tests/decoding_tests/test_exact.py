@@ -1,9 +1,9 @@
 """Whatever the batch, the draft, the budget and the EOS: speculative greedy text is the target's, to the token."""
 
 import torch
-from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import tiny
 from toys import eager, nudged
 
 from decoding import Speculative, generate

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 from toys import greedy, nudged, successor, words
 
 from decoding import Autoregressive, Backoff, Sampling, Speculative, generate

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 from toys import nudged
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 from toys import eager, nudged
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate

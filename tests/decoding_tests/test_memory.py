@@ -5,8 +5,7 @@ import tracemalloc
 
 import pytest
 import torch
-from conftest import tiny
-from kinds import KINDS
+from kinds import KINDS, tiny
 from toys import nudged
 
 from decoding import MTAD, Autoregressive, Backoff, Speculative, generate

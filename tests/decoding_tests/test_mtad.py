@@ -4,9 +4,9 @@ import random
 
 import pytest
 import torch
-from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import tiny
 from mtad_reference import Reference
 from toys import eager, greedy, nudged
 from verification import warped

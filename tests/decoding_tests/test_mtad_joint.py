@@ -4,7 +4,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 from toys import nudged
 
 from decoding import MTAD, MTJD, generate

@@ -4,16 +4,16 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import tiny
 from toys import eager, greedy
 from verification import warped
 
 from decoding import MTJD, Autoregressive, Sampling, generate
 from decoding.decoders import mtjd as module
 from decoding.state.sampling import DRAW
-from decoding.state.token_buffer import noise
+from decoding.state.sampling import counter_noise
 
 VOCAB = 5
 target = tiny("qwen3", layers=2, seed=1, vocab_size=VOCAB, initializer_range=0.1)
@@ -51,7 +51,7 @@ def by_hand(text, block, budget, ends, sampling, seed):
         # A block that has ended stands where it would with its last token repeated.
         blocks = sorted(found, key=lambda b: b + b[-1:] * (size - len(b)))
         p = warped(torch.tensor([[found[b] for b in blocks]]), sampling)[0]
-        u = 0.0 if sampling.greedy else float(noise(torch.tensor(seed), torch.tensor(len(answer)), DRAW))
+        u = 0.0 if sampling.greedy else float(counter_noise(torch.tensor(seed), torch.tensor(len(answer)), DRAW))
         chosen = int((p.cumsum(0) <= u).sum())
         answer += blocks[chosen]
     return answer

@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from counting import Operations, counted
+from kinds import tiny
 from toys import nudged
 
 from decoding import Autoregressive, Backoff, Sampling, Speculative
@@ -70,7 +70,7 @@ def test_greedy_makes_no_noise(monkeypatch):
     """A policy that reads noise still gets it."""
     made = []
     monkeypatch.setattr(
-        "decoding.state.token_buffer.noise", lambda seeds, *_: made.append(1) or torch.zeros(len(seeds))
+        "decoding.state.token_buffer.counter_noise", lambda seeds, *_: made.append(1) or torch.zeros(len(seeds))
     )
     for decoder in (Autoregressive(large), Speculative([small, large], stop=cut), Backoff([small, large], cut)):
         counted(monkeypatch, decoder, IDS[:1], **OPTIONS)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 
 from decoding import LM
 from decoding.kernels.packed_products import EXACT, PackedLinear, pack, padded

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from conftest import tiny
+from kinds import tiny
 from toys import nudged
 
 from decoding.cost import pair

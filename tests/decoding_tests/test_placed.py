@@ -3,7 +3,7 @@
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
-from conftest import tiny
+from kinds import tiny
 from torch import nn
 from toys import nudged
 

@@ -5,20 +5,20 @@ import logging
 
 import pytest
 import torch
-from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from kinds import tiny
 from toys import nudged, words
 
 from decoding import LM, Autoregressive, Speculative, generate, measure_cost
 from decoding.cost import cache as cost_cache
 from decoding.cost import speedup
-from decoding.cost.timing import Costs
+from decoding.cost.timing import PairCosts
 
 IDS = torch.tensor([[5, 9, 4]])
 LARGE = {1: 0.1, 8: 0.1}
-CHEAP, DEAR = (Costs(({1: s, 8: s}, LARGE)) for s in (0.001, 0.09))
-FULL = Costs(({1: 0.1, 9: 0.1}, {1: 1.0, 9: 1.0}), (0.001, 0.01), 0.5, 0.3, 0.2)
+CHEAP, DEAR = (PairCosts(({1: s, 8: s}, LARGE)) for s in (0.001, 0.09))
+FULL = PairCosts(({1: 0.1, 9: 0.1}, {1: 1.0, 9: 1.0}), (0.001, 0.01), 0.5, 0.3, 0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +41,9 @@ def write(pair, length=2, times=6, **options):
 def test_a_speedup_by_hand():
     # Kept half the time: 1 + 1/2 + 1/4 tokens for two small forwards and one large one.
     draft = {1: 0.1, 9: 0.1}
-    assert speedup.speedup(Costs((draft, {1: 1.0, 9: 1.0})), 2, [0.5]) == pytest.approx(1.75 / 1.2)
-    assert speedup.speedup(Costs((draft, {1: 1.0, 3: 2.0})), 2, [0.5, 0.2]) == pytest.approx(1.6 / 2.2)
-    assert speedup.best_length(Costs(({1: 0.0001, 9: 0.0001}, LARGE)), [1.0])[0] == max(speedup.LENGTHS)
+    assert speedup.speedup(PairCosts((draft, {1: 1.0, 9: 1.0})), 2, [0.5]) == pytest.approx(1.75 / 1.2)
+    assert speedup.speedup(PairCosts((draft, {1: 1.0, 3: 2.0})), 2, [0.5, 0.2]) == pytest.approx(1.6 / 2.2)
+    assert speedup.best_length(PairCosts(({1: 0.0001, 9: 0.0001}, LARGE)), [1.0])[0] == max(speedup.LENGTHS)
     assert speedup.best_length(DEAR, [0.5])[0] == 1
 
 
@@ -57,7 +57,7 @@ def test_what_is_done_beside_forwards_and_a_long_cache_count():
 @given(st.floats(0.01, 0.99), st.integers(1, 8))
 def test_the_rate_is_the_one_that_keeps_as_many(rate, length):
     kept = sum(rate**place for place in range(1, length + 1))
-    assert speedup.rate(kept, length) == pytest.approx(rate, abs=1e-6)
+    assert speedup.acceptance_from_mean(kept, length) == pytest.approx(rate, abs=1e-6)
 
 
 def test_a_pair_that_loses_is_warned_of_once(pair, cache, caplog):
@@ -74,7 +74,7 @@ def test_a_pair_that_loses_is_warned_of_once(pair, cache, caplog):
 
 
 def test_a_better_length_is_named(pair, caplog):
-    cost_cache.store(pair, Costs(({1: 0.02, 40: 0.02}, {1: 0.1, 2: 0.1, 3: 0.4, 40: 8.0})))
+    cost_cache.store(pair, PairCosts(({1: 0.02, 40: 0.02}, {1: 0.1, 2: 0.1, 3: 0.4, 40: 8.0})))
     write(pair)
     assert "; drafting 1 would be 1." in caplog.text
 
@@ -142,7 +142,7 @@ def test_a_broken_file_is_ignored_with_one_line(content, pair, caplog):
 
 def test_a_kill_leaves_the_old_file(pair, cache, monkeypatch):
     cost_cache.store(pair, CHEAP)
-    monkeypatch.setattr(cache.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(cost_cache.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         cost_cache.store(pair, DEAR)
     assert cost_cache.stored(pair) == CHEAP

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import tiny
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from decoding import Sampling
-from decoding.state.sampling import invert, noise
+from decoding.state.sampling import counter_noise, sample_from_weights
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
@@ -95,7 +95,7 @@ def test_bad_values_are_refused_by_name(values):
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_invert_never_draws_what_has_no_weight(weights, step):
     weights = torch.tensor(weights)
-    token = invert(weights, torch.tensor(step / 2**23))
+    token = sample_from_weights(weights, torch.tensor(step / 2**23))
     assert weights[token] > 0
     below = weights.double()[:token].sum() / weights.double().sum()
     above = weights.double()[: token + 1].sum() / weights.double().sum()
@@ -105,8 +105,8 @@ def test_invert_never_draws_what_has_no_weight(weights, step):
 def test_invert_keeps_leading_shapes():
     weights = torch.tensor([0.0, 2.0, 0.0, 2.0, 0.0]).expand(3, 2, 5)
     uniform = torch.tensor([0.0, 0.49]).expand(3, 2)
-    assert invert(weights, uniform).tolist() == [[1, 1]] * 3
-    assert invert(weights, 0.5 + uniform).tolist() == [[3, 3]] * 3
+    assert sample_from_weights(weights, uniform).tolist() == [[1, 1]] * 3
+    assert sample_from_weights(weights, 0.5 + uniform).tolist() == [[3, 3]] * 3
 
 
 def by_hand(seed: int, position: int, stream: int) -> float:
@@ -126,27 +126,27 @@ STEP, STREAM = 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
 def test_noise_has_known_values(seed):
     positions = torch.arange(50)
     for stream in (0, 1, 5):
-        mine = noise(torch.full((50,), seed), positions, stream)
+        mine = counter_noise(torch.full((50,), seed), positions, stream)
         assert mine.dtype == torch.float32
         assert mine.tolist() == [by_hand(seed, p, stream) for p in range(50)]
 
 
 def test_noise_known_answers():
     """Written down once: a change of these numbers changes every sampled text."""
-    values = (noise(torch.tensor([0, 0, 1, 42]), torch.tensor([0, 1, 0, 9]), 0) * 2**23).long()
+    values = (counter_noise(torch.tensor([0, 0, 1, 42]), torch.tensor([0, 1, 0, 9]), 0) * 2**23).long()
     assert values.tolist() == [5884337, 175063, 1858571, 1578134]
 
 
 def test_noise_does_not_depend_on_the_batch():
     seeds, positions = torch.arange(30)[:, None] + 3, torch.arange(20)
-    table = noise(seeds, positions, 2)
+    table = counter_noise(seeds, positions, 2)
     assert table.shape == (30, 20)
-    assert noise(torch.tensor([3 + 17]), torch.tensor([11]), 2) == table[17, 11]
+    assert counter_noise(torch.tensor([3 + 17]), torch.tensor([11]), 2) == table[17, 11]
 
 
 def test_noise_is_uniform_and_its_streams_unrelated():
     seeds, positions = torch.arange(400)[:, None], torch.arange(250)
-    tables = torch.stack([noise(seeds, positions, stream) for stream in range(5)]).double()
+    tables = torch.stack([counter_noise(seeds, positions, stream) for stream in range(5)]).double()
     assert tables.min() >= 0
     assert tables.max() < 1
     bins = torch.histc(tables.float(), 64, 0, 1)

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import KINDS
+from kinds import KINDS, tiny
 from toys import eager, nudged
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate

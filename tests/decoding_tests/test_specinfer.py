@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import tiny
 from test_exact import alone
 from toys import nudged
 from verification import warped

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 from toys import eager, nudged
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 

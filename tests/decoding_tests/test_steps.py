@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 from toys import eager, nudged, successor
 
 from decoding import Backoff, Speculative, generate
 from decoding.generation import commits, start
-from decoding.state.policy_state import entropy, repeated
-from decoding.state.sampling import POLICY, Sampling, noise
+from decoding.state.policy_state import entropy, longest_repeated_suffix
+from decoding.state.sampling import POLICY, Sampling, counter_noise
 
 NAN = float("nan")
 counting, mistaken = successor({}), successor({5: 0})
@@ -38,7 +38,7 @@ def test_steps_of_a_backoff_by_hand():
     said = entropy(counting.model(torch.tensor([[5], [9]])).logits[:, -1]).tolist()
     expected = [NAN] * 4 + [said[0]] * 4 + [said[1]] * 2
     assert watcher.column("large_entropy") == pytest.approx(expected, nan_ok=True, rel=1e-5)
-    assert watcher.column("uniform") == noise(torch.tensor([6]), torch.arange(10), POLICY).tolist()
+    assert watcher.column("uniform") == counter_noise(torch.tensor([6]), torch.arange(10), POLICY).tolist()
 
 
 def test_steps_of_a_draft_by_hand():
@@ -57,7 +57,7 @@ def test_each_policy_of_a_backoff_has_noise_of_its_own():
     decoder = Backoff([counting, mistaken, counting], watchers)
     generate(decoder, torch.tensor([[2]]), max_new_tokens=5, eos_token_id=(), seed=1)
     for i, watcher in enumerate(watchers):
-        assert watcher.column("uniform") == noise(torch.tensor([1]), torch.arange(5), POLICY + i).tolist()
+        assert watcher.column("uniform") == counter_noise(torch.tensor([1]), torch.arange(5), POLICY + i).tolist()
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
@@ -151,6 +151,6 @@ def test_repeated_is_the_longest_end_that_was_there_before():
     generator = torch.Generator().manual_seed(0)
     answers = torch.randint(0, 2, (60, 20), generator=generator)
     lengths = torch.randint(0, 21, (60,), generator=generator)
-    found = repeated(answers, lengths).tolist()
+    found = longest_repeated_suffix(answers, lengths).tolist()
     assert found == [by_hand(row[:n].tolist()) for row, n in zip(answers, lengths.tolist(), strict=True)]
     assert len(set(found)) > 4

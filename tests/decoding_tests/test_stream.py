@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import tiny
 from toys import characters, nudged, words
 
 from decoding import LM, Autoregressive, Backoff, Speculative, generate
 from decoding.state.streaming import PieceStream
-from decoding.state.token_buffer import Commit, Text
+from decoding.state.token_buffer import Commit, TokenBuffer
 from policies import Random
 
 WORDS, CHARACTERS = words(), characters()
@@ -41,7 +41,7 @@ def test_pieces_join_to_the_answer(decoder, eos, prompts):
 
 def streamed(tokenizer, tokens, chunk=1):
     """The pieces of a text that is committed ``chunk`` tokens at a time."""
-    text = Text(torch.tensor([[5]]), torch.tensor([[1]]), len(tokens), chunk, (), 0)
+    text = TokenBuffer(torch.tensor([[5]]), torch.tensor([[1]]), len(tokens), chunk, (), 0)
     pieces = []
     stream = PieceStream(pieces.append, tokenizer, 1)
     for at in range(0, len(tokens), chunk):

@@ -4,13 +4,12 @@ import random
 
 import pytest
 import torch
-from conftest import tiny
-from kinds import KINDS
+from kinds import KINDS, tiny
 from toys import eager, nudged
 
 from decoding import MTAD, generate
 from decoding.kv_cache.session import Session
-from decoding.kv_cache.token_tree import Tree
+from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.architectures import counts_slots
 
 MODELS = {kind: tiny(kind, layers=2, seed=4) for kind in KINDS}
@@ -31,7 +30,7 @@ def random_trees(choose, lengths):
     for r, row in enumerate(paths):
         for node, path in enumerate(row):
             seen[r, node, path] = True
-    return paths, Tree(lengths, torch.tensor([[len(path) for path in row] for row in paths]), seen)
+    return paths, TokenTree(lengths, torch.tensor([[len(path) for path in row] for row in paths]), seen)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -17,6 +17,7 @@ from toys import nudged
 
 from decoding.cost.timing import seconds
 from experiments.backoff import command
+from experiments.backoff_tables import table as backoff_table
 from experiments.backoff_tables.policies import METHODS, Evenly, Fits
 from experiments.backoff_tables.table import against_chance, large_share, seconds_per_token, summary
 from experiments.backoff_tables.texts import columns
@@ -24,7 +25,7 @@ from experiments.decision import decision_share
 from policies import Periodic, Rule
 from train.common.preparation import prepare
 from train.evaluation.live import bootstrap
-from train.evaluation.live_tuning import Chosen
+from train.evaluation.live_tuning import TunedBackoff
 from train.fit_policy import FitPolicy
 from train.methods.backoff import BackoffRun
 from train.pipeline import describe
@@ -43,7 +44,7 @@ def options(**given) -> list[str]:
 def few_draws():
     """Intervals from 100 draws: how they are drawn has its own test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "bootstrap", partial(bootstrap, draws=100))
+        patch.setattr(backoff_table, "bootstrap", partial(bootstrap, draws=100))
         yield
 
 
@@ -75,7 +76,7 @@ def finish(config) -> None:
     run_study(study, search, 1, [])
     (trial,) = [t for t in study.trials if t.values is not None]
     policy = search.policy(trial.params)
-    result = describe(job, method, study, Chosen(policy, trial.number, 0.5, 1.0, 1.0))
+    result = describe(job, method, study, TunedBackoff(policy, trial.number, 0.5, 1.0, 1.0))
     groups = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
     policy.save(folder / "policy.json", result["models"], {"groups": groups})
     (folder / "result.json").write_text(json.dumps(result))

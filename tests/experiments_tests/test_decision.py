@@ -1,18 +1,18 @@
 """What a decision costs, by the command that measures it."""
 
 import pytest
-from conftest import tiny
 from job_toys import toy_prompts
+from kinds import tiny
 
 from experiments.decision import ALL, CONFIDENCES, decision_share, main
 from policies import Rule
-from policies.features.fast_path import Watch
+from policies.features.fast_path import CompiledPolicy
 
 
 def test_both_ways_are_timed(monkeypatch):
     """Steps are built only where they are asked for."""
-    asked, table = [], Watch.table
-    monkeypatch.setattr(Watch, "table", lambda *args: asked.append(1) or table(*args))
+    asked, table = [], CompiledPolicy.table
+    monkeypatch.setattr(CompiledPolicy, "table", lambda *args: asked.append(1) or table(*args))
     lm, prompts = tiny(), toy_prompts(2)
     assert decision_share(lm, Rule("entropy", 1.0), prompts, 5) > 0
     assert len(asked) == 3 * 5

@@ -25,7 +25,7 @@ from policies import Random
 from train.common.atomic import read_rows
 from train.common.cli import InputError
 from train.common.generations import counted
-from train.replay.backoff import Cost
+from train.replay.backoff import TimingTables
 from train.search.recipes import RECIPES
 
 ALL = sorted(set(KINDS) - {"policy", "large"})
@@ -353,7 +353,7 @@ def test_a_changed_policy_is_another_method(tmp_path):
 def test_prices_by_hand(pair):
     """The small model costs 1 and the large one 10 a call, and a tenth of that for each token it reads."""
     tokens = [1, 2, 4, 100]
-    cost = Cost({n: 1 + 0.1 * n for n in tokens}, {n: 10 + n for n in tokens})
+    cost = TimingTables({n: 1 + 0.1 * n for n in tokens}, {n: 10 + n for n in tokens})
     prompt = toy_prompts(1)[0]
     p = len(prompt.ids)
     row = {"answer": [5] * 6, "writers": [0, 0, 1, 0, 1, 1], "target_calls": 3, "drafted": 6, "verified": 6}

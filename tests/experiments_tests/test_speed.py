@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from job_toys import save_model, toy_pair, toy_prompts, write_prompts
+from kinds import tiny
 from matplotlib.image import imread
 
 from decoding.kernels.packed_products import pack
@@ -200,13 +200,13 @@ def test_with_forwards_alone_the_overhead_is_one(fresh, monkeypatch, batch):
 
 
 def test_what_is_done_between_forwards_is_overhead(fresh, monkeypatch):
-    from decoding.state.token_buffer import Text
+    from decoding.state.token_buffer import TokenBuffer
 
     task = setup.Task(1, 0, toy_prompts(1, seed=3))
     measuring = turn(fresh, ("autoregressive",))
-    clock, append = Clock(fresh.modules), Text.append
+    clock, append = Clock(fresh.modules), TokenBuffer.append
     monkeypatch.setattr(forwards, "clock", clock)
-    monkeypatch.setattr(Text, "append", lambda *args: setattr(clock, "now", clock.now + 2.0) or append(*args))
+    monkeypatch.setattr(TokenBuffer, "append", lambda *args: setattr(clock, "now", clock.now + 2.0) or append(*args))
     measured = measuring.row(task, 0)["methods"]["autoregressive"]
     assert measured["seconds"] - measured["bare"] == pytest.approx(2.0 * measured["tokens"], rel=0.01)
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from conftest import tiny
 from export_toys import exported
+from kinds import tiny
 from toys import eager, nudged
 from transformers.generation.candidate_generator import AssistedCandidateGenerator
 

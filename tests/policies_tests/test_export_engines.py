@@ -9,8 +9,8 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from export_toys import exported, mlp
+from kinds import tiny
 from toys import eager, nudged
 
 from decoding import Speculative, generate

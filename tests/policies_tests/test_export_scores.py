@@ -8,20 +8,20 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from export_toys import CLASSES, SPECIMENS, exported, source
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import tiny
 
 from decoding import Backoff, generate
-from decoding.state.policy_state import repeated
+from decoding.state.policy_state import longest_repeated_suffix
 from decoding.step import Step
 from policies import Logistic, Rule
 from policies.export.engines.onnx_graph import rows
 from policies.export.engines.portable_json import SCHEMA, document
 from policies.export.runtime import FEATURES as NUMPY_FEATURES
 from policies.export.runtime import Decision, Trail
-from policies.export.runtime import repeated as numpy_repeated
+from policies.export.runtime import longest_repeated_suffix as numpy_repeated
 from policies.features.table import FEATURES, feature_columns, history_for
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
@@ -149,7 +149,7 @@ def test_a_feature_that_was_not_given_is_named():
 @settings(deadline=None)
 def test_a_loop_is_as_long_as_the_engine_says(answer):
     padded = torch.tensor([answer + [0] * (20 - len(answer))])
-    assert numpy_repeated(answer) == int(repeated(padded, torch.tensor([len(answer)])))
+    assert numpy_repeated(answer) == int(longest_repeated_suffix(padded, torch.tensor([len(answer)])))
 
 
 def test_a_trail_decides_as_the_engine_does(prompts):

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 import transformers
-from conftest import tiny
 from export_toys import exported
+from kinds import tiny
 from toys import nudged
 
 from decoding import MTAD, Backoff, Sampling, Speculative, default_pair, generate
@@ -120,7 +120,7 @@ def test_drafts_are_as_long_as_ours_round_by_round(pair, prompts, keep, form, tm
     folder = exported(policy, "transformers", tmp_path, role="stop", length=5, models=identities(pair))
     decoder = Speculative(list(pair), 5, stop=policy, keep=keep)
     call(pair, folder, *prompts, callable=form == "callable")  # imports the copy
-    copies = [name for name in sys.modules if name.endswith(".decoding_speculative")]
+    copies = [name for name in sys.modules if name.endswith(".decoding_decoders_speculative")]
     theirs = recorded(monkeypatch, sys.modules[copies[-1]].Speculative)
     found = call(pair, folder, *prompts, keep=keep, callable=form == "callable", fresh=False)
     mine = recorded(monkeypatch, Speculative)

@@ -5,14 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 from toys import nudged
 
 from decoding import Backoff, Speculative, generate
-from decoding.state.policy_state import Trail
-from decoding.state.token_buffer import Text
+from decoding.state.policy_state import PolicyState
+from decoding.state.token_buffer import TokenBuffer
 from policies import FEATURES, MLP, Logistic, Margins, Momentum, Periodic, Random, Rule, feature_columns
-from policies.features.fast_path import Watch, compiled
+from policies.features.fast_path import CompiledPolicy, compiled
 
 pytestmark = pytest.mark.skipif(compiled() is None, reason="numba is not here: decisions are taken by torch operations")
 
@@ -32,14 +32,14 @@ def text_of(seed=0, few=3):
     """Texts that hold the same ``few`` tokens again and again."""
     ids = torch.randint(3, 3 + few, (BATCH, PROMPT), generator=torch.Generator().manual_seed(seed))
     mask = (torch.arange(PROMPT) >= torch.tensor([0, 3, 5, 1])[:, None]).long()
-    text = Text(ids * mask, mask, BUDGET, 4, (), 0)
+    text = TokenBuffer(ids * mask, mask, BUDGET, 4, (), 0)
     text.ids[:] = torch.randint(3, 3 + few, text.ids.shape, generator=torch.Generator().manual_seed(seed + 1))
     return text
 
 
 def of_steps(policy, text):
     """A trail that builds steps, as on other devices."""
-    trail = Trail(policy, text)
+    trail = PolicyState(policy, text)
     trail.watch = None
     return trail
 
@@ -56,7 +56,7 @@ def logits_of(rows, seed, kind="plain"):
 def test_the_table_is_that_of_the_features(kind, few):
     """Of rows that come and go, that the larger model checks, that forget what they drafted, and that are all loop."""
     policy, text = fitted(Logistic), text_of(few=few)
-    watched, built = Trail(policy, text), of_steps(policy, text)
+    watched, built = PolicyState(policy, text), of_steps(policy, text)
     rng = torch.Generator().manual_seed(3)
     for place in range(BUDGET):
         rows = torch.tensor([[0, 1, 2, 3], [1, 3], [2]][place % 3])
@@ -93,7 +93,7 @@ def test_the_table_is_that_of_the_features(kind, few):
 )
 def test_every_kind_decides_as_it_does_on_steps(policy):
     policy, text = copy.deepcopy(policy), text_of()
-    watched, built = Trail(policy, text), of_steps(policy, text)
+    watched, built = PolicyState(policy, text), of_steps(policy, text)
     rows, risks = torch.arange(BATCH), []
     for place in range(BUDGET):
         logits, lengths = logits_of(BATCH, place), text.prompts + place
@@ -115,7 +115,7 @@ def test_what_is_broken_escalates(names):
     logits = logits_of(BATCH, 0)
     logits[1, 7] = torch.nan
     policy.set_threshold(np.inf)
-    said = Trail(policy, text).decide(logits, torch.arange(BATCH), text.prompts + 2)
+    said = PolicyState(policy, text).decide(logits, torch.arange(BATCH), text.prompts + 2)
     assert said.tolist() == ([True] * BATCH if "last_is_digit" in names else [False, True, False, False])
 
 
@@ -127,8 +127,8 @@ def test_decoders_write_the_same(monkeypatch, prompts):
     table = np.random.default_rng(0).normal(2.4, 1, (400, 5))
     policy.fit(table, table[:, 0] > 2.4)
     calls = []
-    original = Watch.table
-    monkeypatch.setattr(Watch, "table", lambda *args: calls.append(1) or original(*args))
+    original = CompiledPolicy.table
+    monkeypatch.setattr(CompiledPolicy, "table", lambda *args: calls.append(1) or original(*args))
     for decoder in (Backoff([small, large], policy), Speculative([small, large], 4, stop=policy)):
         written = []
         for kernels in (compiled, lambda: None):
@@ -166,7 +166,7 @@ class Wrapped:
 def test_who_answers_in_another_way_is_asked(policy):
     """Noise is not compiled; a subclass may answer as it likes; a wrapper passes on what it lacks, but not this."""
     text = text_of()
-    trail = Trail(policy, text)
+    trail = PolicyState(policy, text)
     assert trail.watch is None
     trail.decide(logits_of(BATCH, 0), torch.arange(BATCH), text.prompts)
     assert getattr(policy, "asked", 1) == 1
@@ -174,7 +174,7 @@ def test_who_answers_in_another_way_is_asked(policy):
 
 def test_a_new_threshold_is_seen_at_once():
     text, policy = text_of(), Rule("entropy", 0.0)
-    trail = Trail(policy, text)
+    trail = PolicyState(policy, text)
     decide = lambda: trail.decide(logits_of(BATCH, 0), torch.arange(BATCH), text.prompts).tolist()  # noqa: E731
     assert decide() == [True] * BATCH
     policy.set_threshold(1e9)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from conftest import tiny
+from kinds import tiny
 from toys import words
 
 from train.distill import Distill

@@ -1,6 +1,9 @@
 """One tiny configuration for everything that makes an architecture read its cache differently."""
 
+import torch
 import transformers
+
+from decoding import LM
 
 SHAPE = {
     "vocab_size": 37,
@@ -71,3 +74,9 @@ def build(kind: str, **changes):
     if not hasattr(config, "num_key_value_heads"):
         del options["num_key_value_heads"]
     return transformers.AutoModelForCausalLM.from_config(config(**options))
+
+
+def tiny(kind: str = "llama", layers: int = 2, seed: int = 0, **changes) -> LM:
+    """A random model small enough for exact comparisons; wide initial weights keep its distribution peaked."""
+    torch.manual_seed(seed)
+    return LM(build(kind, num_hidden_layers=layers, **changes))

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from verification import warped
 
-from decoding.state.sampling import DRAW, REPLACE, noise
+from decoding.state.sampling import DRAW, REPLACE, counter_noise
 
 
 class Unsure(Exception):
@@ -42,7 +42,7 @@ class Reference:
             raise Unsure
 
     def uniform(self, place, stream):
-        return float(noise(torch.tensor(self.seed), torch.tensor(place), stream))
+        return float(counter_noise(torch.tensor(self.seed), torch.tensor(place), stream))
 
     def write(self, prompt, budget, seed):
         """The rounds of an answer, each a list of tokens, and whether rounding let it come to its end."""

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from conftest import tiny
+from kinds import tiny
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, Whitespace

@@ -6,7 +6,7 @@ from itertools import product
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from decoding.acceptance.rules import Draft
+from decoding.acceptance.draft_block import DraftBlock
 
 TOP = 1 - 2.0**-23
 """The largest noise there is."""
@@ -56,7 +56,7 @@ class World:
         if certain:
             q = torch.full_like(q, -torch.inf).scatter_(2, tokens[..., None], 0.0)
         r = len(rows)
-        draft = Draft(
+        draft = DraftBlock(
             tokens=tokens,
             lengths=torch.tensor([n for _, n in rows]),
             draft_logits=q,

@@ -16,7 +16,7 @@ from policies import Rule
 from train.common.generations import write
 from train.monitoring import drift
 from train.monitoring.drift import Monitor, traffic
-from train.monitoring.recorder import Watch, tuned_on
+from train.monitoring.recorder import StepRecorder, tuned_on
 
 NAMES = ("entropy", "agreed")
 
@@ -132,7 +132,7 @@ def test_texts_read_again_show_what_the_policy_saw():
     small, large = toy_pair()
     prompts = toy_prompts(6)
     policy = Rule("entropy", 2.8)
-    watch = Watch(policy)
+    watch = StepRecorder(policy)
     texts = write(Backoff([small, large], watch), prompts, 10)
     assert texts == write(Backoff([small, large], policy), prompts, 10)
     names, table, escalated, accepted = watch.take()
@@ -157,7 +157,7 @@ def test_another_model_is_noticed():
     texts = write(Backoff([small, large], policy), prompts, 12)
     monitor = Monitor(tuned_on(small, large, policy, prompts, texts, [a for a, _ in texts]))
     for other, moved in ((small, False), (sharper(small), True)):
-        watch = Watch(policy)
+        watch = StepRecorder(policy)
         write(Backoff([other, large], watch), toy_prompts(40, seed=9), 12)
         assert monitor.update(*watch.take()).moved == moved
 

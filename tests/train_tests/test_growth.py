@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 
-from train.distillation.grow import grown
+from train.distillation.grow import grow
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def sizes(model):
 def test_it_writes_the_same(small, factor, more, inner):
     layers, width, heads, keys, _ = sizes(small)
     torch.manual_seed(0)
-    large = grown(small, layers + more, width * factor, heads * factor, inner)
+    large = grow(small, layers + more, width * factor, heads * factor, inner)
     assert sizes(large)[:4] == (layers + more, width * factor, heads * factor, keys * factor)
     ids = torch.randint(small.config.vocab_size, (2, 12))
     with torch.inference_mode():
@@ -38,7 +38,7 @@ def test_it_writes_the_same(small, factor, more, inner):
 
 def test_what_is_new_learns(small):
     layers, width, heads, _, _ = sizes(small)
-    large = grown(small, layers + 1, 2 * width, 2 * heads)
+    large = grow(small, layers + 1, 2 * width, 2 * heads)
     optimizer = torch.optim.SGD(large.parameters(), lr=0.1)
     ids = torch.randint(small.config.vocab_size, (4, 12))
     before = {name: weight.detach().clone() for name, weight in large.named_parameters()}
@@ -63,4 +63,4 @@ def test_what_is_new_learns(small):
 )
 def test_what_is_no_growth_is_refused(small, size, words):
     with pytest.raises(ValueError, match=words):
-        grown(small, **size)
+        grow(small, **size)

@@ -15,15 +15,15 @@ from job_toys import ENV, FAST, ROOT, command, save_model, toy_pair, toy_prompts
 from decoding import LM, MTAD, Exact, SpecInfer, Speculative, generate
 from decoding.__main__ import main as decode
 from decoding.acceptance.rules import RULES, rule
-from decoding.decoders.from_spec import drafting
+from decoding.decoders.from_spec import build_decoder
 from policies import Rule, load, token_classes
-from policies.decoder_spec import EXACT, Role, role_of
+from policies.decoder_spec import EXACT, DecoderSpec, spec_of
 from policies.export.source import ExportError, open_source
 from train.data.prompts import load_prompts
 from train.fit_policy import main
 from train.methods.hybrid import HybridRun, against_single, described, verdict
-from train.quality.metric import Judge
-from train.replay.backoff import Cost
+from train.quality.metric import QualityMetric
+from train.replay.backoff import TimingTables
 from train.search import leniency
 from train.search.backoff import Goal
 from train.search.draft_stop import StopSearch
@@ -50,7 +50,11 @@ def searching(tmp_path_factory):
 
     def search(goal: Goal, kind: str = "logistic") -> HybridSearch:
         return HybridSearch(
-            StopSearch(kind, traces.of(fit), traces, Cost(*TABLES), classes), pair, prompts[6:], goal, Judge(pair[1])
+            StopSearch(kind, traces.of(fit), traces, TimingTables(*TABLES), classes),
+            pair,
+            prompts[6:],
+            goal,
+            QualityMetric(pair[1]),
         )
 
     return search
@@ -155,7 +159,7 @@ def test_the_best_that_meets_the_goal_is_chosen_at_corrected_speeds(searching, g
     if best is None:
         assert chosen is None and "no trial reached 3x: the fastest is about 1.98x" in capsys.readouterr().out
     else:
-        assert (chosen.trial, chosen.role) == (best, Role("stop", best + 1))
+        assert (chosen.trial, chosen.role) == (best, DecoderSpec("stop", best + 1))
         assert chosen.faster == pytest.approx(0.8 if best == 3 else 0.9)
 
 
@@ -223,7 +227,7 @@ def test_it_leaves_a_decoder_a_report_and_its_data(finished):
 def test_the_saved_policy_rebuilds_the_decoder(toys, finished, capsys):
     pair = [LM.load(path) for path in (toys.small, toys.large)]
     policy = load(finished.folder / "policy.json", [lm.identity() for lm in pair])
-    decoder, rows = drafting(pair, policy, role_of(policy.provenance)), finished.folder / "holdout.jsonl"
+    decoder, rows = build_decoder(pair, policy, spec_of(policy.provenance)), finished.folder / "holdout.jsonl"
     measured = {row["id"]: row["methods"]["tuned"]["answer"] for row in map(json.loads, rows.open())}
     prompts = [p for p in load_prompts(toys.prompts, pair[1].tokenizer, None) if p.id in measured]
     assert len(prompts) == 12
@@ -290,24 +294,24 @@ def test_bad_input_is_one_sentence_and_writes_nothing(toys, tmp_path, capfd, cha
 def test_a_role_says_how_drafts_are_accepted():
     pair = toy_pair()
     known = {"role": "stop", "length": 3, "keep": True}
-    lenient = role_of(known | {"accept": {"name": "Lenient", "lenience": 0.2}, "beams": 1})
-    decoder = drafting(pair, Rule("entropy", 1.0), lenient)
+    lenient = spec_of(known | {"accept": {"name": "Lenient", "lenience": 0.2}, "beams": 1})
+    decoder = build_decoder(pair, Rule("entropy", 1.0), lenient)
     assert isinstance(decoder, Speculative) and decoder.accept.lenience == 0.2
     assert (decoder.length, decoder.keep, lenient.method) == (3, True, "speculative")
-    exact = drafting(pair, Rule.never(), role_of(known))
+    exact = build_decoder(pair, Rule.never(), spec_of(known))
     assert isinstance(exact.accept, Exact) and exact.stop is None
-    beams = role_of(known | {"accept": {"name": "Joint", "tau": 0.2, "filtered": False}, "beams": 3})
-    decoder = drafting(pair, Rule.never(), beams)
+    beams = spec_of(known | {"accept": {"name": "Joint", "tau": 0.2, "filtered": False}, "beams": 3})
+    decoder = build_decoder(pair, Rule.never(), beams)
     assert isinstance(decoder, MTAD) and (decoder.beams, decoder.length, decoder.accept.tau) == (3, 3, 0.2)
     assert beams.method == "mtad" and not decoder.tree
     tree = beams._replace(tree=True)
-    assert tree.method == "mmtad" and drafting(pair, Rule.never(), tree).tree
-    exact = role_of(known | {"beams": 3, "tree": True})
-    decoder = drafting(pair, Rule.never(), exact)
+    assert tree.method == "mmtad" and build_decoder(pair, Rule.never(), tree).tree
+    exact = spec_of(known | {"beams": 3, "tree": True})
+    decoder = build_decoder(pair, Rule.never(), exact)
     assert isinstance(decoder, SpecInfer) and decoder.branches == (3, 1, 1) and exact.method == "specinfer"
     for wrong in ({"accept": "Lenient"}, {"accept": {}}, {"beams": 0}, {"beams": 3}, {"tree": 1}):
         with pytest.raises(ValueError, match="tune it again"):
-            role_of(known | wrong)
+            spec_of(known | wrong)
 
 
 @pytest.mark.parametrize("method", ["mtad", "mmtad", "specinfer"])
@@ -336,16 +340,16 @@ def test_an_engine_that_accepts_exactly_is_not_handed_leniency(tmp_path):
 
 
 def test_a_reader_is_told_all_three_decisions():
-    role = Role("stop", 5, accept={"name": "Divergence", "threshold": 0.95, "kind": "kl"})
+    role = DecoderSpec("stop", 5, accept={"name": "Divergence", "threshold": 0.95, "kind": "kl"})
     option = SimpleNamespace(policy=Rule.never(), role=role)
     assert described(option) == "constant length 5, Divergence 0.95"
     option.policy = Rule("entropy", 1.0)
     assert described(option) == "rule stop, at most 5, Divergence 0.95"
-    option.role = Role("stop", 4, accept={"name": "Joint", "tau": 0.5, "filtered": False}, beams=3)
+    option.role = DecoderSpec("stop", 4, accept={"name": "Joint", "tau": 0.5, "filtered": False}, beams=3)
     assert described(option) == "MTAD, 3 beams of 4, tau 0.5"
     option.role = option.role._replace(tree=True)
     assert described(option) == "MMTAD, 3 beams of 4, tau 0.5"
     option.role = option.role._replace(accept=EXACT)
     assert described(option) == "SpecInfer, exact, 3 branches of 4"
-    option.role = Role("stop", 4)
+    option.role = DecoderSpec("stop", 4)
     assert described(option) == "rule stop, at most 4, Exact"

@@ -10,7 +10,7 @@ from train.common.cli import InputError
 from train.fit_policy import main
 from train.pipeline import told_apart
 from train.quality.guarded_regret import end_tokens, guarded_regret, score
-from train.quality.metric import Judge
+from train.quality.metric import QualityMetric
 
 
 def variety(prompt, reference, text):
@@ -31,7 +31,7 @@ def pair():
 def test_without_a_grader_it_is_guarded_regret(pair):
     prompt, (answer, reference) = toy_prompts(1)[0], ([5, 6, 7], [8, 9, 5])
     (one,) = score(pair[1], [prompt.ids], [answer])
-    judge = Judge(pair[1])
+    judge = QualityMetric(pair[1])
     assert judge(prompt, answer, reference) == (
         guarded_regret(one, answer, reference, end_tokens(pair[1])),
         pytest.approx(one.regret.mean()),
@@ -40,16 +40,16 @@ def test_without_a_grader_it_is_guarded_regret(pair):
 
 
 def test_a_grader_s_loss_is_what_it_takes_off_the_large_model_s_score(pair):
-    prompt, judge = toy_prompts(1)[0], Judge(pair[1], "test_judge:variety")
+    prompt, judge = toy_prompts(1)[0], QualityMetric(pair[1], "test_judge:variety")
     assert judge(prompt, [5, 5, 5, 5], [5, 6])[0] == 0.75
     assert judge(prompt, [5, 6, 2], [5, 5])[0] == -0.5  # the end is no word
     assert judge(prompt, [5, 5], [5, 5])[0] == 0
     assert judge.loss_name == "score lost (test_judge:variety)"
-    assert judge(prompt, [5, 6], [7, 8])[1] == Judge(pair[1])(prompt, [5, 6], [7, 8])[1]
+    assert judge(prompt, [5, 6], [7, 8])[1] == QualityMetric(pair[1])(prompt, [5, 6], [7, 8])[1]
 
 
 def test_an_answer_is_graded_once(pair, monkeypatch):
-    prompt, judge, asked = toy_prompts(1)[0], Judge(pair[1], "test_judge:variety"), []
+    prompt, judge, asked = toy_prompts(1)[0], QualityMetric(pair[1], "test_judge:variety"), []
     monkeypatch.setattr(judge, "grade", lambda *given: asked.append(given) or 0.5)
     for answer in ([5, 6], [5, 7], [5, 6]):
         judge(prompt, answer, [8, 9])
@@ -110,17 +110,17 @@ def test_what_cannot_be_graded_is_said_before_any_work(toys, tmp_path, changes, 
 
 def test_a_grader_that_does_not_tell_the_models_apart_is_no_evidence(pair):
     class Job:
-        judge = Judge(pair[1], "test_judge:variety")
+        judge = QualityMetric(pair[1], "test_judge:variety")
 
     small = {"key": "small", "loss": 0.02, "loss_interval": [-0.1, 0.14]}
     assert "does not tell the small model from the large one" in told_apart(Job, [small])
     assert told_apart(Job, [small | {"loss_interval": [0.01, 0.3]}]) == ""
-    Job.judge = Judge(pair[1])
+    Job.judge = QualityMetric(pair[1])
     assert told_apart(Job, [small]) == ""
 
 
 def test_a_score_of_nothing_stops_the_run(pair):
     with pytest.raises(InputError, match="gives no score to the prompt p0; leave it out"):
-        Judge(pair[1], "test_judge:none_for_long")._score(
+        QualityMetric(pair[1], "test_judge:none_for_long")._score(
             type(toy_prompts(1)[0])("p0", "f", "g", "a b c d e f g", (5,), None), ()
         )

@@ -10,7 +10,7 @@ from job_toys import toy_pair, toy_prompts
 from decoding import Autoregressive, Backoff
 from policies import Random, Rule
 from train.evaluation import holdout, live
-from train.quality.metric import Judge
+from train.quality.metric import QualityMetric
 from train.search.backoff import Goal
 
 NEW = 6
@@ -41,7 +41,7 @@ def run(pair, tmp_path, monkeypatch):
     def call(names=("large", "small", "random"), count=5, **options):
         call.order = []
         chosen = {name: decoders[name] for name in names}
-        return live.measure(chosen, prompts[:count], NEW, Judge(large), call.path, "test", **options)
+        return live.measure(chosen, prompts[:count], NEW, QualityMetric(large), call.path, "test", **options)
 
     call.path = tmp_path / "live.jsonl"
     monkeypatch.setattr(live, "_answer", noted)

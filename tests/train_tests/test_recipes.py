@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny
+from kinds import tiny
 from toys import eager, greedy, nudged
 
 from decoding import PromptLookup, Sampling, generate

@@ -21,9 +21,9 @@ from policies import FEATURES, MLP, Logistic, Periodic, Random, Rule, Survival, 
 from train.common.generations import batch_of
 from train.data.prompts import load_prompts
 from train.data.splits import split
-from train.replay.backoff import Cost
+from train.replay.backoff import TimingTables
 from train.replay.oracle import oracle
-from train.replay.rounds import Texts, runs
+from train.replay.rounds import LoggedTexts, runs
 from train.replay.speculative import Replay, expected, gap
 from train.traces import collect_drafts as collecting
 from train.traces.collect_drafts import collect_drafts
@@ -31,7 +31,7 @@ from train.traces.draft_traces import read_drafts
 from train.traces.handoff_traces import TraceError, read_traces
 
 NEW, LONGEST = 16, 7
-cost = Cost({"1": 1.0, "2": 1.5, "4": 2.0, "8": 3.0}, {"1": 10.0, "2": 11.0, "4": 13.0, "8": 18.0})
+cost = TimingTables({"1": 1.0, "2": 1.5, "4": 2.0, "8": 3.0}, {"1": 10.0, "2": 11.0, "4": 13.0, "8": 18.0})
 READABLE = tuple(name for name, feature in FEATURES.items() if not feature.needs_target)
 prompts = toy_prompts(8, seed=10)
 
@@ -212,7 +212,7 @@ def every_way(run, prompt, longest, budget):
 def test_the_oracle_is_the_best_of_all_ways(agree, prompt, longest, room):
     run = runs(np.array(agree))
     n = len(agree)
-    texts = Texts(np.array([0]), np.array([n]), np.array([prompt]), run)
+    texts = LoggedTexts(np.array([0]), np.array([n]), np.array([prompt]), run)
     assert oracle(texts, longest, n + room, cost) == pytest.approx(min(every_way(run, prompt, longest, n + room)))
 
 

@@ -14,7 +14,7 @@ from policies import Rule
 from train.data.prompts import Prompt
 from train.evaluation import live
 from train.evaluation.samples import samples
-from train.quality.metric import Judge
+from train.quality.metric import QualityMetric
 from train.reports.page import write_html
 
 NEW = 20
@@ -35,7 +35,7 @@ def rows(pair, tmp_path):
 
     def measured(policy):
         decoders = {"large": Autoregressive(pair[1]), "tuned": Backoff(pair, policy)}
-        live.measure(decoders, prompts, NEW, Judge(pair[1]), tmp_path / "live.jsonl", "test", policy.describe())
+        live.measure(decoders, prompts, NEW, QualityMetric(pair[1]), tmp_path / "live.jsonl", "test", policy.describe())
         return live.finished(tmp_path / "live.jsonl", decoders, policy.describe())
 
     return measured

@@ -13,13 +13,13 @@ from optuna.trial import TrialState
 
 from policies import Logistic, Rule
 from policies.features.token_classes import BITS
-from train.replay.backoff import Cost
+from train.replay.backoff import TimingTables
 from train.search.backoff import FEATURE_SETS, GRID, Goal, Search, solve
 from train.search.study import WORKER, finalists, open_study, run_study
 from train.search.thresholds import risks
 from train.traces.handoff_traces import FEATURE_COLUMNS, Traces
 
-COST = Cost({"1": 1.0, "4": 1.5, "16": 4.0}, {"1": 4.0, "4": 5.0, "16": 10.0})
+COST = TimingTables({"1": 1.0, "4": 1.5, "16": 4.0}, {"1": 4.0, "4": 5.0, "16": 10.0})
 point = st.tuples(st.floats(0.1, 10), st.floats(0, 1))
 curves = st.lists(point, max_size=20).map(lambda points: np.array(points).reshape(-1, 2))
 factors = st.floats(0.5, 2)

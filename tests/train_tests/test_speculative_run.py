@@ -12,10 +12,10 @@ from toys import nudged
 from decoding import LM
 from decoding.__main__ import main as decode
 from policies import Rule, load
-from policies.decoder_spec import Role, role_of
+from policies.decoder_spec import DecoderSpec, spec_of
 from policies.export.source import open_source
 from train.fit_policy import main
-from train.methods.speculative import ChosenStop, against_constant, verdict
+from train.methods.speculative import TunedStop, against_constant, verdict
 from train.reports import page
 
 TABLES = [{"1": 1.0, "4": 1.05, "16": 1.2}, {"1": 10.0, "4": 10.5, "16": 13.0}]
@@ -65,7 +65,7 @@ def test_it_leaves_a_stop_a_report_and_its_data(toys, finished):
     assert exact["speculative"]["length"] == max(constant, key=constant.get)
     assert len(result["trials"]) == 45 and all(t["feasible"] for t in result["trials"])
     assert max(t["speedup"] for t in result["trials"]) >= max(constant.values()) > 1
-    page = (finished.folder / "page.html").read_text(encoding="utf-8")
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
     assert "longest draft, tokens" in page and "Speed over the best constant length" in page
     assert (finished.folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
@@ -73,7 +73,7 @@ def test_it_leaves_a_stop_a_report_and_its_data(toys, finished):
 def test_the_policy_says_what_it_is_for(toys, finished):
     identities = [LM.load(path).identity() for path in (toys.small, toys.large)]
     policy = load(finished.folder / "policy.json", identities)
-    role, tuned = role_of(policy.provenance), finished.result["methods"][-1]
+    role, tuned = spec_of(policy.provenance), finished.result["methods"][-1]
     assert (role.name, role.length) == ("stop", tuned["length"])
     assert policy.provenance["splits"] == finished.result["splits"]
     predicted = policy.provenance["predicted"]
@@ -139,7 +139,7 @@ def test_there_is_no_frontier_without_a_loss(toys, tmp_path, capfd):
 
 
 def test_a_constant_length_asks_no_policy():
-    chosen = ChosenStop(Rule.never(), 3, None, 4, False, 1.0)
+    chosen = TunedStop(Rule.never(), 3, None, 4, False, 1.0)
     decoder = chosen.decoder(toy_pair())
     assert decoder.stop is None and decoder.length == 4
 
@@ -161,10 +161,10 @@ def test_the_comparison_is_paired():
 @pytest.mark.parametrize("wrong", [{"role": "cook"}, {"length": 0}, {"length": "4"}, {"length": True}, {"keep": 1}])
 def test_a_role_that_no_decoder_can_follow_is_refused(wrong):
     with pytest.raises(ValueError, match="tune it again"):
-        role_of(wrong)
-    assert role_of({}) == Role("handoff", 4, False)
+        spec_of(wrong)
+    assert spec_of({}) == DecoderSpec("handoff", 4, False)
 
 
 def test_a_report_of_drafts_needs_no_stop(tmp_path):
-    page.write_html({"method": "speculative", "frontier": {"constant": [(1, 1.2)]}}, tmp_path / "page.html")
-    assert "constant length (predicted)" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    page.write_html({"method": "speculative", "frontier": {"constant": [(1, 1.2)]}}, tmp_path / "report.html")
+    assert "constant length (predicted)" in (tmp_path / "report.html").read_text(encoding="utf-8")

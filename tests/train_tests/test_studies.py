@@ -14,23 +14,23 @@ import pytest
 from job_toys import ENV, FAST, command, save_model, write_prompts
 from optuna.trial import TrialState
 
-from train.search import study
-from train.search.study import WORKER, fail_orphans, finished, join_study, open_study, run_study, settle
+from train.search import study as studies
+from train.search.study import WORKER, fail_orphans, finished, join_study, open_study, run_study, wait_for_trials
 
 ROOT = Path(__file__).parents[2]
 BASELINES = [{"x": 0.3}, {"x": 0.6}]
 WORKER_CODE = """
 import json, platform, sys, time
 from pathlib import Path
-from train.search import study
+from train.search import study as studies
 how = json.loads(sys.argv[1])
-study.HEARTBEAT = 1
+studies.HEARTBEAT = 1
 where = how["url"] or Path(how["path"])
 if how["victim"]:
-    study = study.open_study(where, 0, how["baselines"])
+    study = studies.open_study(where, 0, how["baselines"])
     platform.node = lambda: how["node"] or "here"
 else:
-    study = study.join_study(where)
+    study = studies.join_study(where)
 def objective(trial):
     x = trial.suggest_float("x", 0, 1)
     if how["victim"]:
@@ -39,8 +39,8 @@ def objective(trial):
     time.sleep(0.02)
     trial.set_constraint("goal", x - 0.5)
     return x
-study.run_study(study, objective, how["trials"], [])
-study.settle(study)
+studies.run_study(study, objective, how["trials"], [])
+studies.wait_for_trials(study)
 """
 
 
@@ -98,12 +98,12 @@ def test_two_workers_one_killed(tmp_path, storage):
 def test_a_lock_that_a_killed_worker_held_is_taken_over(tmp_path, monkeypatch):
     """With Optuna's default, and a relative path as of --output runs, who came next waited for ever."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "GRACE", 3)
+    monkeypatch.setattr(studies, "GRACE", 3)
     where = Path("runs") / "study.journal"
     where.parent.mkdir()
     open_study(where, 0, BASELINES)
     assert [path.name for path in where.parent.iterdir()] == ["study.journal"]
-    assert study.open_storage(where)._backend._lock.acquire()
+    assert studies.open_storage(where)._backend._lock.acquire()
     found = []
     thread = threading.Thread(target=lambda: found.append(open_study(where, 0, BASELINES)), daemon=True)
     thread.start()
@@ -119,7 +119,7 @@ def test_the_killed_baseline_is_tried_again_by_who_is_left(tmp_path):
     victim.communicate()
     study = open_study(where, 0, BASELINES)
     run_study(study, lambda trial: trial.suggest_float("x", 0, 1), 2, [])
-    settle(study)
+    wait_for_trials(study)
     assert sorted(t.params["x"] for t in finished(study)) == [0.3, 0.6]
     assert [t.state for t in study.trials].count(TrialState.FAIL) == 1
 
@@ -131,7 +131,7 @@ def test_a_living_worker_is_waited_for_and_not_robbed(tmp_path):
     unsigned, elsewhere = study.ask(), study.ask()
     elsewhere.set_user_attr(WORKER, f"elsewhere:{2**22 + 1}")
     began = time.monotonic()
-    settle(study, patience=0.3)
+    wait_for_trials(study, patience=0.3)
     assert time.monotonic() - began >= 0.3
     assert [study.trials[t.number].state for t in (other, unsigned, elsewhere)] == [TrialState.RUNNING] * 3
 
@@ -141,14 +141,14 @@ def test_what_this_process_was_interrupted_in_does_not_hold_it_up(tmp_path):
     study.ask().set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
     study = open_study(tmp_path / "study.journal", 0, BASELINES)
     run_study(study, lambda trial: trial.suggest_float("x", 0, 1), 2, [])
-    settle(study)
+    wait_for_trials(study)
     assert sorted(t.params["x"] for t in finished(study)) == [0.3, 0.6]
 
 
 def test_a_trial_that_nobody_signed_is_given_up_in_the_end(tmp_path, monkeypatch):
     study = open_study(tmp_path / "study.journal", 0, [])
     study.ask()
-    monkeypatch.setattr(study, "HEARTBEAT", -1)
+    monkeypatch.setattr(studies, "HEARTBEAT", -1)
     fail_orphans(study)
     fail_orphans(study)
     assert [t.state for t in study.trials] == [TrialState.FAIL]

@@ -5,15 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import tiny
 from job_toys import toy_pair, toy_prompts
+from kinds import tiny
 
 from policies import Rule
 from train.common.generations import answers
 from train.evaluation import live, live_tuning, threshold_correction
-from train.evaluation.threshold_correction import Corrected, Texts
-from train.quality.metric import Judge
-from train.replay.backoff import Cost
+from train.evaluation.threshold_correction import Corrected, ThresholdProbe
+from train.quality.metric import QualityMetric
+from train.replay.backoff import TimingTables
 from train.search.backoff import GRID, Goal
 
 TRIAL = SimpleNamespace(number=3, params={"quantile": 0.5})
@@ -34,7 +34,9 @@ def corrected(monkeypatch, goal, speedup, loss, grader=None, trials=(TRIAL,), te
     monkeypatch.setattr(live_tuning, "clock", lambda *args: 1.0)
     factor = float(np.median(speedup)) / 3
     usual = lambda q: ((1 + 4 * q) * factor, (np.zeros(4) + loss) / 0.3 * 0.6 * q)  # noqa: E731
-    monkeypatch.setattr(live_tuning, "Texts", lambda *args: lambda policy, trial, quantile: (texts or usual)(quantile))
+    monkeypatch.setattr(
+        live_tuning, "ThresholdProbe", lambda *args: lambda policy, trial, quantile: (texts or usual)(quantile)
+    )
     search = SimpleNamespace(
         policy=lambda params: Rule("entropy", 0.0),
         threshold=lambda policy, quantile: quantile,
@@ -117,18 +119,20 @@ def test_factors_lie_between_those_known():
 def test_texts_are_written_once_for_each_threshold(tmp_path, monkeypatch):
     """Handing on everything is the large model's text at its price and the small model's; nothing is half as dear."""
     (small, large), prompts = toy_pair(), toy_prompts(6)
-    tables = Cost({"1": 1.0, "4": 1.0, "16": 1.0}, {"1": 10.0, "4": 10.0, "16": 10.0})
+    tables = TimingTables({"1": 1.0, "4": 1.0, "16": 1.0}, {"1": 10.0, "4": 10.0, "16": 10.0})
     own = dict(zip((p.id for p in prompts), answers(large, prompts, 8), strict=True))
     fit = {
         "prompt": np.repeat([p.id for p in prompts[:3]], [len(own[p.id]) for p in prompts[:3]]),
         "trajectory": np.array(["large"] * sum(len(own[p.id]) for p in prompts[:3])),
     }
     job = SimpleNamespace(
-        small=small, large=large, judge=Judge(large), cost=tables, config=SimpleNamespace(max_new_tokens=8),
+        small=small, large=large, judge=QualityMetric(large), cost=tables, config=SimpleNamespace(max_new_tokens=8),
         splits={"fit": prompts[:3], "tune": prompts[3:]},
     )  # fmt: skip
     search = SimpleNamespace(fit=fit, threshold=lambda policy, quantile: -1.0 if quantile == 0 else 1e9)
-    texts = Texts(job, search, {p.id: own[p.id] for p in prompts[3:]}, 2.0, tmp_path / "threshold_correction.jsonl")
+    texts = ThresholdProbe(
+        job, search, {p.id: own[p.id] for p in prompts[3:]}, 2.0, tmp_path / "threshold_correction.jsonl"
+    )
     speed, losses = texts(Rule("entropy", 0.0), 3, 0.0)
     tokens = sum(map(len, own.values()))
     assert speed == pytest.approx(2.0 * 10 * tokens / (11 * tokens)) and losses.tolist() == [0.0] * 3

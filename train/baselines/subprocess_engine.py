@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Served:
+class SubprocessEngine:
     """``python -m module`` with ``settings``; ``module`` calls ``serve``. ``name`` is what errors call it."""
 
     def __init__(self, name: str, module: str, settings: list):

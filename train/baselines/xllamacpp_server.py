@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.baselines.subprocess_engine import Served, serve
+from train.baselines.subprocess_engine import SubprocessEngine, serve
 
 
 class LlamaCpp:
@@ -33,7 +33,7 @@ class LlamaCpp:
         self.tokenizer = tokenizer
         draft = None if draft is None else str(draft)
         settings = [str(gguf), context, torch.get_num_threads(), draft, length, p_min]
-        self.served = Served("llama.cpp", __name__, settings)
+        self.served = SubprocessEngine("llama.cpp", __name__, settings)
 
     @staticmethod
     def available(source: str | None) -> bool:

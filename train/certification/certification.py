@@ -17,7 +17,7 @@ from train.common.generations import answers, write
 from train.common.preparation import Job
 from train.data.prompts import Prompt
 from train.data.splits import refuse_overlap, split_hash
-from train.evaluation.live_tuning import LEAST_SPEEDUP, Chosen
+from train.evaluation.live_tuning import LEAST_SPEEDUP, TunedBackoff
 from train.replay.pricing import alone, judged
 from train.search.backoff import GRID, Search
 
@@ -25,7 +25,7 @@ CANDIDATES = 5
 BATCH = 16
 
 
-def certification(job: Job, search: Search, chosen: Chosen) -> dict:
+def certification(job: Job, search: Search, chosen: TunedBackoff) -> dict:
     """The certificate of ``chosen``, whose threshold becomes that of the candidate that passed, if one did.
 
     Candidates are measured in their order, and none after the first that fails. Raises InputError when the
@@ -43,11 +43,11 @@ def certification(job: Job, search: Search, chosen: Chosen) -> dict:
         if certificate.pvalues[-1] > certificate.level:
             break
     reference = alone(prompts, [references[p.id] for p in prompts], job.cost)
-    settle(search, chosen, frozen, certificate)
+    apply_certificate(search, chosen, frozen, certificate)
     return record(job.config, job.judge.loss_name, certificate, frozen, measured, reference, prompts)
 
 
-def candidates(search: Search, chosen: Chosen) -> list[dict]:
+def candidates(search: Search, chosen: TunedBackoff) -> list[dict]:
     """Up to CANDIDATES thresholds of the tuned policy, safest first and the tuned one last, evenly spaced in the loss
     that replay predicts; the careful ones that would be no speedup are left out."""
     curve = search.curve(chosen.policy)
@@ -61,7 +61,7 @@ def candidates(search: Search, chosen: Chosen) -> list[dict]:
     ]
 
 
-def freeze(path: Path, job: Job, chosen: Chosen, found: list[dict]) -> list[dict]:
+def freeze(path: Path, job: Job, chosen: TunedBackoff, found: list[dict]) -> list[dict]:
     """Write the candidates down before a certification prompt is touched; InputError when others were before."""
     now = {
         "trial": chosen.trial,
@@ -78,7 +78,7 @@ def freeze(path: Path, job: Job, chosen: Chosen, found: list[dict]) -> list[dict
     return found
 
 
-def settle(search: Search, chosen: Chosen, frozen: list[dict], certificate: Certificate) -> None:
+def apply_certificate(search: Search, chosen: TunedBackoff, frozen: list[dict], certificate: Certificate) -> None:
     """Make ``chosen`` the certified candidate, or what was tuned when there is none."""
     if certificate.chosen is not None:
         chosen.quantile = frozen[certificate.chosen]["quantile"]

@@ -38,7 +38,7 @@ def record(
     """Everything that the promise rests on; ``measured`` are the columns of the candidates that were tested."""
     shown = 0 if certificate.chosen is None else certificate.chosen
     return {
-        "claim": claim(config, certificate, len(frozen)),
+        "claim": claim_text(config, certificate, len(frozen)),
         "chosen": certificate.chosen,
         "budget": config.quality_budget,
         "confidence": config.confidence,
@@ -62,7 +62,7 @@ def record(
     }
 
 
-def claim(config, certificate: Certificate, frozen: int) -> str:
+def claim_text(config, certificate: Certificate, frozen: int) -> str:
     """The promise, or that there is none, in one sentence."""
     if certificate.chosen is None:
         return (

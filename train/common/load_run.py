@@ -13,14 +13,14 @@ from decoding.models.lm import check_compatible
 from policies import Policy, load, token_classes
 from train.data.prompts import Prompt, load_prompts
 from train.data.splits import split_hash
-from train.quality.metric import Judge
-from train.replay.backoff import Cost
+from train.quality.metric import QualityMetric
+from train.replay.backoff import TimingTables
 from train.search.backoff import Goal, Search
 from train.traces.handoff_traces import Traces, read_traces
 
 
 @dataclass
-class Finished:
+class FinishedRun:
     """A run that has a policy."""
 
     folder: Path
@@ -35,12 +35,12 @@ class Finished:
     """the prompts that were fitted on, tuned on and held out"""
 
     @cached_property
-    def cost(self) -> Cost:
-        return Cost(self.result["cost"]["small"], self.result["cost"]["large"])
+    def cost(self) -> TimingTables:
+        return TimingTables(self.result["cost"]["small"], self.result["cost"]["large"])
 
     @cached_property
-    def judge(self) -> Judge:
-        return Judge(self.large, self.settings.get("grader"))
+    def judge(self) -> QualityMetric:
+        return QualityMetric(self.large, self.settings.get("grader"))
 
     @property
     def goal(self) -> Goal:
@@ -68,7 +68,7 @@ class Finished:
         return Search.on(traces, self.splits, cost=self.cost, goal=self.goal, classes=classes, **how)
 
 
-def read_run(folder: Path) -> Finished:
+def load_run(folder: Path) -> FinishedRun:
     """The run in ``folder``. ValueError or OSError, one sentence, when it is not finished or its inputs changed."""
     for name in ("run.json", "result.json", "policy.json"):
         if not (folder / name).exists():
@@ -88,4 +88,4 @@ def read_run(folder: Path) -> Finished:
     changed = [name for name in names if split_hash(splits[name]) != result["splits"][name]["hash"]]
     if changed:
         raise ValueError(f"the prompts of {folder} have changed ({', '.join(changed)}); tune a policy on these first")
-    return Finished(folder, settings, result, small, large, policy, splits)
+    return FinishedRun(folder, settings, result, small, large, policy, splits)

@@ -19,8 +19,8 @@ from train.common import atomic, run_folder
 from train.common.cli import at_least
 from train.data.prompts import Prompt, load_prompts, template_hash
 from train.data.splits import refuse_overlap, reserve, split, split_hash
-from train.quality.metric import Judge
-from train.replay.backoff import Cost
+from train.quality.metric import QualityMetric
+from train.replay.backoff import TimingTables
 from train.search.backoff import Goal
 from train.search.study import check_storage
 from train.traces.collect_drafts import given_drafts
@@ -42,8 +42,8 @@ class Job:
     small: LM
     large: LM
     splits: dict[str, list[Prompt]]
-    cost: Cost
-    judge: Judge
+    cost: TimingTables
+    judge: QualityMetric
 
 
 def prepare(config) -> Job:
@@ -65,12 +65,12 @@ def prepare(config) -> Job:
     if config.certify:
         splits["certify"] = _beyond(config, prompts, tokenizer, longest)
         refuse_overlap(splits)
-    judge = Judge(large, config.grader)
+    judge = QualityMetric(large, config.grader)
     judge.check(prompt for some in splits.values() for prompt in some)
     if config.traces is not None:
         _check_traces(config, small, large, splits)
     run = _identity(config, [small.identity(), large.identity()], splits)
-    run_folder.claim(folder / "run.json", run, config, f"use another --name or delete {folder}")
+    run_folder.ensure_same_run(folder / "run.json", run, config, f"use another --name or delete {folder}")
     return Job(config, goal, folder, small, large, splits, timing_table(folder, small, large), judge)
 
 
@@ -190,11 +190,11 @@ def _identity(config, models: list[dict], splits: dict) -> dict:
     return {"settings": settings, "models": models, "splits": {name: split_hash(p) for name, p in splits.items()}}
 
 
-def timing_table(folder: Path, small: LM, large: LM) -> Cost:
+def timing_table(folder: Path, small: LM, large: LM) -> TimingTables:
     """The timing table, measured once per run."""
     path = folder / "cost.json"
     if not path.exists():
         with console.status("timing both models"):
             tables = measure_cost([small, large], say=console.print)
         atomic.write_json(path, [{str(n): s for n, s in table.items()} for table in tables])
-    return Cost(*json.loads(path.read_text(encoding="utf-8")))
+    return TimingTables(*json.loads(path.read_text(encoding="utf-8")))

@@ -8,7 +8,7 @@ from pathlib import Path
 from train.common import atomic
 
 
-def claim(path: Path, now: dict, config, otherwise: str) -> None:
+def ensure_same_run(path: Path, now: dict, config, otherwise: str) -> None:
     """``check``, then ``remember``."""
     check(path, now, config, otherwise)
     remember(path, now)

@@ -12,7 +12,7 @@ TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 """Matrices that write to the residual stream."""
 
 
-def grown(
+def grow(
     drafter: LlamaForCausalLM,
     layers: int | None = None,
     width: int | None = None,

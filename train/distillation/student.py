@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from decoding.models.defaults import load_model
 from decoding.models.lm import LM, check_compatible
 from train.distillation.checkpoint import load_weights
-from train.distillation.grow import grown
+from train.distillation.grow import grow
 
 
 def student(config, target: LM) -> LlamaForCausalLM:
@@ -25,7 +25,7 @@ def student(config, target: LM) -> LlamaForCausalLM:
     else:
         drafter = existing_drafter(config.init, target)
         size = config.layers, config.width, config.heads, config.inner
-        drafter = drafter if size == (None,) * 4 else grown(drafter, *size)
+        drafter = drafter if size == (None,) * 4 else grow(drafter, *size)
     source = target.model.generation_config
     # It must end where the target ends: chat models have more ends of an answer than their config tells.
     drafter.generation_config = GenerationConfig(

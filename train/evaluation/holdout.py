@@ -19,7 +19,7 @@ from train.search.backoff import GRID, Search
 
 if TYPE_CHECKING:
     from train.common.preparation import Job
-    from train.evaluation.live_tuning import Chosen
+    from train.evaluation.live_tuning import TunedBackoff
 
 BRANCHES = (4,)
 """of the exact tree that stands beside exact chains: one step of the draft, and its best tokens in one forward"""
@@ -28,7 +28,7 @@ BRACKET = (0.85, 1.18)
 NOT_BRACKETED = "neither rate of random hand-off is near that speed, so nothing is said of chance"
 
 
-def hold_out(job: Job, search: Search, chosen: Chosen, length: int) -> dict:
+def measure_holdout(job: Job, search: Search, chosen: TunedBackoff, length: int) -> dict:
     """Measure the tuned policy and its controls on the held-out prompts; the rest of the result."""
     models, device = [job.small, job.large], job.large.device
     low, high = random_rates(search, chosen)
@@ -95,14 +95,14 @@ def llamacpp(job: Job, decoders: dict) -> dict[str, str]:
     return {"llamacpp": "large model alone in llama.cpp"}
 
 
-def traffic_of(job: Job, chosen: Chosen, rows: list[dict]) -> dict:
+def traffic_of(job: Job, chosen: TunedBackoff, rows: list[dict]) -> dict:
     """What the tuned policy saw while it wrote the held-out texts: what new traffic is compared with."""
     texts = [(row["tuned"]["answer"], row["tuned"]["writers"]) for row in rows]
     references = [row[live.LARGE]["answer"] for row in rows]
     return tuned_on(job.small, job.large, chosen.policy, job.splits["holdout"], texts, references)
 
 
-def random_rates(search: Search, chosen: Chosen) -> tuple[float, float]:
+def random_rates(search: Search, chosen: TunedBackoff) -> tuple[float, float]:
     """Rates of random hand-off that should bracket the tuned policy's speed: (slower, faster)."""
     speeds = search.random_curve()[:, 0]
     wanted = search.point(chosen.policy, chosen.quantile)[0] * chosen.faster

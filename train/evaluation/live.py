@@ -14,7 +14,7 @@ from decoding.cost.timing import seconds
 from train.baselines.xllamacpp_server import LlamaCpp
 from train.common.atomic import append_rows, read_rows
 from train.data.prompts import Prompt
-from train.quality.metric import Judge
+from train.quality.metric import QualityMetric
 
 LARGE = "large"
 """Key of the reference method in every measurement."""
@@ -24,7 +24,7 @@ def measure(
     decoders: dict[str, object],
     prompts: Sequence[Prompt],
     max_new_tokens: int,
-    judge: Judge,
+    judge: QualityMetric,
     path: Path,
     title: str,
     setting: str = "",
@@ -80,7 +80,7 @@ def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict
     }
 
 
-def _judged(judge: Judge, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
+def _judged(judge: QualityMetric, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
     reference = answers[LARGE]["answer"]
     for answer in answers.values():
         answer["loss"], answer["regret"] = judge(prompt, answer["answer"], reference)
@@ -97,7 +97,7 @@ def speedup(measured: dict, name: str, rows=slice(None)) -> float:
 
 
 def over_table(measured: dict, prompts: Sequence[Prompt], table: dict) -> float:
-    """The large model's seconds on ``prompts`` over what ``table`` (``decoding.cost.timing``) says for as many tokens."""
+    """The large model's seconds on ``prompts`` over what ``table`` (``cost.timing``) says for as many tokens."""
     large = measured[LARGE]
     expected = seconds(table, [len(p.ids) for p in prompts]) + (large["tokens"] - 1) * seconds(table, 1)
     return float(large["seconds"].sum() / expected.sum())

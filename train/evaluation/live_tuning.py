@@ -12,8 +12,8 @@ from decoding import Autoregressive, Backoff
 from policies import Policy
 from train.common.preparation import Job, console
 from train.evaluation import live
-from train.evaluation.threshold_correction import ROUNDS, Corrected, Texts, careful
-from train.quality.metric import Judge
+from train.evaluation.threshold_correction import ROUNDS, Corrected, ThresholdProbe, loss_correction
+from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, priced
 from train.search.backoff import GRID, Goal, Search, solve
 
@@ -21,7 +21,7 @@ LEAST_SPEEDUP = 1.05
 
 
 @dataclass
-class Chosen:
+class TunedBackoff:
     """The policy, the trial it came from, and how its own texts compared with replay there, in speed and loss."""
 
     policy: Policy
@@ -31,7 +31,7 @@ class Chosen:
     worse: float
 
 
-def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
+def tune_live(job: Job, search: Search, trials: list) -> TunedBackoff | None:
     """Run the best trials on the tuning prompts, timed, take the best and put its threshold right; None when none can
     win."""
     decoders = {live.LARGE: Autoregressive(job.large)}
@@ -46,7 +46,7 @@ def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
     faster, options = float(np.median([one.faster for one in found])), []
     for trial, one in zip(trials, found, strict=True):
         curve = search.curve(search.policy(trial.params))
-        worse = careful(job.judge, one.losses, one.loss)
+        worse = loss_correction(job.judge, one.losses, one.loss)
         i = solve(curve, job.goal, faster, worse)
         if i is not None:
             value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * worse)
@@ -57,8 +57,10 @@ def tune_live(job: Job, search: Search, trials: list) -> Chosen | None:
     rows = live.finished(path, decoders, "")
     texts = {p.id: rows[p.id]["methods"] for p in prompts}
     references = {name: methods[live.LARGE]["answer"] for name, methods in texts.items()}
-    written = Texts(job, search, references, clock(job, texts, measured, trials), job.folder / "threshold.jsonl")
-    return settled(job.goal, search, job.judge, trial, quantile, written)
+    written = ThresholdProbe(
+        job, search, references, clock(job, texts, measured, trials), job.folder / "threshold.jsonl"
+    )
+    return correct_threshold(job.goal, search, job.judge, trial, quantile, written)
 
 
 def clock(job: Job, texts: dict[str, dict], measured: dict, trials: list) -> float:
@@ -73,7 +75,9 @@ def clock(job: Job, texts: dict[str, dict], measured: dict, trials: list) -> flo
     return float(np.median(found))
 
 
-def settled(goal: Goal, search: Search, judge: Judge, trial, quantile: float, written: Callable) -> Chosen | None:
+def correct_threshold(
+    goal: Goal, search: Search, judge: QualityMetric, trial, quantile: float, written: Callable
+) -> TunedBackoff | None:
     """The trial at the threshold that meets the goal by texts written there; None when none does.
 
     A few rounds: texts at the quantile, what they are over replay's, and the quantile that this makes best.
@@ -83,7 +87,7 @@ def settled(goal: Goal, search: Search, judge: Judge, trial, quantile: float, wr
     for _ in range(ROUNDS):
         speed, losses = written(policy, trial.number, quantile)
         replayed = search.point(policy, quantile)
-        corrected.factors[quantile] = speed / replayed[0], careful(judge, losses, replayed[1])
+        corrected.factors[quantile] = speed / replayed[0], loss_correction(judge, losses, replayed[1])
         console.print(f"trial {trial.number} at quantile {quantile:.3f}: {speed:.3f}x at loss {losses.mean():.4f}")
         best = corrected.solve(goal)
         if best is None or corrected.knows(best):
@@ -95,11 +99,11 @@ def settled(goal: Goal, search: Search, judge: Judge, trial, quantile: float, wr
     if goal.budget is not None and not _worth_it(replayed, replayed * faster):
         return None
     policy.set_threshold(search.threshold(policy, best))
-    return Chosen(policy, trial.number, best, float(faster), float(worse))
+    return TunedBackoff(policy, trial.number, best, float(faster), float(worse))
 
 
 @dataclass
-class Found:
+class LiveCheck:
     """What replay said of a trial, and its texts on the tuning prompts."""
 
     speed: float
@@ -110,12 +114,12 @@ class Found:
     """[prompts] live"""
 
 
-def _found(search: Search, trial, measured: dict) -> Found:
+def _found(search: Search, trial, measured: dict) -> LiveCheck:
     name = _name(trial)
     speed, loss = search.replay(search.policy(trial.params), trial.params["quantile"])
     live_speed, losses = live.speedup(measured, name), measured[name]["loss"]
     console.print(f"{name}: replay {speed:.3f}x at loss {loss:.4f}, live {live_speed:.3f}x at loss {losses.mean():.4f}")
-    return Found(speed, loss, live_speed / speed, losses)
+    return LiveCheck(speed, loss, live_speed / speed, losses)
 
 
 def _name(trial) -> str:

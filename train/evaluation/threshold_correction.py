@@ -18,7 +18,7 @@ from policies import Policy
 from train.common import atomic
 from train.common.generations import write
 from train.evaluation.live import LARGE, speedup
-from train.quality.metric import Judge
+from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, priced
 from train.search.backoff import GRID, Goal, Search, solve
 
@@ -56,7 +56,7 @@ class Corrected:
 
 
 @dataclass
-class Texts:
+class ThresholdProbe:
     """Measures a policy at a threshold: texts of the prompts fitted and tuned on, one line of ``path`` a threshold."""
 
     job: Job
@@ -101,7 +101,7 @@ class Texts:
         return int(((fit["prompt"] == prompt) & (fit["trajectory"] == LARGE)).sum())
 
 
-def careful(judge: Judge, losses: np.ndarray, replayed: float) -> float:
+def loss_correction(judge: QualityMetric, losses: np.ndarray, replayed: float) -> float:
     """The factor from a replayed loss to the one that a budget is held against.
 
     A factor of a few prompts may make a budget stricter, not looser: a policy that happened to lose next to nothing on

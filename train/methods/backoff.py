@@ -8,8 +8,8 @@ from policies import Policy, token_classes
 from train.certification.certification import certification
 from train.certification.record import instead
 from train.common.preparation import Job, about, console, given
-from train.evaluation.holdout import hold_out
-from train.evaluation.live_tuning import LEAST_SPEEDUP, Chosen, tune_live
+from train.evaluation.holdout import measure_holdout
+from train.evaluation.live_tuning import LEAST_SPEEDUP, TunedBackoff, tune_live
 from train.evaluation.reliability import reliability
 from train.replay.backoff import best_length
 from train.search.backoff import Search
@@ -29,7 +29,7 @@ class BackoffRun:
         self.job, self.traces, self.label = job, trace(job), job.config.label
         self.search = make_search(job, self.traces)
 
-    def tune(self, study) -> Chosen | None:
+    def tune(self, study) -> TunedBackoff | None:
         """The finalist that live runs on the tuning prompts like best; None, and a word about it, when none can win."""
         self.tried = finalists(study, 3)
         chosen = tune_live(self.job, self.search, self.tried)
@@ -37,7 +37,7 @@ class BackoffRun:
             console.print(f"[bold]{_unreachable(self.job, self.search)}[/bold]")
         return chosen
 
-    def predicted(self, chosen: Chosen) -> dict:
+    def predicted(self, chosen: TunedBackoff) -> dict:
         """What replay says of it, and of all that can be had."""
         front = []
         if self.job.config.frontier:
@@ -53,19 +53,19 @@ class BackoffRun:
             },
         } | calibration(self.search, chosen.policy)
 
-    def hold_out(self, chosen: Chosen) -> dict:
+    def measure_holdout(self, chosen: TunedBackoff) -> dict:
         """What the held-out prompts say of it and of its controls, and before them the promise."""
         job, config = self.job, self.job.config
         promise = certification(job, self.search, chosen) if config.certify else None
         alone = self.traces.of({p.id for p in job.splits["fit"]}, "large")
         length, _ = best_length(alone, job.cost, config.max_new_tokens)
-        result = hold_out(job, self.search, chosen, length)
+        result = measure_holdout(job, self.search, chosen, length)
         if promise is None:
             return result
         what = [] if promise["chosen"] is not None else [instead(result["methods"])]
         return result | {"certificate": promise, "verdict": " ".join([promise["claim"], *what, result["verdict"]])}
 
-    def provenance(self, chosen: Chosen) -> dict:
+    def provenance(self, chosen: TunedBackoff) -> dict:
         """What a decoder has to know besides the policy."""
         return {"role": "handoff"}
 

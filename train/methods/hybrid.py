@@ -8,9 +8,9 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from decoding import MTAD, Autoregressive, Backoff, Speculative
-from decoding.decoders.from_spec import drafting
+from decoding.decoders.from_spec import build_decoder
 from policies import Policy, Rule
-from policies.decoder_spec import EXACT, Role
+from policies.decoder_spec import EXACT, DecoderSpec
 from train.common.preparation import Job, console
 from train.evaluation import holdout, live
 from train.evaluation.live_tuning import LEAST_SPEEDUP
@@ -28,17 +28,17 @@ MTADS = {"mtad": BEAMS, "mmtad": TREE}
 
 
 @dataclass
-class ChosenDecoder:
+class TunedDecoder:
     """A stop and the role it has, the trial they came from, and how live runs compared with its price."""
 
     policy: Policy
-    role: Role
+    role: DecoderSpec
     trial: int
     quantile: float | None
     faster: float
 
     def decoder(self, models):
-        return drafting(models, self.policy, self.role)
+        return build_decoder(models, self.policy, self.role)
 
 
 class HybridRun:
@@ -50,7 +50,7 @@ class HybridRun:
         self.job, self.models = job, [job.small, job.large]
         self.search = HybridSearch(search_stops(job), self.models, job.splits["tune"], job.goal, job.judge)
 
-    def tune(self, study) -> ChosenDecoder | None:
+    def tune(self, study) -> TunedDecoder | None:
         """The best trial once live runs of three on the tuning prompts have corrected the priced speeds; None, and a
         word about it, when none then meets the goal. A price leaves out what is done beside the forwards."""
         job, tried = self.job, finalists(study, 3)
@@ -75,7 +75,7 @@ class HybridRun:
         )
         return found
 
-    def _best(self, faster: dict[int, np.ndarray]) -> ChosenDecoder | None:
+    def _best(self, faster: dict[int, np.ndarray]) -> TunedDecoder | None:
         """The trial that meets the goal best when its speed is corrected, by its own live run or by what is usual.
 
         By medians over prompts: sums would let the few prompts decide during which the machine was busy.
@@ -92,9 +92,9 @@ class HybridRun:
         _, _, ratio, trial = min(options)
         return self._option(trial, ratio)
 
-    def _option(self, trial: FrozenTrial, faster: float = 1.0) -> ChosenDecoder:
+    def _option(self, trial: FrozenTrial, faster: float = 1.0) -> TunedDecoder:
         stop, role = self.search.stop(trial.params), self.search.role(trial.params)
-        return ChosenDecoder(stop, role, trial.number, trial.params.get("quantile"), faster)
+        return TunedDecoder(stop, role, trial.number, trial.params.get("quantile"), faster)
 
     def _unreachable(self, usual: float) -> str:
         goal = self.job.goal
@@ -106,7 +106,7 @@ class HybridRun:
             f"on this machine; try more --trials or a longer --longest, or {FALLBACK}"
         )
 
-    def predicted(self, chosen: ChosenDecoder) -> dict:
+    def predicted(self, chosen: TunedDecoder) -> dict:
         """What the prices say of it, and of all that was tried."""
         front = pareto(
             {name: trial.user_attrs[name] for name in ("speedup", "loss")} | {"params": trial.params}
@@ -120,12 +120,12 @@ class HybridRun:
             "frontier": {"front": [[point["speedup"], point["loss"]] for point in front]},
         }
 
-    def provenance(self, chosen: ChosenDecoder) -> dict:
+    def provenance(self, chosen: TunedDecoder) -> dict:
         """What a decoder has to know besides the policy (``policies.decoder_spec``)."""
         role = chosen.role._asdict()
         return {"role": role.pop("name")} | role
 
-    def hold_out(self, chosen: ChosenDecoder) -> dict:
+    def measure_holdout(self, chosen: TunedDecoder) -> dict:
         """Measure the tuned decoder and its controls on the held-out prompts; the rest of the result."""
         job, singles = self.job, self._singles(chosen)
         length = self.search.stops.constant()
@@ -162,7 +162,7 @@ class HybridRun:
         published = {key: MTAD(self.models, **MTAD_DEFAULT, tree=draft == TREE) for key, draft in beams.items()}
         return published | {"bild": make("bild", self.models)}
 
-    def _singles(self, chosen: ChosenDecoder) -> dict[str, ChosenDecoder]:
+    def _singles(self, chosen: TunedDecoder) -> dict[str, TunedDecoder]:
         """The best trial with a constant length and any leniency, of any stop accepted exactly, and of trees accepted
         exactly; none that is the chosen one. As controls the pruned count too, by what was seen of them: their rivals
         pruned them."""
@@ -187,7 +187,7 @@ def _name(trial: FrozenTrial) -> str:
     return f"trial {trial.number}"
 
 
-def described(option: ChosenDecoder) -> str:
+def described(option: TunedDecoder) -> str:
     """What a reader calls a decoder."""
     role = option.role
     name, *settings = role.accept.values()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decoding import Autoregressive, Backoff, Speculative
-from decoding.decoders.from_spec import drafting
+from decoding.decoders.from_spec import build_decoder
 from policies import Policy, Rule, token_classes
-from policies.decoder_spec import Role
+from policies.decoder_spec import DecoderSpec
 from train.common.preparation import Job, console
 from train.evaluation import holdout, live
 from train.replay.speculative import Replayed
@@ -18,7 +18,7 @@ from train.traces.draft_traces import DraftTraces, read_drafts
 
 
 @dataclass
-class ChosenStop:
+class TunedStop:
     """How to draft, the trial it came from, and how live runs on the tuning prompts compared with replay."""
 
     policy: Policy
@@ -30,7 +30,7 @@ class ChosenStop:
     faster: float
 
     def decoder(self, models) -> Speculative:
-        return drafting(models, self.policy.to(models[-1].device), Role("stop", self.length, self.keep))
+        return build_decoder(models, self.policy.to(models[-1].device), DecoderSpec("stop", self.length, self.keep))
 
 
 class SpeculativeRun:
@@ -48,7 +48,7 @@ class SpeculativeRun:
         constant = lambda trial: trial.params["stop"] == "constant"  # noqa: E731
         return [t for t in ranked if not constant(t)][:2] + [t for t in ranked if constant(t)][:1]
 
-    def tune(self, study) -> ChosenStop:
+    def tune(self, study) -> TunedStop:
         """The fastest of the finalists, live on the tuning prompts: replay does not price a stop's own features."""
         job, trials = self.job, self.finalists(study)
         tune, path = job.splits["tune"], job.folder / "tune.jsonl"
@@ -62,12 +62,12 @@ class SpeculativeRun:
             console.print(f"trial {option.trial}: replay {replayed:.3f}x, live {speed:.3f}x")
         return max(options, key=lambda option: live.speedup(measured, f"trial {option.trial}"))
 
-    def _option(self, number: int, params: dict) -> ChosenStop:
+    def _option(self, number: int, params: dict) -> TunedStop:
         stop, quantile = self.search.stop(params), params.get("quantile")
         stop = Rule.never() if stop is None else stop
-        return ChosenStop(stop, number, quantile, params["length"], params.get("keep", False), 1.0)
+        return TunedStop(stop, number, quantile, params["length"], params.get("keep", False), 1.0)
 
-    def predicted(self, chosen: ChosenStop) -> dict:
+    def predicted(self, chosen: TunedStop) -> dict:
         """What replay says: the speedup by the longest draft, with the tuned stop and without one."""
         constants = self.search.constants()
         tuned = [(n, self._faster(self._replayed(chosen, n))) for n, _ in constants]
@@ -76,20 +76,20 @@ class SpeculativeRun:
             "frontier": {"stop": tuned, "constant": constants},
         }
 
-    def _replayed(self, chosen: ChosenStop, length: int) -> Replayed:
+    def _replayed(self, chosen: TunedStop, length: int) -> Replayed:
         stop = None if chosen.policy.kind == "never" else chosen.policy
         return self.search.replay(stop, length, chosen.keep)
 
     def _faster(self, replayed: Replayed) -> float:
         return float(self.search.alone / replayed.seconds(self.job.cost).sum())
 
-    def provenance(self, chosen: ChosenStop) -> dict:
+    def provenance(self, chosen: TunedStop) -> dict:
         """What a decoder has to know besides the policy, and what replay predicts of it."""
         replayed = self._replayed(chosen, chosen.length)
         predicted = {"speedup": self._faster(replayed), "rounds_by_draft_length": replayed.lengths().tolist()}
         return {"role": "stop", "length": chosen.length, "keep": chosen.keep, "predicted": predicted}
 
-    def hold_out(self, chosen: ChosenStop) -> dict:
+    def measure_holdout(self, chosen: TunedStop) -> dict:
         """Measure the tuned stop and its controls on the held-out prompts; the rest of the result."""
         job, length = self.job, self.search.constant()
         decoders = {
@@ -129,7 +129,7 @@ def _traces(job: Job) -> DraftTraces:
     return read_drafts(folder)
 
 
-def draft_of(chosen: ChosenStop) -> str:
+def draft_of(chosen: TunedStop) -> str:
     """What a reader calls a way of drafting."""
     if chosen.policy.kind == "never":
         return f"constant length {chosen.length}"

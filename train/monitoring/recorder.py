@@ -14,7 +14,7 @@ from train.monitoring.drift import traffic
 from train.traces.collect_handoff import trajectory
 
 
-class Watch:
+class StepRecorder:
     """A policy that also keeps what it saw, for ``Monitor``: hand it to a decoder in the policy's place.
 
     ``take()`` returns the steps since it was last called, as the arguments of ``Monitor.update``.

@@ -13,7 +13,7 @@ from train.quality.guarded_regret import end_tokens, guarded_regret, score
 
 
 @dataclass
-class Judge:
+class QualityMetric:
     """Judges answers to prompts; ``grader`` is ``module:function``, for which see ``train.quality.graders``.
 
     With a grader the loss is signed: the score of the large model's own answer minus that of this one, in [-1, 1].

@@ -11,9 +11,9 @@ from torch import Tensor
 from decoding import LM, Backoff
 from train.common.generations import write
 from train.data.prompts import Prompt
-from train.quality.metric import Judge
+from train.quality.metric import QualityMetric
 from train.reinforcement.policy_gradient import Decisions, Explorer
-from train.replay.backoff import Cost
+from train.replay.backoff import TimingTables
 from train.replay.pricing import alone, priced
 from train.search.backoff import Goal
 
@@ -24,10 +24,10 @@ class Rollouts:
 
     small: LM
     large: LM
-    judge: Judge
+    judge: QualityMetric
     prompts: list[Prompt]
     references: dict[str, list[int]]
-    cost: Cost
+    cost: TimingTables
     goal: Goal
     count: int
     """prompts a step"""

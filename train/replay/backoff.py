@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from decoding.cost.timing import seconds
-from train.replay.rounds import Rounds, Texts, play, runs
+from train.replay.rounds import LoggedTexts, Rounds, play, runs
 from train.traces.handoff_traces import Traces
 
 
-class Cost:
+class TimingTables:
     """Measured seconds of both models by tokens read, see ``decoding.cost.timing``."""
 
     def __init__(self, small: dict, large: dict):
@@ -27,7 +27,7 @@ class Cost:
         return seconds(self.large, traces["prompt_tokens"][first]) + (tokens - 1) * seconds(self.large, 1)
 
 
-def backoff(traces: Traces, escalate: np.ndarray, cost: Cost) -> tuple[float, float]:
+def backoff(traces: Traces, escalate: np.ndarray, cost: TimingTables) -> tuple[float, float]:
     """(speedup over the large model alone, mean loss per prompt) had ``escalate`` [rows] decided the hand-offs.
 
     What the small model would end is handed on in any case, as ``verify_eos`` does. A loop that the large model goes
@@ -66,15 +66,15 @@ def rounds(traces: Traces, length: int, budget: int) -> Rounds:
     """The rounds of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
     first = traces.starts[:-1]
     agree = traces["small_token"] == traces["large_token"]
-    return play(Texts(first, np.diff(traces.starts), traces["prompt_tokens"][first], runs(agree)), length, budget)
+    return play(LoggedTexts(first, np.diff(traces.starts), traces["prompt_tokens"][first], runs(agree)), length, budget)
 
 
-def speculative(traces: Traces, length: int, cost: Cost, budget: int) -> float:
+def speculative(traces: Traces, length: int, cost: TimingTables, budget: int) -> float:
     """Speedup of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
     return float(cost.alone(traces).sum() / rounds(traces, length, budget).seconds(cost).sum())
 
 
-def best_length(traces: Traces, cost: Cost, budget: int, lengths=range(1, 9)) -> tuple[int, float]:
+def best_length(traces: Traces, cost: TimingTables, budget: int, lengths=range(1, 9)) -> tuple[int, float]:
     """(draft length, speedup) of the fastest fixed draft length."""
     speeds = {length: speculative(traces, length, cost, budget) for length in lengths}
     best = max(speeds, key=speeds.get)

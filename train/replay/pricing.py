@@ -10,11 +10,11 @@ import torch
 from decoding import generate
 from decoding.cost.timing import seconds
 from train.data.prompts import Prompt
-from train.quality.metric import Judge
-from train.replay.backoff import Cost
+from train.quality.metric import QualityMetric
+from train.replay.backoff import TimingTables
 
 
-def alone(prompts: Sequence[Prompt], answers: Sequence[list[int]], cost: Cost) -> dict[str, np.ndarray]:
+def alone(prompts: Sequence[Prompt], answers: Sequence[list[int]], cost: TimingTables) -> dict[str, np.ndarray]:
     """Priced seconds and tokens of the large model alone."""
     tokens = np.array([len(a) for a in answers])
     first = seconds(cost.large, [len(p.ids) for p in prompts])
@@ -22,11 +22,11 @@ def alone(prompts: Sequence[Prompt], answers: Sequence[list[int]], cost: Cost) -
 
 
 def judged(
-    judge: Judge,
+    judge: QualityMetric,
     prompts: Sequence[Prompt],
     texts: Sequence[tuple[list[int], list[int]]],
     references: Sequence[list[int]],
-    cost: Cost,
+    cost: TimingTables,
 ) -> dict[str, np.ndarray]:
     """Per text (tokens, who wrote them): priced seconds, tokens, those of the large model, loss and plain regret."""
     rows = []
@@ -49,7 +49,13 @@ def priced(prompt: int, writers: list[int], tables: Sequence[dict]) -> float:
 
 
 def decoded(
-    decoder, prompt: Prompt, reference: list[int], judge: Judge, cost: Cost, max_new_tokens: int, seed: int
+    decoder,
+    prompt: Prompt,
+    reference: list[int],
+    judge: QualityMetric,
+    cost: TimingTables,
+    max_new_tokens: int,
+    seed: int,
 ) -> tuple[float, int, float]:
     """(priced seconds, tokens, loss) of what a decoder of two models writes, on its own, by what each of its forwards
     read."""

@@ -10,7 +10,7 @@ import numpy as np
 from decoding.cost.timing import seconds
 
 
-class Texts(NamedTuple):
+class LoggedTexts(NamedTuple):
     """The target's own texts, one after the other."""
 
     first: np.ndarray
@@ -37,7 +37,7 @@ class Rounds(NamedTuple):
     large_reads: np.ndarray
 
     def seconds(self, cost) -> np.ndarray:
-        """[rounds] priced by the tables of ``cost`` (``train.replay.backoff.Cost``)."""
+        """[rounds] priced by the tables of ``cost`` (``train.replay.backoff.TimingTables``)."""
         small = seconds(cost.small, self.small_reads) + (self.asked - 1) * seconds(cost.small, 1)
         return np.where(self.asked > 0, small, 0.0) + seconds(cost.large, self.large_reads)
 
@@ -62,7 +62,7 @@ def runs(agree: np.ndarray) -> np.ndarray:
 
 
 def play(
-    texts: Texts, length: int, budget: int, stop: Callable[[Starts], np.ndarray] | None = None, keep: bool = False
+    texts: LoggedTexts, length: int, budget: int, stop: Callable[[Starts], np.ndarray] | None = None, keep: bool = False
 ) -> Rounds:
     """The rounds of decoding with drafts of at most ``length`` tokens, of which the last may be cut by ``budget``.
 

@@ -14,8 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from train.replay.rounds import Rounds, Texts, play, runs
-from train.replay.stop_decisions import AnyPast, Drafts, ThisPast, all_steps, check, first_true, forgets
+from train.replay.rounds import LoggedTexts, Rounds, play, runs
+from train.replay.stop_decisions import (
+    Drafts,
+    PrecomputedStops,
+    SequentialStops,
+    all_steps,
+    check,
+    first_true,
+    is_memoryless,
+)
 from train.traces.draft_traces import DraftTraces
 
 
@@ -51,7 +59,7 @@ class Replayed:
         return np.bincount(self.rounds.drafted)
 
     def seconds(self, cost) -> np.ndarray:
-        """[prompts] priced by the tables of ``cost`` (``train.replay.backoff.Cost``)."""
+        """[prompts] priced by the tables of ``cost`` (``train.replay.backoff.TimingTables``)."""
         return self._sum(self.rounds.seconds(cost))
 
 
@@ -66,7 +74,7 @@ class Replay:
         self.traces = traces
         # A chance of 1 is never missed and one of 0 never met: greedy text replays alike with every seed.
         run = runs(np.random.default_rng(seed).random(len(traces.chance)) < traces.chance)
-        self.texts = Texts(traces.first, traces.tokens, traces.prompt_tokens, run)
+        self.texts = LoggedTexts(traces.first, traces.tokens, traces.prompt_tokens, run)
         self.drafts = Drafts(traces, run, seed)
 
     def __call__(
@@ -98,18 +106,18 @@ class Replay:
         ValueError for one that looks back over rounds: its scores depend on its own threshold.
         """
         check(policy)
-        if not forgets(policy):
+        if not is_memoryless(policy):
             raise ValueError(f"{', '.join(policy.names)} depend on earlier rounds; replay this policy without scores")
         with torch.inference_mode():
             return policy.score(all_steps(policy, self.drafts))
 
     def _stops(self, stop, length: int, budget: int, score: torch.Tensor | None):
         check(stop)
-        if not forgets(stop):
-            return ThisPast(stop, self.drafts, self.texts.first, length, budget)
+        if not is_memoryless(stop):
+            return SequentialStops(stop, self.drafts, self.texts.first, length, budget)
         with torch.inference_mode():
             said = stop(all_steps(stop, self.drafts)) if score is None else ~(score < stop.threshold)
-        return AnyPast(self.texts.first, first_true(said))
+        return PrecomputedStops(self.texts.first, first_true(said))
 
 
 def expected(replays: Sequence[Replay], cost=None, **options) -> dict[str, float]:

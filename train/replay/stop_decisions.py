@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.state.sampling import POLICY, noise
+from decoding.state.sampling import POLICY, counter_noise
 from decoding.step import Step
 from policies import Survival
 from policies.features.table import FEATURES
@@ -77,13 +77,13 @@ class Drafts:
             agreed=agreed[:, None].expand(shape),
             large_entropy=self.large_entropy[at][:, None].expand(shape),
             last_token=columns["last_token"],
-            uniform=noise(torch.full_like(position, self.seed), position, POLICY),
+            uniform=counter_noise(torch.full_like(position, self.seed), position, POLICY),
             repeated=columns["repeated"],
             columns=columns,
         )
 
 
-class AnyPast:
+class PrecomputedStops:
     """Stops of a policy for which every round is the same wherever the text came from: found for all at once."""
 
     def __init__(self, first: np.ndarray, ends: np.ndarray):
@@ -93,7 +93,7 @@ class AnyPast:
         return self.ends[self.first[starts.text] + starts.position]
 
 
-class ThisPast:
+class SequentialStops:
     """Stops of a policy that looks back over rounds, asked round by round, with the history that it would have had."""
 
     def __init__(self, policy, drafts: Drafts, first: np.ndarray, length: int, budget: int):
@@ -113,7 +113,7 @@ class ThisPast:
         seen = self.policy.observe(step).float()
         step.history = windows(before, seen)
         said = first_true(self.policy(step))
-        # As ``decoding.state.policy_state`` records it: what the draft was asked about, and then a place that it has not seen.
+        # As ``policy_state`` records it: what the draft was asked about, and then a place that it has not seen.
         asked = torch.from_numpy(np.minimum(said + 1, starts.room))[:, None]
         places = torch.arange(self.length + 1)
         seen = torch.cat([seen, torch.full_like(seen[:, :1], torch.nan)], 1)
@@ -130,7 +130,7 @@ def check(policy) -> None:
             raise ValueError(f"draft traces do not hold {name!r}; it is known of drafted tokens only")
 
 
-def forgets(policy) -> bool:
+def is_memoryless(policy) -> bool:
     """Whether what it says in a round does not depend on the rounds before."""
     names = getattr(policy, "names", OF_THE_ROUND)  # one that does not say what it reads may read anything
     within = isinstance(policy, Survival) or not getattr(policy, "history", ())

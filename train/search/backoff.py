@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 
 from policies import MLP, Logistic, Policy, Rule
-from train.replay.backoff import Cost, backoff
+from train.replay.backoff import TimingTables, backoff
 from train.search.labels import labels
 from train.search.thresholds import cut, risks
 from train.traces.handoff_traces import Traces
@@ -60,7 +60,7 @@ class Search:
     label: str
     fit: Traces
     tune: Traces
-    cost: Cost
+    cost: TimingTables
     goal: Goal
     classes: object
     seed: int = 0

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from decoding.cost.timing import seconds
 from policies import MLP, Logistic, Policy, Rule, Survival, feature_columns
-from train.replay.backoff import Cost
+from train.replay.backoff import TimingTables
 from train.replay.speculative import Replay, Replayed
 from train.search.backoff import CONFIDENCE, TOKEN
 from train.search.recipes import RECIPES
@@ -50,7 +50,7 @@ class StopSearch:
     kind: str
     fit: DraftTraces
     judged: DraftTraces
-    cost: Cost
+    cost: TimingTables
     classes: Tensor
     seed: int = 0
     fitted: dict[str, Policy | Survival] = field(default_factory=dict)

@@ -4,7 +4,7 @@ What leniency writes depends on all of its past, so no trace can replay it: a tr
 always in the same order, and its time is priced by the timing table from what each forward read, so that neither a
 noisy machine nor another worker's changes a trial. With exact acceptance it is replayed instead, in milliseconds.
 
-The objective is that of ``train.search.backoff``: the loss, or minus the speedup, under the goal as a constraint. What a pruner
+The objective is that of ``search.backoff``: the loss, or minus the speedup, under the goal as a constraint. What a pruner
 needs is a value of every prompt that can be paired, which neither a speedup (a ratio of sums) nor a constraint on a
 mean has. A trial reports instead, for each prompt, the quantity that is minimised plus the part by which the prompt
 alone misses the goal (``_reported``). Being better than asked earns nothing, so that no trial can make up for its loss
@@ -23,12 +23,12 @@ import optuna
 
 from decoding import LM, Exact, Lenient, Rollback
 from decoding.acceptance.rules import Acceptance
-from decoding.decoders.from_spec import drafting
+from decoding.decoders.from_spec import build_decoder
 from decoding.models.architectures import counts_slots
 from policies import Policy, Rule
-from policies.decoder_spec import EXACT, Role
+from policies.decoder_spec import EXACT, DecoderSpec
 from train.data.prompts import Prompt
-from train.quality.metric import Judge
+from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, decoded
 from train.search import leniency
 from train.search.backoff import Goal
@@ -59,7 +59,7 @@ class HybridSearch:
     models: Sequence[LM]
     prompts: Sequence[Prompt]
     goal: Goal
-    judge: Judge
+    judge: QualityMetric
 
     def suggest(self, trial: optuna.Trial) -> dict:
         """The space: beams and how MTAD accepts them, or a chain of tokens, a stop for it and a rule for that."""
@@ -142,18 +142,18 @@ class HybridSearch:
             yield float(taken[prompt.id]), len(answer), 0.0
 
     def _decoded(self, params: dict) -> Iterator[Row]:
-        decoder, budget = drafting(self.models, self.stop(params), self.role(params)), self.stops.judged.budget
+        decoder, budget = build_decoder(self.models, self.stop(params), self.role(params)), self.stops.judged.budget
         for i, (prompt, reference) in enumerate(zip(self.prompts, self._references, strict=True)):
             yield decoded(decoder, prompt, reference, self.judge, self.stops.cost, budget, seed=i)
 
-    def role(self, params: dict) -> Role:
+    def role(self, params: dict) -> DecoderSpec:
         """What a decoder has to know of ``params`` besides the stop."""
         if params["draft"] != CHAIN:
             accept = EXACT if params["draft"] == EXACT_TREE else leniency.described(params, "Joint")
             tree = params["draft"] != BEAMS
-            return Role("stop", params["length"], accept=accept, beams=params["beams"], tree=tree)
+            return DecoderSpec("stop", params["length"], accept=accept, beams=params["beams"], tree=tree)
         accept = leniency.described(params, params["accept"])
-        return Role("stop", params["length"], params.get("keep", False), accept)
+        return DecoderSpec("stop", params["length"], params.get("keep", False), accept)
 
     def stop(self, params: dict) -> Policy:
         """A stop of one's own, at its threshold; one that never stops where only the length ends a draft."""

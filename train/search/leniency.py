@@ -63,7 +63,7 @@ def drawn(rule: Acceptance) -> dict[str, Any]:
 
 
 def described(params: dict[str, Any], name: str) -> dict[str, Any]:
-    """The rule ``name`` at the number in ``params``, as ``decoding.acceptance.rules.rule`` and a policy's role take it."""
+    """The rule ``name`` at the number in ``params``, as ``acceptance.rules.rule`` and a policy's role take it."""
     if name == EXACT:
         return {"name": name}
     return {"name": name, LENIENT[name].setting: params[_key(name)]} | LENIENT[name].fixed

@@ -118,7 +118,7 @@ def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: lis
             study.optimize(objective, callbacks=[*callbacks, show, MaxTrialsCallback(trials, DONE)])
 
 
-def settle(study: optuna.Study, patience: float = PATIENCE) -> None:
+def wait_for_trials(study: optuna.Study, patience: float = PATIENCE) -> None:
     """Wait until no trial is unfinished, so that every process that reads the study from here on reads the same.
 
     What a worker of another machine has not finished after ``patience`` seconds is left to it.

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from decoding import LM, Sampling
-from decoding.drafting.draft_model import noise
+from decoding.drafting.draft_model import draft_noise
 from decoding.generation import commits, start
-from decoding.state.generation_state import Run
-from decoding.state.policy_state import Trail, entropy
-from decoding.state.sampling import DRAW, REPLACE, invert
+from decoding.state.generation_state import GenerationState
+from decoding.state.policy_state import PolicyState, entropy
+from decoding.state.sampling import DRAW, REPLACE, sample_from_weights
 from decoding.state.token_buffer import Commit
 from policies import feature_columns, token_classes
 from train.common.generations import batch_of
@@ -93,16 +93,16 @@ class DraftLogger:
     """
 
     names = STEP_FEATURES
-    """what its ``Trail`` has to know of each step"""
+    """what its ``PolicyState`` has to know of each step"""
 
     def __init__(self, models: Sequence[LM], longest: int, classes: Tensor):
         self.models, self.longest, self.classes = list(models), longest, classes
         self.scratch = longest
         self.logged: list[Tensor] = []
 
-    def write(self, run: Run) -> Iterator[Commit]:
+    def write(self, run: GenerationState) -> Iterator[Commit]:
         text, (small, large) = run.text, run.sessions
-        trail = Trail(self, text)
+        trail = PolicyState(self, text)
         while True:
             rows = text.rows
             lengths = text.lengths[rows]
@@ -113,8 +113,8 @@ class DraftLogger:
             p, q = run.sampling.probabilities(target_logits), run.sampling.probabilities(logits)
             wrong = (of(q, token) < of(p, token)).nonzero().squeeze(1)
             own = token.clone()
-            fresh = noise(text, rows, position, torch.zeros_like(position), REPLACE, self.longest)
-            own[wrong] = invert((q - p).clamp(min=0), fresh)[wrong]
+            fresh = draft_noise(text, rows, position, torch.zeros_like(position), REPLACE, self.longest)
+            own[wrong] = sample_from_weights((q - p).clamp(min=0), fresh)[wrong]
             said = torch.stack([of(q, token).log(), of(p, token).log(), entropy(target_logits)], 1)
             self._log(trail, logits, rows, lengths, 0, token, own, said)
             self._follow(run, trail, rows[wrong], lengths[wrong], own[wrong], wrong=True)
@@ -122,7 +122,9 @@ class DraftLogger:
             self._follow(run, trail, rows[ended], lengths[ended], token[ended], wrong=False)
             yield Commit.one(rows, token, torch.ones_like(token))
 
-    def _follow(self, run: Run, trail: Trail, rows: Tensor, lengths: Tensor, token: Tensor, wrong: bool) -> None:
+    def _follow(
+        self, run: GenerationState, trail: PolicyState, rows: Tensor, lengths: Tensor, token: Tensor, wrong: bool
+    ) -> None:
         """Log where the draft goes after ``token`` [r] of its own, up to the longest draft or the budget."""
         text, session = run.text, run.sessions[0]
         before = rows, lengths
@@ -134,14 +136,14 @@ class DraftLogger:
             text.ids[rows, lengths + place - 1] = token
             logits, _ = session.next(text.ids, lengths + place, rows)
             begin = lengths - text.prompts[rows]
-            fresh = noise(text, rows, begin, torch.full_like(begin, place), REPLACE, self.longest)
+            fresh = draft_noise(text, rows, begin, torch.full_like(begin, place), REPLACE, self.longest)
             token = run.sampling.draw(logits, fresh)
             none = torch.full_like(token, -1)
             unknown = torch.full((len(rows), 3), torch.nan, device=rows.device)
             self._log(trail, logits, rows, lengths + place, place if wrong else 0, none, token, unknown)
         session.rollback(*before)
 
-    def _log(self, trail: Trail, logits, rows, lengths, depth: int, token, own, said) -> None:
+    def _log(self, trail: PolicyState, logits, rows, lengths, depth: int, token, own, said) -> None:
         step = trail.step(logits, rows, lengths)
         seen = feature_columns(step, STEP_FEATURES, classes=self.classes)
         whole = [rows, step.position, torch.full_like(rows, depth), token, own, step.last_token]

@@ -16,7 +16,7 @@ import torch
 from rich.progress import track
 
 from decoding import LM, Backoff, Step
-from decoding.state.policy_state import entropy, repeated
+from decoding.state.policy_state import entropy, longest_repeated_suffix
 from policies import Policy, Random, feature_columns, history_for, token_classes
 from policies.features.table import WINDOW
 from train.common.generations import answers, write
@@ -165,7 +165,7 @@ def _step(q_logits, p_logits, prompt: Prompt, token, writers) -> Step:
         large_entropy=torch.where(known, entropy(p_logits)[before.clamp(min=0)], unknown),
         last_token=torch.cat([token.new_tensor(prompt.ids[-1:]), token[:-1]]),
         uniform=unknown,
-        repeated=repeated(token.expand(n, n), position),
+        repeated=longest_repeated_suffix(token.expand(n, n), position),
     )
 
 

@@ -11,7 +11,7 @@ Fields of ``policy.json`` (version 1):
   ``large_entropy`` its entropy then; ``repeated`` the length of the longest end of the answer that occurs earlier in
   it, at most 8; ``mean_x`` the mean of x at the ``window`` positions before this one, skipping NaN; ``last_is_x`` a
   bit of ``classes[last token]`` (1 word start, 2 digit, 4 punctuation, 8 newline); ``uniform`` noise in [0, 1).
-  The features of drafted tokens that the large model has read (``kl``, ``tv`` ...) are those of policies/features/verification.py.
+  The features of drafted tokens that the large model has read (``kl``, ``tv`` ...) are in ``verification.py``.
 - ``score`` by ``type``. "network": z = (features - ``mean``) / ``scale``, NaN becoming 0 in columns with ``impute``;
   then, when ``hidden_width`` > 0, the small model's last hidden state (normalised to mean 0 and variance 1, epsilon
   1e-5) is appended; then ``layers`` (weight [out, in] and bias) with SiLU between them and ``output`` ("sigmoid" or

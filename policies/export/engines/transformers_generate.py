@@ -6,7 +6,6 @@ transformers copies a folder file by file and only follows ``from .x import``: t
 
 from __future__ import annotations
 
-import ast
 import base64
 import importlib.util
 import re
@@ -18,18 +17,16 @@ from policies.export.templates import template
 from policies.features.table import FEATURES
 
 ROOTS = {
-    "decoding": ("backoff", "generation", "lm", "mtad", "sampling", "speculative"),
-    "policies": ("loading",),
+    "decoding.decoders.backoff": "Backoff",
+    "decoding.decoders.mtad": "MTAD",
+    "decoding.decoders.speculative": "Speculative",
+    "decoding.generation": "NEUTRAL, generate as engine",
+    "decoding.models.lm": "LM",
+    "decoding.state.sampling": "Sampling",
+    "policies.loading": "load",
 }
-IMPORTS = """from .decoding_backoff import Backoff
-from .decoding_generation import NEUTRAL
-from .decoding_generation import generate as engine
-from .decoding_lm import LM
-from .decoding_mtad import MTAD
-from .decoding_sampling import Sampling
-from .decoding_speculative import Speculative
-from .policies_loading import load
-from .policy_data import FILES, OPTIONS"""
+"""Modules that ``generate.py`` imports, and the names it uses."""
+PACKAGE_IMPORT = re.compile(r"^(\s*)from ((?:decoding|policies)\.[\w.]+) import", re.MULTILINE)
 METHOD = {"handoff": "backoff", "stop": "speculative"}
 DATA = '''"""The policy's own files, and how it is used unless generate is told otherwise."""
 
@@ -41,7 +38,7 @@ OPTIONS = {options!r}
 def write(source: Source) -> Files:
     files = copied_sources() | {
         "policy_data.py": _data(source),
-        "generate.py": template("custom_generate.py.txt").replace("@IMPORTS@", IMPORTS + _others()),
+        "generate.py": template("custom_generate.py.txt").replace("@IMPORTS@", _imports()),
         "requirements.txt": "transformers>=5.17\ntransformers<5.24\ntorch>=2.11\nsafetensors>=0.5\nnumpy>=1.24\n",
     }
     written = {f"custom_generate/{name}": text.encode() for name, text in files.items()}
@@ -51,39 +48,43 @@ def write(source: Source) -> Files:
 def copied_sources() -> dict[str, str]:
     """The text of every module that the engine and the policies need, with imports that stay in one folder."""
     found: dict[str, str] = {}
-    for package, roots in ROOTS.items():
-        folder = _folder(package)
-        waiting = list(roots)
-        while waiting:
-            module = waiting.pop()
-            name = f"{package}_{module}.py"
-            if name not in found:
-                text = (folder / f"{module}.py").read_text(encoding="utf-8")
-                waiting += _imported(text, package)
-                found[name] = re.sub(
-                    rf"^(\s*)from {package}\.(\w+) import", rf"\1from .{package}_\2 import", text, flags=re.M
-                )
+    waiting = list(ROOTS)
+    while waiting:
+        module = waiting.pop()
+        name = f"{_flat(module)}.py"
+        if name not in found:
+            text = _file(module).read_text(encoding="utf-8")
+            needed = [match[2] for match in PACKAGE_IMPORT.finditer(text) if _file(match[2]).is_file()]
+            waiting += needed
+            found[name] = PACKAGE_IMPORT.sub(
+                lambda m, needed=needed: f"{m[1]}from .{_flat(m[2])} import" if m[2] in needed else m[0], text
+            )
     return found
 
 
-def _folder(package: str) -> Path:
+def _flat(module: str) -> str:
+    return module.replace(".", "_")
+
+
+def _file(module: str) -> Path:
+    package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ExportError(f"the transformers target copies the package {package!r}, which is not installed; install it")
-    return Path(next(iter(spec.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations))).joinpath(*rest).with_suffix(".py")
 
 
-def _imported(text: str, package: str) -> list[str]:
-    nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom) and node.level == 0)
-    modules = (node.module.split(".") for node in nodes)
-    return [parts[1] for parts in modules if parts[0] == package and len(parts) == 2]
-
-
-def _others() -> str:
-    """Imports of what ``generate.py`` does not name: some versions copy only the files that it imports itself."""
-    named = re.findall(r"from \.(\w+) import", IMPORTS)
-    rest = sorted(name.removesuffix(".py") for name in copied_sources())
-    return "".join(f"\nfrom .{name} import __name__ as _{name}" for name in rest if name not in named)
+def _imports() -> str:
+    """The imports of ``generate.py``: what it uses, and all others, as some versions copy only what it imports itself."""
+    used = [f"from .{_flat(module)} import {names}" for module, names in ROOTS.items()]
+    rest = sorted({name.removesuffix(".py") for name in copied_sources()} - {_flat(module) for module in ROOTS})
+    return "\n".join(
+        [
+            *used,
+            "from .policy_data import FILES, OPTIONS",
+            *(f"from .{name} import __name__ as _{name}" for name in rest),
+        ]
+    )
 
 
 def _data(source: Source) -> str:
