@@ -49,7 +49,7 @@ class Decoder(Protocol):
     models: list[LM]
     scratch: int
 
-    def write(self, run: GenerationState) -> Iterator[Commit]: ...
+    def write(self, state: GenerationState) -> Iterator[Commit]: ...
 
 
 @dataclass(slots=True)
@@ -96,15 +96,15 @@ def generate(
     """
     began = time.perf_counter()
     with torch.inference_mode():
-        run = start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed)
+        state = start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed)
         tokenizer = decoder.models[-1].tokenizer
         stops = StopStrings(stop_strings, tokenizer) if stop_strings else None
         pieces = PieceStream(stream, tokenizer, len(input_ids)) if stream is not None else None
-        for _ in commits(decoder, run, stops, pieces):
+        for _ in commits(decoder, state, stops, pieces):
             pass
     pad = _pad(decoder.models[-1], pad_token_id)
     # Outside inference mode: a result may be trained on.
-    result = _result(run, input_ids, pad, time.perf_counter() - began)
+    result = _result(state, input_ids, pad, time.perf_counter() - began)
     warn_if_slower(decoder, len(input_ids), result.counts)
     return result
 
@@ -119,34 +119,34 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     _refuse_processors(models)
     eos = _eos(models[-1], eos_token_id)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
-    text = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
-    needed = int(text.prompts.max()) + max_new_tokens
+    buffer = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
+    needed = int(buffer.prompts.max()) + max_new_tokens
     tightest = min(models, key=lambda lm: lm.context)
     if needed > tightest.context:
         raise ValueError(
             f"the longest prompt ({needed - max_new_tokens} tokens) and max_new_tokens ({max_new_tokens}) need "
             f"{needed} positions, but {tightest.name} has {tightest.context}"
         )
-    check_fits(models, len(input_ids), text.capacity)
-    sessions = [lm.session(len(input_ids), text.capacity) for lm in models]
+    check_fits(models, len(input_ids), buffer.capacity)
+    sessions = [lm.session(len(input_ids), buffer.capacity) for lm in models]
     for session in sessions:
         session.vocab = vocab
-    return GenerationState(text, sessions, sampling)
+    return GenerationState(buffer, sessions, sampling)
 
 
 def commits(
-    decoder: Decoder, run: GenerationState, stops: StopStrings | None = None, pieces: PieceStream | None = None
+    decoder: Decoder, state: GenerationState, stops: StopStrings | None = None, pieces: PieceStream | None = None
 ) -> Iterator[Commit]:
-    """Drive a decoder to the end of every row; each commit has been written to ``run.text`` when it is yielded."""
-    writing = decoder.write(run)
-    stop = (lambda row, new: stops.find(run.text, row, new)) if stops is not None else None
-    while len(run.text.rows):
+    """Drive a decoder to the end of every row; each commit has been written to ``state.buffer`` when it is yielded."""
+    writing = decoder.write(state)
+    stop = (lambda row, new: stops.find(state.buffer, row, new)) if stops is not None else None
+    while len(state.buffer.rows):
         commit = next(writing)
-        if any(run.text.append(commit, stop, [session.broken for session in run.sessions])):
-            for session in run.sessions:
+        if any(state.buffer.append(commit, stop, [session.broken for session in state.sessions])):
+            for session in state.sessions:
                 session.check()
         if pieces is not None:
-            pieces.update(run.text, commit.rows.tolist())
+            pieces.update(state.buffer, commit.rows.tolist())
         yield commit
     writing.close()
 
@@ -195,23 +195,23 @@ def _pad(lm: LM, pad: int | None) -> int:
     return pad
 
 
-def _result(run: GenerationState, input_ids: Tensor, pad: int, seconds: float) -> Result:
-    text, sessions = run.text, run.sessions
-    lengths = text.lengths - text.prompts
-    column = torch.arange(int(lengths.max()), device=text.device)
-    where = text.prompts[:, None] + column
+def _result(state: GenerationState, input_ids: Tensor, pad: int, seconds: float) -> Result:
+    buffer, sessions = state.buffer, state.sessions
+    lengths = buffer.lengths - buffer.prompts
+    column = torch.arange(int(lengths.max()), device=buffer.device)
+    where = buffer.prompts[:, None] + column
     written = column < lengths[:, None]
-    answers = text.ids.gather(1, where).masked_fill(~written, pad)
+    answers = buffer.ids.gather(1, where).masked_fill(~written, pad)
     return Result(
         sequences=torch.cat([input_ids, answers], 1),
         lengths=lengths,
-        writers=text.signed.gather(1, where).masked_fill(~written, -1),
+        writers=buffer.writers.gather(1, where).masked_fill(~written, -1),
         counts={
             "calls": [s.calls for s in sessions],
             "tokens_read": [sum(s.reads) for s in sessions],
-            "drafted": int(run.drafted),
-            "accepted": run.accepted,
-            "escalated": run.escalated,
+            "drafted": int(state.drafted),
+            "accepted": state.accepted,
+            "escalated": state.escalated,
         },
         reads=[s.reads for s in sessions],
         seconds={

@@ -20,11 +20,11 @@ class Autoregressive:
     def __init__(self, model: LM):
         self.models = [model]
 
-    def write(self, run: GenerationState) -> Iterator[Commit]:
-        text, (session,) = run.text, run.sessions
+    def write(self, state: GenerationState) -> Iterator[Commit]:
+        buffer, (session,) = state.buffer, state.sessions
         while True:
-            rows = text.rows
-            lengths = text.lengths[rows]
-            logits = session.catch_up(text.ids, lengths, rows, span=text.span(1))[:, -1]
-            tokens = run.draw(logits, rows, lengths)
+            rows = buffer.rows
+            lengths = buffer.lengths[rows]
+            logits = session.catch_up(buffer.ids, lengths, rows, span=buffer.span(1))[:, -1]
+            tokens = state.draw(logits, rows, lengths)
             yield Commit.one(rows, tokens, torch.zeros_like(tokens))

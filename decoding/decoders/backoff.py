@@ -36,50 +36,52 @@ class Backoff:
                 f"not {len(self.models)} models and {len(self.policies)} policies"
             )
 
-    def write(self, run: GenerationState) -> Iterator[Commit]:
-        text = run.text
-        trails = [PolicyState(policy, text, i) for i, policy in enumerate(self.policies)]
-        run.escalated = [0] * len(self.policies)
+    def write(self, state: GenerationState) -> Iterator[Commit]:
+        buffer = state.buffer
+        policy_states = [PolicyState(policy, buffer, i) for i, policy in enumerate(self.policies)]
+        state.escalated = [0] * len(self.policies)
         while True:
-            rows = text.rows
-            tokens, writers, _ = self._ask(run, trails, 0, rows)
+            rows = buffer.rows
+            tokens, writers, _ = self._ask(state, policy_states, 0, rows)
             yield Commit.one(rows, tokens, writers)
 
     def _ask(
-        self, run: GenerationState, trails: list[PolicyState], i: int, rows: Tensor
+        self, state: GenerationState, policy_states: list[PolicyState], i: int, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next tokens [r] of ``rows`` [r], by model i or whom its policy hands them on to; the writers [r]; and
         the logits [r, vocab] of model i."""
-        text, lengths = run.text, run.text.lengths[rows]
-        trail = trails[i] if i < len(trails) else None
+        buffer, lengths = state.buffer, state.buffer.lengths[rows]
+        policy_state = policy_states[i] if i < len(policy_states) else None
         # Only the first model reads every token, and so lags by one.
-        span = text.span(1) if i == 0 else None
-        seen = run.sessions[i].next(text.ids, lengths, rows, trail is not None and trail.needs_hidden, span)
-        tokens = run.draw(seen[0], rows, lengths)
+        span = buffer.span(1) if i == 0 else None
+        seen = state.sessions[i].next(
+            buffer.ids, lengths, rows, policy_state is not None and policy_state.needs_hidden, span
+        )
+        tokens = state.draw(seen[0], rows, lengths)
         writers = torch.full_like(tokens, i)
-        if trail is None:
+        if policy_state is None:
             return tokens, writers, seen[0]
-        handed = self._hand_on(run, i, trail, rows, seen, tokens)
+        handed = self._hand_on(state, i, policy_state, rows, seen, tokens)
         if self.verify_eos:
-            handed = handed | text.ends(tokens)
+            handed = handed | buffer.ends(tokens)
         on = handed.nonzero().squeeze(1)
         if len(on):
-            run.escalated[i] += len(on)
-            theirs, wrote, large = self._ask(run, trails, i + 1, rows[on])
+            state.escalated[i] += len(on)
+            theirs, wrote, large = self._ask(state, policy_states, i + 1, rows[on])
             agreed = large.argmax(-1) == seen[0][on].argmax(-1)
-            trail.checked_by_large(rows[on], lengths[on] + 1, agreed, large)
+            policy_state.checked_by_large(rows[on], lengths[on] + 1, agreed, large)
             tokens, writers = tokens.index_copy(0, on, theirs), writers.index_copy(0, on, wrote)
         return tokens, writers, seen[0]
 
     def _hand_on(
         self,
-        run: GenerationState,
+        state: GenerationState,
         i: int,
-        trail: PolicyState,
+        policy_state: PolicyState,
         rows: Tensor,
         seen: tuple[Tensor, Tensor | None],
         drawn: Tensor,
     ) -> Tensor:
         """bool [r]: whether policy i, shown the logits and hidden states ``seen``, hands the tokens ``drawn`` on."""
         logits, hidden = seen
-        return trail.decide(logits, rows, run.text.lengths[rows], hidden)
+        return policy_state.decide(logits, rows, state.buffer.lengths[rows], hidden)

@@ -61,21 +61,21 @@ class MTAD:
         self.accept = Joint(tau, filtered)
         self.scratch = beams * length + 1
 
-    def write(self, run: GenerationState) -> Iterator[Commit]:
+    def write(self, state: GenerationState) -> Iterator[Commit]:
         while True:
-            yield self._round(run, run.text.rows)
+            yield self._round(state, state.buffer.rows)
 
-    def _round(self, run: GenerationState, rows: Tensor) -> Commit:
-        text, (small, large) = run.text, run.sessions
-        lengths = text.lengths[rows]
+    def _round(self, state: GenerationState, rows: Tensor) -> Commit:
+        buffer, (small, large) = state.buffer, state.sessions
+        lengths = buffer.lengths[rows]
         # The target writes one token in any case: the budget leaves room for one drafted token fewer.
-        room = (text.prompts[rows] + text.budget - lengths - 1).clamp(max=self.length)
+        room = (buffer.prompts[rows] + buffer.budget - lengths - 1).clamp(max=self.length)
         depth = max(1, int(room.max()))
-        beams, q = sample_beams(run, rows, lengths, room, self.beams, depth, self.length)
+        beams, q = sample_beams(state, rows, lengths, room, self.beams, depth, self.length)
         best = beams.path(beams.best())
         drafted = beams if self.tree else beams.only(best)
-        p = self._read(run, rows, lengths, drafted)
-        node, accepted = self._accept(run, beams, best, q, drafted, p)
+        p = self._read(state, rows, lengths, drafted)
+        node, accepted = self._accept(state, beams, best, q, drafted, p)
         path = drafted.path(node)
         if self.tree:
             large.keep(rows, lengths, path, accepted)
@@ -84,35 +84,35 @@ class MTAD:
         # Of the last level the draft has only written, not read.
         small.keep(rows, lengths, (path if self.tree else best)[:, : depth - 1], accepted.clamp(max=depth - 1))
         last = torch.where(accepted > 0, gather_at(path, accepted - 1) + 1, 0)
-        fresh = draft_noise(text, rows, lengths - text.prompts[rows], accepted, REPLACE, self.length)
-        after = run.sampling.draw(gather_at(p, last), fresh)
-        run.drafted += int(drafted.sizes.amax(1).sum())
+        fresh = draft_noise(buffer, rows, lengths - buffer.prompts[rows], accepted, REPLACE, self.length)
+        after = state.sampling.draw(gather_at(p, last), fresh)
+        state.drafted += int(drafted.sizes.amax(1).sum())
         return Commit.checked(rows, drafted.tokens.gather(1, path), accepted, after)
 
-    def _read(self, run: GenerationState, rows: Tensor, lengths: Tensor, drafted: Beams) -> Tensor:
+    def _read(self, state: GenerationState, rows: Tensor, lengths: Tensor, drafted: Beams) -> Tensor:
         """Logits [r, 1 + n, vocab] of the target after the text and after each of the n nodes."""
         n = drafted.tokens.shape[1]
-        run.text.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
-        return run.sessions[1].catch_up(run.text.ids, lengths + n, rows, keep=n + 1, tree=drafted.tree)
+        state.buffer.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
+        return state.sessions[1].catch_up(state.buffer.ids, lengths + n, rows, keep=n + 1, tree=drafted.tree)
 
-    def _accept(self, run: GenerationState, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):
+    def _accept(self, state: GenerationState, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):
         """The last node [r] that is kept, and how many tokens [r] up to it, 0 for none.
 
         The deepest of all that pass, and the likeliest of several. Logits of the draft q, those of
         ``sample_beams``, and of the target p [r, 1 + n, vocab]; ``best`` [r, depth] is the likeliest beam.
         """
-        log_p = self._joint(run, drafted, p)
+        log_p = self._joint(state, drafted, p)
         before = (beams.parents.gather(1, best) % beams.width).unbind(1)
         q = torch.stack([q[0][:, 0], *map(gather_at, q[1:], before[1:])], 1)
-        log_q = self._joint(run, beams.only(best), q)
+        log_q = self._joint(state, beams.only(best), q)
         passes = self.accept.passes(log_p - log_q[:, drafted.levels]) & drafted.alive
         depth = torch.where(passes, drafted.levels + 1, 0)
         deepest = passes & (depth == depth.amax(1, keepdim=True))
         node = log_p.masked_fill(~deepest, -torch.inf).argmax(1)
         return node, gather_at(drafted.sizes, node) * passes.any(1)
 
-    def _joint(self, run: GenerationState, drafted: Beams, logits: Tensor) -> Tensor:
+    def _joint(self, state: GenerationState, drafted: Beams, logits: Tensor) -> Tensor:
         """[r, n] log-probability of all tokens up to each node, by logits [r, 1 + n, vocab] after text and nodes."""
-        logs = log_probabilities(logits, run.sampling, self.accept.filtered)
+        logs = log_probabilities(logits, state.sampling, self.accept.filtered)
         rows = torch.arange(len(logits), device=logits.device)[:, None]
         return drafted.along(logs[rows, drafted.parents + 1, drafted.tokens])

@@ -43,14 +43,14 @@ class MTJD:
             )
         self.models, self.block, self.beams = [target], block, beams
 
-    def write(self, run: GenerationState) -> Iterator[Commit]:
-        text, search = run.text, BlockSearch(self, run)
+    def write(self, state: GenerationState) -> Iterator[Commit]:
+        buffer, search = state.buffer, BlockSearch(self, state)
         written = 0
         while True:  # every open row has written as much as the others
-            rows = text.rows
-            size = min(self.block, text.budget - written)
+            rows = buffer.rows
+            size = min(self.block, buffer.budget - written)
             blocks, scores = search.blocks(rows, size)
-            chosen = run.draw(scores, rows, text.lengths[rows])
+            chosen = state.draw(scores, rows, buffer.lengths[rows])
             tokens = blocks[torch.arange(len(rows), device=rows.device), chosen]
             written += size
             yield Commit(rows, tokens, torch.zeros_like(tokens), torch.full_like(rows, size))
@@ -59,14 +59,14 @@ class MTJD:
 class BlockSearch:
     """Beam search from the end of every text, in a cache that holds each text once per slot."""
 
-    def __init__(self, decoder: MTJD, run: GenerationState):
-        self.text, self.vocab = run.text, run.sessions[0].vocab
+    def __init__(self, decoder: MTJD, state: GenerationState):
+        self.buffer, self.vocab = state.buffer, state.sessions[0].vocab
         self.width = MOST if decoder.beams is None else decoder.beams
         self.slots = min(self.width, self.vocab ** (decoder.block - 1), SLOTS)
-        self.ids = run.text.ids.repeat_interleave(self.slots, 0)
-        self.session: Session = decoder.models[0].session(len(self.ids), run.text.capacity)
+        self.ids = state.buffer.ids.repeat_interleave(self.slots, 0)
+        self.session: Session = decoder.models[0].session(len(self.ids), state.buffer.capacity)
         self.session.vocab = self.vocab
-        run.sessions[:] = [self.session]  # so that it is checked and counted
+        state.sessions[:] = [self.session]  # so that it is checked and counted
 
     def blocks(self, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Blocks [r, n, size] and their joint log-probabilities [r, n]; after an EOS only more of it follow."""
@@ -88,7 +88,7 @@ class BlockSearch:
         read = [self._read(rows, part) for part in blocks.split(self.slots, 1)]
         logp = torch.cat(read, 1)
         if blocks.shape[2]:
-            ended = self.text.ends(blocks[..., -1])
+            ended = self.buffer.ends(blocks[..., -1])
             certain = torch.full_like(logp, -math.inf).scatter(2, blocks[..., -1:], 0.0)
             logp = torch.where(ended[..., None], certain, logp)
         return logp
@@ -97,8 +97,8 @@ class BlockSearch:
         """The same for at most as many blocks as there are slots."""
         r, n, d = blocks.shape
         slots = (rows[:, None] * self.slots + torch.arange(n, device=rows.device)).flatten()
-        lengths = self.text.lengths[rows].repeat_interleave(n)
-        self.ids[slots] = self.text.ids[rows].repeat_interleave(n, 0)
+        lengths = self.buffer.lengths[rows].repeat_interleave(n)
+        self.ids[slots] = self.buffer.ids[rows].repeat_interleave(n, 0)
         self.ids[slots[:, None], lengths[:, None] + torch.arange(d, device=rows.device)] = blocks.flatten(0, 1)
         logits = self.session.catch_up(self.ids, lengths + d, slots)
         self.session.rollback(slots, lengths)  # the slot will hold another block next time

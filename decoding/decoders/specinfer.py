@@ -42,58 +42,58 @@ class SpecInfer:
         self.shape = Shape(self.branches)
         self.scratch = self.shape.nodes + 1
 
-    def write(self, run: GenerationState) -> Iterator[Commit]:
-        self.shape.to(run.text.device)
+    def write(self, state: GenerationState) -> Iterator[Commit]:
+        self.shape.to(state.buffer.device)
         while True:
-            yield self._round(run, run.text.rows)
+            yield self._round(state, state.buffer.rows)
 
-    def _round(self, run: GenerationState, rows: Tensor) -> Commit:
-        text, (small, large) = run.text, run.sessions
-        lengths = text.lengths[rows]
+    def _round(self, state: GenerationState, rows: Tensor) -> Commit:
+        buffer, (small, large) = state.buffer, state.sessions
+        lengths = buffer.lengths[rows]
         # The target writes one token in any case: the budget leaves room for one drafted token fewer.
-        room = (text.prompts[rows] + text.budget - lengths - 1).clamp(max=len(self.branches))
+        room = (buffer.prompts[rows] + buffer.budget - lengths - 1).clamp(max=len(self.branches))
         depth = max(1, int(room.max()))
         tree = self.shape.tree(lengths, room, depth)
-        tokens, q = self._draft(run, rows, lengths, tree, depth)
+        tokens, q = self._draft(state, rows, lengths, tree, depth)
         end = lengths + tokens.shape[1]
-        logits = large.catch_up(text.ids, end, rows, keep=tokens.shape[1] + 1, tree=tree)
-        if run.sampling.greedy:
+        logits = large.catch_up(buffer.ids, end, rows, keep=tokens.shape[1] + 1, tree=tree)
+        if state.sampling.greedy:
             path, accepted, after = self._follow(room, tokens, logits.argmax(-1))
         else:
-            p = run.sampling.probabilities(logits)
-            path, accepted, after = self._walk(run, rows, lengths - text.prompts[rows], room, tokens, q, p)
+            p = state.sampling.probabilities(logits)
+            path, accepted, after = self._walk(state, rows, lengths - buffer.prompts[rows], room, tokens, q, p)
         large.keep(rows, lengths, path, accepted)
         # Of the last level the draft has only written, not read.
         small.keep(rows, lengths, path[:, : depth - 1], accepted.clamp(max=depth - 1))
-        run.drafted += int(room.sum())
+        state.drafted += int(room.sum())
         return Commit.checked(rows, tokens.gather(1, path), accepted, after)
 
     def _draft(
-        self, run: GenerationState, rows: Tensor, lengths: Tensor, tree: TokenTree, depth: int
+        self, state: GenerationState, rows: Tensor, lengths: Tensor, tree: TokenTree, depth: int
     ) -> tuple[Tensor, Tensor | None]:
         """The tokens [r, n] of all nodes, and what each level was drawn from, [r, 1 + n - leaves, vocab]; when greedy
         they were not left to chance, and there is nothing to say of it."""
-        text, session, shape = run.text, run.sessions[0], self.shape
+        buffer, session, shape = state.buffer, state.sessions[0], self.shape
         tokens, seen = lengths.new_zeros(len(rows), 0), []
         for level in range(depth):
             end = lengths + tokens.shape[1]
-            logits = session.catch_up(text.ids, end, rows, keep=shape.widths[level], tree=tree if level else None)
-            if run.sampling.greedy:
+            logits = session.catch_up(buffer.ids, end, rows, keep=shape.widths[level], tree=tree if level else None)
+            if state.sampling.greedy:
                 drawn = logits.topk(self.branches[level]).indices.flatten(1)
             else:
-                seen.append(run.sampling.probabilities(logits))
-                place = (lengths - text.prompts[rows])[:, None] * (shape.nodes + 1) + shape.above(level)
-                drawn = self._children(run, rows, seen[-1], place, self.branches[level]).flatten(1)
-            text.ids[rows[:, None], end[:, None] + torch.arange(drawn.shape[1], device=rows.device)] = drawn
+                seen.append(state.sampling.probabilities(logits))
+                place = (lengths - buffer.prompts[rows])[:, None] * (shape.nodes + 1) + shape.above(level)
+                drawn = self._children(state, rows, seen[-1], place, self.branches[level]).flatten(1)
+            buffer.ids[rows[:, None], end[:, None] + torch.arange(drawn.shape[1], device=rows.device)] = drawn
             tokens = torch.cat([tokens, drawn], 1)
         return tokens, torch.cat(seen, 1) if seen else None
 
-    def _children(self, run: GenerationState, rows: Tensor, q: Tensor, place: Tensor, width: int) -> Tensor:
+    def _children(self, state: GenerationState, rows: Tensor, q: Tensor, place: Tensor, width: int) -> Tensor:
         """[r, m, width] different tokens after each of m nodes, in the order in which they are drawn from q."""
         vocab = q.shape[-1]
-        few = min(max(width, run.sampling.top_k or vocab), vocab)
+        few = min(max(width, state.sampling.top_k or vocab), vocab)
         q, tokens = q.topk(few)  # noise is what costs, and nothing else can be drawn
-        gumbels = gumbel(run.text, rows, (place[..., None] * vocab + tokens).flatten(1)).view_as(q)
+        gumbels = gumbel(state.buffer, rows, (place[..., None] * vocab + tokens).flatten(1)).view_as(q)
         return tokens.gather(-1, (q.log() + gumbels).topk(width).indices)
 
     def _follow(self, room: Tensor, tokens: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,11 +111,11 @@ class SpecInfer:
         return torch.stack(path, 1), accepted, gather_at(best, node + 1)
 
     def _walk(
-        self, run: GenerationState, rows: Tensor, starts: Tensor, room: Tensor, tokens: Tensor, q: Tensor, p: Tensor
+        self, state: GenerationState, rows: Tensor, starts: Tensor, room: Tensor, tokens: Tensor, q: Tensor, p: Tensor
     ):
         """Down the tree: the nodes [r, depth] that are kept, how many [r] of them, and the token [r] after."""
-        text, shape = run.text, self.shape
-        fresh = lambda place, stream: draft_noise(text, rows, starts, place, stream, shape.nodes)  # noqa: E731
+        buffer, shape = state.buffer, self.shape
+        fresh = lambda place, stream: draft_noise(buffer, rows, starts, place, stream, shape.nodes)  # noqa: E731
         node, accepted, left = torch.full_like(rows, -1), torch.zeros_like(rows), p[:, 0]
         path = []
         for level in range(shape.begins.index(tokens.shape[1])):

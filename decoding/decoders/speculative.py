@@ -55,42 +55,44 @@ class Speculative:
         self.strict = Strict(self.accept, strict_prefix)
         self.scratch = length + 1
 
-    def write(self, run: GenerationState) -> Iterator[Commit]:
-        text = run.text
-        trail = PolicyState(self.stop, text) if self.stop is not None else None
+    def write(self, state: GenerationState) -> Iterator[Commit]:
+        buffer = state.buffer
+        policy_state = PolicyState(self.stop, buffer) if self.stop is not None else None
         rounds = 0
         while True:
-            rows = text.rows
-            lengths = text.lengths[rows]
-            drafted = self._draft(run, trail, rows, lengths)
-            checked = self._check(run, rows, lengths, drafted)
+            rows = buffer.rows
+            lengths = buffer.lengths[rows]
+            drafted = self._draft(state, policy_state, rows, lengths)
+            checked = self._check(state, rows, lengths, drafted)
             # A row has gained a token in every round, so the host knows when all are past the strict prefix.
             accept = self.strict if rounds < self.strict_prefix else self.accept
-            accepted, after = accept(self._block(run, rows, lengths, drafted, checked))
+            accepted, after = accept(self._block(state, rows, lengths, drafted, checked))
             kept = lengths + accepted
-            for session in run.sessions:
+            for session in state.sessions:
                 session.rollback(rows, kept)
-            run.drafted += drafted.total
+            state.drafted += drafted.total
             rounds += 1
-            if trail is not None:
-                trail.checked_by_large(rows, kept + 1, accepted == drafted.lengths, gather_at(checked, accepted))
+            if policy_state is not None:
+                policy_state.checked_by_large(rows, kept + 1, accepted == drafted.lengths, gather_at(checked, accepted))
             yield Commit.checked(rows, drafted.tokens, accepted, after)
 
-    def _draft(self, run: GenerationState, trail: PolicyState | None, rows: Tensor, lengths: Tensor) -> DraftOutput:
+    def _draft(
+        self, state: GenerationState, policy_state: PolicyState | None, rows: Tensor, lengths: Tensor
+    ) -> DraftOutput:
         # The target writes one token in any case: the budget leaves room for one drafted token fewer.
-        room = (run.text.limits[rows] - lengths - 1).clamp(max=self.length)
+        room = (state.buffer.limits[rows] - lengths - 1).clamp(max=self.length)
         if self.proposer is not None:
-            return draft_with_proposer(run, self.proposer, rows, lengths, room, self.length)
-        ahead = trail is not None and host_waits(rows.device) and run.text.room > self.length
+            return draft_with_proposer(state, self.proposer, rows, lengths, room, self.length)
+        ahead = policy_state is not None and host_waits(rows.device) and state.buffer.room > self.length
         drafts = draft_ahead if ahead else draft_with_model
-        return drafts(run, trail, rows, lengths, room, self.length, self.keep)
+        return drafts(state, policy_state, rows, lengths, room, self.length, self.keep)
 
-    def _check(self, run: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput) -> Tensor:
+    def _check(self, state: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput) -> Tensor:
         """Logits [r, k + 1, vocab] of the target after the text and after each drafted token."""
-        text, k = run.text, drafted.tokens.shape[1]
-        span = text.span(k + 1, k) if drafted.even else None
+        buffer, k = state.buffer, drafted.tokens.shape[1]
+        span = buffer.span(k + 1, k) if drafted.even else None
         end = lengths + (k if drafted.even else drafted.lengths)
-        checked = run.sessions[-1].catch_up(text.ids, end, rows, keep=k + 1, span=span)
+        checked = state.sessions[-1].catch_up(buffer.ids, end, rows, keep=k + 1, span=span)
         if drafted.even:
             return checked
         # Rows are right-aligned: bring the logits of the first drafted token of each to the front.
@@ -98,27 +100,27 @@ class Speculative:
         return gather_at_each(checked, shift.clamp(max=k))
 
     def _block(
-        self, run: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput, checked: Tensor
+        self, state: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput, checked: Tensor
     ) -> DraftBlock:
-        k, starts = drafted.tokens.shape[1], lengths - run.text.prompts[rows]
-        greedy = run.sampling.greedy
+        k, starts = drafted.tokens.shape[1], lengths - state.buffer.prompts[rows]
+        greedy = state.sampling.greedy
 
         def fresh(stream: int, places: int, unused: bool) -> Tensor:
             if unused:
                 return torch.zeros(len(rows), places, device=rows.device)
             place = torch.arange(places, device=rows.device)
-            return draft_noise(run.text, rows, starts[:, None], place, stream, self.length)
+            return draft_noise(state.buffer, rows, starts[:, None], place, stream, self.length)
 
         return DraftBlock(
             tokens=drafted.tokens,
             lengths=drafted.lengths,
             draft_logits=drafted.logits,
             target_logits=checked,
-            sampling=run.sampling,
+            sampling=state.sampling,
             # Greedy distributions leave nothing to chance, and of the rules only a judge asks a policy.
             accept_noise=fresh(ACCEPT, k, unused=greedy),
             next_noise=fresh(REPLACE, k + 1, unused=greedy),
             policy_noise=fresh(JUDGE, k, unused=not hasattr(self.accept, "policy")),
             starts=starts,
-            before=run.text.ids[rows, lengths - 1],
+            before=state.buffer.ids[rows, lengths - 1],
         )

@@ -101,7 +101,7 @@ class Beams:
 
 
 def sample_beams(
-    run: GenerationState, rows: Tensor, lengths: Tensor, room: Tensor, width: int, depth: int, length: int
+    state: GenerationState, rows: Tensor, lengths: Tensor, room: Tensor, width: int, depth: int, length: int
 ) -> tuple[Beams, list[Tensor]]:
     """``width`` beams of ``depth`` tokens by the first model, and its logits: [r, 1, vocab] and, of each level after
     the first, [r, width, vocab].
@@ -110,27 +110,27 @@ def sample_beams(
     replacement; greedy takes the heaviest by unfiltered probability, which is beam search. At most ``room`` [r] tokens
     of a row count. One forward a level.
     """
-    text, session = run.text, run.sessions[0]
+    buffer, session = state.buffer, state.sessions[0]
     beams, logits = Beams.empty(lengths, room, width, depth), []
-    last = text.ids[rows, lengths - 1][:, None].expand(-1, width)
+    last = buffer.ids[rows, lengths - 1][:, None].expand(-1, width)
     over = torch.zeros_like(last, dtype=torch.bool)
     weights = torch.where(torch.arange(width, device=rows.device) == 0, 0.0, -torch.inf).expand(len(rows), -1)
     for level in range(depth):
         slots = lengths + level * width
         tree = beams.tree if level else None
-        logits.append(session.catch_up(text.ids, slots, rows, keep=width if level else 1, tree=tree))
+        logits.append(session.catch_up(buffer.ids, slots, rows, keep=width if level else 1, tree=tree))
         over = over | (level >= room)[:, None]
-        tokens, log_q = _continuations(logits[-1], run.sampling, width)
+        tokens, log_q = _continuations(logits[-1], state.sampling, width)
         tokens, log_q = _repeated(tokens, log_q, last, over)
         index = tokens + session.vocab * torch.arange(width, device=rows.device)[:, None]
-        place = ((lengths - text.prompts[rows]) * length + level)[:, None] * (width * session.vocab)
-        noise = None if run.sampling.greedy else gumbel(text, rows, place + index.flatten(1))
+        place = ((lengths - buffer.prompts[rows]) * length + level)[:, None] * (width * session.vocab)
+        noise = None if state.sampling.greedy else gumbel(buffer, rows, place + index.flatten(1))
         chosen, weights = _choose(index, weights[..., None] + log_q, noise)
         parents, last = chosen // session.vocab, chosen % session.vocab
         over = over.gather(1, parents)
         beams.grow(level, parents, last, weights, over)
-        text.ids[rows[:, None], slots[:, None] + torch.arange(width, device=rows.device)] = last
-        over = over | text.ends(last)
+        buffer.ids[rows[:, None], slots[:, None] + torch.arange(width, device=rows.device)] = last
+        over = over | buffer.ends(last)
     return beams, logits
 
 
@@ -169,7 +169,7 @@ def _choose(index: Tensor, scores: Tensor, noise: Tensor | None) -> tuple[Tensor
     return index.gather(1, order), scores.gather(1, order)
 
 
-def gumbel(text: TokenBuffer, rows: Tensor, places: Tensor) -> Tensor:
+def gumbel(buffer: TokenBuffer, rows: Tensor, places: Tensor) -> Tensor:
     """Noise [r, m] for ``rows`` [r] at ``places`` [r, m]."""
-    uniform = text.uniform(rows, places, DRAW) + 2.0**-24  # neither 0 nor 1
+    uniform = buffer.uniform(rows, places, DRAW) + 2.0**-24  # neither 0 nor 1
     return -(-uniform.log()).log()

@@ -34,7 +34,13 @@ class AsyncFlag:
 
 
 def draft_ahead(
-    run: GenerationState, trail: PolicyState, rows: Tensor, lengths: Tensor, room: Tensor, limit: int, keep: bool
+    state: GenerationState,
+    policy_state: PolicyState,
+    rows: Tensor,
+    lengths: Tensor,
+    room: Tensor,
+    limit: int,
+    keep: bool,
 ) -> DraftOutput:
     """``drafting.draft`` with a stop, where no row is near its budget: the same drafts, and at most one step more.
 
@@ -42,22 +48,22 @@ def draft_ahead(
     row drafts after its stop is dropped: ``lengths`` of the result leaves it out. The target reads it, for nothing, as
     who reads so few tokens pays for its weights alone.
     """
-    text, session, drafted = run.text, run.sessions[0], room
-    chance, span = sampling_noise(run, rows, lengths, limit), None if keep else unread_span(text, limit)
+    buffer, session, drafted = state.buffer, state.sessions[0], room
+    chance, span = sampling_noise(state, rows, lengths, limit), None if keep else unread_span(buffer, limit)
     tokens, logits, going = [], [], []
     for place in range(limit):
         if place > 1 and not going[place - 2]:
             break
         now = lengths + place
-        row_logits, states = session.next(text.ids, now, rows, trail.needs_hidden, span)
-        span = ReadSpan(text.longest + place + 1, 1)
-        stopped = trail.decide(row_logits, rows, now, states) & (drafted > place)
+        row_logits, states = session.next(buffer.ids, now, rows, policy_state.needs_hidden, span)
+        span = ReadSpan(buffer.longest + place + 1, 1)
+        stopped = policy_state.decide(row_logits, rows, now, states) & (drafted > place)
         drafted = torch.where(stopped, place + keep, drafted)
         going.append(AsyncFlag((drafted > place + 1).any()))
-        drawn = run.sampling.draw(row_logits, chance[:, place])
-        text.ids[rows, now] = drawn
+        drawn = state.sampling.draw(row_logits, chance[:, place])
+        buffer.ids[rows, now] = drawn
         tokens.append(drawn)
         logits.append(row_logits)
     if keep:  # else the next round asks again
-        trail.forget(rows, lengths + drafted)
+        policy_state.forget(rows, lengths + drafted)
     return DraftOutput(torch.stack(tokens, 1), torch.stack(logits, 1), drafted, drafted.sum(), even=True)

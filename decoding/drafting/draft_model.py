@@ -42,53 +42,59 @@ class DraftOutput:
     """whether the target reads all k of every row"""
 
 
-def draft_noise(text: TokenBuffer, rows: Tensor, starts: Tensor, place: Tensor, stream: int, length: int) -> Tensor:
+def draft_noise(buffer: TokenBuffer, rows: Tensor, starts: Tensor, place: Tensor, stream: int, length: int) -> Tensor:
     """Noise [r] or [r, k] of the round that begins after ``starts`` answer tokens, at ``place`` in its draft.
 
     A position that is drafted again gets new noise: a rule that looks beyond the first rejection has already used the
     old, and what it decided would leak into the new draft. Rounds of one row never begin at the same place.
     """
-    return text.uniform(rows, starts * (length + 1) + place, stream)
+    return buffer.uniform(rows, starts * (length + 1) + place, stream)
 
 
 def draft_with_proposer(
-    run: GenerationState, proposer: Proposer, rows: Tensor, lengths: Tensor, room: Tensor, limit: int
+    state: GenerationState, proposer: Proposer, rows: Tensor, lengths: Tensor, room: Tensor, limit: int
 ) -> DraftOutput:
     """A draft by ``proposer`` of at most ``room`` [r] tokens, as if it had been certain of it."""
-    text, vocab = run.text, run.sessions[-1].vocab
-    tokens, drafted = proposer.propose(text.ids, lengths, rows, limit)
+    buffer, vocab = state.buffer, state.sessions[-1].vocab
+    tokens, drafted = proposer.propose(buffer.ids, lengths, rows, limit)
     drafted = torch.minimum(drafted, room)
     most, total = torch.stack([drafted.max(), drafted.sum()]).tolist()
     tokens = tokens[:, :most]
-    text.ids[rows[:, None], lengths[:, None] + torch.arange(most, device=rows.device)] = tokens
+    buffer.ids[rows[:, None], lengths[:, None] + torch.arange(most, device=rows.device)] = tokens
     logits = torch.full((*tokens.shape, vocab), -torch.inf, device=rows.device)
     logits.scatter_(2, tokens[..., None], 0.0)
     return DraftOutput(tokens, logits, drafted, total, total == tokens.numel())
 
 
 def draft_with_model(
-    run: GenerationState, trail: PolicyState | None, rows: Tensor, lengths: Tensor, room: Tensor, limit: int, keep: bool
+    state: GenerationState,
+    policy_state: PolicyState | None,
+    rows: Tensor,
+    lengths: Tensor,
+    room: Tensor,
+    limit: int,
+    keep: bool,
 ) -> DraftOutput:
     """A draft by the first model of at most ``room`` [r] tokens, ``limit`` where the budget allows."""
-    text, session, hidden = run.text, run.sessions[0], trail is not None and trail.needs_hidden
-    chance = sampling_noise(run, rows, lengths, limit)
-    span = None if keep else unread_span(text, limit)
+    buffer, session, hidden = state.buffer, state.sessions[0], policy_state is not None and policy_state.needs_hidden
+    chance = sampling_noise(state, rows, lengths, limit)
+    span = None if keep else unread_span(buffer, limit)
     # Without a stop the host knows how a draft goes, until a budget comes to its end.
     which, drafted, most, total = None, room, limit, limit * len(rows)
     tokens, logits = [], []
     for place in range(limit + 1):
-        if (place > 0 and trail is not None) or text.room <= limit:
+        if (place > 0 and policy_state is not None) or buffer.room <= limit:
             which, most, total = _going(drafted, place)
         if place >= most:
             break
         at, now = _of(rows, which), _of(lengths, which) + place
-        row_logits, states = session.next(text.ids, now, at, hidden, span)
-        span = ReadSpan(text.longest + place + 1, 1)
-        if trail is not None:
-            stopped = trail.decide(row_logits, at, now, states)
+        row_logits, states = session.next(buffer.ids, now, at, hidden, span)
+        span = ReadSpan(buffer.longest + place + 1, 1)
+        if policy_state is not None:
+            stopped = policy_state.decide(row_logits, at, now, states)
             drafted = torch.where(_spread(stopped, which, len(rows)), place + keep, drafted)
-        drawn = run.sampling.draw(row_logits, _of(chance[:, place], which))
-        text.ids[at, now] = drawn
+        drawn = state.sampling.draw(row_logits, _of(chance[:, place], which))
+        buffer.ids[at, now] = drawn
         tokens.append(_spread(drawn, which, len(rows)))
         logits.append(_spread(row_logits, which, len(rows)))
     if most == 0:
@@ -98,12 +104,12 @@ def draft_with_model(
     return DraftOutput(torch.stack(tokens[:most], 1), torch.stack(logits[:most], 1), drafted, total, even)
 
 
-def sampling_noise(run: GenerationState, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:
+def sampling_noise(state: GenerationState, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:
     """Noise [r, limit] to draw a draft with."""
-    if run.sampling.greedy:
+    if state.sampling.greedy:
         return torch.zeros(len(rows), limit, device=rows.device)
     place = torch.arange(limit, device=rows.device)
-    return draft_noise(run.text, rows, (lengths - run.text.prompts[rows])[:, None], place, DRAW, limit)
+    return draft_noise(state.buffer, rows, (lengths - state.buffer.prompts[rows])[:, None], place, DRAW, limit)
 
 
 def _going(drafted: Tensor, place: int) -> tuple[Tensor | None, int, int]:
@@ -113,12 +119,12 @@ def _going(drafted: Tensor, place: int) -> tuple[Tensor | None, int, int]:
     return further.nonzero().squeeze(1) if 0 < going < len(drafted) else None, most, total
 
 
-def unread_span(text: TokenBuffer, limit: int) -> ReadSpan | None:
+def unread_span(buffer: TokenBuffer, limit: int) -> ReadSpan | None:
     """What the draft has not read of any row: the last token, and the one before it where its whole draft was kept."""
-    fewest, most = text.gained
+    fewest, most = buffer.gained
     if fewest <= limit < most:
         return None  # some rows one, some two
-    return text.span(1 if most <= limit else 2)
+    return buffer.span(1 if most <= limit else 2)
 
 
 def _of(values: Tensor, which: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ from decoding.state.token_buffer import TokenBuffer
 class GenerationState:
     """What a decoder's ``write`` is given: the text, one session per model slot, and counters it may raise."""
 
-    text: TokenBuffer
+    buffer: TokenBuffer
     sessions: list[Session]
     sampling: Sampling
     drafted: int | Tensor = 0
@@ -28,11 +28,11 @@ class GenerationState:
         """The next token [r] of ``rows`` [r], of ``lengths`` [r] tokens, by ``logits`` [r, vocab]."""
         if self.sampling.greedy:  # the noise is what costs
             return self.sampling.draw(logits, None)
-        return self.sampling.draw(logits, self.text.uniform(rows, lengths - self.text.prompts[rows], DRAW))
+        return self.sampling.draw(logits, self.buffer.uniform(rows, lengths - self.buffer.prompts[rows], DRAW))
 
     @property
     def accepted(self) -> int:
         """Drafted tokens that are in the answers: what an EOS, the budget or a stop string cut off was not kept."""
-        text = self.text
-        written = torch.arange(text.capacity, device=text.device) < text.lengths[:, None]
-        return int(((text.signed == 0) & written).sum()) if int(self.drafted) else 0
+        buffer = self.buffer
+        written = torch.arange(buffer.capacity, device=buffer.device) < buffer.lengths[:, None]
+        return int(((buffer.writers == 0) & written).sum()) if int(self.drafted) else 0

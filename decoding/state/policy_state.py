@@ -22,19 +22,19 @@ class PolicyState:
     rolling back is free: a position is written again before anything later reads it.
     """
 
-    def __init__(self, policy: Policy, text: TokenBuffer, stream: int = 0):
-        batch, device = len(text.lengths), text.device
-        self.policy, self.text, self.stream = policy, text, POLICY + stream
-        self.checked = text.prompts.clone()
+    def __init__(self, policy: Policy, buffer: TokenBuffer, stream: int = 0):
+        batch, device = len(buffer.lengths), buffer.device
+        self.policy, self.buffer, self.stream = policy, buffer, POLICY + stream
+        self.checked = buffer.prompts.clone()
         self.agreed = torch.full((batch,), torch.nan, device=device)
         self.large_entropy = torch.full((batch,), torch.nan, device=device)
         self.window = getattr(policy, "window", 0)
         self.back = torch.arange(self.window, device=device)
         columns = len(getattr(policy, "history", ()))
-        size = self.window + text.capacity + 1
+        size = self.window + buffer.capacity + 1
         self.history = torch.full((batch, size, columns), torch.nan, device=device) if columns else None
         self.needs_hidden = getattr(policy, "needs_hidden", False)
-        self.answers = text.prompts.unsqueeze(1) + torch.arange(text.budget, device=device)
+        self.answers = buffer.prompts.unsqueeze(1) + torch.arange(buffer.budget, device=device)
         # Of the class: who wraps a policy and passes on what he lacks wants to be asked himself.
         watch = getattr(type(policy), "watch", None)
         self.watch = None if watch is None else watch(policy, self)
@@ -50,8 +50,8 @@ class PolicyState:
 
     def step(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Step:
         """The step that ``decide`` is about."""
-        text, agreed, large_entropy, checked = self.text, self.agreed, self.large_entropy, self.checked
-        prompts, ids = text.prompts, text.ids
+        buffer, agreed, large_entropy, checked = self.buffer, self.agreed, self.large_entropy, self.checked
+        prompts, ids = buffer.prompts, buffer.ids
         if len(rows) < len(checked):
             prompts, ids, checked = prompts[rows], ids[rows], checked[rows]
             agreed, large_entropy = agreed[rows], large_entropy[rows]
@@ -63,7 +63,7 @@ class PolicyState:
             agreed=agreed,
             large_entropy=large_entropy,
             last_token=ids.gather(1, (lengths - 1).unsqueeze(1)).squeeze(1),
-            uniform=text.uniform(rows, position, self.stream) if self._reads("uniform") else None,
+            uniform=buffer.uniform(rows, position, self.stream) if self._reads("uniform") else None,
             repeated=self._repeated(ids, rows, position) if self._reads("repeated") else None,
             hidden=hidden,
             shared={},
@@ -90,7 +90,7 @@ class PolicyState:
     def forget(self, rows: Tensor, lengths: Tensor) -> None:
         """What the policy saw of ``rows`` [r] after ``lengths`` [r] tokens, it was not asked about."""
         if self.history is not None:
-            self.history[rows, lengths - self.text.prompts[rows] + self.window] = torch.nan
+            self.history[rows, lengths - self.buffer.prompts[rows] + self.window] = torch.nan
 
     def checked_by_large(self, rows: Tensor, lengths: Tensor, agreed: Tensor, logits: Tensor) -> None:
         """The larger model has spoken: ``rows`` are checked up to ``lengths``, ``logits`` [r, vocab] is its last."""

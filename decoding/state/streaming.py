@@ -30,11 +30,11 @@ class PieceStream:
         self.prefix = [0] * rows
         self.shown = [0] * rows
 
-    def update(self, text: TokenBuffer, rows: Sequence[int]) -> None:
+    def update(self, buffer: TokenBuffer, rows: Sequence[int]) -> None:
         """Send what ``rows`` have gained since the last call."""
         for row in rows:
-            answer, closed = text.answer(row), row not in text.rows.tolist()
-            writers = text.writers_of(row)
+            answer, closed = buffer.answer(row), row not in buffer.rows.tolist()
+            writers = buffer.writers_of(row)
             for end in range(self.sent[row] + 1, len(answer) + 1):
                 last = closed and end == len(answer)
                 self.sink(Piece(row, self._piece(row, answer[:end], last), answer[end - 1], writers[end - 1]))
@@ -69,9 +69,9 @@ class StopStrings:
             raise ValueError("stop_strings need a tokenizer: build the last model as LM(model, tokenizer)")
         self.strings, self.tokenizer = [strings] if isinstance(strings, str) else list(strings), tokenizer
 
-    def find(self, text: TokenBuffer, row: int, new: int) -> int | None:
+    def find(self, buffer: TokenBuffer, row: int, new: int) -> int | None:
         """Length at which the answer of ``row`` first contains a stop string, looking at its last ``new`` tokens."""
-        answer = text.answer(row)
+        answer = buffer.answer(row)
         for length in range(len(answer) - new + 1, len(answer) + 1):
             written = self.tokenizer.decode(answer[:length])
             if any(string in written for string in self.strings):

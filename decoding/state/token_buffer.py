@@ -40,7 +40,7 @@ class Commit:
 class TokenBuffer:
     """The rows of a batch, left-aligned: ``ids[r, :lengths[r]]`` is prompt and answer of row r.
 
-    ``signed`` is who wrote each. What lies beyond ``lengths`` is scratch
+    ``writers`` is who wrote each. What lies beyond ``lengths`` is scratch
     for drafts. ``rows`` lists the rows still open. Ends (EOS, the budget) are
     known here and nowhere else; ``append`` reads the device once.
 
@@ -60,7 +60,7 @@ class TokenBuffer:
         order = attention_mask.long().argsort(dim=1, descending=True, stable=True)[:, : self.longest]
         self.ids[:, : self.longest] = input_ids.gather(1, order) * attention_mask.gather(1, order)
         self.lengths, self.limits = self.prompts.clone(), self.prompts + budget
-        self.signed = torch.full(self.ids.shape, -1, dtype=torch.int8, device=self.device)
+        self.writers = torch.full(self.ids.shape, -1, dtype=torch.int8, device=self.device)
         self.eos = torch.tensor(eos, dtype=torch.long, device=self.device)
         self.seeds = torch.arange(batch, device=self.device) + seed
         self.rows = torch.arange(batch, device=self.device)
@@ -97,7 +97,7 @@ class TokenBuffer:
         counts = torch.minimum(torch.minimum(commit.counts, room), first + 1)
         where = rows[:, None], start[:, None] + column
         self.ids[where] = tokens
-        self.signed[where] = commit.writers.to(torch.int8)
+        self.writers[where] = commit.writers.to(torch.int8)
         self.lengths[rows] = lengths = start + counts
         left = room - counts
         closed = (first < counts) | (left == 0)
@@ -124,4 +124,4 @@ class TokenBuffer:
 
     def writers_of(self, row: int) -> list[int]:
         """Index of the model that wrote each token of a row's answer so far."""
-        return self.signed[row, self.prompts[row] : self.lengths[row]].tolist()
+        return self.writers[row, self.prompts[row] : self.lengths[row]].tolist()

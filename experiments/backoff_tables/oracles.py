@@ -30,9 +30,9 @@ class Oracle(Backoff):
         seen: tuple[Tensor, Tensor | None],
         drawn: Tensor,
     ) -> Tensor:
-        lengths = run.text.lengths[rows]
+        lengths = run.buffer.lengths[rows]
         step = trail.step(seen[0], rows, lengths, seen[1])
-        step.target_logits, _ = run.sessions[i + 1].next(run.text.ids, lengths, rows)
+        step.target_logits, _ = run.sessions[i + 1].next(run.buffer.ids, lengths, rows)
         step.token = drawn
         return trail.policy(step)
 

@@ -33,7 +33,7 @@ class BeamSearch:
         return twin(self.models[0])
 
     def write(self, run: GenerationState) -> Iterator[Commit]:
-        text, rows = run.text, run.text.rows
+        text, rows = run.buffer, run.buffer.rows
         longest = int(text.prompts.max())
         place = torch.arange(-longest, 0, device=rows.device) + text.prompts[:, None]
         mask = (place >= 0).long()

@@ -18,7 +18,7 @@ from policies.features.token_classes import BITS
 class CompiledPolicy:
     """Takes a policy's decisions on the CPU.
 
-    ``trail`` is who keeps what a ``Step`` is made of: ``text.ids`` and ``text.prompts``, ``checked``, ``agreed``,
+    ``trail`` is who keeps what a ``Step`` is made of: ``buffer.ids`` and ``buffer.prompts``, ``checked``, ``agreed``,
     ``large_entropy``, and ``history``, which is written here.
     """
 
@@ -26,8 +26,8 @@ class CompiledPolicy:
         self.policy, self.trail, self.columns = policy, trail, compiled().columns
         self.plan, self.watched = (_lines(names, policy.history) for names in (policy.names, policy.history))
         self.scaling = torch.stack([part.float() for part in policy.scaling()]).numpy()
-        self.ids, self.prompts = trail.text.ids.numpy(), trail.text.prompts.numpy()
-        batch, places = trail.text.ids.shape
+        self.ids, self.prompts = trail.buffer.ids.numpy(), trail.buffer.prompts.numpy()
+        batch, places = trail.buffer.ids.shape
         nothing = np.empty((batch, places + 1, 0), np.float32)
         self.history = nothing if trail.history is None else trail.history.numpy()
         self.classes = np.empty(0, np.uint8) if policy.classes is None else policy.classes.numpy()
@@ -69,7 +69,7 @@ def _code(name: str) -> int:
 
 def can_compile(policy, trail) -> bool:
     """Whether all that ``policy`` reads is compiled, and here; noise and what the larger model says are not."""
-    if not trail.text.ids.is_cpu or (policy.needs_classes and policy.classes is None):
+    if not trail.buffer.ids.is_cpu or (policy.needs_classes and policy.classes is None):
         return False
     return not any(FEATURES[name].needs_target or name == "uniform" for name in policy.names) and compiled() is not None
 

@@ -4,8 +4,8 @@ import gc
 
 import pytest
 import torch
-from kinds import tiny
-from toys import nudged
+from tiny_models import tiny
+from tiny_models import nudged
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
 from decoding.generation import commits, start
@@ -116,7 +116,7 @@ def test_two_sessions_at_once_have_a_cache_each(prompts):
     width = prompts[0].shape[1]
     for run in runs:
         for row in range(4):
-            answer = run.text.answer(row)
+            answer = run.buffer.answer(row)
             assert answer == expected[row, width : width + len(answer)].tolist()
     del run, runs
     gc.collect()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
+from tiny_models import tiny
 from mtad_reference import Reference
-from toys import eager, greedy, nudged
-from verification import warped
+from tiny_models import eager, greedy, nudged
+from acceptance_laws import warped
 
 from decoding import MTAD, Autoregressive, Joint, PromptLookup, Sampling, Speculative, generate
 from decoding.generation import commits, start
@@ -62,7 +62,7 @@ def rounds_of(decoder, prompts, budget, ends, sampling, seed):
     with torch.inference_mode():
         for _ in commits(decoder, run):
             for row in range(len(prompts)):
-                answer = run.text.answer(row)
+                answer = run.buffer.answer(row)
                 if len(answer) > before[row]:
                     rounds[row].append(answer[before[row] :])
                     before[row] = len(answer)
@@ -166,7 +166,7 @@ def test_a_tree_keeps_at_least_what_a_chain_keeps(write):
     for tree in (False, True):
         run = start(MTAD([near, target], tree=tree), ids, None, NEW, (), Sampling(1.0), 5)
         next(commits(MTAD([near, target], tree=tree), run))
-        kept[tree] = run.text.lengths - 2
+        kept[tree] = run.buffer.lengths - 2
     assert (kept[True] >= kept[False]).all()
     assert (kept[True] > kept[False]).any()
 

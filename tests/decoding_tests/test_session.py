@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import KINDS, tiny
-from toys import eager, nudged
+from tiny_models import KINDS, tiny
+from tiny_models import eager, nudged
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
 from decoding.generation import commits, start
@@ -103,7 +103,7 @@ def test_suspended_streams_do_not_meet(decoder, prompts):
         streams = [stream for stream in streams if next(stream, None) is not None]
     for run, alone, (a, _) in zip(runs, expected, inputs, strict=True):
         for row, length in enumerate(alone.lengths.tolist()):
-            assert run.text.answer(row) == alone.sequences[row, a.shape[1] :][:length].tolist()
+            assert run.buffer.answer(row) == alone.sequences[row, a.shape[1] :][:length].tolist()
 
 
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from kinds import tiny
-from toys import eager, nudged, successor
+from tiny_models import tiny
+from tiny_models import eager, nudged, successor
 
 from decoding import Backoff, Speculative, generate
 from decoding.generation import commits, start
@@ -86,8 +86,8 @@ def test_a_draft_reads_the_text_after_every_rollback(rate):
     reference = eager(small)
 
     def reader(step):
-        length = int(run.text.prompts + step.position)
-        torch.testing.assert_close(step.logits, reference(run.text.ids[:, :length]).logits[:, -1], atol=1e-4, rtol=1e-4)
+        length = int(run.buffer.prompts + step.position)
+        torch.testing.assert_close(step.logits, reference(run.buffer.ids[:, :length]).logits[:, -1], atol=1e-4, rtol=1e-4)
         return step.uniform < rate
 
     run = start(Speculative([small, large], length=6), torch.tensor([[5, 9, 4]]), None, 20, (), Sampling(1.0), 0)
@@ -108,12 +108,12 @@ class Historian:
         return torch.stack([step.last_token, step.position], -1)
 
     def __call__(self, step):
-        position, length = int(step.position), int(self.text.prompts + step.position)
+        position, length = int(step.position), int(self.buffer.prompts + step.position)
         for back in range(1, self.window + 1):
             token, where = step.history[0, -back].tolist()
             if where == where:
                 assert where == position - back
-                assert token == self.text.ids[0, length - back - 1]
+                assert token == self.buffer.ids[0, length - back - 1]
                 self.known += 1
             else:
                 assert token != token
@@ -134,7 +134,7 @@ def test_history_is_that_of_the_text_after_every_rollback(name):
     watched = decoder.policies[1] if name == "backoff" else decoder.stop
     for seed in range(3):
         run = start(decoder, torch.tensor([[5, 9, 4]]), None, 40, (), Sampling(1.0), seed)
-        watched.text = run.text
+        watched.buffer = run.buffer
         for _ in commits(decoder, run):
             pass
     assert watched.known > 40

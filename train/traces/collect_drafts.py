@@ -101,7 +101,7 @@ class DraftLogger:
         self.logged: list[Tensor] = []
 
     def write(self, run: GenerationState) -> Iterator[Commit]:
-        text, (small, large) = run.text, run.sessions
+        text, (small, large) = run.buffer, run.sessions
         trail = PolicyState(self, text)
         while True:
             rows = text.rows
@@ -126,7 +126,7 @@ class DraftLogger:
         self, run: GenerationState, trail: PolicyState, rows: Tensor, lengths: Tensor, token: Tensor, wrong: bool
     ) -> None:
         """Log where the draft goes after ``token`` [r] of its own, up to the longest draft or the budget."""
-        text, session = run.text, run.sessions[0]
+        text, session = run.buffer, run.sessions[0]
         before = rows, lengths
         for place in range(1, self.longest):
             within = (lengths + place - text.prompts[rows] < text.budget).nonzero().squeeze(1)
