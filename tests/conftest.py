@@ -1,7 +1,13 @@
-"""Tiny random models that every test file may use."""
+"""One torch thread a worker, and fixtures that every test file may use."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; commands that tests start inherit it
 
 import pytest
 import torch
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -16,7 +22,7 @@ def prompts():
 @pytest.fixture(scope="session")
 def tuned_run(tmp_path_factory):
     """A finished run of the main job on toys, of half of their prompts; only to be read or copied."""
-    from job_toys import FAST, save_model, write_prompts
+    from tiny_runs import FAST, save_model, write_prompts
 
     from train.fit_policy import FitPolicy
     from train.pipeline import run

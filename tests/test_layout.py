@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -21,6 +22,35 @@ NOT_FOR_POLICIES = {"transformers"}
 UNSAFE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "joblib", "marshal"}
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 each = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def dependencies(module):
+    """The files of ours that a file imports, functions included."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield from (found for found in (name if name in MODULES else node.module,) if found in MODULES)
+
+
+def reached(module, through=lambda name: True):
+    """Every file that importing ``module`` leads to."""
+    found, waiting = set(), [module]
+    while waiting:
+        for name in dependencies(waiting.pop()):
+            if name not in found and through(name):
+                found.add(name)
+                waiting.append(name)
+    return found
 
 
 def imported(tree):
@@ -62,7 +92,8 @@ def test_there_is_something_to_look_at():
 def test_scripts_are_named_like_nothing_else(folder):
     """The folder of a script comes first on sys.path: a queue.py there would be everybody's queue."""
     taken = set(sys.stdlib_module_names) | set(packages_distributions()) | set(PACKAGES)
-    names = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
+    names = {path.stem for path in (ROOT / folder).iterdir() if path.is_dir() or path.suffix == ".py"}
+    names -= {"__init__", "__main__", "__pycache__"}
     assert not names & taken
 
 
@@ -73,6 +104,28 @@ def test_imports_go_one_way(path):
     assert "anything" not in names
     if path.is_relative_to(ROOT / "policies"):
         assert not names & NOT_FOR_POLICIES
+
+
+def test_no_file_imports_itself_through_others():
+    graph = {module: set(dependencies(module)) for module in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_a_decoder_brings_no_other_one():
+    """Backoff is the shortest path through the engine: whoever reads it opens no rule of acceptance."""
+    found = reached("decoding.decoders.backoff") | reached("decoding.generation")
+    others = {
+        name for name in found if name.startswith(("decoding.acceptance", "decoding.decoders", "decoding.drafting"))
+    }
+    assert others <= {"decoding.decoders.backoff"}
+
+
+@pytest.mark.parametrize("package", ["decoding", "train"])
+def test_the_top_of_a_package_can_be_read_at_a_glance(package):
+    assert len(list((ROOT / package).glob("*.py"))) <= 13  # twelve and __init__
 
 
 @each
@@ -121,7 +174,7 @@ assert torch.equal(state, torch.random.get_rng_state())
 def test_the_table_of_architectures_is_complete():
     """A row for every architecture that is served, with its attention, and a tiny model of each in the tests."""
     import transformers
-    from kinds import KINDS
+    from tiny_models import KINDS
 
     from decoding.models.architectures import ATTENTION
 

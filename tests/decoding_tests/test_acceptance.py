@@ -6,7 +6,7 @@ from itertools import product
 import acceptance_references as reference
 import pytest
 import torch
-from verification import TOP, World, ask, law
+from acceptance_laws import TOP, World, ask, law
 
 from decoding import Sampling
 from decoding.acceptance.draft_block import last_true

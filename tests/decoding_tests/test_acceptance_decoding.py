@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
-from toys import ending_tokens, nudged
+from tiny_models import ending_tokens, nudged, tiny
 
 from decoding import (
     Autoregressive,

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from counting import counted
-from kinds import tiny
-from toys import nudged
+from operation_counts import counted
+from tiny_models import nudged, tiny
 
 from decoding import Block, Sampling, Speculative, generate
 from decoding.decoders import speculative

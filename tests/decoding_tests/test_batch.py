@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from kinds import tiny
-from toys import ending_tokens, nudged
+from acceptance_laws import SAMPLING
+from tiny_models import ending_tokens, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
 from policies import MLP, Logistic, Periodic, Random, Rule
@@ -47,11 +47,6 @@ DECODERS = {
     "mtad": MTAD([small, large], beams=3),
     "mmtad": MTAD([small, large], beams=3, length=3, tree=True, filtered=True),
     "specinfer": SpecInfer([small, large], (3, 2, 1)),
-}
-SAMPLING = {
-    "greedy": Sampling(),
-    "sampling": Sampling(temperature=0.9),
-    "filtered": Sampling(temperature=1.2, top_k=9, top_p=0.9),
 }
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from kinds import tiny
+from tiny_models import tiny
 
 from decoding.cost import timing
 from train.evaluation import live

@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
-from toys import nudged, successor, words
+from tiny_models import nudged, successor, tiny, words
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
 from policies import Random, Rule

@@ -5,10 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from elsewhere import DEVICE, Elsewhere, move
-from kinds import tiny
+from simulated_device import DEVICE, Elsewhere, move
+from tiny_models import nudged, tiny
 from torch.utils._python_dispatch import _disable_current_modes
-from toys import nudged
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
 from decoding.acceptance.rules import LOSSLESS, RULES, rule

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kinds import KINDS, tiny
-from toys import ending_tokens, greedy, nudged
+from tiny_models import KINDS, ending_tokens, greedy, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Speculative, generate
 from decoding.models.architectures import counts_slots

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kinds import build, tiny
+from tiny_models import build, greedy, nudged, tiny, words
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from toys import greedy, nudged, words
 from transformers import BambaConfig, GptOssConfig, MambaConfig, PreTrainedTokenizerFast, T5Config
 
 from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate

@@ -3,8 +3,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
-from toys import eager, nudged
+from tiny_models import eager, greedy_text, nudged, tiny
 
 from decoding import Speculative, generate
 from policies import Random, Rule
@@ -13,15 +12,6 @@ target = tiny(seed=1)
 reference = eager(target)
 DRAFTS = {"close": nudged(target), "far": nudged(target, 0.3), "itself": target, "stranger": tiny(layers=1, seed=2)}
 STOPS = {"none": None, "unsure": Rule("entropy", 2.4), "random": Random(0.3), "always": Rule.always()}
-
-
-@torch.no_grad()
-def alone(prompt, budget, eos):
-    """Token ids that the target writes after a prompt, each from a fresh forward."""
-    text = list(prompt)
-    while len(text) < len(prompt) + budget and (len(text) == len(prompt) or text[-1] not in eos):
-        text.append(int(reference(torch.tensor([text])).logits[0, -1].argmax()))
-    return text[len(prompt) :]
 
 
 @given(
@@ -42,4 +32,4 @@ def test_speculative_is_greedy(prompts, draft, stop, keep, length, budget, eos, 
     decoder = Speculative([DRAFTS[draft], target], length=length, stop=STOPS[stop], keep=keep)
     result = generate(decoder, ids, mask, max_new_tokens=budget, eos_token_id=sorted(eos), seed=0)
     for row, (prompt, new) in enumerate(zip(prompts, result.lengths.tolist(), strict=True)):
-        assert result.sequences[row, width : width + new].tolist() == alone(prompt, budget, eos)
+        assert result.sequences[row, width : width + new].tolist() == greedy_text(reference, prompt, budget, eos)

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from kinds import tiny
-from toys import greedy, nudged, successor, words
+from tiny_models import greedy, nudged, successor, tiny, words
 
 from decoding import Autoregressive, Backoff, Sampling, Speculative, generate
 from policies import Random, Rule

@@ -4,8 +4,7 @@ import gc
 
 import pytest
 import torch
-from tiny_models import tiny
-from tiny_models import nudged
+from tiny_models import nudged, tiny
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
 from decoding.generation import commits, start

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from kinds import tiny
-from toys import eager, nudged
+from tiny_models import eager, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
 from decoding.kernels.packed_products import pack

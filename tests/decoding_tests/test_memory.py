@@ -5,8 +5,7 @@ import tracemalloc
 
 import pytest
 import torch
-from kinds import KINDS, tiny
-from toys import nudged
+from tiny_models import KINDS, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Speculative, generate
 from decoding.models import memory

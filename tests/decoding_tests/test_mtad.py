@@ -4,12 +4,11 @@ import random
 
 import pytest
 import torch
+from acceptance_laws import warped
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import tiny
 from mtad_reference import Reference
-from tiny_models import eager, greedy, nudged
-from acceptance_laws import warped
+from tiny_models import eager, greedy, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Joint, PromptLookup, Sampling, Speculative, generate
 from decoding.generation import commits, start

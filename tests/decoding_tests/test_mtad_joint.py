@@ -4,8 +4,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
-from kinds import tiny
-from toys import nudged
+from tiny_models import nudged, tiny
 
 from decoding import MTAD, MTJD, generate
 

@@ -4,16 +4,14 @@ from itertools import product
 
 import pytest
 import torch
+from acceptance_laws import warped
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
-from toys import eager, greedy
-from verification import warped
+from tiny_models import eager, greedy, tiny
 
 from decoding import MTJD, Autoregressive, Sampling, generate
 from decoding.decoders import mtjd as module
-from decoding.state.sampling import DRAW
-from decoding.state.sampling import counter_noise
+from decoding.state.sampling import DRAW, counter_noise
 
 VOCAB = 5
 target = tiny("qwen3", layers=2, seed=1, vocab_size=VOCAB, initializer_range=0.1)

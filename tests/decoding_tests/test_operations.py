@@ -5,9 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from counting import Operations, counted
-from kinds import tiny
-from toys import nudged
+from operation_counts import Operations, counted
+from tiny_models import nudged, tiny
 
 from decoding import Autoregressive, Backoff, Sampling, Speculative
 from policies import Logistic, Rule

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from kinds import tiny
+from tiny_models import tiny
 
 from decoding import LM
 from decoding.kernels.packed_products import EXACT, PackedLinear, pack, padded
@@ -69,7 +69,7 @@ def test_it_learns_and_is_copied():
 def test_a_loaded_model_is_packed_and_keeps_its_parameters(tmp_path):
     lm = tiny()
     lm.model.save_pretrained(tmp_path)
-    from toys import words
+    from tiny_models import words
 
     words().save_pretrained(tmp_path)
     packed, plain = LM.load(tmp_path), LM.load(tmp_path, packed=False)

@@ -3,8 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from kinds import tiny
-from toys import nudged
+from tiny_models import nudged, tiny
 
 from decoding.cost import pair
 from decoding.cost.timing import CONTEXT, LENGTHS

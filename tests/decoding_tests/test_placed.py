@@ -3,9 +3,8 @@
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
-from kinds import tiny
+from tiny_models import nudged, tiny
 from torch import nn
-from toys import nudged
 
 from decoding import LM, Autoregressive, Backoff, Speculative, generate
 from decoding.kernels.packed_products import PackedLinear, pack

@@ -4,11 +4,10 @@ from itertools import product
 
 import pytest
 import torch
+from acceptance_laws import SAMPLING
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
-from test_batch import SAMPLING
-from toys import ending_tokens, greedy, successor
+from tiny_models import ending_tokens, greedy, successor, tiny
 
 from decoding import Autoregressive, Block, Exact, PromptLookup, Sampling, Speculative, generate
 from policies import Rule

@@ -7,8 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kinds import tiny
-from toys import nudged, words
+from tiny_models import nudged, tiny, words
 
 from decoding import LM, Autoregressive, Speculative, generate, measure_cost
 from decoding.cost import cache as cost_cache

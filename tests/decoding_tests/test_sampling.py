@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
+from tiny_models import tiny
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,

@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import KINDS, tiny
-from tiny_models import eager, nudged
+from tiny_models import KINDS, eager, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
 from decoding.generation import commits, start

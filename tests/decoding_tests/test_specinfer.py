@@ -4,17 +4,16 @@ from itertools import product
 
 import pytest
 import torch
+from acceptance_laws import warped
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
-from test_exact import alone
-from toys import nudged
-from verification import warped
+from tiny_models import eager, greedy_text, nudged, tiny
 
 from decoding import PromptLookup, Sampling, SpecInfer, Speculative, generate
 from decoding.decoders.specinfer import Shape, try_children
 
 target = tiny(seed=1)
+reference = eager(target)
 DRAFTS = {"close": nudged(target), "far": nudged(target, 0.3), "itself": target, "stranger": tiny(layers=1, seed=2)}
 
 
@@ -33,7 +32,7 @@ def test_greedy_is_the_targets_text(prompts, draft, branches, budget, eos):
     decoder = SpecInfer([DRAFTS[draft], target], branches)
     result = generate(decoder, ids, mask, max_new_tokens=budget, eos_token_id=sorted(eos))
     for row, (prompt, new) in enumerate(zip(prompts, result.lengths.tolist(), strict=True)):
-        assert result.sequences[row, width : width + new].tolist() == alone(prompt, budget, eos)
+        assert result.sequences[row, width : width + new].tolist() == greedy_text(reference, prompt, budget, eos)
 
 
 def test_greedy_finds_what_a_chain_misses(prompts):

@@ -4,8 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from kinds import tiny
-from toys import eager, nudged
+from tiny_models import eager, nudged, tiny
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from decoding import Autoregressive, Backoff, Block, Exact, Sampling, Speculative, generate

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import tiny
-from tiny_models import eager, nudged, successor
+from tiny_models import eager, nudged, successor, tiny
 
 from decoding import Backoff, Speculative, generate
 from decoding.generation import commits, start
@@ -87,7 +86,9 @@ def test_a_draft_reads_the_text_after_every_rollback(rate):
 
     def reader(step):
         length = int(run.buffer.prompts + step.position)
-        torch.testing.assert_close(step.logits, reference(run.buffer.ids[:, :length]).logits[:, -1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            step.logits, reference(run.buffer.ids[:, :length]).logits[:, -1], atol=1e-4, rtol=1e-4
+        )
         return step.uniform < rate
 
     run = start(Speculative([small, large], length=6), torch.tensor([[5, 9, 4]]), None, 20, (), Sampling(1.0), 0)

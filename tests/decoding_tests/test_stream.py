@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
-from toys import characters, nudged, words
+from tiny_models import characters, nudged, tiny, words
 
 from decoding import LM, Autoregressive, Backoff, Speculative, generate
 from decoding.state.streaming import PieceStream

@@ -4,8 +4,7 @@ import random
 
 import pytest
 import torch
-from kinds import KINDS, tiny
-from toys import eager, nudged
+from tiny_models import KINDS, eager, nudged, tiny
 
 from decoding import MTAD, generate
 from decoding.kv_cache.session import Session

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from export_toys import exported
+from export_specimens import exported
 
 from policies import Rule
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from engine_toys import NEW, REAL, Comparison, Round, chats, load_pair
-from export_toys import exported
+from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair
+from export_specimens import exported
 
 from decoding.models.defaults import DRAFTER, target_source
 from policies import Rule

@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from engine_toys import NEW, REAL, Comparison, Round, chats, load_pair, save_folder
-from export_toys import exported
+from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair, save_folder
+from export_specimens import exported
 
 from policies import Rule
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 import transformers
-from engine_toys import NEW, REAL, Comparison, Round, chats, load_pair
-from export_toys import exported
+from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair
+from export_specimens import exported
 
 from decoding import Backoff, generate
 from policies import Logistic, Rule

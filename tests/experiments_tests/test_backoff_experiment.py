@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from job_toys import toy_pair, toy_prompts, write_prompts
-from test_features import step_of
-from test_search import made_up
-from toys import nudged
+from feature_steps import step_of
+from tiny_models import nudged
+from tiny_runs import toy_pair, toy_prompts, write_prompts
+from trace_specimens import made_up
 
 from decoding.cost.timing import seconds
 from experiments.backoff import command

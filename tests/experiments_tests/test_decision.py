@@ -1,8 +1,8 @@
 """What a decision costs, by the command that measures it."""
 
 import pytest
-from job_toys import toy_prompts
-from kinds import tiny
+from tiny_models import tiny
+from tiny_runs import toy_prompts
 
 from experiments.decision import ALL, CONFIDENCES, decision_share, main
 from policies import Rule

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from export_toys import exported as written
-from job_toys import toy_prompts
-from toys import words
+from export_specimens import exported as written
+from tiny_models import words
+from tiny_runs import toy_prompts
 
 from experiments import exported
 from experiments.exported_engines import measurement

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from job_toys import ENV, ROOT, toy_pair, toy_prompts, write_prompts
+from tiny_runs import ENV, ROOT, toy_pair, toy_prompts, write_prompts
 
 from decoding import Autoregressive, Sampling, generate
 from experiments.comparison import plots, study, summary, texts

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from job_toys import toy_pair, write_prompts
+from tiny_runs import toy_pair, write_prompts
 
 from experiments.comparison import presets, summary
 from experiments.comparison.methods import parse

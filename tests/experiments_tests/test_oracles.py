@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from job_toys import toy_pair, toy_prompts
-from toys import nudged
+from tiny_models import nudged
+from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff, generate
 from experiments.backoff_tables.oracles import Oracle, kl_oracle, regret_oracle

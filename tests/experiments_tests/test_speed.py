@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from job_toys import save_model, toy_pair, toy_prompts, write_prompts
-from kinds import tiny
 from matplotlib.image import imread
+from tiny_models import tiny
+from tiny_runs import save_model, toy_pair, toy_prompts, write_prompts
 
 from decoding.kernels.packed_products import pack
 from decoding.kv_cache.session import Session

@@ -6,7 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from export_toys import MODELS, PROVENANCE, SPECIMENS, exported, saved
+from export_specimens import MODELS, PROVENANCE, SPECIMENS, exported, saved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

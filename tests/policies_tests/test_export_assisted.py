@@ -5,9 +5,8 @@ import json
 
 import pytest
 import torch
-from export_toys import exported
-from kinds import tiny
-from toys import eager, nudged
+from export_specimens import exported
+from tiny_models import eager, nudged, tiny
 from transformers.generation.candidate_generator import AssistedCandidateGenerator
 
 from decoding import Speculative, generate

@@ -9,9 +9,8 @@ import types
 import numpy as np
 import pytest
 import torch
-from export_toys import exported, mlp
-from kinds import tiny
-from toys import eager, nudged
+from export_specimens import exported, mlp
+from tiny_models import eager, nudged, tiny
 
 from decoding import Speculative, generate
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, target_source

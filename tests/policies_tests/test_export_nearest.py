@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from export_toys import MODELS, PROVENANCE
+from export_specimens import MODELS, PROVENANCE
 
 from policies import Logistic, Rule
 from policies.export.__main__ import main

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from export_toys import CLASSES, SPECIMENS, exported, source
+from export_specimens import CLASSES, SPECIMENS, exported, source
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import tiny
+from tiny_models import tiny
 
 from decoding import Backoff, generate
 from decoding.state.policy_state import longest_repeated_suffix

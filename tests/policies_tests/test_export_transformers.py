@@ -6,9 +6,8 @@ import sys
 import pytest
 import torch
 import transformers
-from export_toys import exported
-from kinds import tiny
-from toys import nudged
+from export_specimens import exported
+from tiny_models import nudged, tiny
 
 from decoding import MTAD, Backoff, Sampling, Speculative, default_pair, generate
 from decoding.models.defaults import TARGET_WHEEL
@@ -194,7 +193,7 @@ def test_what_is_not_honoured_is_refused(pair, prompts, folder, options, named):
 
 
 def test_models_are_left_as_they_were_found(prompts, tmp_path):
-    from kinds import build
+    from tiny_models import build
 
     torch.manual_seed(0)
     small, large = (build("llama", num_hidden_layers=1).train() for _ in range(2))

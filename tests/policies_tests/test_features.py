@@ -5,29 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from feature_steps import step_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import FEATURES, feature_columns, history_for, token_classes
 
 DISTRIBUTION = ("entropy", "varentropy", "top1", "margin", "top10", "top10_mass")
-
-
-def step_of(logits, **fields):
-    shape = logits.shape[:-1]
-    given = {
-        "position": torch.full(shape, 3),
-        "since_large": torch.full(shape, 2),
-        "repeated": torch.full(shape, 3),
-        "agreed": torch.ones(shape),
-        "large_entropy": torch.full(shape, 0.5),
-        "last_token": torch.zeros(shape, dtype=torch.long),
-        "uniform": torch.full(shape, 0.25),
-        "hidden": None,
-        "target_logits": None,
-        "history": None,
-    }
-    return SimpleNamespace(logits=logits, **(given | fields))
 
 
 def reference(logits):

@@ -5,8 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from kinds import tiny
-from toys import nudged
+from tiny_models import nudged, tiny
 
 from decoding import Backoff, Speculative, generate
 from decoding.state.policy_state import PolicyState

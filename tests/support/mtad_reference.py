@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import torch
-from verification import warped
+from acceptance_laws import warped
 
 from decoding.state.sampling import DRAW, REPLACE, counter_noise
 

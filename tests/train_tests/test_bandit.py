@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_search import COST, made_up
+from trace_specimens import COST, made_up
 
 from train.bandit import UCB, Bandit, arm_seconds, compare, main
 from train.replay.backoff import speculative

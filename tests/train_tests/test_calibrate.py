@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_search import made_up
+from trace_specimens import made_up
 
 from policies import Logistic, Rule
 from train.search.labels import labels

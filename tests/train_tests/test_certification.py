@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from job_toys import FAST, save_toys, typed
+from tiny_runs import FAST, save_toys, typed
 
 from policies import load
 from train.certification import certification

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_toys import FAST, save_model, write_prompts
+from tiny_runs import FAST, save_model, write_prompts
 
 from train.common.cli import InputError
 from train.common.preparation import prepare

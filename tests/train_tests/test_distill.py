@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from distill_toys import command, make_prompts, make_target
 from safetensors import safe_open
+from tiny_distillation import command, make_prompts, make_target
 
 from decoding import LM
 from train.distill import cli

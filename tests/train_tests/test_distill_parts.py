@@ -5,9 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from distill_toys import make_target, settings
 from gguf import GGUFReader
-from kinds import tiny
+from tiny_distillation import make_target, settings
+from tiny_models import tiny
 
 from decoding import LM
 from decoding.models.defaults import TARGET_WHEEL, target_source

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from job_toys import toy_pair, toy_prompts
+from tiny_runs import toy_pair, toy_prompts
 
 from decoding import LM, Backoff
 from policies import Rule

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from results import found
+from result_specimens import found
 
 from train.reports import figure
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from job_toys import ENV, FAST, command, fit_policy, save_model, write_prompts
+from tiny_runs import ENV, FAST, command, fit_policy, save_model, write_prompts
 
 from decoding import LM
 from policies import load

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kinds import tiny
+from tiny_models import tiny
 
 from train.distillation.grow import grow
 

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from job_toys import ENV, FAST, ROOT, command, save_model, toy_pair, toy_prompts, write_prompts
+from tiny_runs import ENV, FAST, ROOT, command, save_model, toy_pair, toy_prompts, write_prompts
 
 from decoding import LM, MTAD, Exact, SpecInfer, Speculative, generate
 from decoding.__main__ import main as decode

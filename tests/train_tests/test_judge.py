@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from job_toys import FAST, save_toys, toy_pair, toy_prompts, typed, word_tokenizer
+from tiny_runs import FAST, save_toys, toy_pair, toy_prompts, typed, word_tokenizer
 
 from policies import load
 from train.common.cli import InputError

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from job_toys import toy_pair, toy_prompts
+from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff
 from policies import Random, Rule

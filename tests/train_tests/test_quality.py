@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from kinds import tiny
+from tiny_models import tiny
 
 from decoding import Autoregressive, Backoff, Sampling, generate
 from decoding.models.defaults import DRAFTER, default_pair

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kinds import tiny
-from toys import eager, greedy, nudged
+from tiny_models import eager, greedy, nudged, tiny
 
 from decoding import PromptLookup, Sampling, generate
 from policies import Logistic, Random, Rule, Survival

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from job_toys import toy_pair, toy_prompts
+from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Speculative, generate
 from decoding.cost.timing import seconds

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from job_toys import toy_pair, toy_prompts
-from toys import nudged
+from tiny_models import nudged
+from tiny_runs import toy_pair, toy_prompts
 
 from decoding import LM, Sampling, Speculative, generate
 from decoding.cost.timing import seconds

@@ -4,7 +4,7 @@ import copy
 import re
 
 import pytest
-from results import HOSTILE, found
+from result_specimens import HOSTILE, found
 
 from train.reports.page import write_html
 

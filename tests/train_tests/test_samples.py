@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from job_toys import toy_pair, toy_prompts
-from toys import characters
+from tiny_models import characters
+from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff, generate
 from decoding.state.streaming import pieces

@@ -3,8 +3,8 @@
 import optuna
 import pytest
 import torch
-from job_toys import toy_pair, toy_prompts
-from toys import nudged
+from tiny_models import nudged
+from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Speculative, generate
 from policies import Logistic, Survival, token_classes
@@ -91,6 +91,23 @@ def test_the_stop_that_is_handed_out_is_the_one_that_was_judged(pair, traces):
     for i, prompt in enumerate(prompts):
         live = generate(Speculative(pair, 5, stop, keep=True), torch.tensor([prompt.ids]), max_new_tokens=NEW)
         assert live.counts["calls"] == [replayed.draft_calls[i], replayed.target_calls[i]]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [{"stop": "rule", "feature": "entropy", "direction": ">="}, {"stop": "logistic", "features": "all", "C": 0.1}],
+)
+def test_stops_that_differ_only_in_their_quantile_keep_their_thresholds(pair, traces, kind):
+    """Finalists once shared one cached policy, so that the first was measured at the threshold of the last."""
+    search = searcher(pair, traces)
+    params = [kind | {"length": 4, "keep": keep, "quantile": q} for keep, q in ((True, 0.3), (False, 0.7), (True, 0.3))]
+    stops = [search.stop(one) for one in params]
+    assert len({id(stop.threshold) for stop in stops}) == 3
+    assert [float(stop.threshold) for stop in stops] == pytest.approx([search.threshold(one) for one in params])
+    assert stops[0].threshold < stops[1].threshold
+    before = [stop.threshold.clone() for stop in stops]
+    search.speedup(params[0] | {"quantile": 0.9})
+    assert [stop.threshold for stop in stops] == before
 
 
 def test_a_quantile_is_the_share_of_steps_that_draft_on(pair, traces):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from distill_toys import make_target
+from tiny_distillation import make_target
 
 from decoding import LM
 from train.distillation.self_prompts import LEAST, user_opening, write_self_prompts

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from job_toys import FAST, save_model, toy_pair, write_prompts
-from toys import nudged
+from tiny_models import nudged
+from tiny_runs import FAST, save_model, toy_pair, write_prompts
 
 from decoding import LM
 from decoding.__main__ import main as decode

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from job_toys import ENV, FAST, command, save_model, write_prompts
 from optuna.trial import TrialState
+from tiny_runs import ENV, FAST, command, save_model, write_prompts
 
 from train.search import study as studies
 from train.search.study import WORKER, fail_orphans, finished, join_study, open_study, run_study, wait_for_trials

@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from results import found
+from result_specimens import found
 from rich.console import Console
 
 from train.reports import tables

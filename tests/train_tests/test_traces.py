@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from job_toys import toy_pair, toy_prompts
+from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff, generate
 from policies import Random, Rule, feature_columns, history_for, token_classes

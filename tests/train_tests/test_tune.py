@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from job_toys import toy_pair, toy_prompts
-from kinds import tiny
+from tiny_models import tiny
+from tiny_runs import toy_pair, toy_prompts
 
 from policies import Rule
 from train.common.generations import answers

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from kinds import tiny
-from toys import words
+from tiny_models import tiny, words
 
 from train.distill import Distill
 

@@ -1,4 +1,4 @@
-"""Drafts over a tiny vocabulary, and the law of a rule on them: its noise integrated out, not sampled."""
+"""Drafts over a tiny vocabulary, and the distribution of what a rule keeps of them: noise integrated, not sampled."""
 
 import math
 from itertools import product
@@ -6,8 +6,14 @@ from itertools import product
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from decoding import Sampling
 from decoding.acceptance.draft_block import DraftBlock
 
+SAMPLING = {
+    "greedy": Sampling(),
+    "sampling": Sampling(temperature=0.9),
+    "filtered": Sampling(temperature=1.2, top_k=9, top_p=0.9),
+}
 TOP = 1 - 2.0**-23
 """The largest noise there is."""
 

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from kinds import tiny
+from tiny_models import nudged, tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from toys import nudged
 from transformers import PreTrainedTokenizerFast
 
 from decoding import LM
