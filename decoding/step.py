@@ -1,17 +1,18 @@
-"""The one object a decision is taken on."""
+"""The step that a decision is taken on, and the policy that takes it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from torch import Tensor
 
 
 @dataclass(slots=True)
 class Step:
-    """What a policy may look at, as raw tensors with one leading shape ``[...]``.
+    """Everything a policy may read, as raw tensors with one leading shape ``[...]``.
 
     The leading shape is ``[batch]`` for a hand-off or a draft-length decision, ``[batch, k]`` when ``k``
     drafted tokens are verified at once, and ``[n]`` for rows read back from traces.
@@ -30,20 +31,64 @@ class Step:
     last_token: Tensor
     """[...] id of the token before this position."""
     uniform: Tensor | None
-    """[...] noise in [0, 1), a function of seed, row and position only; None where the policy's ``names`` lack it."""
+    """[...] noise in [0, 1), a function of seed, row and position only; None unless the policy reads it."""
     repeated: Tensor | None = None
-    """[...] length of the longest end of the answer that it holds earlier too, at most 8: a loop that is starting.
-    A small model in a loop is sure of itself, so no confidence shows it."""
+    """[...] length of the longest suffix of the answer that also occurs earlier in it, at most 8: a loop begins.
+    A small model in a loop is confident, so no other feature shows it. None unless the policy reads it."""
     hidden: Tensor | None = None
-    """[..., width] last hidden state of the model about to write, when the policy sets ``needs_hidden``."""
+    """[..., width] last hidden state of the model about to write; None unless the policy needs it."""
     target_logits: Tensor | None = None
     """[..., vocab] logits of the larger model at this position; verification only."""
     token: Tensor | None = None
-    """[...] id of the drafted token that is judged; verification only."""
+    """[...] id of the drafted token being verified; verification only."""
     columns: Mapping[str, Tensor] | None = None
-    """Features [...] by name that were computed before; rows read back from traces have these and no logits."""
+    """Features [...] by name, computed before; rows read back from traces have these and no logits."""
     history: Tensor | None = None
-    """[..., window, k] the ``k`` features named by ``policy.history`` at the ``window`` positions before this one,
-    oldest first; NaN where there was none."""
+    """[..., window, k] the values that the policy recorded at the ``window`` positions before this one, oldest first;
+    NaN where there was none."""
     shared: dict[str, Any] | None = None
-    """Where features keep what they have in common from one look at the step to the next; None where logits change."""
+    """Intermediate results that several features of this step use; None where its logits may change."""
+
+
+class Policy(Protocol):
+    """A decision: bool [...], True where the token escalates, the draft ends, or a drafted token is trusted too little.
+
+    Any callable will do. ``PolicyNeeds`` lists the attributes that a policy may have besides.
+    """
+
+    def __call__(self, step: Step) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyNeeds:
+    """The optional attributes of a policy, read here and nowhere else, with what holds for a policy without them."""
+
+    names: tuple[str, ...] | None
+    """features it reads: expensive fields of a Step are only filled if listed; None, the default, fills them all"""
+    needs_hidden: bool
+    """whether it reads ``Step.hidden``; False by default"""
+    history: tuple[str, ...]
+    """names of the values that ``observe`` returns; empty by default"""
+    window: int
+    """earlier positions that ``Step.history`` covers"""
+    observe: Callable[[Step], Tensor] | None
+    """the values [..., len(history)] to record at the position of a step; required with a ``history``"""
+    compiled: Callable[[Any], Callable[..., Tensor] | None]
+    """for a ``PolicyState``, a faster equivalent of its ``decide`` on steps, or None"""
+
+    @classmethod
+    def of(cls, policy: Policy) -> PolicyNeeds:
+        # Looked up on the class: a wrapper that forwards attributes must receive the call.
+        compiled = getattr(type(policy), "compiled", None)
+        return cls(
+            names=getattr(policy, "names", None),
+            needs_hidden=getattr(policy, "needs_hidden", False),
+            history=tuple(getattr(policy, "history", ())),
+            window=getattr(policy, "window", 0),
+            observe=getattr(policy, "observe", None),
+            compiled=(lambda policy_state: None) if compiled is None else partial(compiled, policy),
+        )
+
+    def reads(self, name: str) -> bool:
+        """Whether the policy may read the feature ``name``."""
+        return self.names is None or name in self.names

@@ -9,7 +9,6 @@ devices, and before there was one. Run it on a quiet machine.
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 import time
@@ -50,7 +49,7 @@ class Timed(Backoff):
     spent, steps = 0.0, False
 
     def _hand_on(self, run, i, trail, *args) -> Tensor:
-        trail.watch = None if self.steps else trail.watch
+        trail.compiled = None if self.steps else trail.compiled
         began = time.perf_counter()
         handed = super()._hand_on(run, i, trail, *args)
         self.spent += time.perf_counter() - began
@@ -63,8 +62,7 @@ def decision_share(model: LM, policy: Policy, prompts: Sequence[Prompt], new: in
     Both are timed in turn, token by token, so a machine that slows down slows both. With ``steps`` nothing compiled
     decides.
     """
-    quiet = copy.deepcopy(policy)
-    quiet.set_threshold(math.inf)  # decides as ever, and never asks the larger model
+    quiet = policy.with_threshold(math.inf)  # it decides as before, and never escalates
     spent = tokens = 0.0
     for i, prompt in enumerate(prompts[:1] + prompts):
         decoder = Timed([model, model], quiet, verify_eos=False)

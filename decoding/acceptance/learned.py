@@ -7,9 +7,9 @@ from torch import Tensor
 
 from decoding.acceptance.draft_block import DraftBlock
 from decoding.acceptance.lossless import Exact
-from decoding.state.policy_state import Policy, entropy
+from decoding.state.policy_state import entropy
 from decoding.state.sampling import POLICY
-from decoding.step import Step
+from decoding.step import Policy, PolicyNeeds, Step
 
 JUDGE = POLICY + 1
 """Stream of the noise that a judge sees; the policy that ends a draft has ``POLICY``."""
@@ -27,11 +27,9 @@ class Learned:
     """
 
     def __init__(self, policy: Policy):
-        for name in ("needs_hidden", "history"):
-            if getattr(policy, name, False):
-                raise ValueError(f"a judge of drafts has no {name.removeprefix('needs_')} to read; fit one without")
-        if "repeated" in getattr(policy, "names", ()):
-            raise ValueError("a judge of drafts has no feature 'repeated' to read; fit one without")
+        needs = PolicyNeeds.of(policy)
+        if needs.needs_hidden or needs.history or "repeated" in (needs.names or ()):
+            raise ValueError("a judge has no hidden states, history or 'repeated' to read; fit a policy without them")
         self.policy = policy
 
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:

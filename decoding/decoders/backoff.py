@@ -10,8 +10,9 @@ from torch import Tensor
 
 from decoding.models.lm import LM
 from decoding.state.generation_state import GenerationState
-from decoding.state.policy_state import Policy, PolicyState
+from decoding.state.policy_state import PolicyState
 from decoding.state.token_buffer import Commit
+from decoding.step import Policy
 
 
 class Backoff:
@@ -55,7 +56,7 @@ class Backoff:
         # Only the first model reads every token, and so lags by one.
         span = buffer.span(1) if i == 0 else None
         seen = state.sessions[i].next(
-            buffer.ids, lengths, rows, policy_state is not None and policy_state.needs_hidden, span
+            buffer.ids, lengths, rows, policy_state is not None and policy_state.needs.needs_hidden, span
         )
         tokens = state.draw(seen[0], rows, lengths)
         writers = torch.full_like(tokens, i)

@@ -9,7 +9,7 @@ from decoding.decoders.mtad import MTAD
 from decoding.decoders.specinfer import SpecInfer
 from decoding.decoders.speculative import Speculative
 from decoding.models.lm import LM
-from decoding.state.policy_state import Policy
+from decoding.step import Policy
 
 
 def build_decoder(models: Sequence[LM], stop: Policy | None, role) -> Speculative | MTAD | SpecInfer:

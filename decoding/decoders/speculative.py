@@ -14,9 +14,10 @@ from decoding.drafting.draft_ahead import draft_ahead, host_waits
 from decoding.drafting.draft_model import DraftOutput, Proposer, draft_noise, draft_with_model, draft_with_proposer
 from decoding.models.lm import LM
 from decoding.state.generation_state import GenerationState
-from decoding.state.policy_state import Policy, PolicyState
+from decoding.state.policy_state import PolicyState
 from decoding.state.sampling import ACCEPT, REPLACE
 from decoding.state.token_buffer import Commit
+from decoding.step import Policy
 
 
 class Speculative:

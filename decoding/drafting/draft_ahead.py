@@ -55,7 +55,7 @@ def draft_ahead(
         if place > 1 and not going[place - 2]:
             break
         now = lengths + place
-        row_logits, states = session.next(buffer.ids, now, rows, policy_state.needs_hidden, span)
+        row_logits, states = session.next(buffer.ids, now, rows, policy_state.needs.needs_hidden, span)
         span = ReadSpan(buffer.longest + place + 1, 1)
         stopped = policy_state.decide(row_logits, rows, now, states) & (drafted > place)
         drafted = torch.where(stopped, place + keep, drafted)

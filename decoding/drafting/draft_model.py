@@ -76,7 +76,11 @@ def draft_with_model(
     keep: bool,
 ) -> DraftOutput:
     """A draft by the first model of at most ``room`` [r] tokens, ``limit`` where the budget allows."""
-    buffer, session, hidden = state.buffer, state.sessions[0], policy_state is not None and policy_state.needs_hidden
+    buffer, session, hidden = (
+        state.buffer,
+        state.sessions[0],
+        policy_state is not None and policy_state.needs.needs_hidden,
+    )
     chance = sampling_noise(state, rows, lengths, limit)
     span = None if keep else unread_span(buffer, limit)
     # Without a stop the host knows how a draft goes, until a budget comes to its end.

@@ -1,8 +1,7 @@
-"""What happened so far in each row, as far as a policy may see it."""
+"""The state that a policy sees of each row of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -10,16 +9,14 @@ from torch import Tensor
 
 from decoding.state.sampling import POLICY
 from decoding.state.token_buffer import TokenBuffer
-from decoding.step import Step
-
-Policy = Callable[[Step], Tensor]
+from decoding.step import Policy, PolicyNeeds, Step
 
 
 class PolicyState:
-    """Builds the ``Step`` of one policy from the text and from what the larger model last said.
+    """Builds the ``Step`` of one policy from the text and from the larger model's last distribution.
 
-    All of it belongs to rows of the batch, nothing to the policy. ``history`` is stored by position like a cache, so
-    rolling back is free: a position is written again before anything later reads it.
+    All state belongs to rows of the batch, none to the policy. ``history`` [batch, window + capacity + 1, k] is stored
+    by position like a cache, so rolling back is free: a position is overwritten before a later one reads it.
     """
 
     def __init__(self, policy: Policy, buffer: TokenBuffer, stream: int = 0):
@@ -28,28 +25,24 @@ class PolicyState:
         self.checked = buffer.prompts.clone()
         self.agreed = torch.full((batch,), torch.nan, device=device)
         self.large_entropy = torch.full((batch,), torch.nan, device=device)
-        self.window = getattr(policy, "window", 0)
-        self.back = torch.arange(self.window, device=device)
-        columns = len(getattr(policy, "history", ()))
-        size = self.window + buffer.capacity + 1
-        self.history = torch.full((batch, size, columns), torch.nan, device=device) if columns else None
-        self.needs_hidden = getattr(policy, "needs_hidden", False)
+        self.needs = needs = PolicyNeeds.of(policy)
+        self.back = torch.arange(needs.window, device=device)
+        size = batch, needs.window + buffer.capacity + 1, len(needs.history)
+        self.history = torch.full(size, torch.nan, device=device) if needs.history else None
         self.answers = buffer.prompts.unsqueeze(1) + torch.arange(buffer.budget, device=device)
-        # Of the class: who wraps a policy and passes on what he lacks wants to be asked himself.
-        watch = getattr(type(policy), "watch", None)
-        self.watch = None if watch is None else watch(policy, self)
+        self.compiled = needs.compiled(self)
 
     def decide(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """bool [r]: what the policy says of ``rows`` [r], ascending, about to write the token after ``lengths`` [r].
+        """bool [r]: the policy's decision on the token after the first ``lengths`` [r] of ``rows`` [r], ascending.
 
-        ``logits`` [r, vocab] and, where it ``needs_hidden``, hidden states [r, width] of the model that would write it.
+        ``logits`` [r, vocab] and, if the policy needs them, hidden states [r, width] of the model that would write it.
         """
-        if self.watch is not None:
-            return self.watch(logits, rows, lengths, hidden)
+        if self.compiled is not None:
+            return self.compiled(logits, rows, lengths, hidden)
         return self.policy(self.step(logits, rows, lengths, hidden))
 
     def step(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Step:
-        """The step that ``decide`` is about."""
+        """The step that ``decide`` shows to the policy; its values are recorded in the history."""
         buffer, agreed, large_entropy, checked = self.buffer, self.agreed, self.large_entropy, self.checked
         prompts, ids = buffer.prompts, buffer.ids
         if len(rows) < len(checked):
@@ -63,46 +56,46 @@ class PolicyState:
             agreed=agreed,
             large_entropy=large_entropy,
             last_token=ids.gather(1, (lengths - 1).unsqueeze(1)).squeeze(1),
-            uniform=buffer.uniform(rows, position, self.stream) if self._reads("uniform") else None,
-            repeated=self._repeated(ids, rows, position) if self._reads("repeated") else None,
+            uniform=buffer.uniform(rows, position, self.stream) if self.needs.reads("uniform") else None,
+            repeated=self._repeated(ids, rows, position) if self.needs.reads("repeated") else None,
             hidden=hidden,
             shared={},
         )
         if self.history is not None:
-            self._remember(step, rows, position)
+            self._record(step, rows, position)
         return step
-
-    def _reads(self, name: str) -> bool:
-        """Whether the policy looks at what is too dear for nothing; one that does not say so may look at anything."""
-        return name in getattr(self.policy, "names", (name,))
 
     def _repeated(self, ids: Tensor, rows: Tensor, position: Tensor) -> Tensor:
         where = self.answers if len(rows) == len(self.answers) else self.answers[rows]
         return longest_repeated_suffix(ids.gather(1, where), position)
 
-    def _remember(self, step: Step, rows: Tensor, position: Tensor) -> None:
+    def _record(self, step: Step, rows: Tensor, position: Tensor) -> None:
         step.history = self.history[rows.unsqueeze(1), position.unsqueeze(1) + self.back]
-        now = position + self.window
-        self.history[rows, now] = self.policy.observe(step).float()
-        # The next position may have been seen in a draft that was dropped; it is unknown until it is seen again.
+        now = position + self.needs.window
+        self.history[rows, now] = self.needs.observe(step).float()
+        # The next position may hold the values of a discarded draft.
         self.history[rows, now + 1] = torch.nan
 
     def forget(self, rows: Tensor, lengths: Tensor) -> None:
-        """What the policy saw of ``rows`` [r] after ``lengths`` [r] tokens, it was not asked about."""
+        """Erase the history of a discarded decision: that on the token after ``lengths`` [r] of ``rows`` [r]."""
         if self.history is not None:
-            self.history[rows, lengths - self.buffer.prompts[rows] + self.window] = torch.nan
+            self.history[rows, lengths - self.buffer.prompts[rows] + self.needs.window] = torch.nan
 
     def checked_by_large(self, rows: Tensor, lengths: Tensor, agreed: Tensor, logits: Tensor) -> None:
-        """The larger model has spoken: ``rows`` are checked up to ``lengths``, ``logits`` [r, vocab] is its last."""
-        # Not in place: the steps of all rows hold these very tensors.
+        """The larger model has read ``rows`` [r] up to ``lengths`` [r]; ``logits`` [r, vocab] are its last ones.
+
+        ``agreed`` [r]: whether its choice was the smaller model's.
+        """
+        # Not in place: a Step of all rows holds these tensors.
         self.checked = self.checked.index_copy(0, rows, lengths)
         self.agreed = self.agreed.index_copy(0, rows, agreed.float())
-        if self._reads("large_entropy"):
+        if self.needs.reads("large_entropy"):
             self.large_entropy = self.large_entropy.index_copy(0, rows, entropy(logits))
 
 
 def longest_repeated_suffix(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:
-    """[r] length of the longest end of ``answers`` [r, n], cut to ``lengths`` [r], that occurs earlier in it too."""
+    """[r] length, at most ``limit``, of the longest suffix of ``answers`` [r, n], cut to ``lengths`` [r], that also
+    occurs earlier."""
     ends, back, where, inside = _suffix_windows(answers.shape[1], limit, answers.device)
     last = lengths.unsqueeze(1) - 1
     tail = answers.gather(1, (last - back).clamp_(min=0))
@@ -113,9 +106,9 @@ def longest_repeated_suffix(answers: Tensor, lengths: Tensor, limit: int = 8) ->
 
 @lru_cache(maxsize=8)
 def _suffix_windows(size: int, limit: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ends [size], steps back [limit], and for each end where those lead [size, limit], and whether there is a token.
+    """Ends [size], offsets back [limit], the index [size, limit] at each offset before each end, and its validity.
 
-    They are the same at every step, and a dozen small operations are much of what a decision costs.
+    Cached: they are the same at every step, and a dozen small operations are much of a decision's cost.
     """
     ends, back = torch.arange(size, device=device), torch.arange(limit, device=device)
     where = ends.unsqueeze(1) - back

@@ -37,10 +37,10 @@ def text_of(seed=0, few=3):
 
 
 def of_steps(policy, text):
-    """A trail that builds steps, as on other devices."""
-    trail = PolicyState(policy, text)
-    trail.watch = None
-    return trail
+    """A policy state that builds steps, as on other devices."""
+    state = PolicyState(policy, text)
+    state.compiled = None
+    return state
 
 
 def logits_of(rows, seed, kind="plain"):
@@ -65,14 +65,14 @@ def test_the_table_is_that_of_the_features(kind, few):
             logits = torch.nn.functional.pad(logits, (0, 12), value=3.0)[:, :VOCAB]
         step = built.step(logits, rows, lengths)
         expected = policy._scaled(feature_columns(step, policy.names, policy.history, CLASSES))
-        torch.testing.assert_close(watched.watch.table(logits, rows, lengths), expected, rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(watched.compiled.table(logits, rows, lengths), expected, rtol=2e-5, atol=2e-5)
         torch.testing.assert_close(watched.history, built.history, rtol=1e-5, atol=1e-5, equal_nan=True)
-        for trail in (watched, built):
+        for state in (watched, built):
             if place % 4 == 3:
                 agreed = torch.rand(len(rows), generator=rng.manual_seed(place)) < 0.5
-                trail.checked_by_large(rows, lengths + 1, agreed, logits_of(len(rows), 99))
+                state.checked_by_large(rows, lengths + 1, agreed, logits_of(len(rows), 99))
             if place % 5 == 4:
-                trail.forget(rows, lengths)
+                state.forget(rows, lengths)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_every_kind_decides_as_it_does_on_steps(policy):
     rows, risks = torch.arange(BATCH), []
     for place in range(BUDGET):
         logits, lengths = logits_of(BATCH, place), text.prompts + place
-        risks.append(policy._score(watched.watch.table(logits, rows, lengths), None))
+        risks.append(policy._score(watched.compiled.table(logits, rows, lengths), None))
         torch.testing.assert_close(risks[-1], policy.score(built.step(logits, rows, lengths)), rtol=2e-4, atol=2e-5)
     if policy.kind not in ("always", "never"):
         values = torch.cat(risks).unique()
@@ -165,16 +165,16 @@ class Wrapped:
 def test_who_answers_in_another_way_is_asked(policy):
     """Noise is not compiled; a subclass may answer as it likes; a wrapper passes on what it lacks, but not this."""
     text = text_of()
-    trail = PolicyState(policy, text)
-    assert trail.watch is None
-    trail.decide(logits_of(BATCH, 0), torch.arange(BATCH), text.prompts)
+    state = PolicyState(policy, text)
+    assert state.compiled is None
+    state.decide(logits_of(BATCH, 0), torch.arange(BATCH), text.prompts)
     assert getattr(policy, "asked", 1) == 1
 
 
 def test_a_new_threshold_is_seen_at_once():
     text, policy = text_of(), Rule("entropy", 0.0)
-    trail = PolicyState(policy, text)
-    decide = lambda: trail.decide(logits_of(BATCH, 0), torch.arange(BATCH), text.prompts).tolist()  # noqa: E731
+    state = PolicyState(policy, text)
+    decide = lambda: state.decide(logits_of(BATCH, 0), torch.arange(BATCH), text.prompts).tolist()  # noqa: E731
     assert decide() == [True] * BATCH
     policy.set_threshold(1e9)
     assert decide() == [False] * BATCH
