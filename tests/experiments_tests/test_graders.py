@@ -23,18 +23,6 @@ overlap = pytest.mark.skipif(
 )
 
 
-def half(prompt, reference, text):
-    return 0.5 if text else None
-
-
-def too_much(prompt, reference, text):
-    return 1.5
-
-
-def two(prompt, text):
-    return 1.0
-
-
 @pytest.fixture(scope="module")
 def embedded():
     return read_prompts(None)
@@ -102,7 +90,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch, metric, package):
 
 
 def test_own_grader_by_name():
-    grader = load_grader("test_graders:half")
+    grader = load_grader("toy_graders:half")
     assert grader("p", None, "x") == 0.5 and grader("p", None, "") is None
     assert load_grader("experiments.answer_numbers:exact_number")("p", "2", "so 2") == 1.0
 
@@ -111,12 +99,12 @@ def test_own_grader_by_name():
     ("name", "said"),
     [
         ("half", "module:function"),
-        ("test_graders:", "module:function"),
+        ("toy_graders:", "module:function"),
         ("a:b:c", "module:function"),
         ("no_such_module_at_all:f", "PYTHONPATH"),
-        ("test_graders:nothing", "nothing"),
-        ("test_graders:two", "prompt, reference, text"),
-        ("test_graders:ROOT", "prompt, reference, text"),
+        ("toy_graders:nothing", "nothing"),
+        ("toy_graders:two", "prompt, reference, text"),
+        ("toy_graders:NO_FUNCTION", "prompt, reference, text"),
     ],
 )
 def test_a_wrong_name_is_one_sentence(name, said):
@@ -127,9 +115,9 @@ def test_a_wrong_name_is_one_sentence(name, said):
 
 @pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), "good", [1]])
 def test_a_score_that_is_none_is_refused(monkeypatch, value):
-    monkeypatch.setattr("test_graders.half", lambda *_: value, raising=True)
+    monkeypatch.setattr("toy_graders.half", lambda *_: value, raising=True)
     with pytest.raises(InputError, match="from 0 to 1"):
-        load_grader("test_graders:half")("p", None, "x")
+        load_grader("toy_graders:half")("p", None, "x")
 
 
 @pytest.fixture
@@ -158,7 +146,7 @@ def test_the_command_grades_texts(files, tmp_path, capsys):
 def test_the_command_grades_references_and_takes_graders_by_name(files):
     prompts, texts = files
     assert [row["score"] for row in main(Graded(prompts=str(prompts)))] == [1.0, 1.0]
-    assert [row["score"] for row in main(Graded(texts, str(prompts), "test_graders:half"))] == [0.5, 0.5, 0.5]
+    assert [row["score"] for row in main(Graded(texts, str(prompts), "toy_graders:half"))] == [0.5, 0.5, 0.5]
     assert [row["score"] for row in main(Graded(texts, str(prompts), "number"))] == [1.0, 0.0, None]
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from tiny_runs import FAST, save_toys, toy_pair, toy_prompts, typed, word_tokenizer
+from toy_graders import variety
 
 from policies import load
 from train.common.cli import InputError
@@ -11,16 +12,6 @@ from train.fit_policy import main
 from train.pipeline import told_apart
 from train.quality.guarded_regret import end_tokens, guarded_regret, score
 from train.quality.metric import QualityMetric
-
-
-def variety(prompt, reference, text):
-    """The share of different words in a text."""
-    words = text.split()
-    return len(set(words)) / len(words) if words else 0.0
-
-
-def none_for_long(prompt, reference, text):
-    return None if len(prompt.split()) > 5 else 1.0
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +31,16 @@ def test_without_a_grader_it_is_guarded_regret(pair):
 
 
 def test_a_grader_s_loss_is_what_it_takes_off_the_large_model_s_score(pair):
-    prompt, judge = toy_prompts(1)[0], QualityMetric(pair[1], "test_judge:variety")
+    prompt, judge = toy_prompts(1)[0], QualityMetric(pair[1], "toy_graders:variety")
     assert judge(prompt, [5, 5, 5, 5], [5, 6])[0] == 0.75
     assert judge(prompt, [5, 6, 2], [5, 5])[0] == -0.5  # the end is no word
     assert judge(prompt, [5, 5], [5, 5])[0] == 0
-    assert judge.loss_name == "score lost (test_judge:variety)"
+    assert judge.loss_name == "score lost (toy_graders:variety)"
     assert judge(prompt, [5, 6], [7, 8])[1] == QualityMetric(pair[1])(prompt, [5, 6], [7, 8])[1]
 
 
 def test_an_answer_is_graded_once(pair, monkeypatch):
-    prompt, judge, asked = toy_prompts(1)[0], QualityMetric(pair[1], "test_judge:variety"), []
+    prompt, judge, asked = toy_prompts(1)[0], QualityMetric(pair[1], "toy_graders:variety"), []
     monkeypatch.setattr(judge, "grade", lambda *given: asked.append(given) or 0.5)
     for answer in ([5, 6], [5, 7], [5, 6]):
         judge(prompt, answer, [8, 9])
@@ -62,7 +53,7 @@ def toys(tmp_path_factory):
 
 
 def arguments(toys, output, **changes):
-    options = toys | {"output": output} | FAST | {"max_new_tokens": 8, "grader": "test_judge:variety"} | changes
+    options = toys | {"output": output} | FAST | {"max_new_tokens": 8, "grader": "toy_graders:variety"} | changes
     return typed(options)
 
 
@@ -80,10 +71,10 @@ def test_the_main_job_measures_and_certifies_by_it(toys, tmp_path):
             for method in row["methods"].values():
                 assert method["loss"] == pytest.approx(own - graded(method["answer"]))
     result = json.loads((folder / "result.json").read_text())
-    assert result["loss_name"] == "score lost (test_judge:variety)"
-    assert "score lost (test_judge:variety)" in (folder / "report.html").read_text()
+    assert result["loss_name"] == "score lost (toy_graders:variety)"
+    assert "score lost (toy_graders:variety)" in (folder / "report.html").read_text()
     found = load(folder / "policy.json").provenance["certificate"]
-    assert any("Loss is the score lost (test_judge:variety) of greedy text" in text for text in found["assumptions"])
+    assert any("Loss is the score lost (toy_graders:variety) of greedy text" in text for text in found["assumptions"])
     losses = [row["loss"] for row in lines(folder / "certify.jsonl") if row["candidate"] == found["chosen"]]
     assert min(losses) < 0 < max(losses)
 
@@ -91,14 +82,14 @@ def test_the_main_job_measures_and_certifies_by_it(toys, tmp_path):
 def test_a_hybrid_is_searched_by_it(toys, tmp_path):
     assert main(arguments(toys, tmp_path, method="hybrid", target_speedup=1.01, trials=14, longest=3)) == 0
     result = json.loads((tmp_path / "default" / "result.json").read_text())
-    assert result["loss_name"] == "score lost (test_judge:variety)"
+    assert result["loss_name"] == "score lost (toy_graders:variety)"
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"grader": "test_judge:nothing"}, "cannot be loaded"),
-        ({"grader": "test_judge:none_for_long"}, "gives no score to the prompt"),
+        ({"grader": "toy_graders:nothing"}, "cannot be loaded"),
+        ({"grader": "toy_graders:none_for_long"}, "gives no score to the prompt"),
         ({"method": "speculative"}, "leave out --grader: --method speculative loses nothing"),
     ],
 )
@@ -110,7 +101,7 @@ def test_what_cannot_be_graded_is_said_before_any_work(toys, tmp_path, changes, 
 
 def test_a_grader_that_does_not_tell_the_models_apart_is_no_evidence(pair):
     class Job:
-        judge = QualityMetric(pair[1], "test_judge:variety")
+        judge = QualityMetric(pair[1], "toy_graders:variety")
 
     small = {"key": "small", "loss": 0.02, "loss_interval": [-0.1, 0.14]}
     assert "does not tell the small model from the large one" in told_apart(Job, [small])
@@ -121,6 +112,6 @@ def test_a_grader_that_does_not_tell_the_models_apart_is_no_evidence(pair):
 
 def test_a_score_of_nothing_stops_the_run(pair):
     with pytest.raises(InputError, match="gives no score to the prompt p0; leave it out"):
-        QualityMetric(pair[1], "test_judge:none_for_long")._score(
+        QualityMetric(pair[1], "toy_graders:none_for_long")._score(
             type(toy_prompts(1)[0])("p0", "f", "g", "a b c d e f g", (5,), None), ()
         )
