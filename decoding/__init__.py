@@ -2,30 +2,23 @@
 
 from importlib import import_module
 
+from decoding.acceptance.rules import RULES
+
 _HOME = {
     "LM": "models.lm",
     "Autoregressive": "decoders.autoregressive",
     "Backoff": "decoders.backoff",
-    "Block": "acceptance.rules",
-    "Cascade": "acceptance.rules",
-    "Divergence": "acceptance.rules",
-    "Exact": "acceptance.rules",
-    "FixedRatio": "acceptance.rules",
-    "Joint": "acceptance.rules",
-    "Learned": "acceptance.rules",
-    "Lenient": "acceptance.rules",
     "MTAD": "decoders.mtad",
     "MTJD": "decoders.mtjd",
     "PromptLookup": "drafting.prompt_lookup",
     "Result": "generation",
-    "Rollback": "acceptance.rules",
     "Sampling": "state.sampling",
     "SpecInfer": "decoders.specinfer",
     "Speculative": "decoders.speculative",
     "Step": "step",
-    "Typical": "acceptance.rules",
     "default_pair": "models.defaults",
     "generate": "generation",
+    **{name: rule.module for name, rule in RULES.items()},
 }
 __all__ = list(_HOME)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -68,19 +69,29 @@ class DraftBlock:
         return sample_from_weights(weights, gather_at(self.next_noise, accepted))
 
 
+class Acceptance(Protocol):
+    """``(accepted [r], next token [r])``: how many drafted tokens are kept, and the one after them.
+
+    A rule holds settings, never anything about a text; rows do not touch each other and the host waits for nothing.
+    """
+
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]: ...
+
+
+
 def log_probabilities(logits: Tensor, sampling: Sampling, filtered: bool) -> Tensor:
     """[..., vocab] logs of the softmax of ``logits`` or, ``filtered``, of what is drawn from: -inf outside a filter."""
     return sampling.probabilities(logits).log() if filtered else logits.float().log_softmax(-1)
 
 
-def leading_true(keep: Tensor, lengths: Tensor) -> Tensor:
-    """[r] number of leading True of ``keep`` [r, k] within ``lengths`` [r]."""
-    return (keep & length_mask(keep, lengths)).long().cumprod(1).sum(1)
+def leading_true(kept: Tensor, lengths: Tensor) -> Tensor:
+    """[r] number of leading True of ``kept`` [r, k] within ``lengths`` [r]."""
+    return (kept & length_mask(kept, lengths)).long().cumprod(1).sum(1)
 
 
-def last_true(keep: Tensor, lengths: Tensor) -> Tensor:
-    """[r] length of the longest prefix that ends in a True of ``keep`` [r, k] within ``lengths`` [r], else 0."""
-    ends = torch.arange(1, keep.shape[1] + 1, device=keep.device) * (keep & length_mask(keep, lengths))
+def last_true(kept: Tensor, lengths: Tensor) -> Tensor:
+    """[r] length of the longest prefix that ends in a True of ``kept`` [r, k] within ``lengths`` [r], else 0."""
+    ends = torch.arange(1, kept.shape[1] + 1, device=kept.device) * (kept & length_mask(kept, lengths))
     return torch.cat([torch.zeros_like(lengths)[:, None], ends], 1).amax(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import DraftBlock, gather_at, last_true, leading_true, length_mask
+from decoding.acceptance.draft_block import Acceptance, DraftBlock, gather_at, last_true, leading_true, length_mask
 
 
 class Exact:
@@ -23,12 +23,12 @@ class Exact:
 
     def verify(self, draft: DraftBlock, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """The same for any distribution p [r, k + 1, vocab] that the output is to follow; q [r, k, vocab]."""
-        keep = draft.accept_noise * draft.of_drafted(q) < draft.of_drafted(p)
-        return self.keep(draft, p, q, keep)
+        kept = draft.accept_noise * draft.of_drafted(q) < draft.of_drafted(p)
+        return self.resample_after(draft, p, q, kept)
 
-    def keep(self, draft: DraftBlock, p: Tensor, q: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the leading True of ``keep`` [r, k]; the next token is drawn from what is left of p there."""
-        accepted = leading_true(keep, draft.lengths)
+    def resample_after(self, draft: DraftBlock, p: Tensor, q: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Accept the leading True of ``kept`` [r, k]; the next token is drawn from the residual distribution there."""
+        accepted = leading_true(kept, draft.lengths)
         return accepted, draft.draw(self._residual(p, q, accepted, draft.lengths), accepted)
 
     def _residual(self, p: Tensor, q: Tensor, accepted: Tensor, lengths: Tensor) -> Tensor:
@@ -67,3 +67,22 @@ class Block(Exact):
         step = step.masked_fill(~length_mask(step, draft.lengths), 0.0)
         walk = torch.cat([torch.zeros_like(p[:, :1, 0]), step], 1).cumsum(1)
         return (walk - walk.cummax(1).values).exp()
+
+
+class Strict:
+    """``rule``, but a draft that begins within the first ``prefix`` tokens of an answer is verified by ``Exact``.
+
+    Lossy rules lose what an aligned model refuses long before they lose usefulness, and what it refuses is decided in
+    the first tokens (Secure speculative decoding, 2610.08678). Raises ValueError for a negative ``prefix``.
+    """
+
+    def __init__(self, rule: Acceptance, prefix: int):
+        if prefix < 0:
+            raise ValueError(f"strict_prefix must be at least 0, not {prefix}")
+        self.rule, self.prefix, self.exact = rule, prefix, Exact()
+
+    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
+        strict = draft.starts < self.prefix
+        pairs = zip(self.exact(draft), self.rule(draft), strict=True)
+        accepted, after = (torch.where(strict, exact, lossy) for exact, lossy in pairs)
+        return accepted, after

@@ -1,62 +1,33 @@
-"""How much of a draft is kept: the rules, by name."""
+"""The registry of acceptance rules: a new rule is a file and a line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from decoding.registry import Entry
 
-import torch
-from torch import Tensor
-
-from decoding.acceptance.cascade import Cascade
-from decoding.acceptance.draft_block import DraftBlock
-from decoding.acceptance.learned import Learned
-from decoding.acceptance.lossless import Block, Exact
-from decoding.acceptance.lossy import Divergence, FixedRatio, Joint, Lenient, Rollback, Typical
-
-
-class Acceptance(Protocol):
-    """``(accepted [r], next token [r])``: how many drafted tokens are kept, and the one after them.
-
-    A rule holds settings, never anything about a text; rows do not touch each other and the host waits for nothing.
-    """
-
-    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]: ...
-
-
-RULES: dict[str, Callable[..., Acceptance]] = {
-    kind.__name__: kind
-    for kind in (Exact, Block, Lenient, Typical, Divergence, Cascade, Rollback, Joint, FixedRatio, Learned)
+RULES: dict[str, Entry] = {
+    "Exact": Entry("acceptance.lossless:Exact", "speculative sampling", lossless=True),
+    "Block": Entry("acceptance.lossless:Block", "block verification", lossless=True),
+    "Lenient": Entry("acceptance.lossy:Lenient", "lenient speculative sampling", {"lenience": 0.5}),
+    "Typical": Entry("acceptance.lossy:Typical", "Medusa's acceptance", {"epsilon": 0.09, "delta": 0.3}),
+    "Divergence": Entry(
+        "acceptance.lossy:Divergence",
+        "keeps where the models' distributions are close",
+        {"kind": "kl", "threshold": 0.95, "filtered": False},
+    ),
+    "Cascade": Entry("acceptance.cascade:Cascade", "speculative cascades", {"rule": "token_v3", "alpha": 0.3}),
+    "Rollback": Entry("acceptance.lossy:Rollback", "BiLD's acceptance alone", {"threshold": 5.0}),
+    "Joint": Entry("acceptance.lossy:Joint", "MTAD's rule without beams", {"tau": 0.5, "filtered": True}),
+    "FixedRatio": Entry("acceptance.lossy:FixedRatio", "p / q > tau, token by token", {"tau": 0.5, "filtered": True}),
+    "Learned": Entry("acceptance.learned:Learned", "a policy judges each drafted token", {"policy": None}),
 }
-"""Every rule; all but ``Learned``, which takes a policy, have defaults."""
-LOSSLESS = ("Exact", "Block")
-"""The rules whose output is distributed as the target's own."""
+"""Every rule; all but ``Learned``, which needs a policy, can be built from numbers and words."""
 
 
-def rule(name: str, **settings) -> Acceptance:
+def rule(name: str = "", **settings):
     """The rule called ``name``. ValueError, one sentence, for an unknown one or settings that it cannot have."""
     if name not in RULES:
         raise ValueError(f"unknown acceptance rule {name!r}; the known ones are {', '.join(RULES)}")
     try:
-        return RULES[name](**settings)
+        return RULES[name].load()(**settings)
     except TypeError as error:
         raise ValueError(f"the acceptance rule {name} cannot have {settings}: {error}") from error
-
-
-class Strict:
-    """``rule``, but a draft that begins within the first ``prefix`` tokens of an answer is verified by ``Exact``.
-
-    Lossy rules lose what an aligned model refuses long before they lose usefulness, and what it refuses is decided in
-    the first tokens (Secure speculative decoding, 2610.08678). Raises ValueError for a negative ``prefix``.
-    """
-
-    def __init__(self, rule: Acceptance, prefix: int):
-        if prefix < 0:
-            raise ValueError(f"strict_prefix must be at least 0, not {prefix}")
-        self.rule, self.prefix, self.exact = rule, prefix, Exact()
-
-    def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
-        strict = draft.starts < self.prefix
-        pairs = zip(self.exact(draft), self.rule(draft), strict=True)
-        accepted, after = (torch.where(strict, exact, lossy) for exact, lossy in pairs)
-        return accepted, after

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import DraftBlock, gather_at, gather_at_each
+from decoding.acceptance.draft_block import Acceptance, DraftBlock, gather_at, gather_at_each
 from decoding.acceptance.learned import JUDGE
-from decoding.acceptance.rules import Acceptance, Exact, Strict
+from decoding.acceptance.lossless import Exact, Strict
+from decoding.acceptance.rules import rule
 from decoding.drafting.draft_ahead import draft_ahead, host_waits
 from decoding.drafting.draft_model import DraftOutput, Proposer, draft_noise, draft_with_model, draft_with_proposer
 from decoding.models.lm import LM
@@ -25,7 +26,7 @@ class Speculative:
 
     The draft is a model or anything with ``propose``, such as ``PromptLookup(3)``; only the target is then in
     ``models``, yet writer 0 is the draft and 1 the target. ``stop`` is a policy asked before each drafted token with
-    the draft's distribution: True ends the draft there and drops that token; ``keep=True`` drafts it and then ends, as
+    the draft's distribution: True ends the draft there and drops that token; ``keep_stop_token=True`` drafts it and then ends, as
     transformers and OpenVINO do. With ``Exact`` or ``Block`` the output is the target's own (Leviathan et al.
     2211.17192, section 2). With ``strict_prefix=n`` a lossy rule is not asked about drafts that begin within the
     first n tokens of an answer: these are verified by ``Exact``.
@@ -40,7 +41,7 @@ class Speculative:
         length: int = 4,
         stop: Policy | None = None,
         accept: Acceptance | None = None,
-        keep: bool = False,
+        keep_stop_token: bool = False,
         strict_prefix: int = 0,
     ):
         if len(models) != 2:
@@ -51,10 +52,15 @@ class Speculative:
         if stop is not None and self.proposer is not None:
             raise ValueError("a stop policy looks at the draft's distribution; what only proposes tokens has none")
         self.models = list(models) if self.proposer is None else [models[1]]
-        self.length, self.stop, self.keep, self.strict_prefix = length, stop, keep, strict_prefix
+        self.length, self.stop, self.keep_stop_token, self.strict_prefix = length, stop, keep_stop_token, strict_prefix
         self.accept = Exact() if accept is None else accept
         self.strict = Strict(self.accept, strict_prefix)
         self.scratch = length + 1
+
+    @property
+    def draft_length(self) -> int | None:
+        """Tokens that a model drafts in each round; None where a policy ends drafts or no model writes them."""
+        return self.length if self.stop is None and self.proposer is None else None
 
     def write(self, state: GenerationState) -> Iterator[Commit]:
         buffer = state.buffer
@@ -86,14 +92,14 @@ class Speculative:
             return draft_with_proposer(state, self.proposer, rows, lengths, room, self.length)
         ahead = policy_state is not None and host_waits(rows.device) and state.buffer.room > self.length
         drafts = draft_ahead if ahead else draft_with_model
-        return drafts(state, policy_state, rows, lengths, room, self.length, self.keep)
+        return drafts(state, policy_state, rows, lengths, room, self.length, self.keep_stop_token)
 
     def _check(self, state: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput) -> Tensor:
         """Logits [r, k + 1, vocab] of the target after the text and after each drafted token."""
         buffer, k = state.buffer, drafted.tokens.shape[1]
         span = buffer.span(k + 1, k) if drafted.even else None
         end = lengths + (k if drafted.even else drafted.lengths)
-        checked = state.sessions[-1].catch_up(buffer.ids, end, rows, keep=k + 1, span=span)
+        checked = state.sessions[-1].catch_up(buffer.ids, end, rows, logits_to_keep=k + 1, span=span)
         if drafted.even:
             return checked
         # Rows are right-aligned: bring the logits of the first drafted token of each to the front.

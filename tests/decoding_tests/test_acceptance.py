@@ -8,11 +8,7 @@ import pytest
 import torch
 from acceptance_laws import TOP, World, ask, law
 
-from decoding import Sampling
-from decoding.acceptance.draft_block import last_true
-from decoding.acceptance.rules import (
-    LOSSLESS,
-    RULES,
+from decoding import (
     Block,
     Cascade,
     Divergence,
@@ -22,9 +18,12 @@ from decoding.acceptance.rules import (
     Learned,
     Lenient,
     Rollback,
-    Strict,
+    Sampling,
     Typical,
 )
+from decoding.acceptance.draft_block import last_true
+from decoding.acceptance.lossless import Strict
+from decoding.acceptance.rules import RULES, rule
 from policies import Rule
 
 SAMPLING = {
@@ -33,6 +32,7 @@ SAMPLING = {
     "T=0.8 k=2": Sampling(0.8, top_k=2),
     "T=1.4 p=0.8": Sampling(1.4, top_p=0.8),
 }
+LOSSLESS = [name for name, rule in RULES.items() if rule.lossless]
 WORLD = World(vocab=3, k=3, seed=4)
 each_sampling = pytest.mark.parametrize("sampling", SAMPLING.values(), ids=SAMPLING)
 UNSURE = Rule("top1", 0.55, "<=")
@@ -169,7 +169,7 @@ def truth(world, sampling):
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_lossless_rules_write_what_the_target_writes(name, sampling, certain):
     """All sequences of a block, enumerated; also when the draft leaves nothing to chance, as prompt lookup does."""
-    difference = written(WORLD, sampling, RULES[name](), certain) - truth(WORLD, sampling)
+    difference = written(WORLD, sampling, rule(name), certain) - truth(WORLD, sampling)
     assert difference.abs().max() < 1e-6
     assert difference.abs().sum() < 2e-5
 
@@ -179,7 +179,7 @@ class FirstFailure(Block):
 
     def verify(self, draft, p, q):
         prefix = self._prefix(draft, p, q)
-        return self.keep(draft, prefix[..., None] * p, q, draft.accept_noise < prefix[:, 1:])
+        return self.resample_after(draft, prefix[..., None] * p, q, draft.accept_noise < prefix[:, 1:])
 
 
 class Unscaled(Block):

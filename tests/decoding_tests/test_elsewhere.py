@@ -10,7 +10,7 @@ from tiny_models import nudged, tiny
 from torch.utils._python_dispatch import _disable_current_modes
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
-from decoding.acceptance.rules import LOSSLESS, RULES, rule
+from decoding.acceptance.rules import RULES, rule
 from decoding.kernels.fused_forward import FusedForward
 from policies import MLP, Logistic, Random, Rule
 
@@ -32,10 +32,10 @@ DECODERS = {
     "mtad": lambda a, b, policy: MTAD([a, b], beams=3, length=3),
     "mmtad": lambda a, b, policy: MTAD([a, b], beams=3, length=3, tree=True),
     "specinfer": lambda a, b, policy: SpecInfer([a, b], branches=(3, 2)),
-    "stop, kept": lambda a, b, policy: Speculative([a, b], 4, stop=policy, keep=True),
+    "stop, kept": lambda a, b, policy: Speculative([a, b], 4, stop=policy, keep_stop_token=True),
     **{
         name: lambda a, b, policy, name=name: Speculative([a, b], 4, accept=rule(name))
-        for name in (*LOSSLESS, *sorted(RULES.keys() - {*LOSSLESS, "Learned"}))
+        for name in sorted(RULES.keys() - {"Learned"})
     },
 }
 DECIDERS = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 
-from decoding.acceptance.rules import Acceptance
+from decoding.acceptance.draft_block import Acceptance
 
 
 @dataclass(frozen=True)

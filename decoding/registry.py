@@ -1,0 +1,30 @@
+"""What a line of a registry says about a class or function, and how that is imported once it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a registry. It imports nothing: torch takes seconds, and a list of names should not."""
+
+    home: str
+    """``package.module:name``, below ``decoding``"""
+    about: str
+    """what it is, in a few words"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """keyword arguments with their defaults"""
+    lossless: bool = False
+    """whether the output is distributed as the large model's own"""
+
+    @property
+    def module(self) -> str:
+        return self.home.partition(":")[0]
+
+    def load(self) -> Callable[..., Any]:
+        """The class or function itself."""
+        return getattr(import_module(f"decoding.{self.module}"), self.home.partition(":")[2])
