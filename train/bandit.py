@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 
 from train.common.cli import at_least, attempt, checking
+from train.common.progress import say
 
 
 class UCB:
@@ -69,8 +70,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: Bandit) -> dict:
     """Replay, print and write RUN/bandit.json. Raises InputError when there is no finished run."""
-    from rich.console import Console
-
     from train.common import atomic
 
     with checking():
@@ -78,7 +77,7 @@ def run(config: Bandit) -> dict:
         seconds, alone = arm_seconds(config)
     found = compare(seconds, alone, config)
     atomic.write_json(config.run / "bandit.json", found)
-    Console().print(found)
+    say(found)
     return found
 
 

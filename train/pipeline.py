@@ -12,7 +12,8 @@ from policies import Rule
 from train.common import atomic
 from train.common.cli import checking
 from train.common.machine import machine
-from train.common.preparation import Job, console, prepare
+from train.common.preparation import Job, prepare
+from train.common.progress import log_to, say
 from train.common.tracking import Tracker
 from train.data.splits import split_hash
 from train.methods.backoff import BackoffRun
@@ -33,7 +34,7 @@ def run(config) -> None:
     if study is not None:
         return run_study(study, method.search, config.trials, [])
     settings = {name: str(value) for name, value in asdict(config).items()}
-    with Tracker(config.wandb, job.folder, config.name, settings) as tracker:
+    with Tracker(config.wandb, job.folder, config.name, settings) as tracker, log_to(job.folder / "log.txt"):
         study = open_study(**where(job), seed=config.seed, baselines=method.search.baselines())
         run_study(study, method.search, config.trials, [tracker.trial])
         wait_for_trials(study)
@@ -118,9 +119,9 @@ def _write(job: Job, method, chosen, result: dict) -> None:
     atomic.write_json(job.folder / "result.json", result)
     figure.draw(result, job.folder / "frontier.png")
     page.write_html(result, job.folder / "report.html")
-    tables.print_table(result, console)
-    console.print(f"[bold]{result['verdict']}[/bold]")
-    console.print(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
+    tables.print_table(result)
+    say(f"[bold]{result['verdict']}[/bold]")
+    say(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
 
 
 def _save(job: Job, method, chosen, result: dict) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import track
 
 from decoding import LM, Autoregressive, Sampling, generate
 from train.common.atomic import append_rows, read_rows
+from train.common.progress import track
 from train.data.prompts import Prompt
 
 
@@ -25,7 +25,7 @@ def write_generations(
     todo = sorted((p for p in prompts if p.ids not in done), key=lambda p: len(p.ids))
     sampling = Sampling(temperature, top_p=0.95) if temperature > 0 else Sampling()
     starts = range(0, len(todo), batch)
-    for start in track(starts, f"answers, temperature {temperature:g}", disable=not todo):
+    for start in track(starts, f"answers, temperature {temperature:g}"):
         rows = answers(target, todo[start : start + batch], max_new_tokens, sampling, seed=start)
         append_rows(
             path,

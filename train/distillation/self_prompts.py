@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 
 from decoding import LM, Autoregressive, Sampling, generate
 from train.common.atomic import append_rows, read_rows
+from train.common.progress import progress
 
 LEAST = 3
 """tokens of the shortest prompt that is kept"""
@@ -31,8 +31,7 @@ def write_self_prompts(
     known, tried = {row["prompt"] for row in rows}, max((row["batch"] for row in rows), default=-1) + 1
     path.parent.mkdir(parents=True, exist_ok=True)
     ids = torch.tensor([opening] * batch, device=target.device)
-    with Progress() as progress:
-        bar = progress.add_task("the target's own prompts", total=count, completed=len(known))
+    with progress("the target's own prompts", count, len(known)) as update:
         while len(known) < count:
             new = [p for p in _ended(target, ids, max_tokens, temperature, seed + tried * batch) if p not in known]
             new = list(dict.fromkeys(new))[: count - len(known)]
@@ -44,7 +43,7 @@ def write_self_prompts(
             )
             known.update(new)
             tried += 1
-            progress.update(bar, completed=len(known))
+            update(len(known))
 
 
 def user_opening(tokenizer) -> list[int]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 
+from train.common.progress import track
 from train.distillation.batches import Sequence, batches, pad, real_positions
 
 CHUNK = 4096
@@ -49,7 +49,7 @@ class TopK:
         done = set(self.done_file.read_text().split()) if self.done_file.exists() else set()
         todo = [i for i in range(len(self.sequences)) if str(i) not in done]
         chosen = [[todo[i] for i in batch] for batch in batches([self.sequences[i] for i in todo], tokens)]
-        for batch in track(chosen, "target's top-k", disable=not chosen):
+        for batch in track(chosen, "target's top-k"):
             self._fill_batch(model, batch)
             with self.done_file.open("a") as file:
                 file.write(" ".join(map(str, batch)) + "\n")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from train.common.atomic import append_rows, read_rows
+from train.common.progress import progress
 from train.distillation import checkpoint
 from train.distillation.agreement import held_out_report
 from train.distillation.batches import batches, collate
@@ -70,16 +72,17 @@ class Trainer:
     def run(self, until: float) -> None:
         """Train until ``until`` seconds have been trained in all; saves then, and when it is interrupted."""
         try:
-            while self.progress.elapsed < until:
-                self._epoch(until)
-                if self.progress.elapsed >= min(until, self.reported + 0.6 * self.config.minutes):
-                    self.report()
-                    self.save()
+            with progress("training, seconds", int(until), int(self.progress.elapsed)) as update:
+                while self.progress.elapsed < until:
+                    self._epoch(until, update)
+                    if self.progress.elapsed >= min(until, self.reported + 0.6 * self.config.minutes):
+                        self.report()
+                        self.save()
         except KeyboardInterrupt:
             self.save()
             raise
 
-    def _epoch(self, until: float) -> None:
+    def _epoch(self, until: float, update: Callable[[int], None]) -> None:
         """The batches of this epoch that are left, or those for which there is time."""
         progress = self.progress
         order = np.random.default_rng([self.config.seed, progress.epoch]).permutation(len(self.batches))
@@ -87,6 +90,7 @@ class Trainer:
             began = time.perf_counter()
             self._step(self.batches[index])
             progress.elapsed += time.perf_counter() - began
+            update(int(progress.elapsed))
             progress.batch += 1
             if progress.elapsed >= until:
                 return

@@ -7,17 +7,18 @@ sigmoid((score - threshold) / temperature).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from policies import Policy, feature_columns
 from train.common import atomic
+from train.common.progress import track
 
 FIXED = ("mean", "scale")
 """Learned from the traces, and no decision of their own."""
@@ -124,15 +125,16 @@ Play = Callable[[Explorer, int], tuple[Tensor, Tensor, Decisions]]
 """(rollouts' objective [prompts, group], to be small; constraint, to be at most 0 on average; decisions) of a step."""
 
 
-def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> list[dict]:
-    """Train ``policy`` in place; each step is a row of the jsonl ``path``, from which a killed run goes on."""
+def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[Policy, list[dict]]:
+    """``policy`` after training, and its steps: rows of the jsonl ``path``, from which a killed run continues."""
+    policy = copy.deepcopy(policy)
     rows = atomic.read_rows(path)
     vector = weights(policy).requires_grad_()
     optimizer = torch.optim.Adam([vector], lr=settings.rate, maximize=True)
     multiplier = rows[-1]["next_multiplier"] if rows else settings.multiplier
     if rows:
         _restore(rows[-1]["state"], vector, optimizer)
-    for step in track(range(len(rows), settings.steps), "policy gradient", disable=len(rows) >= settings.steps):
+    for step in track(range(len(rows), settings.steps), "policy gradient"):
         place(policy, vector.detach())
         objective, constraint, decisions = play(Explorer(policy, settings.temperature), step)
         reward = -(objective + multiplier * constraint)
@@ -154,7 +156,7 @@ def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> list[di
         rows.append(row | {"next_multiplier": multiplier, "state": _state(vector, optimizer)})
         atomic.append_rows(path, rows[-1:])
     place(policy, vector.detach().clone())
-    return rows
+    return policy, rows
 
 
 def _state(vector: Tensor, optimizer: torch.optim.Optimizer) -> dict:

@@ -17,7 +17,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from train.common.atomic import lives
+from policies.storage.atomic import lives
+from train.common.progress import progress
 
 WORKER = "worker"
 """the attribute of a trial that names the process that works on it"""
@@ -105,15 +106,13 @@ def pruner() -> optuna.pruners.BasePruner:
 
 def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: list[Callable]) -> None:
     """Bring the study to ``trials`` finished trials, with whoever else works on it; at most one more per worker."""
-    from rich.progress import Progress
 
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
         return search(trial)
 
-    with Progress() as progress:
-        bar = progress.add_task("searching", total=trials, completed=len(finished(study)))
-        show = lambda study, trial: progress.update(bar, completed=len(finished(study)))  # noqa: E731
+    with progress("searching", trials, len(finished(study))) as update:
+        show = lambda study, trial: update(len(finished(study)))  # noqa: E731
         if len(finished(study)) < trials:
             study.optimize(objective, callbacks=[*callbacks, show, MaxTrialsCallback(trials, DONE)])
 

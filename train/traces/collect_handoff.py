@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from decoding import LM, Backoff, Step
-from decoding.state.policy_state import entropy, longest_repeated_suffix
+from decoding.state.policy_state import entropy
+from decoding.state.suffix import longest_repeated_suffix
 from policies import Policy, Random, feature_columns, history_for, token_classes
 from policies.features.table import WINDOW
 from train.common.generations import answers, write
+from train.common.progress import track
 from train.data.prompts import Prompt
 from train.quality.guarded_regret import answer_logits, end_tokens, repeats
 from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces, shard_path, write_shard
@@ -88,7 +89,7 @@ def missing_shards(
     """(number, prompts) of the shards of ``size`` prompts from number ``first`` on that are not there yet."""
     shards = [(first + i // size, prompts[i : i + size]) for i in range(0, len(prompts), size)]
     todo = [shard for shard in shards if not shard_path(folder, shard[0]).exists()]
-    return track(todo, title, disable=not todo)
+    return track(todo, title)
 
 
 def write_rows(folder: Path, number: int, rows: list[dict[str, np.ndarray]]) -> None:
