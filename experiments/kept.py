@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from train.certify import certify, check_settings, prompt_order
 from train.common.cli import at_least, attempt, checking
+from train.common.progress import track
 
 if TYPE_CHECKING:
     from train.common.load_run import FinishedRun
@@ -92,7 +92,7 @@ def run(config: Kept) -> dict:
 def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
     """The run, and one prompt of each group that it has not seen. ValueError for whatever does not fit."""
     from decoding.cli.options import use
-    from experiments.handoff import one_of_each
+    from experiments.shared.unseen_prompts import one_of_each_group, shortest_first, unseen_prompts
     from train.common.load_run import load_run
 
     at_least(config, {"limit": 3, "longest": 1, "thresholds": 1, "runs": 1, "batch": 1, "seed": 0})
@@ -101,9 +101,7 @@ def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
     found = load_run(config.run)
     if found.settings.get("method", "backoff") != "backoff":
         raise ValueError(f"{config.run} tuned drafts; give a run that tuned hand-offs, with --method backoff")
-    seen = {group for some in found.policy.provenance["groups"].values() for group in some}
-    unused = one_of_each(found.large, seen, config.longest, found.settings["prompts"])
-    prompts = sorted(unused, key=lambda p: len(p.ids))[: config.limit]
+    prompts = shortest_first(one_of_each_group(unseen_prompts(found), config.longest))[: config.limit]
     if len(prompts) < 3:
         raise ValueError(f"only {len(prompts)} prompts are left that {config.run} has not seen; it takes at least 3")
     return found, prompts
@@ -111,7 +109,7 @@ def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
 
 def table(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
     """Capped losses [prompts, thresholds], safest first, and the priced speedup of each."""
-    from experiments.own_path import references_of, texts
+    from experiments.shared.handoff_texts import references_of, texts
     from train.evaluation.live import LARGE, speedup
     from train.replay.pricing import alone
 
@@ -119,8 +117,8 @@ def table(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Path)
     reference, search = alone(prompts, references, found.cost), found.search(found.traces)
     losses, speedups = [], []
     for i in range(1, config.thresholds + 1):
-        found.policy.set_threshold(search.threshold(found.policy, i / (config.thresholds + 1)))
-        own = texts(found, found.policy, prompts, references, folder / f"threshold_{i}.jsonl", config.batch)
+        policy = found.policy.with_threshold(search.threshold(found.policy, i / (config.thresholds + 1)))
+        own = texts(found, policy, prompts, references, folder / f"threshold_{i}.jsonl", config.batch)
         losses.append(np.minimum(own["loss"], config.loss_cap))
         speedups.append(speedup({LARGE: reference, "own": own}, "own"))
     return np.stack(losses, 1), speedups

@@ -13,7 +13,6 @@ that was stopped goes on, and one with a higher --limit adds its prompts to thos
 
 from __future__ import annotations
 
-import copy
 import shutil
 import sys
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import track
 
 from train.common.cli import at_least, attempt, checking
+from train.common.progress import track
 
 if TYPE_CHECKING:
     from policies import Policy
@@ -62,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: OwnPath) -> dict:
     """Measure what is missing and write result.json. Raises InputError before any work is done."""
+    from experiments.shared.handoff_texts import references_of, texts
     from train.common import atomic
     from train.evaluation.live import LARGE
     from train.replay.pricing import alone
@@ -75,9 +75,9 @@ def run(config: OwnPath) -> dict:
     rivals = {}
     for name, (policy, thresholds) in candidates(config, found, folder / "traces").items():
         for place, threshold in thresholds.items():
-            policy.set_threshold(threshold)
             path = folder / f"{name} {place}.jsonl".replace(" ", "_")
-            measured[f"{name} {place}"] = texts(found, policy, prompts, references, path, config.batch)
+            rival = policy.with_threshold(threshold)
+            measured[f"{name} {place}"] = texts(found, rival, prompts, references, path, config.batch)
         rivals[name] = summary(measured, name)
         atomic.write_json(folder / "result.json", {"prompts": len(prompts), "policies": rivals})
         Console().print({name: rivals[name]})
@@ -87,7 +87,7 @@ def run(config: OwnPath) -> dict:
 def prepare(config: OwnPath) -> tuple[FinishedRun, list]:
     """The run, and prompts of groups that it has not seen. ValueError for whatever does not fit."""
     from decoding.cli.options import use
-    from experiments.handoff import unseen
+    from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
     from train.common.load_run import load_run
 
     at_least(config, {"rounds": 1, "limit": 1, "batch": 1})
@@ -95,7 +95,7 @@ def prepare(config: OwnPath) -> tuple[FinishedRun, list]:
     found = load_run(config.run)
     if found.settings["policy"] == "rule" or found.settings.get("rounds", "1") != "1":
         raise ValueError(f"{config.run} is no run of a learned policy with one round; tune one with --policy logistic")
-    unused = unseen(found.large, found.policy.provenance["groups"], config.limit, found.settings["prompts"])
+    unused = shortest_first(unseen_prompts(found)[: config.limit])
     prompts = [p for p in unused if len(p.ids) <= config.longest]
     if not prompts:
         raise ValueError(f"no prompt of up to {config.longest} tokens is left that {config.run} has not seen")
@@ -115,13 +115,13 @@ def candidates(config: OwnPath, found: FinishedRun, traces: Path) -> dict[str, t
     made = {}
     for k in (1, 0, *range(2, config.rounds + 1)):
         search = found.search(read_traces(traces, (1 + k) * count))
-        policy = copy.deepcopy(search.policy(params))
+        policy = search.policy(params)
         made[BASE if k == 1 else f"{k} rounds"] = policy, thresholds(found, search, policy, config.around)
     search, path = found.search(found.traces), config.run / "reinforced.json"
     rivals = {"reinforced": load(path, models=found.policy.models)} if path.exists() else {}
     rivals |= {"momentum": Momentum(), "entropy": Rule("entropy", 0.0), "top1": Rule("top1", 0.0, "<=")}
     others = [name for name in FEATURE_SETS if name != params["features"]]
-    rivals |= {f"features {name}": copy.deepcopy(search.policy(params | {"features": name})) for name in others}
+    rivals |= {f"features {name}": search.policy(params | {"features": name}) for name in others}
     return made | {name: (rival, thresholds(found, search, rival, config.around)) for name, rival in rivals.items()}
 
 
@@ -143,47 +143,14 @@ def trace_rounds(config: OwnPath, found: FinishedRun, traces: Path, count: int) 
 
 def thresholds(found: FinishedRun, search, policy: Policy, around: float) -> dict[str, float]:
     """Two around the one that replay, corrected as the run's was, tunes to the goal."""
-    from train.search.backoff import GRID, solve
+    from train.search.backoff import GRID
+    from train.search.goal import solve
 
     ratio = found.result["replay"]
     i = solve(search.curve(policy), found.goal, ratio["live_speedup_over_replayed"])
     middle = found.result["policy"]["quantile"] if i is None else float(GRID[i])
     places = {"slow": max(0.0, middle - around), "fast": min(1.0, middle + around)}
     return {place: search.threshold(policy, quantile) for place, quantile in places.items()}
-
-
-def references_of(found: FinishedRun, prompts: list, path: Path, batch: int) -> list[list[int]]:
-    """The large model's own answers, of which those that ``path`` lacks are written first."""
-    from train.common import atomic
-    from train.common.generations import write_generations
-
-    write_generations(found.large, prompts, path, found.new, 0.0, batch)
-    by_prompt = {tuple(row["prompt_ids"]): row["new_ids"] for row in atomic.read_rows(path)}
-    return [by_prompt[p.ids] for p in prompts]
-
-
-def texts(
-    found: FinishedRun, policy: Policy, prompts: list, references: list, path: Path, batch: int
-) -> dict[str, np.ndarray]:
-    """What the policy's texts took and lost, per prompt; a line of ``path`` for each that is done."""
-    from decoding import Backoff
-    from train.common import atomic
-    from train.common.generations import write
-    from train.replay.pricing import judged
-
-    setting = f"{policy.describe()} {float(policy.threshold)}"
-    done = {row["prompt"]: row["columns"] for row in atomic.read_rows(path) if row["setting"] == setting}
-    todo = [(p, r) for p, r in zip(prompts, references, strict=True) if p.id not in done]
-    decoder = Backoff([found.small, found.large], policy.to(found.large.device))
-    for start in track(range(0, len(todo), batch), path.stem, disable=not todo):
-        some, own = zip(*todo[start : start + batch], strict=True)
-        columns = judged(found.judge, some, write(decoder, some, found.new), own, found.cost)
-        rows = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(some))]
-        done |= dict(zip((p.id for p in some), rows, strict=True))
-        atomic.append_rows(
-            path, [{"setting": setting, "prompt": p.id, "columns": row} for p, row in zip(some, rows, strict=True)]
-        )
-    return {name: np.array([done[p.id][name] for p in prompts]) for name in done[prompts[0].id]}
 
 
 def summary(measured: dict, name: str) -> dict:

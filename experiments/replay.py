@@ -89,7 +89,7 @@ def compare(pair, prompts, replay, config: ReplayCheck) -> dict:
     ways["survival 0.7"] = (Survival(), config.longest, True)
     found = {}
     for name, (stop, length, keep) in ways.items():
-        decoder, rows = Speculative(list(pair), length, stop, keep=keep), []
+        decoder, rows = Speculative(list(pair), length, stop, keep_stop_token=keep), []
         for prompt in prompts:
             one = generate(decoder, torch.tensor([prompt.ids]), max_new_tokens=config.max_new_tokens, seed=0)
             rows.append({"counts": one.counts, "seconds": one.seconds["total"]})
@@ -112,8 +112,8 @@ def benchmark(replay, config: ReplayCheck) -> dict:
     kinds = {
         "fixed length": lambda i: tiled(length=1 + i % config.longest),
         "rule": lambda i: tiled(Rule("top1", cut(i), "<=")),
-        "threshold on kept scores": lambda i: (rule.set_threshold(5 * cut(i)), tiled(rule, score=score)),
-        "survival": lambda i: tiled(Survival(threshold=cut(i)), keep=True),
+        "threshold on kept scores": lambda i: tiled(rule.with_threshold(5 * cut(i)), score=score),
+        "survival": lambda i: tiled(Survival(threshold=cut(i)), keep_stop_token=True),
         "looks back over rounds": lambda i: tiled(Rule("mean_entropy", 5 * cut(i))),
     }
     found = {"tokens": int(tiled.texts.tokens.sum()), "logged": int(replay.texts.tokens.sum())}

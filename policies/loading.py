@@ -1,4 +1,4 @@
-"""From a file back to a policy, refusing whatever would decide differently from the one that was saved."""
+"""Load a saved policy, and refuse a file that would decide differently from the policy that was saved."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ KINDS: dict[str, type[Policy]] = {
 def load(path: str | Path, models: list[dict[str, str]] | None = None, strict: bool = True) -> Policy:
     """The policy saved at ``path``, on the CPU, with the ``models`` and ``provenance`` it was saved with.
 
-    ``models``: identities of the models it is about to serve, in order. Another tokenizer is refused; another config
-    or other weights are refused when ``strict`` and a warning otherwise. A file that names no models fits all.
-    Raises PolicyError, one sentence, for anything that was not written by this version's ``save`` or an earlier one.
+    ``models``: identities of the models it is to serve, in order. Another tokenizer is refused; another config or other
+    weights are refused if ``strict``, else a warning. A file that names no models fits all.
+    Raises PolicyError, one sentence, for a file that no ``save`` of this version or an earlier one wrote.
     """
     path = Path(path)
     document = read(path)
@@ -68,8 +68,7 @@ def _build(document: dict) -> Policy:
     for key, right in (("history", list(policy.history)), ("window", policy.window)):
         if document.get(key, right) != right:
             raise ValueError(f"{key!r} is {show(document[key])}; for these features it must be {right}")
-    policy.set_threshold(threshold)
-    return policy
+    return policy.with_threshold(threshold)
 
 
 def _from_settings(kind: type[Policy], names: tuple[str, ...], settings: Any) -> Policy:

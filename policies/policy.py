@@ -1,11 +1,12 @@
-"""What every policy is: a risk, a threshold, and a file."""
+"""The base class of every policy: a risk, a threshold, and a file."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,13 @@ SCHEMA = 1
 
 
 class Policy(nn.Module):
-    """Says, row by row, whether the cheap choice is too risky: True escalates a hand-off and ends a draft.
+    """Decides row by row whether the cheap choice is too risky: True escalates a hand-off and ends a draft.
 
-    A kind of policy is a subclass with a ``kind`` and a ``_score``; list it in ``policies.loading.KINDS``.
-    ``names`` are the features it reads and ``threshold`` is in units of its score. Everything it holds is a buffer on
-    one device: move it with ``.to(device)`` to where the logits are. It keeps no state between steps.
+    A kind is a subclass with a ``kind`` and a ``_score``, listed in ``policies.loading.KINDS``. ``names`` are the
+    features it reads; ``threshold`` is in units of its score. Its tensors are buffers: ``.to(device)`` moves them to
+    where the logits are. It keeps no state between steps, and nothing but ``fit`` changes it.
+
+    Raises ValueError for an unknown feature or a threshold of NaN.
     """
 
     kind: ClassVar[str]
@@ -36,20 +39,19 @@ class Policy(nn.Module):
         self.names = tuple(names)
         self.models: list[dict[str, str]] = []
         self.provenance: dict[str, Any] = {}
-        self.register_buffer("threshold", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("threshold", _threshold(threshold))
         self.register_buffer("classes", classes if self.needs_classes else None)
-        self.set_threshold(threshold)
 
     def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
-        """Risk [...] from columns [..., len(names)], ``_scaled``, and, when ``needs_hidden``, states [..., width]."""
+        """Risk [...] of ``_scaled`` columns [..., len(names)] and, if ``needs_hidden``, hidden states [..., width]."""
         raise NotImplementedError
 
     def _scaled(self, table: Tensor) -> Tensor:
-        """Columns [..., len(names)] as ``_score`` takes them."""
+        """Columns [..., len(names)], standardised for ``_score``."""
         return table
 
     def scaling(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``_scaled`` does: less these means, over these scales, 0 for NaN where True; [len(names)] each."""
+        """The means that ``_scaled`` subtracts, the scales it divides by, and where NaN becomes 0; [len(names)] each."""
         n = len(self.names)
         return torch.zeros(n), torch.ones(n), torch.zeros(n, dtype=torch.bool)
 
@@ -59,16 +61,16 @@ class Policy(nn.Module):
 
     @property
     def history(self) -> tuple[str, ...]:
-        """The features that the decoder records for it at every position: the columns of ``step.history``."""
+        """The features that the decoder records at every position: the columns of ``step.history``."""
         return history_for(self.names)
 
     @property
     def window(self) -> int:
-        """How many earlier positions ``step.history`` must cover."""
+        """Number of earlier positions that ``step.history`` covers."""
         return WINDOW if self.history else 0
 
     def observe(self, step) -> Tensor:
-        """What to record at this position: float32 [..., len(history)]."""
+        """The values recorded at this position, float32 [..., len(history)]."""
         return feature_columns(step, self.history, classes=self.classes)
 
     def score(self, step) -> Tensor:
@@ -77,7 +79,7 @@ class Policy(nn.Module):
         return self.score_table(table, step.hidden if self.needs_hidden else None)
 
     def score_table(self, table, hidden=None) -> Tensor:
-        """The same risk from columns already computed, [..., len(names)] in that order; an array or a tensor."""
+        """``score`` from columns [..., len(names)] already computed, an array or a tensor; ValueError for another width."""
         table = torch.as_tensor(table, dtype=torch.float32)
         if table.shape[-1] != len(self.names):
             raise ValueError(f"a table of {table.shape[-1]} columns; this policy reads {len(self.names)}: {self.names}")
@@ -88,20 +90,23 @@ class Policy(nn.Module):
         return self.exceeds(self.score(step))
 
     def exceeds(self, score: Tensor) -> Tensor:
-        """bool [...]: whether this risk [...] is too high."""
+        """bool [...]: ``forward`` from a score [...]."""
         return ~(score < self.threshold)  # not "score >= threshold", which is False for NaN
 
-    def watch(self, trail) -> CompiledPolicy | None:
-        """Who answers for it, and sooner than it answers to steps, at every token that ``trail`` follows; or None."""
+    def compiled(self, state) -> CompiledPolicy | None:
+        """A compiled equivalent of ``forward`` on the steps of ``state``, a decoder's ``PolicyState``; or None."""
         own = any(getattr(type(self), name) is not getattr(Policy, name) for name in ("forward", "score", "observe"))
-        return None if own or not can_compile(self, trail) else CompiledPolicy(self, trail)
+        return None if own or not can_compile(self, state) else CompiledPolicy(self, state)
 
-    def set_threshold(self, value: float) -> None:
-        """Fill the threshold in place, so that a captured graph uses the new one; infinite is allowed, NaN is not."""
-        value = float(value)
-        if math.isnan(value):
-            raise ValueError("a threshold of NaN would never escalate; use a number")
-        self.threshold.fill_(value)
+    def with_threshold(self, threshold: float) -> Self:
+        """A copy that decides by ``threshold``, which may be infinite. ValueError for NaN.
+
+        It shares no buffer with this policy. A CUDA graph captured around a policy reads the buffers of that policy;
+        whoever holds both gives it another threshold by ``policy.threshold.copy_(other.threshold)``.
+        """
+        policy = copy.deepcopy(self)
+        policy.threshold.copy_(_threshold(threshold))
+        return policy
 
     def describe(self) -> str:
         """One line for a person."""
@@ -109,20 +114,20 @@ class Policy(nn.Module):
         return f"{self.kind} on {', '.join(reads)}: escalate when risk >= {self.threshold.item():.4g}"
 
     def settings(self) -> dict[str, Any]:
-        """What the file must hold, besides names, threshold and weights, to build the policy again."""
+        """Constructor arguments that the file holds besides names, threshold and weights."""
         return {}
 
     @classmethod
     def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Policy:
-        """The inverse of ``settings``; weights and threshold are filled in later. ValueError or KeyError if wrong."""
+        """A policy without weights or threshold from its ``settings``. ValueError or KeyError if they are wrong."""
         return cls()
 
     def numbers(self) -> dict[str, Tensor]:
-        """Weights short enough to be read, which the JSON holds."""
+        """Weights that the JSON holds, for they are few."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights that go to the safetensors file."""
+        """Weights that the safetensors file holds."""
         return {}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -130,16 +135,16 @@ class Policy(nn.Module):
         return {}
 
     def set_weights(self, weights: dict[str, Tensor]) -> None:
-        """Take weights that match ``shapes``. ValueError if their values make no sense."""
+        """Take weights that match ``shapes``. ValueError for values that no fit gives."""
 
     def save(
         self, path: str | Path, models: list[dict[str, str]] | None = None, provenance: dict | None = None
     ) -> None:
-        """Write ``path`` (policy.json), and a .safetensors beside it when there is something long to keep.
+        """Write ``path`` (policy.json), and a .safetensors beside it for ``tensors`` and token classes.
 
-        ``models``: identities (name and hashes of tokenizer, config and weights), which ``load`` can compare;
-        ``provenance``: anything JSON takes. Either defaults to what the policy was loaded with.
-        How it was fitted (C, epochs ...) is not kept: that is provenance. PolicyError when it cannot be written.
+        ``models``: identities (name and hashes of tokenizer, config and weights), which ``load`` compares;
+        ``provenance``: anything JSON takes. Both default to those the policy was loaded with. Settings of the fit
+        (C, epochs ...) are not kept: they belong to the provenance. PolicyError when it cannot be written.
         """
         path = Path(path)
         try:
@@ -166,6 +171,13 @@ class Policy(nn.Module):
             "models": identities(self.models if models is None else models),
             "provenance": self.provenance if provenance is None else provenance,
         }
+
+
+def _threshold(value: float) -> Tensor:
+    value = float(value)
+    if math.isnan(value):
+        raise ValueError("a threshold of NaN would never escalate; use a number")
+    return torch.zeros((), dtype=torch.float32).fill_(value)
 
 
 def _rounded(value: float | list) -> float | list:

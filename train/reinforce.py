@@ -60,11 +60,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: Reinforce) -> None:
     """Train, set the threshold again, write reinforced.json. Raises InputError before any work is done."""
-    import copy
-
     from train.common import run_folder
     from train.common.load_run import load_run
-    from train.common.preparation import console
+    from train.common.progress import say
     from train.reinforcement.policy_gradient import learn
 
     with checking():
@@ -82,16 +80,16 @@ def run(config: Reinforce) -> None:
         about = {key: str(value) for key, value in asdict(config).items() if key not in ("run", "episodes", "threads")}
         start = {"settings": about, "policy": found.policy.describe(), "models": found.policy.models}
         run_folder.ensure_same_run(folder / "settings.json", start, config, f"delete {folder}")
-    policy = copy.deepcopy(found.policy).to(found.large.device)
-    rows = learn(policy, play, how, folder / "steps.jsonl")
-    summary = recalibrate(policy, found, search) | {"steps": how.steps, "multiplier": rows[-1]["next_multiplier"]}
+    policy, rows = learn(found.policy.to(found.large.device), play, how, folder / "steps.jsonl")
+    policy, summary = recalibrate(policy, found, search)
+    summary |= {"steps": how.steps, "multiplier": rows[-1]["next_multiplier"]}
     kept = {key: value for key, value in found.policy.provenance.items() if key in KEPT}
     provenance = kept | {"reinforced": about | summary, "from": found.policy.describe()}
     policy.save(config.run / "reinforced.json", found.policy.models, provenance)
     quarter = max(1, len(rows) // 4)
     first, last = (sum(row["reward"] for row in part) / quarter for part in (rows[:quarter], rows[-quarter:]))
-    console.print(f"reward {first:.4f} in the first quarter of the steps, {last:.4f} in the last")
-    console.print(f"wrote {config.run / 'reinforced.json'}")
+    say(f"reward {first:.4f} in the first quarter of the steps, {last:.4f} in the last")
+    say(f"wrote {config.run / 'reinforced.json'}")
 
 
 def check(config: Reinforce) -> None:
@@ -148,17 +146,18 @@ def rollouts(config: Reinforce, found):
     return Rollouts(found.small, found.large, found.judge, prompts, own, found.cost, found.goal, *how)
 
 
-def recalibrate(policy, found, search) -> dict:
-    """Set the threshold of ``policy`` by replay on the tuning prompts, with the run's own correction of replay."""
-    from train.search.backoff import GRID, solve
+def recalibrate(policy, found, search) -> tuple:
+    """``policy`` at the threshold that replay on the tuning prompts gives, corrected as the run's was; and a summary."""
+    from train.search.backoff import GRID
+    from train.search.goal import solve
 
     ratio = found.result["replay"]
     curve = search.curve(policy)
     i = solve(curve, found.goal, ratio["live_speedup_over_replayed"], max(1.0, ratio["live_loss_over_replayed"]))
     if i is None:
-        return {"threshold": "kept: by replay the goal is out of reach"}
-    policy.set_threshold(search.threshold(policy, GRID[i]))
-    return {"quantile": float(GRID[i]), "replayed_speedup": float(curve[i, 0]), "replayed_loss": float(curve[i, 1])}
+        return policy, {"threshold": "kept: by replay the goal is out of reach"}
+    summary = {"quantile": float(GRID[i]), "replayed_speedup": float(curve[i, 0]), "replayed_loss": float(curve[i, 1])}
+    return policy.with_threshold(search.threshold(policy, GRID[i])), summary
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,8 +47,8 @@ class Fits:
     seed: int = 0
 
     def at(self, key: str, rate: float) -> Policy:
-        """The policy ``key`` with the threshold at which it hands on the share ``rate`` of the calibration traces."""
-        return calibrate(copy.deepcopy(getattr(self, key)), self.tune, rate)
+        """The policy ``key`` with the threshold at which it escalates the share ``rate`` of the calibration traces."""
+        return calibrate(getattr(self, key), self.tune, rate)
 
     def quantile(self, column: str, rate: float) -> float:
         """The value of a trace column that the share ``rate`` of the calibration traces is above."""

@@ -1,8 +1,8 @@
-"""What features need of a distribution over the vocabulary, in as few passes over it as can be.
+"""Moments and largest probabilities of a distribution over the vocabulary, in few passes over it.
 
-A decision is taken for every token of a model that may be tiny, so it must cost little beside a forward of it; and
-what costs are passes over [vocab] numbers. Exponentials are of the logits minus their maximum and are never normalised:
-every moment is divided by their sum, and the ten largest are sought where they can be.
+A decision is taken for every token of a model that may be tiny, so it must be cheap beside a forward, and its cost is
+passes over [vocab] numbers. Exponentials of the logits minus their maximum are never normalised: each moment is divided
+by their sum.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from torch import Tensor
 
 TOP = 10
 CHUNK = 64
-"""neighbours of which the largest is found first"""
+"""logits per chunk, whose maximum is found first"""
 
 
 class Distribution:
-    """softmax of ``logits`` [..., vocab], any float type, in float32. Each number is [...] unless said otherwise.
+    """The softmax of ``logits`` [..., vocab] of any float type, in float32. Each property is [...] unless it says so.
 
-    Masked logits (-inf) are fine; NaN makes everything NaN.
+    Masked logits (-inf) are allowed; NaN makes every property NaN.
     """
 
     def __init__(self, logits: Tensor):
         self.vocab, self.logits = logits.shape[-1], logits.float()
-        if missing := -self.vocab % CHUNK:  # for none, pad would copy
+        if missing := -self.vocab % CHUNK:  # pad copies even if nothing is missing
             self.logits = F.pad(self.logits, (0, missing), value=-torch.inf)
 
     @cached_property
     def _peaks(self) -> Tensor:
-        """[..., chunks] the largest logit of each."""
+        """[..., chunks] the largest logit of each chunk."""
         return self.logits.unflatten(-1, (-1, CHUNK)).amax(dim=-1)
 
     @cached_property
     def _below(self) -> Tensor:
-        """[..., chunks * CHUNK] logits minus their maximum, from -200 on, where exp is 0 in float32: no 0 * -inf."""
+        """[..., chunks * CHUNK] logits minus their maximum, at least -200, where exp is 0 in float32: no 0 * -inf."""
         return (self.logits - self._peaks.amax(dim=-1, keepdim=True)).clamp_(min=-200.0)
 
     @cached_property
     def _sums(self) -> tuple[Tensor, Tensor]:
-        """The sum of exp(below), and each term of it times ``below`` [..., chunks * CHUNK]."""
+        """The sum of exp(below), and exp(below) * below [..., chunks * CHUNK]."""
         weights = self._below.exp()
         return weights.sum(dim=-1), weights.mul_(self._below)
 
     @cached_property
     def _mean(self) -> Tensor:
-        """Of ``below``. No dot product: BLAS sums in an order that depends on where the numbers lie in memory."""
+        """The mean of ``below``. Not a dot product: the order in which BLAS sums depends on memory alignment."""
         total, weighted = self._sums
         return weighted.sum(dim=-1) / total
 
@@ -71,7 +71,7 @@ class Distribution:
     def top(self) -> Tensor:
         """[..., 10] largest probabilities, descending; fewer in a smaller vocabulary.
 
-        They are in the ten chunks with the largest peaks: topk of all takes a multiple of the time.
+        They lie in the ten chunks with the largest peaks; topk over the vocabulary takes a multiple of the time.
         """
         chunks = self._below.unflatten(-1, (-1, CHUNK))
         best = self._peaks.topk(min(TOP, chunks.shape[-2]), dim=-1).indices.unsqueeze(-1)

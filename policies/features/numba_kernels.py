@@ -1,10 +1,10 @@
 """The features of a decision in one call, compiled for the CPU.
 
-After a forward has swept the caches, any operation, of torch or of numpy, takes 10 to 30 us to start, however little
-it does, and a pass over the vocabulary is slower for each array it writes. A decision takes dozens of them, for every
-token of a model that may be tiny. Here it is one loop: all seventeen features cost what five operations cost.
-numba compiles it at the first decision (seconds; kept beside this file for the next process). ``table`` is
-what it must equal, for other devices, for replay, and where numba is missing.
+After a forward has swept the caches, any operation of torch or numpy takes 10 to 30 us to start, and a pass over the
+vocabulary is slower for each array it writes. A decision takes dozens of them, for every token of a model that may be
+tiny. One loop computes all seventeen features in the time of five operations. numba compiles it at the first decision
+(seconds; cached beside this file for the next process). ``table`` is the reference, and serves other devices, replay
+and machines without numba.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 CHUNK, BLOCK, TOP = 64, 1024, 10
-"""Neighbours of which the largest is found first, and those that are summed in float32; how many of the largest
-probabilities are asked for."""
+"""Logits per chunk, whose maximum is found first; logits per block, summed in float32; largest probabilities wanted."""
 
 CODES = (
     *("entropy", "varentropy", "top1", "margin", "top10", "top10_mass"),
@@ -24,7 +23,7 @@ CODES = (
 )
 POSITION, SINCE_LARGE, REPEATED, AGREED, LARGE_ENTROPY, MEAN = range(6, 12)
 REPEATS = 8
-"""as far back as a repetition is followed"""
+"""longest repetition that is counted, in tokens"""
 
 _FLOOR = np.float32(-87.0)  # from here on exp counts as 0; the power of two below would wrap around
 _LOG2_E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -35,16 +34,16 @@ _P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.flo
 _ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 
 ORDERED = {"contract", "nsz"}
-"""Rounding stays as written, which ``_exp`` lives on."""
+"""Rounding stays as written: ``_exp`` depends on it."""
 ANY_ORDER = {"contract", "nsz", "reassoc"}
-"""Sums may be split into lanes: always the same ones, so that a row gives the same numbers wherever it stands."""
+"""Sums may be split into lanes, always the same ones: a row's numbers do not depend on its place in the batch."""
 NO_NAN = {"nsz", "nnan"}
-"""A maximum may overlook NaN; the sums do not."""
+"""A maximum may ignore NaN; the sums do not."""
 
 
 @intrinsic
 def _power_of_two(context, shifted):
-    """2**n of float32 ``n + _ROUND``, whose lowest bits are n, moved to where the exponent is."""
+    """2**n of float32 ``n + _ROUND``: its lowest bits are n, and are moved into the exponent."""
 
     def generate(context, builder, signature, arguments):
         bits = ir.IntType(32)
@@ -56,7 +55,7 @@ def _power_of_two(context, shifted):
 
 @njit(fastmath=ORDERED)
 def _exp(x):
-    """exp of float32 x in [-87, 0], right to 1e-7 of it. Unlike the library's it can be taken of eight at a time."""
+    """exp of float32 x in [-87, 0] to a relative error of 1e-7. Unlike the library's, it vectorises."""
     shifted = x * _LOG2_E + _ROUND
     n = shifted - _ROUND
     r = x - n * _LN2_HIGH - n * _LN2_LOW
@@ -74,7 +73,7 @@ def _largest(values):
 
 @njit(fastmath=ANY_ORDER)
 def _sums(row, peak):
-    """Of w = exp(x - peak): the sums of w, w (x - peak) and w (x - peak)^2."""
+    """The sums of w, w (x - peak) and w (x - peak)^2 over the row, with w = exp(x - peak)."""
     total, first, second = _ZERO, _ZERO, _ZERO
     for i in range(len(row)):
         below = row[i] - peak
@@ -89,7 +88,7 @@ def _sums(row, peak):
 
 @njit
 def _best(row, peaks, best):
-    """Fill ``best`` with the largest values of ``row``, descending; a chunk is read if its peak is among them."""
+    """Fill ``best`` with the largest values of ``row``, descending; only chunks whose peak is among them are read."""
     best[:] = -np.inf
     for c in range(len(peaks)):
         if peaks[c] > best[-1]:
@@ -139,7 +138,7 @@ def moments(logits):
 
 @njit
 def _repeats(ids, start, end):
-    """Length of the longest end of ids[start:end] that it holds earlier too."""
+    """Length, at most REPEATS, of the longest suffix of ids[start:end] that also occurs earlier in it."""
     longest = 0
     for last in range(start, end - 1):
         n = 0
@@ -151,7 +150,7 @@ def _repeats(ids, start, end):
 
 @njit
 def _mean(values):
-    """Over those that are not NaN; NaN where there is none."""
+    """Mean of the values that are not NaN; NaN if there is none."""
     total, known = 0.0, 0
     for i in range(len(values)):
         if not np.isnan(values[i]):
@@ -162,26 +161,26 @@ def _mean(values):
 
 @njit(nogil=True, cache=True)
 def columns(
-    logits, rows, lengths, plan, scaling, watched, ids, prompts, checked, agreed, large_entropy, history, classes
+    logits, rows, lengths, plan, scaling, recorded, ids, prompts, checked, agreed, large_entropy, history, classes
 ):
-    """Float32 [r, n] of what ``plan`` [n, 2] lists, of the ``rows`` [r] that have ``lengths`` [r] tokens.
+    """Float32 [r, n]: the features that ``plan`` [n, 2] lists, of the ``rows`` [r] after ``lengths`` [r] tokens.
 
-    Each less its mean, over its scale, and 0 for NaN where a mean stands for it: ``scaling`` [3, n].
+    Each is standardised by ``scaling`` [3, n]: its mean, its scale, and whether NaN becomes 0.
 
-    A line of a plan is the number of a feature in ``CODES`` and which column of the history or which bit of a class it
-    reads. The rest are the arrays of a trail. What ``watched`` [k, 2] lists is written to the history
-    [batch, window + places, k] at this place, and the place after it is unknown again: it may have been seen in a draft
-    that was dropped.
+    A line of a plan is the index of a feature in ``CODES`` and the column of the history or the bit of a class that it
+    reads. The other arguments are the arrays of a ``PolicyState``. The features that ``recorded`` [k, 2] lists are
+    written to the history [batch, window + places, k] at this position; the next position becomes NaN, for it may hold
+    the values of a discarded draft.
     """
-    out, seen = np.empty((len(rows), len(plan)), np.float32), np.empty(len(watched), np.float32)
-    needed = (plan[:, 0] < POSITION).any() or (watched[:, 0] < POSITION).any()
+    out, seen = np.empty((len(rows), len(plan)), np.float32), np.empty(len(recorded), np.float32)
+    needed = (plan[:, 0] < POSITION).any() or (recorded[:, 0] < POSITION).any()
     numbers = moments(logits) if needed else np.empty((len(rows), 0), np.float32)
     window = history.shape[1] - ids.shape[1] - 1
     for r in range(len(rows)):
         row, length = rows[r], lengths[r]
         start = prompts[row]
         here = length - start + window
-        for part, found in ((plan, out[r]), (watched, seen)):
+        for part, found in ((plan, out[r]), (recorded, seen)):
             for i in range(len(part)):
                 code, which = part[i]
                 value = np.nan
@@ -205,7 +204,7 @@ def columns(
         for i in range(len(plan)):
             value = (out[r, i] - scaling[0, i]) / scaling[1, i]
             out[r, i] = _ZERO if scaling[2, i] and np.isnan(value) else value
-        if len(watched):
+        if len(recorded):
             history[row, here] = seen
             history[row, here + 1] = np.nan
     return out

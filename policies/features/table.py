@@ -1,4 +1,4 @@
-"""Every number a policy may look at, each defined once as a function of a Step."""
+"""The features that policies read, each defined once as a function of a Step."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 
 from policies.features.distribution import Distribution
 from policies.features.token_classes import BITS
-from policies.features.verification import VERDICTS
+from policies.features.verification import VERIFICATION
 
 WINDOW = 8
-"""Earlier positions that a moving average covers."""
+"""earlier positions that a moving average covers"""
 
 
 class View:
-    """A Step as the features see it: what several of them need is computed once, at its first use."""
+    """A Step with the intermediate results that several features need, each computed once at its first use."""
 
     def __init__(self, step, history: Sequence[str] = (), classes: Tensor | None = None):
         self.step, self.history, self.classes = step, tuple(history), classes
 
     @cached_property
     def small(self) -> Distribution:
-        """Of the model about to write; shared with who looks at the step after this, where it says so."""
+        """The distribution of the model about to write; kept in ``step.shared`` for the next view of this step."""
         shared = getattr(self.step, "shared", None)
         if shared is None:
             return Distribution(self.step.logits)
@@ -56,16 +56,16 @@ class View:
 
 @dataclass(frozen=True)
 class Feature:
-    """One column: how to compute it from a View, and what it asks for."""
+    """One column: its function of a View, and its requirements."""
 
     compute: Callable[[View], Tensor]
     averages: str | None = None
-    """The base feature that a moving average is taken of."""
+    """the feature of which it is a moving average"""
     optional: bool = False
-    """NaN means "not known yet" and may be imputed. For the others it means a broken model, and must escalate."""
+    """Whether NaN means "not known yet" and may be imputed. Elsewhere NaN means broken logits, and must escalate."""
     needs_classes: bool = False
     needs_target: bool = False
-    """Known of drafted tokens only, once the larger model has read them."""
+    """whether it exists only for drafted tokens that the larger model has read"""
 
 
 def _entropy(view: View) -> Tensor:
@@ -89,7 +89,7 @@ def _margin(view: View) -> Tensor:
 
 
 def _top10(view: View) -> Tensor:
-    """Largest probability among the ten largest renormalised: what llama.cpp's p_min is compared with."""
+    """Largest probability among the ten largest, renormalised: llama.cpp compares it with p_min."""
     return view.small.top[..., 0] / view.small.top10_mass
 
 
@@ -103,7 +103,7 @@ def _field(name: str, view: View) -> Tensor:
 
 
 def _mean(base: str, view: View) -> Tensor:
-    """Mean over the positions in the window where it was known; NaN when it never was."""
+    """Mean over the positions of the window where ``base`` was known; NaN if it never was."""
     if base not in view.history or view.step.history is None:
         raise ValueError(f"'mean_{base}' needs step.history with a column for {base!r}; it has {view.history}")
     return view.means[..., view.history.index(base)]
@@ -136,7 +136,7 @@ FEATURES: dict[str, Feature] = {
     "mean_entropy": Feature(partial(_mean, "entropy"), averages="entropy", optional=True),
     "mean_agreed": Feature(partial(_mean, "agreed"), averages="agreed", optional=True),
     **{f"last_is_{name}": Feature(partial(_last_is, name), needs_classes=True) for name in BITS},
-    **{name: Feature(compute, needs_target=True) for name, compute in VERDICTS.items()},
+    **{name: Feature(compute, needs_target=True) for name, compute in VERIFICATION.items()},
 }
 
 
@@ -149,10 +149,9 @@ def history_for(names: Sequence[str]) -> tuple[str, ...]:
 def feature_columns(step, names: Sequence[str], history: Sequence[str] = (), classes: Tensor | None = None) -> Tensor:
     """The columns ``names`` of a Step, float32 [..., len(names)]; only these are computed.
 
-    ``history`` names the columns of ``step.history`` (``history_for(names)`` lists those needed) and ``classes`` is
-    ``token_classes(tokenizer)``. What ``step.columns`` holds is taken from there. NaN logits give NaN; masked ones
-    (-inf) are fine.
-    Raises ValueError for an unknown name, or for a history column or class table that a name needs and lacks.
+    ``history`` names the columns of ``step.history`` (``history_for(names)`` lists those needed); ``classes`` is
+    ``token_classes(tokenizer)``. Columns in ``step.columns`` are taken from there. NaN logits give NaN; masked logits
+    (-inf) are allowed. Raises ValueError for an unknown name, and for a missing history column or class table.
     """
     check_names(names)
     if not names:

@@ -1,4 +1,4 @@
-"""What kind of text each token of a vocabulary is."""
+"""Classes of tokens: word starts, digits, punctuation and newlines."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 BITS = {"word_start": 1, "digit": 2, "punctuation": 4, "newline": 8}
 
-# How byte-level BPE (GPT-2, Qwen, Llama 3) and SentencePiece (Llama 2, Gemma) write a leading space in a token.
+# A leading space in byte-level BPE (GPT-2, Qwen, Llama 3) and in SentencePiece (Llama 2, Gemma).
 _SPACES = ("Ġ", "▁", " ")
 
 
 def token_classes(tokenizer) -> Tensor:
-    """The flags of ``BITS`` for every token id, as a uint8 tensor [vocab].
+    """uint8 [vocab]: the flags of ``BITS`` of every token id.
 
     A digit or punctuation token holds nothing else but white space; a newline token holds at least one newline.
-    Needs ``len``, ``convert_ids_to_tokens`` and ``decode`` of the tokenizer, and takes about a second for 100 000 ids.
+    Uses ``len``, ``convert_ids_to_tokens`` and ``decode`` of the tokenizer; about a second for 100 000 ids.
     """
     ids = list(range(len(tokenizer)))
     tokens = tokenizer.convert_ids_to_tokens(ids)
@@ -26,7 +26,7 @@ def token_classes(tokenizer) -> Tensor:
 
 
 def _flags(token: str, text: str) -> int:
-    # SentencePiece's decode drops a leading space, and a byte-level token is not readable text: both are needed.
+    # Both forms are needed: SentencePiece's decode drops a leading space, and a byte-level token is not readable text.
     content = text.strip()
     found = {
         "word_start": token.startswith(_SPACES),
@@ -38,5 +38,5 @@ def _flags(token: str, text: str) -> int:
 
 
 def _is_punctuation(character: str) -> bool:
-    # U+FFFD stands for part of a character, yet Unicode calls it a symbol.
+    # U+FFFD stands for part of a character, though its Unicode category is a symbol.
     return unicodedata.category(character)[0] in "PS" and character != "\ufffd"

@@ -1,4 +1,4 @@
-"""Features of a drafted token that the larger model has read: what a judge of drafts looks at."""
+"""Features of a drafted token that the larger model has read, for learned acceptance rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def kl(view) -> Tensor:
-    """KL(small || large) in nats: what Backoff Decoding and fuzzy speculative decoding cut at."""
+    """KL(small || large) in nats: Backoff Decoding and fuzzy speculative decoding threshold it."""
     return _kl(view.log_probs, view.target_log_probs)
 
 
@@ -20,12 +20,12 @@ def js(view) -> Tensor:
 
 
 def tv(view) -> Tensor:
-    """Total variation distance, at most 1: how often exact verification of a drawn token would reject it."""
+    """Total variation distance, at most 1: the chance that exact verification rejects a drawn token."""
     return (view.log_probs.exp() - view.target_log_probs.exp()).abs().sum(dim=-1) / 2
 
 
 def target_entropy(view) -> Tensor:
-    """Entropy of the larger model in nats: where it is high, a mismatch is often only another wording (FLy)."""
+    """Entropy of the larger model in nats: where it is high, a mismatch is often another wording (FLy)."""
     return -(view.target_log_probs.exp() * view.target_log_probs).sum(dim=-1)
 
 
@@ -40,7 +40,7 @@ def target_regret(view) -> Tensor:
 
 
 def log_ratio(view) -> Tensor:
-    """log q / p of the drafted token, q the smaller model's: above 0 where exact verification may reject."""
+    """log(q / p) of the drafted token, q the smaller model's probability: above 0, exact verification may reject it."""
     return _at_token(view.log_probs, view) + target_surprise(view)
 
 
@@ -52,4 +52,4 @@ def _at_token(log_probs: Tensor, view) -> Tensor:
     return log_probs.gather(-1, view.step.token.unsqueeze(-1)).squeeze(-1)
 
 
-VERDICTS = {f.__name__: f for f in (kl, js, tv, target_entropy, target_surprise, target_regret, log_ratio)}
+VERIFICATION = {f.__name__: f for f in (kl, js, tv, target_entropy, target_surprise, target_regret, log_ratio)}

@@ -22,9 +22,7 @@ def fitted(kind, columns, **options):
     draw = np.random.default_rng(0)
     hidden = {"hidden": draw.normal(size=(400, 32))} if options.get("use_hidden") else {}
     table = draw.normal(2.4, 1, (400, len(columns)))
-    policy = kind(columns, **options).fit(table, table[:, 0] > 2.4, **hidden)
-    policy.set_threshold(0.5)
-    return policy
+    return kind(columns, **options).fit(table, table[:, 0] > 2.4, **hidden)
 
 
 logistic = fitted(Logistic, ("entropy", "agreed", "mean_entropy"))
@@ -43,7 +41,7 @@ DECODERS = {
     "speculative-stop": Speculative([small, large], length=5, stop=cut),
     "speculative-history": Speculative([small, large], length=5, stop=averaged),
     "speculative-mlp-hidden": Speculative([small, large], length=5, stop=mlp),
-    "speculative-random-keep": Speculative([small, large], length=5, stop=Random(0.3), keep=True),
+    "speculative-random-keep": Speculative([small, large], length=5, stop=Random(0.3), keep_stop_token=True),
     "mtad": MTAD([small, large], beams=3),
     "mmtad": MTAD([small, large], beams=3, length=3, tree=True, filtered=True),
     "specinfer": SpecInfer([small, large], (3, 2, 1)),

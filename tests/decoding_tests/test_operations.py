@@ -21,7 +21,7 @@ OPTIONS = {"max_new_tokens": 40, "eos_token_id": (), "seed": 1}
 @pytest.fixture(autouse=True)
 def steps(monkeypatch):
     """Decisions as devices take them that have no compiled call: theirs are the operations that count."""
-    monkeypatch.setattr("policies.features.fast_path.compiled", lambda: None)
+    monkeypatch.setattr("policies.features.fast_path.kernels", lambda: None)
 
 
 def learned():

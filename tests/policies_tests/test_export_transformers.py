@@ -117,7 +117,7 @@ def recorded(monkeypatch, speculative):
 def test_drafts_are_as_long_as_ours_round_by_round(pair, prompts, keep, form, tmp_path, monkeypatch):
     policy = Rule("top1", 0.2, "<=")
     folder = exported(policy, "transformers", tmp_path, role="stop", length=5, models=identities(pair))
-    decoder = Speculative(list(pair), 5, stop=policy, keep=keep)
+    decoder = Speculative(list(pair), 5, stop=policy, keep_stop_token=keep)
     call(pair, folder, *prompts, callable=form == "callable")  # imports the copy
     copies = [name for name in sys.modules if name.endswith(".decoding_decoders_speculative")]
     theirs = recorded(monkeypatch, sys.modules[copies[-1]].Speculative)
@@ -213,7 +213,7 @@ def test_the_real_pair_writes_the_same_text_with_the_same_writers(tmp_path):
     pair = default_pair()
     ids = pair[1].tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     policy = Logistic(NAMES).fit(torch.randn(300, len(NAMES)) + torch.tensor([3.8, 8, 1, 0, 3.8, 1]), torch.rand(300))
-    policy.set_threshold(policy.score_table(torch.tensor([3.8, 8.0, 1.0, 0.4, 3.8, 1.0])).item())
+    policy = policy.with_threshold(policy.score_table(torch.tensor([3.8, 8.0, 1.0, 0.4, 3.8, 1.0])))
     folder = exported(policy, "transformers", tmp_path, models=identities(pair))
     for method, decoder in [("backoff", Backoff), ("speculative", lambda models, stop: Speculative(models, 4, stop))]:
         ours = generate(decoder(list(pair), policy), ids, max_new_tokens=16)

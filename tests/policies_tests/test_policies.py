@@ -105,7 +105,7 @@ def test_any_logits_dtype(policy, dtype):
 
 def test_a_row_depends_on_no_other(policy):
     step = make_step(4, 3)
-    policy.set_threshold(_between(policy.score(step)))
+    policy = policy.with_threshold(_between(policy.score(step)))
     score, decision = policy.score(step), policy(step)
     for row in range(4):
         for column in range(3):
@@ -125,7 +125,7 @@ def _between(scores):
 
 def test_broken_logits_escalate(policy):
     step = make_step(6)
-    policy.set_threshold(1e9)
+    policy = policy.with_threshold(1e9)
     before = policy(step)
     step.logits[2] = torch.nan
     after = policy(step)
@@ -141,33 +141,45 @@ def test_masked_logits_are_no_trouble(policy):
 
 def test_threshold_extremes(policy):
     step = make_step(20)
-    policy.set_threshold(-torch.inf)
-    assert policy(step).all()
-    policy.set_threshold(torch.inf)
-    assert policy(step).all() if policy.kind == "always" else not policy(step).any()
+    assert policy.with_threshold(-torch.inf)(step).all()
+    highest = policy.with_threshold(torch.inf)(step)
+    assert highest.all() if policy.kind == "always" else not highest.any()
     with pytest.raises(ValueError, match="NaN"):
-        policy.set_threshold(torch.nan)
+        policy.with_threshold(torch.nan)
 
 
-def test_the_threshold_is_filled_in_place(policy):
-    buffer, address = policy.threshold, policy.threshold.data_ptr()
-    policy.set_threshold(torch.tensor(0.25))
-    assert policy.threshold is buffer and buffer.data_ptr() == address and buffer.item() == 0.25
-    assert buffer.shape == () and buffer.dtype == torch.float32
+def test_another_threshold_is_another_policy(policy, tmp_path):
+    """The original keeps its threshold and its buffers; the copy is the same policy but for the threshold."""
+    step, models = make_step(40), [{"name": "a", "tokenizer": "t", "config": "c", "weights": "w"}]
+    policy.models, policy.provenance = models, {"note": "kept"}
+    before, answers = policy.threshold.clone(), policy(step)
+    between = _between(policy.score(step))
+    copy = policy.with_threshold(torch.tensor(between))
+    assert type(copy) is type(policy) and copy.names == policy.names and copy.history == policy.history
+    assert copy.models == models and copy.provenance == {"note": "kept"} and copy.settings() == policy.settings()
+    assert copy.threshold.shape == () and copy.threshold.dtype == torch.float32
+    assert torch.equal(copy.score(step), policy.score(step))
+    assert torch.equal(copy(step), ~(policy.score(step) < np.float32(between)))
+    copy.save(tmp_path / "policy.json")
+    loaded = load(tmp_path / "policy.json", models=models)
+    assert torch.equal(loaded.threshold, copy.threshold) and torch.equal(loaded(step), copy(step))
+    for buffer in copy.buffers():
+        buffer.zero_()
+    assert torch.equal(policy.threshold, before) and torch.equal(policy(step), answers)
+    copy.to(torch.float64)
+    assert all(buffer.dtype != torch.float64 for buffer in policy.buffers())
 
 
 def test_equality_escalates(policy):
     step = make_step(9)
     score = policy.score(step)
-    policy.set_threshold(score[0])
-    assert policy(step)[0]
+    assert policy.with_threshold(score[0])(step)[0]
 
 
 def test_deterministic_and_without_grad_modes(policy):
     step = make_step(9)
     with torch.inference_mode():
         inside = policy.score(step), policy(step)
-        policy.set_threshold(policy.threshold)
     assert torch.equal(inside[0], policy.score(step)) and torch.equal(inside[1], policy(step))
 
 

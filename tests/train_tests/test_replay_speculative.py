@@ -97,7 +97,7 @@ def test_replay_is_the_live_run(replay, data):
     stop, length = data.draw(stops), data.draw(st.integers(1, LONGEST))
     keep, budget, i = data.draw(st.booleans()), data.draw(st.integers(1, NEW)), data.draw(st.integers(0, 7))
     run = replay(stop, length, keep, budget)
-    result = live(prompts[i], budget, stop=stop, length=length, keep=keep)
+    result = live(prompts[i], budget, stop=stop, length=length, keep_stop_token=keep)
     rounds = type(run.rounds)(*np.array(run.rounds)[:, run.rounds.text == i])
     assert result.counts["calls"] == [run.draft_calls[i], run.target_calls[i]]
     assert result.counts["drafted"] == run.drafted[i]
@@ -118,7 +118,7 @@ def test_every_prompt_and_every_length(replay, stop, keep):
     stop = random_weights(Logistic, READABLE, 1) if stop == "all" else stop
     again = Replay(replay.traces, seed=5)
     for length in (2, LONGEST):
-        results = [live(p, NEW, 5, stop=stop, length=length, keep=keep) for p in prompts]
+        results = [live(p, NEW, 5, stop=stop, length=length, keep_stop_token=keep) for p in prompts]
         rows = [{"counts": r.counts, "seconds": 2.0} for r in results]
         run = again(stop, length, keep)
         found = gap(run, rows, cost)
@@ -151,10 +151,10 @@ def test_prices_and_lengths(replay):
 
 
 def test_scores_serve_every_threshold(replay):
-    for policy in (Rule("entropy", 1.0), random_weights(MLP, ("top1", "since_large", "large_entropy"), 3)):
-        score = replay.scores(policy)
+    for fitted in (Rule("entropy", 1.0), random_weights(MLP, ("top1", "since_large", "large_entropy"), 3)):
+        score = replay.scores(fitted)
         for threshold in (0.3, 0.5, 1.7):
-            policy.set_threshold(threshold)
+            policy = fitted.with_threshold(threshold)
             for length in (3, LONGEST):
                 kept, fresh = replay(policy, length, score=score), replay(policy, length)
                 assert np.array_equal(np.array(kept.rounds), np.array(fresh.rounds))
@@ -232,9 +232,9 @@ SAMPLED = Sampling(temperature=1.2, top_k=12)
 )
 def test_sampling_on_average(stop, keep, sampled):
     ids, mask = batch_of(sampled.prompts, torch.device("cpu"))
-    decoder = Speculative(pair(), length=4, stop=stop, keep=keep)
+    decoder = Speculative(pair(), length=4, stop=stop, keep_stop_token=keep)
     result = generate(decoder, ids, mask, max_new_tokens=NEW, sampling=SAMPLED, seed=10_000)
-    replayed = expected(sampled.replays, stop=stop, length=4, keep=keep)
+    replayed = expected(sampled.replays, stop=stop, length=4, keep_stop_token=keep)
     n = len(ids)
     ended = result.lengths < NEW
     last = result.writers.gather(1, result.lengths[:, None] - 1)[:, 0]
@@ -303,7 +303,7 @@ def test_the_real_pair_is_replayed_call_for_call(tmp_path):
     collect_drafts(*models, unseen, LONGEST, tmp_path / "drafts", 16)
     replay = Replay(read_drafts(tmp_path / "drafts"))
     for stop, keep in ((None, False), (Rule("top1", 0.4, "<="), False), (Survival(), True)):
-        results = [live(p, 16, stop=stop, length=4, keep=keep, models=models) for p in unseen]
+        results = [live(p, 16, stop=stop, length=4, keep_stop_token=keep, models=models) for p in unseen]
         rows = [{"counts": r.counts, "seconds": r.seconds["total"]} for r in results]
         assert gap(replay(stop, 4, keep), rows)["equal"].all()
 

@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from trace_specimens import COST, made_up
 
 from policies import Logistic, Rule
-from train.search.backoff import FEATURE_SETS, GRID, Goal, Search, solve
+from train.search.backoff import FEATURE_SETS, GRID, Search
+from train.search.goal import Goal, pareto, solve
 from train.search.study import WORKER, finalists, open_study, run_study
 from train.search.thresholds import risks
 
@@ -49,6 +50,14 @@ def test_goals(speed, loss):
     assert (good.violation(speed, loss) <= 0) == (loss <= 0.1)
     assert fast.value(speed, loss) == loss
     assert good.value(speed, loss) == -speed
+
+
+@given(st.lists(point, min_size=1))
+def test_nothing_beats_what_is_on_the_front(points):
+    found = [(p["speedup"], p["loss"]) for p in pareto({"speedup": x, "loss": y} for x, y in points)]
+    beats = lambda a, b: a != b and a[0] >= b[0] and a[1] <= b[1]  # noqa: E731
+    assert set(found) == {p for p in points if not any(beats(q, p) for q in points)}
+    assert found == sorted(found, reverse=True)
 
 
 @given(curves, goals, factors, factors)
@@ -105,7 +114,7 @@ def test_the_ends_of_the_quantiles_are_always_and_never():
 def test_the_threshold_decides_live_as_it_did_in_replay():
     search = searcher("logistic")
     policy = search.policy({"features": "all", "C": 0.1, "quantile": 0.4})
-    policy.set_threshold(search.threshold(policy, 0.4))
+    policy = policy.with_threshold(search.threshold(policy, 0.4))
     risk = policy.score_table(search.tune.table(policy.names))
     live = ~(risk < policy.threshold)
     assert abs(int(live.sum()) - int((risks(policy, search.tune) >= search.threshold(policy, 0.4)).sum())) <= 1

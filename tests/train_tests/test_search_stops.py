@@ -59,10 +59,10 @@ def test_a_published_stop_is_replayed_at_its_own_threshold(pair, traces, name):
         for p in search.baselines()
         if p["stop"] == ("survival" if name == "specdec++" else "rule")
         and p.get("feature", "entropy") == "entropy"
-        and p["keep"] == options.get("keep", False)
+        and p["keep"] == options.get("keep_stop_token", False)
     ]
     length = min(options["length"], LONGEST)
-    run = search.replay(options["stop"], length, options.get("keep", False))
+    run = search.replay(options["stop"], length, options.get("keep_stop_token", False))
     assert search.speedup(params) == pytest.approx(search.alone / run.seconds(COST).sum())
 
 
@@ -89,7 +89,7 @@ def test_the_stop_that_is_handed_out_is_the_one_that_was_judged(pair, traces):
     assert isinstance(stop, Logistic) and stop.names == STOP_FEATURES["all"]
     replayed = search.replay(stop, 5, True)
     for i, prompt in enumerate(prompts):
-        live = generate(Speculative(pair, 5, stop, keep=True), torch.tensor([prompt.ids]), max_new_tokens=NEW)
+        live = generate(Speculative(pair, 5, stop, keep_stop_token=True), torch.tensor([prompt.ids]), max_new_tokens=NEW)
         assert live.counts["calls"] == [replayed.draft_calls[i], replayed.target_calls[i]]
 
 

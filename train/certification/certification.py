@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from decoding import Backoff
 from train.certification.record import record
@@ -15,6 +14,7 @@ from train.common import atomic
 from train.common.cli import InputError
 from train.common.generations import answers, write
 from train.common.preparation import Job
+from train.common.progress import track
 from train.data.prompts import Prompt
 from train.data.splits import refuse_overlap, split_hash
 from train.evaluation.live_tuning import LEAST_SPEEDUP, TunedBackoff
@@ -37,8 +37,8 @@ def certification(job: Job, search: Search, chosen: TunedBackoff) -> dict:
     references = _references(job, prompts, path)
     measured: list[dict[str, np.ndarray]] = []
     for i, candidate in enumerate(frozen):
-        chosen.policy.set_threshold(search.threshold(chosen.policy, candidate["quantile"]))
-        measured.append(_measure(job, i, chosen.policy, prompts, references, path))
+        policy = chosen.policy.with_threshold(search.threshold(chosen.policy, candidate["quantile"]))
+        measured.append(_measure(job, i, policy, prompts, references, path))
         certificate = _certify(job, measured, len(frozen))
         if certificate.pvalues[-1] > certificate.level:
             break
@@ -82,7 +82,7 @@ def apply_certificate(search: Search, chosen: TunedBackoff, frozen: list[dict], 
     """Make ``chosen`` the certified candidate, or what was tuned when there is none."""
     if certificate.chosen is not None:
         chosen.quantile = frozen[certificate.chosen]["quantile"]
-    chosen.policy.set_threshold(search.threshold(chosen.policy, chosen.quantile))
+    chosen.policy = chosen.policy.with_threshold(search.threshold(chosen.policy, chosen.quantile))
 
 
 def _certify(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Certificate:
@@ -123,4 +123,4 @@ def _batches(prompts: list[Prompt], done: dict, title: str):
     ordered = sorted(prompts, key=lambda p: (len(p.ids), p.id))
     batches = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
     todo = [batch for batch in batches if any(p.id not in done for p in batch)]
-    return track(todo, title, disable=not todo)
+    return track(todo, title)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,12 +9,14 @@ import numpy as np
 
 from decoding import Autoregressive, Backoff
 from policies import Policy
-from train.common.preparation import Job, console
+from train.common.preparation import Job
+from train.common.progress import say
 from train.evaluation import live
 from train.evaluation.threshold_correction import ROUNDS, Corrected, ThresholdProbe, loss_correction
 from train.quality.metric import QualityMetric
-from train.replay.pricing import alone, priced
-from train.search.backoff import GRID, Goal, Search, solve
+from train.replay.pricing import alone, handoff_seconds
+from train.search.backoff import GRID, Search
+from train.search.goal import Goal, solve
 
 LEAST_SPEEDUP = 1.05
 
@@ -36,8 +37,8 @@ def tune_live(job: Job, search: Search, trials: list) -> TunedBackoff | None:
     win."""
     decoders = {live.LARGE: Autoregressive(job.large)}
     for trial in trials:
-        policy = copy.deepcopy(search.policy(trial.params))
-        policy.set_threshold(search.threshold(policy, trial.params["quantile"]))
+        fitted = search.policy(trial.params)
+        policy = fitted.with_threshold(search.threshold(fitted, trial.params["quantile"]))
         decoders[_name(trial)] = Backoff([job.small, job.large], policy.to(job.large.device))
     path, prompts = job.folder / "tune.jsonl", job.splits["tune"]
     measured = live.measure(decoders, prompts, job.config.max_new_tokens, job.judge, path, "live, tuning")
@@ -65,11 +66,11 @@ def tune_live(job: Job, search: Search, trials: list) -> TunedBackoff | None:
 
 def clock(job: Job, texts: dict[str, dict], measured: dict, trials: list) -> float:
     """Live speedups over those that the timing table gives the same texts, the median of the finalists."""
-    prompts, tables = job.splits["tune"], [job.cost.small, job.cost.large]
+    prompts = job.splits["tune"]
     reference = alone(prompts, [texts[p.id][live.LARGE]["answer"] for p in prompts], job.cost)
     found = []
     for name in map(_name, trials):
-        seconds = np.array([priced(len(p.ids), texts[p.id][name]["writers"], tables) for p in prompts])
+        seconds = np.array([handoff_seconds(len(p.ids), texts[p.id][name]["writers"], job.cost.tables) for p in prompts])
         own = {"seconds": seconds, "tokens": measured[name]["tokens"]}
         found.append(live.speedup(measured, name) / live.speedup({live.LARGE: reference, name: own}, name))
     return float(np.median(found))
@@ -88,7 +89,7 @@ def correct_threshold(
         speed, losses = written(policy, trial.number, quantile)
         replayed = search.point(policy, quantile)
         corrected.factors[quantile] = speed / replayed[0], loss_correction(judge, losses, replayed[1])
-        console.print(f"trial {trial.number} at quantile {quantile:.3f}: {speed:.3f}x at loss {losses.mean():.4f}")
+        say(f"trial {trial.number} at quantile {quantile:.3f}: {speed:.3f}x at loss {losses.mean():.4f}")
         best = corrected.solve(goal)
         if best is None or corrected.knows(best):
             break
@@ -98,7 +99,7 @@ def correct_threshold(
     (replayed, _), (faster, worse) = search.point(policy, best), corrected.at(best)
     if goal.budget is not None and not _worth_it(replayed, replayed * faster):
         return None
-    policy.set_threshold(search.threshold(policy, best))
+    policy = policy.with_threshold(search.threshold(policy, best))
     return TunedBackoff(policy, trial.number, best, float(faster), float(worse))
 
 
@@ -118,7 +119,7 @@ def _found(search: Search, trial, measured: dict) -> LiveCheck:
     name = _name(trial)
     speed, loss = search.replay(search.policy(trial.params), trial.params["quantile"])
     live_speed, losses = live.speedup(measured, name), measured[name]["loss"]
-    console.print(f"{name}: replay {speed:.3f}x at loss {loss:.4f}, live {live_speed:.3f}x at loss {losses.mean():.4f}")
+    say(f"{name}: replay {speed:.3f}x at loss {loss:.4f}, live {live_speed:.3f}x at loss {losses.mean():.4f}")
     return LiveCheck(speed, loss, live_speed / speed, losses)
 
 

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.progress import track
 
 from decoding import Backoff
 from policies import Policy
 from train.common import atomic
 from train.common.generations import write
+from train.common.progress import track
 from train.evaluation.live import LARGE, speedup
 from train.quality.metric import QualityMetric
-from train.replay.pricing import alone, priced
-from train.search.backoff import GRID, Goal, Search, solve
+from train.replay.pricing import alone, handoff_seconds
+from train.search.backoff import GRID, Search
+from train.search.goal import Goal, solve
 
 if TYPE_CHECKING:
     from train.common.preparation import Job
@@ -73,7 +74,7 @@ class ThresholdProbe:
         for row in atomic.read_rows(self.path):
             if key.items() <= row.items():
                 return row["speedup"] * self.clock, np.array(row["losses"])
-        policy.set_threshold(self.search.threshold(policy, quantile))
+        policy = policy.with_threshold(self.search.threshold(policy, quantile))
         found = self._written(policy, f"texts at quantile {quantile:.3f}")
         atomic.append_rows(self.path, [key | found])
         return found["speedup"] * self.clock, np.array(found["losses"])
@@ -85,9 +86,9 @@ class ThresholdProbe:
         for start in track(range(0, len(prompts), BATCH), title):
             some = prompts[start : start + BATCH]
             texts |= dict(zip((p.id for p in some), write(decoder, some, job.config.max_new_tokens), strict=True))
-        tables, answers = [job.cost.small, job.cost.large], [range(self._length(p.id)) for p in prompts]
+        answers = [range(self._length(p.id)) for p in prompts]
         own = {
-            "seconds": np.array([priced(len(p.ids), texts[p.id][1], tables) for p in prompts]),
+            "seconds": np.array([handoff_seconds(len(p.ids), texts[p.id][1], job.cost.tables) for p in prompts]),
             "tokens": np.array([len(texts[p.id][0]) for p in prompts]),
         }
         losses = [job.judge(p, texts[p.id][0], self.references[p.id])[0] for p in job.splits["tune"]]

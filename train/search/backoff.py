@@ -11,7 +11,8 @@ import numpy as np
 import optuna
 
 from policies import MLP, Logistic, Policy, Rule
-from train.replay.backoff import TimingTables, backoff
+from train.replay.backoff import backoff
+from train.search.goal import Goal, pareto, solve
 from train.search.labels import labels
 from train.search.thresholds import cut, risks
 from train.traces.handoff_traces import Traces
@@ -28,26 +29,6 @@ FEATURE_SETS = {
 GRID = np.linspace(0.0, 1.0, 201)
 
 
-@dataclass(frozen=True)
-class Goal:
-    """Either a speedup to reach at the least loss, or a loss not to exceed at the best speedup."""
-
-    speedup: float | None = None
-    budget: float | None = None
-
-    def asked(self) -> dict[str, float]:
-        """By the name of its option."""
-        return {"target_speedup": self.speedup} if self.budget is None else {"quality_budget": self.budget}
-
-    def violation(self, speedup: float, loss: float) -> float:
-        """At most 0 where the goal is met."""
-        return self.speedup - speedup if self.budget is None else loss - self.budget
-
-    def value(self, speedup: float, loss: float) -> float:
-        """What is minimised among those that meet it."""
-        return loss if self.budget is None else -speedup
-
-
 @dataclass
 class Search:
     """Fits on ``fit``, judges by replay on ``tune``.
@@ -60,7 +41,7 @@ class Search:
     label: str
     fit: Traces
     tune: Traces
-    cost: TimingTables
+    cost: ModelCosts
     goal: Goal
     classes: object
     seed: int = 0
@@ -106,7 +87,7 @@ class Search:
         return value
 
     def policy(self, params: dict) -> Policy:
-        """The fitted policy of ``params``; its threshold is set by ``set_quantile``."""
+        """The fitted policy of ``params``, whatever its threshold: it is shared by all trials that differ in that only."""
         key = json.dumps({k: v for k, v in params.items() if k != "quantile"}, sort_keys=True)
         if key not in self.fitted:
             self.fitted[key] = self._fit(params)
@@ -179,24 +160,4 @@ class Search:
             i = solve(curve, self.goal)
             found.append((i is None, 0.0 if i is None else self.goal.value(*curve[i]), len(found), policy, i))
         *_, policy, i = min(found)
-        policy.set_threshold(self.threshold(policy, 0.5 if i is None else GRID[i]))
-        return policy
-
-
-def pareto(points: Iterable[dict]) -> list[dict]:
-    """Those of ``points`` (speedup, loss) that no other beats in both, fastest first."""
-    kept: list[dict] = []
-    for point in sorted(points, key=lambda p: (-p["speedup"], p["loss"])):
-        if not kept or point["loss"] < kept[-1]["loss"]:
-            kept.append(point)
-    return kept
-
-
-def solve(curve: np.ndarray, goal: Goal, faster: float = 1.0, worse: float = 1.0) -> int | None:
-    """Index of the point of ``curve`` [n, 2] (speedup, loss) that meets the goal best, None when none does.
-
-    ``faster`` and ``worse`` are what a live run measured divided by what replay predicted.
-    """
-    points = [(speed * faster, loss * worse) for speed, loss in curve]
-    met = [i for i, point in enumerate(points) if goal.violation(*point) <= 0]
-    return min(met, key=lambda i: goal.value(*points[i])) if met else None
+        return policy.with_threshold(self.threshold(policy, 0.5 if i is None else GRID[i]))

@@ -16,9 +16,8 @@ import optuna
 import torch
 from torch import Tensor
 
-from decoding.cost.timing import seconds
+from decoding.cost.costs import ModelCosts, text_seconds
 from policies import MLP, Logistic, Policy, Rule, Survival, feature_columns
-from train.replay.backoff import TimingTables
 from train.replay.speculative import Replay, Replayed
 from train.search.backoff import CONFIDENCE, TOKEN
 from train.search.recipes import RECIPES
@@ -50,7 +49,7 @@ class StopSearch:
     kind: str
     fit: DraftTraces
     judged: DraftTraces
-    cost: TimingTables
+    cost: ModelCosts
     classes: Tensor
     seed: int = 0
     fitted: dict[str, Policy | Survival] = field(default_factory=dict)
@@ -67,17 +66,17 @@ class StopSearch:
         return [
             *({"stop": "constant", "length": n} for n in range(1, longest + 1)),
             *(self.published(**RECIPES[name].options()) for name in ("svip", "adaedl", "specdec++")),
-            self.published(longest, Rule("top1", HF_CONFIDENCE, "<="), keep=True),
+            self.published(longest, Rule("top1", HF_CONFIDENCE, "<="), keep_stop_token=True),
             *self.starts(),
         ]
 
-    def published(self, length: int, stop, keep: bool = False, **_) -> dict:
+    def published(self, length: int, stop, keep_stop_token: bool = False, **_) -> dict:
         """What ``suggest`` would have to draw for a stop at its own threshold."""
         rule = {} if isinstance(stop, Survival) else {"feature": stop.feature, "direction": stop.direction}
         params = {"stop": "survival" if not rule else "rule", "length": min(length, self.judged.longest)} | rule
         _, risk = self.risk(params)
         below = float((risk[self.steps] < float(stop.threshold)).float().mean())
-        return params | {"keep": keep, "quantile": below}
+        return params | {"keep": keep_stop_token, "quantile": below}
 
     def constants(self) -> list[tuple[int, float]]:
         """(length, replayed speedup) of every constant draft length."""
@@ -114,13 +113,12 @@ class StopSearch:
         return self.replay(stop, params["length"], params.get("keep", False), score=score)
 
     def _at(self, params: dict):
-        """(the stop of ``params`` at its threshold, its risks where replay may take them)."""
+        """(a stop of its own for ``params``, at its threshold; its risks where replay may take them)."""
         stop, risk = self.risk(params)
         threshold = self.threshold(params)
         if isinstance(stop, Survival):  # its least length is no matter of the risk
             return Survival(threshold=min(max(threshold, 0.0), 1 - 1e-6), window=self.judged.longest), None
-        stop.set_threshold(threshold)
-        return stop, risk
+        return stop.with_threshold(threshold), risk
 
     def stop(self, params: dict):
         """The stop of ``params``, ready for a decoder; None for a constant length."""
@@ -164,8 +162,7 @@ class StopSearch:
     @cached_property
     def alone(self) -> float:
         """Seconds of the large model alone for all that is judged."""
-        first = seconds(self.cost.large, self.judged.prompt_tokens)
-        return float((first + (self.judged.tokens - 1) * seconds(self.cost.large, 1)).sum())
+        return float(text_seconds(self.cost.large, self.judged.prompt_tokens, self.judged.tokens).sum())
 
     @cached_property
     def tokens(self) -> int:

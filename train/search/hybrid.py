@@ -13,7 +13,6 @@ by its speed. These values prune and do nothing else: trials that were pruned ar
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ import numpy as np
 import optuna
 
 from decoding import LM, Exact, Lenient, Rollback
-from decoding.acceptance.rules import Acceptance
+from decoding.acceptance.draft_block import Acceptance
 from decoding.decoders.from_spec import build_decoder
 from decoding.models.architectures import counts_slots
 from policies import Policy, Rule
@@ -31,8 +30,8 @@ from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, decoded
 from train.search import leniency
-from train.search.backoff import Goal
 from train.search.draft_stop import StopSearch, suggest_stop
+from train.search.goal import Goal
 from train.search.recipes import RECIPES
 
 CHAIN, BEAMS, TREE, EXACT_TREE = "chain", "beams", "tree", "exact tree"
@@ -158,7 +157,7 @@ class HybridSearch:
     def stop(self, params: dict) -> Policy:
         """A stop of one's own, at its threshold; one that never stops where only the length ends a draft."""
         found = self.stops.stop(params) if params["draft"] == CHAIN else None
-        return Rule.never() if found is None else copy.deepcopy(found).to(self.models[0].device)
+        return Rule.never() if found is None else found.to(self.models[0].device)
 
     @cached_property
     def _references(self) -> list[list[int]]:

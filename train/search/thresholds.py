@@ -1,4 +1,4 @@
-"""Calibration: the threshold at which a policy hands on a wanted share of tokens, from a quantile of its scores.
+"""Calibration: the threshold at which a policy escalates a wanted share of tokens, from a quantile of its scores.
 
 It needs no labels and no refitting, so a threshold can be set again for another task or another share.
 """
@@ -14,7 +14,7 @@ from train.traces.handoff_traces import Traces
 
 def risks(policy: Policy, traces: Traces) -> np.ndarray:
     """[rows] the scores of ``policy``; unknown counts as the highest, as it escalates."""
-    table = torch.from_numpy(traces.table(policy.names)).to(policy.threshold.device)  # it may be on a GPU by now
+    table = torch.from_numpy(traces.table(policy.names)).to(policy.threshold.device)
     risk = policy.score_table(table).cpu().numpy().astype(float)
     return np.where(np.isnan(risk), np.inf, risk)
 
@@ -28,9 +28,8 @@ def cut(risk: np.ndarray, quantile: float) -> float:
 
 
 def calibrate(policy: Policy, traces: Traces, rate: float) -> Policy:
-    """Set the threshold at which ``policy`` hands on the share ``rate`` in [0, 1] of ``traces``; returns the policy.
+    """``policy`` with the threshold at which it escalates the share ``rate`` in [0, 1] of ``traces``.
 
     The share holds for texts like these; where a policy's own decisions lead elsewhere, it has to be measured.
     """
-    policy.set_threshold(cut(risks(policy, traces), 1.0 - rate))
-    return policy
+    return policy.with_threshold(cut(risks(policy, traces), 1.0 - rate))

@@ -1,6 +1,4 @@
-"""Decisions in one compiled call: the same numbers as the features of a step, and nobody else's business."""
-
-import copy
+"""Decisions in one compiled call: the same numbers as the features of a step, for the policies that allow it."""
 
 import numpy as np
 import pytest
@@ -11,9 +9,9 @@ from decoding import Backoff, Speculative, generate
 from decoding.state.policy_state import PolicyState
 from decoding.state.token_buffer import TokenBuffer
 from policies import FEATURES, MLP, Logistic, Margins, Momentum, Periodic, Random, Rule, feature_columns
-from policies.features.fast_path import CompiledPolicy, compiled
+from policies.features.fast_path import CompiledPolicy, kernels
 
-pytestmark = pytest.mark.skipif(compiled() is None, reason="numba is not here: decisions are taken by torch operations")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="numba is not here: decisions are taken by torch operations")
 
 NAMES = tuple(name for name, feature in FEATURES.items() if not feature.needs_target and name != "uniform")
 VOCAB = 1500
@@ -55,7 +53,7 @@ def logits_of(rows, seed, kind="plain"):
 def test_the_table_is_that_of_the_features(kind, few):
     """Of rows that come and go, that the larger model checks, that forget what they drafted, and that are all loop."""
     policy, text = fitted(Logistic), text_of(few=few)
-    watched, built = PolicyState(policy, text), of_steps(policy, text)
+    fast, built = PolicyState(policy, text), of_steps(policy, text)
     rng = torch.Generator().manual_seed(3)
     for place in range(BUDGET):
         rows = torch.tensor([[0, 1, 2, 3], [1, 3], [2]][place % 3])
@@ -65,9 +63,9 @@ def test_the_table_is_that_of_the_features(kind, few):
             logits = torch.nn.functional.pad(logits, (0, 12), value=3.0)[:, :VOCAB]
         step = built.step(logits, rows, lengths)
         expected = policy._scaled(feature_columns(step, policy.names, policy.history, CLASSES))
-        torch.testing.assert_close(watched.compiled.table(logits, rows, lengths), expected, rtol=2e-5, atol=2e-5)
-        torch.testing.assert_close(watched.history, built.history, rtol=1e-5, atol=1e-5, equal_nan=True)
-        for state in (watched, built):
+        torch.testing.assert_close(fast.compiled.table(logits, rows, lengths), expected, rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(fast.history, built.history, rtol=1e-5, atol=1e-5, equal_nan=True)
+        for state in (fast, built):
             if place % 4 == 3:
                 agreed = torch.rand(len(rows), generator=rng.manual_seed(place)) < 0.5
                 state.checked_by_large(rows, lengths + 1, agreed, logits_of(len(rows), 99))
@@ -91,17 +89,18 @@ def test_the_table_is_that_of_the_features(kind, few):
     ids=lambda policy: policy.kind,
 )
 def test_every_kind_decides_as_it_does_on_steps(policy):
-    policy, text = copy.deepcopy(policy), text_of()
-    watched, built = PolicyState(policy, text), of_steps(policy, text)
+    text = text_of()
+    fast, built = PolicyState(policy, text), of_steps(policy, text)
     rows, risks = torch.arange(BATCH), []
     for place in range(BUDGET):
         logits, lengths = logits_of(BATCH, place), text.prompts + place
-        risks.append(policy._score(watched.compiled.table(logits, rows, lengths), None))
+        risks.append(policy._score(fast.compiled.table(logits, rows, lengths), None))
         torch.testing.assert_close(risks[-1], policy.score(built.step(logits, rows, lengths)), rtol=2e-4, atol=2e-5)
     if policy.kind not in ("always", "never"):
         values = torch.cat(risks).unique()
-        policy.set_threshold(((values[:-1] + values[1:]) / 2).median())  # where rounding decides nothing
-        said = torch.cat([watched.decide(logits_of(BATCH, p), rows, text.prompts + p) for p in range(BUDGET)])
+        policy = policy.with_threshold(((values[:-1] + values[1:]) / 2).median())  # where rounding decides nothing
+        fast, built = PolicyState(policy, text), of_steps(policy, text)
+        said = torch.cat([fast.decide(logits_of(BATCH, p), rows, text.prompts + p) for p in range(BUDGET)])
         asked = torch.cat([built.decide(logits_of(BATCH, p), rows, text.prompts + p) for p in range(BUDGET)])
         assert said.tolist() == asked.tolist() and 0 < said.sum() < len(said)
 
@@ -113,8 +112,7 @@ def test_what_is_broken_escalates(names):
     policy.classes = policy.classes[:3] if "last_is_digit" in names else policy.classes
     logits = logits_of(BATCH, 0)
     logits[1, 7] = torch.nan
-    policy.set_threshold(np.inf)
-    said = PolicyState(policy, text).decide(logits, torch.arange(BATCH), text.prompts + 2)
+    said = PolicyState(policy.with_threshold(np.inf), text).decide(logits, torch.arange(BATCH), text.prompts + 2)
     assert said.tolist() == ([True] * BATCH if "last_is_digit" in names else [False, True, False, False])
 
 
@@ -130,12 +128,12 @@ def test_decoders_write_the_same(monkeypatch, prompts):
     monkeypatch.setattr(CompiledPolicy, "table", lambda *args: calls.append(1) or original(*args))
     for decoder in (Backoff([small, large], policy), Speculative([small, large], 4, stop=policy)):
         written = []
-        for kernels in (compiled, lambda: None):
+        for loader in (kernels, lambda: None):
             calls.clear()
-            monkeypatch.setattr("policies.features.fast_path.compiled", kernels)
+            monkeypatch.setattr("policies.features.fast_path.kernels", loader)
             result = generate(decoder, ids, mask, max_new_tokens=24, eos_token_id=(), seed=0)
             written.append((result.sequences.tolist(), result.writers.tolist(), result.counts))
-            assert bool(calls) == (kernels is compiled)
+            assert bool(calls) == (loader is kernels)
         assert written[0] == written[1]
         assert 0 < (result.writers == 1).sum() < result.writers.numel()
 
@@ -171,10 +169,10 @@ def test_who_answers_in_another_way_is_asked(policy):
     assert getattr(policy, "asked", 1) == 1
 
 
-def test_a_new_threshold_is_seen_at_once():
+def test_a_threshold_that_is_copied_in_place_is_seen_at_once():
     text, policy = text_of(), Rule("entropy", 0.0)
     state = PolicyState(policy, text)
     decide = lambda: state.decide(logits_of(BATCH, 0), torch.arange(BATCH), text.prompts).tolist()  # noqa: E731
     assert decide() == [True] * BATCH
-    policy.set_threshold(1e9)
+    policy.threshold.copy_(policy.with_threshold(1e9).threshold)
     assert decide() == [False] * BATCH
