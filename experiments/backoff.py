@@ -102,13 +102,13 @@ def measure(config: BackoffTables, setting, decoders: dict) -> dict:
     first = texts(setting, LARGE, Autoregressive(pair[1]), config.batch, None)
     references = [row["answer"] for row in first]
     small = texts(setting, "small", Backoff(pair, Rule.never(), verify_eos=False), config.batch, references)
-    ends = [setting.tables[0], setting.tables[-1]]
+    ends = [setting.cost.small, setting.cost.large]
     measured = {LARGE: columns(first, prompts, ends[1:], ()), "small": columns(small, prompts, ends, (0.0,))}
     spent = decisions(setting, decoders)
     for (key, rate), decoder in decoders.items():
         rows = texts(setting, f"{key}-{rate:g}", decoder, config.batch, references)
-        tables = setting.tables if METHODS[key].three else ends
-        seconds = [share * float(table["1"]) for share, table in zip(spent[key], tables, strict=False)]
+        tables = setting.cost.tables if METHODS[key].three else ends
+        seconds = [share * table[1] for share, table in zip(spent[key], tables, strict=False)]
         measured[f"{key}-{rate:g}"] = columns(rows, prompts, tables, seconds)
     chance = [measured[name] for name in (LARGE, "small", *(f"random-{rate:g}" for rate in config.rates))]
     rows = [{"key": "small", "label": "small model alone", "rate": 0.0} | summary(measured, "small", chance)]
@@ -124,7 +124,7 @@ def decisions(setting, decoders: dict) -> dict[str, list[float]]:
 
     from experiments.backoff_tables.oracles import Oracle
     from experiments.backoff_tables.policies import METHODS
-    from experiments.decision import decision_share
+    from experiments.shared.decision_cost import decision_share
     from train.common import atomic
 
     path = setting.folder / "decisions.json"
@@ -165,7 +165,7 @@ def described(config: BackoffTables, setting) -> dict:
         "rates": list(config.rates),
         "kl": {"cut": fits.cut, "above": float((fits.fit["kl"] > fits.cut).mean()), "above_published": share},
         "speculative": {"length": length, "speedup": speed},
-        "tables": setting.tables,
+        "tables": setting.cost.tables,
         "notes": notes,
     }
 

@@ -18,33 +18,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments.answer_numbers import exact_number
-from experiments.grading.overlap import chrf, rouge_l
-from experiments.grading.python_answers import passes_tests
-from experiments.grading.sql_answers import execution_match
+from experiments.grading.families import FAMILIES, GRADERS, grade
 from train.common.cli import attempt, checking
 
 if TYPE_CHECKING:
     from train.data.prompts import Prompt
     from train.quality.graders import Grader
-
-GRADERS: dict[str, Grader] = {
-    "number": exact_number,
-    "code": passes_tests,
-    "sql": execution_match,
-    "chrf": chrf,
-    "rouge_l": rouge_l,
-}
-FAMILIES = {
-    "math": "number",
-    "code": "code",
-    "sql": "sql",
-    "translation": "chrf",
-    "factual_qa": "chrf",  # recall counts twice: the references are short, answers are sentences
-    "context_qa": "rouge_l",
-    "summarization": "rouge_l",
-}
-"""the grader of each family of prompts; others (chat, writing, roleplay, ...) have no right answer to compare with"""
 
 
 @dataclass
@@ -61,16 +40,9 @@ class Graded:
     """write {"id", "family", "grader", "score"} rows to this jsonl"""
 
 
-def grade(prompt: Prompt, text: str) -> float | None:
-    """The score of ``text`` as an answer, by the grader of the prompt's family; None where no grader applies."""
-    name = FAMILIES.get(prompt.family)
-    return None if name is None else GRADERS[name](prompt.text, prompt.reference, text)
-
-
 def main(config: Graded) -> list[dict]:
-    from rich.progress import track
-
-    from train.common.atomic import write
+    from policies.storage.atomic import write
+    from train.common.progress import track
 
     own = find_grader(config.grader)
     with checking():

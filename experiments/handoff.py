@@ -1,68 +1,76 @@
-"""Is a tuned policy better than chance? Its guarded regret against random hand-off at the same speed, on many prompts.
+"""Loss of a tuned policy against random hand-off at the same priced speed, on many prompts.
 
     python experiments/handoff.py runs/default --limit 120
 
-The texts are written for real, in batches, by the policy and by random hand-off at two rates around its share of the
-large model, on embedded prompts of groups that the run has not seen. Time is priced: the calls that each text took, at
-the run's own timing table. So the hold-out's few prompts, timed one by one, become as many as patience allows.
+The policy and random hand-off, at two rates around the policy's share of large-model tokens, write texts in batches, on
+prompts of groups that the run has not used. Time is priced at the run's own costs, by the calls that each text took, so
+this takes many more prompts than the run's hold-out, where each is timed on its own.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import track
 
-from train.data.prompts import Prompt
+from train.common.cli import at_least, attempt, checking
 
 
 @dataclass
 class HandOff:
-    """A tuned policy against random hand-off at the same priced speed, on embedded prompts that its run did not see."""
+    """A tuned policy against random hand-off at the same priced speed, on prompts that its run has not used."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """folder of a run of train/fit_policy.py on the default pair and prompts"""
+    """folder of a finished run of train/fit_policy.py --method backoff"""
     limit: int = 120
     """prompts, spread over their families"""
     batch: int = 16
     around: float = 0.1
-    """how far the two rates of random hand-off lie from the policy's own share of large tokens"""
+    """distance of the two rates of random hand-off from the policy's share of large-model tokens"""
     output: Path | None = None
     """write the figures to this JSON file"""
 
 
-def main(config: HandOff) -> dict:
-    from decoding import Backoff, default_pair
-    from policies import Random, load
-    from train.common.generations import answers
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
+    config = tyro.cli(HandOff, args=argv, description=__doc__)
+    return attempt("handoff", lambda: run(config))
+
+
+def run(config: HandOff) -> dict:
+    """Write the texts, judge and compare them. Raises InputError before any work is done."""
+    from decoding import Autoregressive, Backoff
+    from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
+    from policies import Random
+    from train.common import atomic
+    from train.common.generations import write
+    from train.common.load_run import load_run
+    from train.common.progress import track
     from train.evaluation.holdout import against_random
     from train.evaluation.live import LARGE, bootstrap, speedup
-    from train.quality.metric import QualityMetric
-    from train.replay.backoff import TimingTables
     from train.replay.pricing import alone, judged
 
-    small, large = default_pair()
-    judge = QualityMetric(large)
-    policy = load(config.run / "policy.json", models=[small.identity(), large.identity()])
-    before = json.loads((config.run / "result.json").read_text())
-    cost = TimingTables(before["cost"]["small"], before["cost"]["large"])
-    new = int(json.loads((config.run / "run.json").read_text())["settings"]["max_new_tokens"])
-    prompts = unseen(large, policy.provenance["groups"], config.limit)
-    groups = [prompts[i : i + config.batch] for i in range(0, len(prompts), config.batch)]
-    references = [a for some in track(groups, "large") for a in answers(large, some, new)]
-    measured = {LARGE: alone(prompts, references, cost)}
+    with checking():
+        at_least(config, {"limit": 1, "batch": 1})
+        found = load_run(config.run)
+    prompts = shortest_first(unseen_prompts(found)[: config.limit])
+    batches = [prompts[i : i + config.batch] for i in range(0, len(prompts), config.batch)]
 
-    def measure(name: str, rule) -> None:
-        texts = written(Backoff([small, large], rule), groups, new, name)
-        measured[name] = judged(judge, prompts, texts, references, cost)
+    def texts(name: str, decoder) -> list[tuple[list[int], list[int]]]:
+        return [text for batch in track(batches, name) for text in write(decoder, batch, found.new)]
 
-    measure("tuned", policy)
+    references = [answer for answer, _ in texts(LARGE, Autoregressive(found.large))]
+    measured = {LARGE: alone(prompts, references, found.cost)}
+
+    def measure(name: str, policy) -> None:
+        written = texts(name, Backoff([found.small, found.large], policy))
+        measured[name] = judged(found.metric, prompts, written, references, found.cost)
+
+    measure("tuned", found.policy)
     share = float(measured["tuned"]["large"].sum() / measured["tuned"]["tokens"].sum())
     measure("random_low", Random(min(1.0, share + config.around)))
     measure("random_high", Random(max(0.0, share - config.around)))
@@ -77,32 +85,9 @@ def main(config: HandOff) -> dict:
         }
     Console().print(result)
     if config.output is not None:
-        config.output.write_text(json.dumps(result, indent=1))
+        atomic.write_json(config.output, result)
     return result
 
 
-def unseen(large, groups: dict[str, list[str]], limit: int, source: str | None = None) -> list[Prompt]:
-    """Prompts (by default embedded) of other groups than those of the run, of similar lengths side by side."""
-    from train.data.prompts import load_prompts
-
-    seen = {group for some in groups.values() for group in some}
-    prompts = [p for p in load_prompts(source, large.tokenizer, 10_000) if p.group not in seen][:limit]
-    return sorted(prompts, key=lambda p: len(p.ids))
-
-
-def one_of_each(large, seen: Collection[str], longest: int, source: str | None = None) -> list[Prompt]:
-    """One prompt, of at most ``longest`` tokens, of each group (of the embedded prompts) not in ``seen``."""
-    from train.data.prompts import load_prompts
-
-    prompts = load_prompts(source, large.tokenizer, 10_000)
-    return list({p.group: p for p in prompts if p.group not in seen and len(p.ids) <= longest}.values())
-
-
-def written(decoder, groups: Sequence[list[Prompt]], new: int, title: str) -> list[tuple[list[int], list[int]]]:
-    from train.common.generations import write
-
-    return [text for some in track(groups, title) for text in write(decoder, some, new)]
-
-
 if __name__ == "__main__":
-    main(tyro.cli(HandOff, description=__doc__))
+    sys.exit(main())

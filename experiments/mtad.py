@@ -15,49 +15,27 @@ A sentence per claim follows the table: who is faster than whom, and what it cos
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import tyro
 
 from experiments.comparison.methods import parse
 from experiments.comparison.presets import AXES, PRESETS, Claim
-from experiments.frontier import Setup, run
+from experiments.comparison.settings import PaperTables
 from train.common.cli import InputError, at_least, attempt, checking
 
 if TYPE_CHECKING:
     from experiments.comparison.summary import Measured
 
 
-@dataclass
-class Tables(Setup):
-    """The MTAD paper's tables, and the controls that its reviewers missed."""
-
-    table: Literal["main", "gamma", "beta", "tau"] = "main"
-    """all methods, or one setting varied: draft length, beams, threshold"""
-    length: int = 4
-    """tokens that every method drafts at most"""
-    beams: int = 4
-    """of MTAD, and of the large model's beam search"""
-    tau: float = 0.5
-    """how likely a block must be to the large model, in units of what the small one gave it"""
-    drawing: bool = False
-    """draw tokens with the paper's filters (T=1, top-k 10, top-p 0.9) instead of taking the likeliest"""
-    limit: int | None = None
-    """prompts whose answers are judged (default: 100, or 40 where a setting is varied)"""
-    timed: int | None = None
-    """of these, how many are timed one by one (default: 25, or 12); 0: time is priced from calls"""
-    name: str | None = None
-    """name of the run (default: mtad-TABLE, mtad-TABLE-drawing)"""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
-    config = with_defaults(tyro.cli(Tables, args=argv, description=__doc__))
+    config = with_defaults(tyro.cli(PaperTables, args=argv, description=__doc__))
     return attempt("mtad", lambda: tabulate(config), config.output / config.name)
 
 
-def with_defaults(config: Tables) -> Tables:
+def with_defaults(config: PaperTables) -> PaperTables:
     """What was not given: fewer prompts where a setting is varied."""
     few = config.table != "main"
     found = {
@@ -68,10 +46,11 @@ def with_defaults(config: Tables) -> Tables:
     return replace(config, **{key: value for key, value in found.items() if getattr(config, key) is None})
 
 
-def tabulate(config: Tables) -> dict:
+def tabulate(config: PaperTables) -> dict:
     """Measure the methods of the table, add the claims to result.json and print them."""
     from rich.console import Console
 
+    from experiments.comparison.compare import compare
     from experiments.comparison.plots import draw_lines, how_timed
     from train.common import atomic
 
@@ -80,7 +59,7 @@ def tabulate(config: Tables) -> dict:
     if not 0 < config.tau < float("inf"):
         raise InputError(f"--tau must be over 0 and finite, not {config.tau}")
     preset = PRESETS[config.table](config)
-    result, measured = run(config, preset.methods)
+    result, measured = compare(config, preset.methods)
     result |= {"table": config.table, "claims": [judged(measured, claim) for claim in preset.claims]}
     folder, console = config.output / config.name, Console(highlight=False)
     atomic.write_json(folder / "result.json", result)

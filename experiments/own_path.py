@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import tyro
 from rich.console import Console
 
 from train.common.cli import at_least, attempt, checking
-from train.common.progress import track
 
 if TYPE_CHECKING:
     from policies import Policy

@@ -25,12 +25,6 @@ from pathlib import Path
 
 from train.common.cli import attempt
 
-PEERS = ("transformers", *(f"transformers-assisted:{n}" for n in (1, 2, 3, 4, 8)))
-PEERS += ("transformers-lookup:4", "transformers-lookup:10", "llamacpp", "llamacpp-draft:2", "llamacpp-draft:4")
-OURS = ("autoregressive", *(f"speculative:{n}" for n in (1, 2, 3, 4)), "specinfer:4", "lookup:4", "mtad:4")
-REAL = (*PEERS[:1], *OURS, "backoff:0.3", "backoff:0.5", "backoff:0.7", *PEERS[1:])
-RANDOM = ("transformers", "autoregressive", *(f"backoff:0.{n}" for n in range(1, 10)), "speculative:4")
-
 
 @dataclass
 class Speed:

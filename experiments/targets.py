@@ -64,7 +64,7 @@ def run(config: Targets) -> list[dict]:
         {live.LARGE: Autoregressive(first.large)} | decoders,
         prompts,
         first.new,
-        first.judge,
+        first.metric,
         config.output / "prompts.jsonl",
         "live, unseen prompts",
         setting=" ".join(f"{policy.threshold.item():.9g}" for policy in policies.values()),
@@ -78,7 +78,7 @@ def run(config: Targets) -> list[dict]:
 def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Prompt]]:
     """The first run, the policies by their targets, and unseen prompts. ValueError for whatever does not fit."""
     from decoding.cli.options import use
-    from experiments.handoff import one_of_each
+    from experiments.shared.unseen_prompts import one_of_each_group, unseen_prompts
     from train.common.load_run import load_run
 
     at_least(config, {"limit": 1, "longest": 1})
@@ -95,8 +95,7 @@ def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Pro
         if differing := [name for name in same if one.settings[name] != runs[0].settings[name]]:
             raise ValueError(f"{one.folder} has another {', '.join(differing)} than {runs[0].folder}")
         policies[target] = one.policy
-    seen = {group for one in runs for some in one.policy.provenance["groups"].values() for group in some}
-    prompts = one_of_each(runs[0].large, seen, config.longest, runs[0].settings["prompts"])[: config.limit]
+    prompts = one_of_each_group(unseen_prompts(*runs), config.longest)[: config.limit]
     if not prompts:
         raise ValueError("no prompts are left that these runs have not seen")
     return runs[0], policies, prompts

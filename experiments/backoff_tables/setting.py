@@ -1,4 +1,4 @@
-"""What the Backoff Decoding experiment takes over from a finished run: models, traces, prompts, timing table."""
+"""The setting of the Backoff Decoding experiment, most of it from a finished run: models, traces, prompts, costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from decoding import LM
+from decoding.cost.costs import ModelCosts
 from experiments.backoff_tables.policies import Fits
+from train.common.load_run import FinishedRun
 from train.data.prompts import Prompt
 from train.traces.handoff_traces import Traces
 
@@ -20,11 +22,11 @@ console = Console()
 
 @dataclass
 class Setting:
-    """Everything the steps share; ``models`` and ``tables`` (seconds by tokens read) are cheapest first."""
+    """Everything the steps share; ``models`` are cheapest first."""
 
     folder: Path
     models: list[LM]
-    tables: list[dict]
+    cost: ModelCosts
     fits: list[Fits]
     prompts: list[Prompt]
     new: int
@@ -38,32 +40,25 @@ def prepare(config) -> Setting:
     """Check everything, load the models, fit nothing yet. ValueError or OSError, one sentence, for wrong input."""
     from decoding.models.defaults import load_model
     from decoding.models.lm import check_compatible
-    from experiments.handoff import unseen
-    from policies import load
-    from train.traces.handoff_traces import read_traces
+    from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
+    from train.common.load_run import load_run
 
     _check(config)
-    settings = json.loads((config.run / "run.json").read_text())["settings"]
-    given = {key: None if settings[key] == "None" else settings[key] for key in ("small", "large", "prompts")}
-    how = settings["device"], settings["dtype"]
-    models = [load_model("small", given["small"], *how), load_model("large", given["large"], *how)]
-    policy = load(config.run / "policy.json", models=[lm.identity() for lm in models])
-    groups = policy.provenance["groups"]
-    traces = read_traces(config.run / "traces")
-    prompts = unseen(models[-1], groups, config.limit, given["prompts"])
+    run = load_run(config.run)
+    prompts = shortest_first(unseen_prompts(run)[: config.limit])
     if not prompts:
         raise ValueError(f"the run in {config.run} has used every group of prompts; tune one with a smaller --limit")
+    models = [run.small, run.large]
     if config.middle is not None:
-        models.insert(1, load_model("middle", config.middle, *how))
+        models.insert(1, load_model("middle", config.middle, run.settings["device"], run.settings["dtype"]))
         check_compatible(models)
-    new = int(settings["max_new_tokens"])
     folder = config.output / (config.run.resolve().name if config.name is None else config.name)
     about = _about(folder, config, models)
-    tables = _tables(folder, config, models)
-    fits = [_fits(config, policy, traces, groups)]
+    cost = _cost(folder, config, run, models)
+    fits = [_fits(config, run, run.traces)]
     if config.middle is not None:
-        fits.append(_fits(config, policy, _middle(folder, models, traces, given["prompts"], new), groups))
-    return Setting(folder, models, tables, fits, prompts, new, _draft(traces, groups, tables, new), about)
+        fits.append(_fits(config, run, _middle_traces(folder, run, models[1])))
+    return Setting(folder, models, cost, fits, prompts, run.new, _exact_draft(run, cost), about)
 
 
 def _check(config) -> None:
@@ -82,9 +77,6 @@ def _check(config) -> None:
         raise ValueError(f"--limit and --batch must be at least 1, not {config.limit} and {config.batch}")
     if not 0 < config.kl_quantile < 1:
         raise ValueError(f"--kl-quantile must be between 0 and 1, not {config.kl_quantile:g}")
-    for name in ("run.json", "result.json", "policy.json"):
-        if not (config.run / name).is_file():
-            raise ValueError(f"{config.run} is not a finished run of train/fit_policy.py: it has no {name}")
 
 
 def _about(folder: Path, config, models: list[LM]) -> dict:
@@ -104,28 +96,23 @@ def _about(folder: Path, config, models: list[LM]) -> dict:
     return now
 
 
-def _tables(folder: Path, config, models: list[LM]) -> list[dict]:
-    """The run's own timing table; a new one where asked, or for models that the run did not time."""
-    from decoding.cost.timing import measure
-    from train.common import atomic
+def _cost(folder: Path, config, run: FinishedRun, models: list[LM]) -> ModelCosts:
+    """The run's own costs; measured anew where asked, or with a model that the run did not time."""
+    from train.common.preparation import timing_table
 
     if config.middle is None and not config.retime:
-        cost = json.loads((config.run / "result.json").read_text())["cost"]
-        return [cost["small"], cost["large"]]
-    path = folder / "cost.json"
-    if not path.exists():
-        with console.status("timing the models"):
-            atomic.write_json(path, [{str(n): s for n, s in table.items()} for table in measure(models)])
-    return json.loads(path.read_text())
+        return run.cost
+    return timing_table(folder, models)
 
 
-def _fits(config, policy, traces: Traces, groups: dict[str, list[str]]) -> Fits:
-    """Fitted on the run's fit split, whatever wrote the text; calibrated on what hand-off wrote of its tune split."""
+def _fits(config, run: FinishedRun, traces: Traces) -> Fits:
+    """Policies to fit on the run's fit split, whoever wrote the text, and to calibrate on the hand-off texts of its
+    tune split."""
     from policies.kinds.learned import LearnedPolicy
     from train.search.backoff import FEATURE_SETS
 
-    result = json.loads((config.run / "result.json").read_text())
-    trial = next(t for t in result["trials"] if t["number"] == result["chosen_trial"])
+    policy, groups = run.policy, run.policy.provenance["groups"]
+    trial = next(t for t in run.result["trials"] if t["number"] == run.result["chosen_trial"])
     names = policy.names if isinstance(policy, LearnedPolicy) else FEATURE_SETS["confidence+history"]
     fit = traces.where(np.isin(traces["group"], groups["fit"]))
     tune = traces.where(np.isin(traces["group"], groups["tune"]) & (traces["trajectory"] != "large"))
@@ -133,22 +120,22 @@ def _fits(config, policy, traces: Traces, groups: dict[str, list[str]]) -> Fits:
     return Fits(fit, tune, names, trial["params"].get("C", 0.1), cut, policy.classes)
 
 
-def _middle(folder: Path, models: list[LM], traces: Traces, source: str | None, new: int) -> Traces:
-    """Traces of the middle and the large model on the prompts that the run's own traces are of."""
+def _middle_traces(folder: Path, run: FinishedRun, middle: LM) -> Traces:
+    """Traces of the middle and the large model on the prompts of the run's own traces."""
     from train.data.prompts import load_prompts
     from train.traces.collect_handoff import collect
     from train.traces.handoff_traces import read_traces
 
-    _, middle, large = models
-    known = set(traces["prompt"].tolist())
-    prompts = [p for p in load_prompts(source, large.tokenizer, 10_000) if p.id in known]
-    about = {"models": [middle.identity(), large.identity()], "prompts": [p.id for p in prompts], "new": new}
-    collect(middle, large, prompts, folder / "traces-middle", new, 0, about)
+    known = set(run.traces["prompt"].tolist())
+    prompts = [p for p in load_prompts(run.settings["prompts"], run.large.tokenizer, 10_000) if p.id in known]
+    about = {"models": [middle.identity(), run.large.identity()], "prompts": [p.id for p in prompts], "new": run.new}
+    collect(middle, run.large, prompts, folder / "traces-middle", run.new, 0, about)
     return read_traces(folder / "traces-middle")
 
 
-def _draft(traces: Traces, groups: dict[str, list[str]], tables: list[dict], new: int) -> tuple[int, float]:
-    from train.replay.backoff import TimingTables, best_length
+def _exact_draft(run: FinishedRun, cost: ModelCosts) -> tuple[int, float]:
+    """(best length, replayed speedup) of exact speculative decoding, on the run's fit split."""
+    from train.replay.backoff import best_length
 
-    keep = np.isin(traces["group"], groups["fit"]) & (traces["trajectory"] == "large")
-    return best_length(traces.where(keep), TimingTables(tables[0], tables[-1]), new)
+    fit = np.isin(run.traces["group"], run.policy.provenance["groups"]["fit"])
+    return best_length(run.traces.where(fit & (run.traces["trajectory"] == "large")), cost, run.new)

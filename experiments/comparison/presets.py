@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from experiments.comparison.methods import SUFFIX
-
-if TYPE_CHECKING:
-    from experiments.mtad import Tables
+from experiments.comparison.settings import PaperTables
 
 LENGTHS, BEAMS, TAUS = (1, 2, 3, 4, 6, 8), (1, 2, 4, 8), (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -32,7 +29,7 @@ class Preset:
     lines: dict[str, list[tuple[float, str]]]
 
 
-def _main(config: Tables) -> Preset:
+def _main(config: PaperTables) -> Preset:
     """Who draws and who does not in tables of their own: their losses are not of one kind."""
     joint = f"beams={config.beams},length={config.length},tau={config.tau:g}"
     alone, block = f"length={config.length},tau={config.tau:g}", f"length={config.length}"
@@ -55,7 +52,7 @@ def _main(config: Tables) -> Preset:
     return Preset(("large", *filter(here, methods)), tuple(c for c in claims if here(c.method)), {})
 
 
-def _claims(config: Tables, text: str, fixed: str) -> list[Claim]:
+def _claims(config: PaperTables, text: str, fixed: str) -> list[Claim]:
     """Who draws is compared with who draws."""
     mode = SUFFIX if text.endswith(SUFFIX) else ""
     return [
@@ -66,7 +63,7 @@ def _claims(config: Tables, text: str, fixed: str) -> list[Claim]:
     ]
 
 
-def _exact(config: Tables, mode: str) -> tuple[str, ...]:
+def _exact(config: PaperTables, mode: str) -> tuple[str, ...]:
     return tuple(f"speculative:length={n}{mode}" for n in sorted({1, 2, config.length}))
 
 
@@ -75,7 +72,7 @@ def per_token(tau: float, length: int) -> float:
     return float(f"{tau ** (1 / length):.4g}")
 
 
-def _gamma(config: Tables) -> Preset:
+def _gamma(config: PaperTables) -> Preset:
     return _varied(
         config,
         LENGTHS,
@@ -87,7 +84,7 @@ def _gamma(config: Tables) -> Preset:
     )
 
 
-def _beta(config: Tables) -> Preset:
+def _beta(config: PaperTables) -> Preset:
     return _varied(
         config,
         BEAMS,
@@ -99,7 +96,7 @@ def _beta(config: Tables) -> Preset:
     )
 
 
-def _tau(config: Tables) -> Preset:
+def _tau(config: PaperTables) -> Preset:
     last = f"verify={_verify(config)}{_mode(config)}"
     return _varied(
         config,
@@ -113,7 +110,7 @@ def _tau(config: Tables) -> Preset:
     )
 
 
-def _varied(config: Tables, values: Sequence[float], series: dict) -> Preset:
+def _varied(config: PaperTables, values: Sequence[float], series: dict) -> Preset:
     """One line a series; each setting of MTAD beside exact speculative decoding and the large model alone."""
     lines = {name: [(x, make(x)) for x in values] for name, make in series.items()}
     exact, mode = dict(lines["speculative, exact"]), _mode(config)
@@ -129,17 +126,17 @@ def _varied(config: Tables, values: Sequence[float], series: dict) -> Preset:
     return Preset((f"large{mode}", "small", *texts), tuple(claims), lines)
 
 
-def _text(kind: str, config: Tables, **changes) -> str:
+def _text(kind: str, config: PaperTables, **changes) -> str:
     options = {"beams": config.beams, "length": config.length, "tau": config.tau} | changes
     pairs = ",".join(f"{key}={value:g}" for key, value in options.items())
     return f"{kind}:{pairs},verify={_verify(config)}{_mode(config)}"
 
 
-def _verify(config: Tables) -> str:
+def _verify(config: PaperTables) -> str:
     return "filtered" if config.drawing else "raw"  # greedy filters leave one token
 
 
-def _mode(config: Tables) -> str:
+def _mode(config: PaperTables) -> str:
     return SUFFIX if config.drawing else ""
 
 

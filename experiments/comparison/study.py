@@ -6,18 +6,18 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from decoding import LM
 from decoding.cli.options import use
+from decoding.cost.costs import ModelCosts, text_seconds
 from experiments.comparison.methods import Method, MethodError, build, parse
-from experiments.comparison.pricing import priced
+from experiments.comparison.settings import ComparisonSettings
 from experiments.comparison.summary import Measured, summary
 from experiments.comparison.texts import columns, file_name, judged, write_texts
-from experiments.graders import grade
+from experiments.grading.families import grade
 from experiments.shared.energy import counter
 from train.common import run_folder
 from train.common.cli import at_least
@@ -26,16 +26,14 @@ from train.common.preparation import load_pair, output_folder, timing_table
 from train.data.prompts import Prompt, load_prompts
 from train.evaluation import live
 from train.quality.metric import QualityMetric
-
-if TYPE_CHECKING:
-    from experiments.frontier import Setup
+from train.replay.pricing import draft_seconds, handoff_seconds
 
 
 @dataclass
 class Study:
     """Everything that has been checked and loaded."""
 
-    config: Setup
+    config: ComparisonSettings
     folder: Path
     methods: dict[str, Method]
     labels: dict[str, str]
@@ -46,7 +44,7 @@ class Study:
     baseline: str
 
 
-def prepare(config: Setup, texts: tuple[str, ...]) -> Study:
+def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     """Check everything, and load models and prompts."""
     methods, labels = chosen(texts)
     baseline = str(parse(config.baseline))
@@ -129,14 +127,25 @@ def clocked(study: Study, timed: list[Prompt]) -> dict:
 
 def by_price(study: Study, rows: dict[str, list[dict]]) -> dict:
     """The same for all prompts, by the calls that the texts took."""
-    cost = timing_table(study.folder, study.small, study.large)
-    return {
-        key: {
-            "seconds": priced(study.methods[key], study.decoders[key], study.prompts, some, cost),
-            "tokens": np.array([len(row["answer"]) for row in some], float),
-        }
-        for key, some in rows.items()
-    }
+    cost = timing_table(study.folder, [study.small, study.large])
+    found = {}
+    for key, some in rows.items():
+        how = study.methods[key], study.decoders[key], cost
+        seconds = [price(len(p.ids), row, *how) for p, row in zip(study.prompts, some, strict=True)]
+        tokens = [len(row["answer"]) for row in some]
+        found[key] = {"seconds": np.array(seconds, float), "tokens": np.array(tokens, float)}
+    return found
+
+
+def price(prompt: int, row: dict, method: Method, decoder, cost: ModelCosts) -> float:
+    """Seconds of the text ``row`` (see ``texts.write_texts``) after ``prompt`` tokens, written on its own."""
+    role, tokens = method.kind.role, len(row["answer"])
+    if role == "handoff":
+        return handoff_seconds(prompt, row["writers"], cost.tables)
+    if role == "draft":
+        return draft_seconds(getattr(decoder, "decoder", decoder), prompt, row, cost)
+    table = cost.small if role == "small" else cost.large
+    return float(text_seconds(table, prompt, tokens, method.options.get("width", 1)))
 
 
 def describe(study: Study, measured: Measured) -> dict:

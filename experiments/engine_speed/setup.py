@@ -13,12 +13,17 @@ from decoding.models.lm import check_compatible
 from experiments.engine_speed.random_models import SHAPES, random_pair, random_prompts
 from experiments.engine_speed.summary import BASES
 from experiments.engines_under_test.catalogue import Models, parse
-from experiments.speed import RANDOM, REAL
 from train.common import run_folder
 from train.common.cli import at_least
 from train.common.machine import machine
 from train.data.prompts import Prompt, load_prompts
 from train.data.splits import split_hash
+
+PEERS = ("transformers", *(f"transformers-assisted:{n}" for n in (1, 2, 3, 4, 8)))
+PEERS += ("transformers-lookup:4", "transformers-lookup:10", "llamacpp", "llamacpp-draft:2", "llamacpp-draft:4")
+OURS = ("autoregressive", *(f"speculative:{n}" for n in (1, 2, 3, 4)), "specinfer:4", "lookup:4", "mtad:4")
+REAL = (*PEERS[:1], *OURS, "backoff:0.3", "backoff:0.5", "backoff:0.7", *PEERS[1:])
+RANDOM = ("transformers", "autoregressive", *(f"backoff:0.{n}" for n in range(1, 10)), "speculative:4")
 
 
 @dataclass

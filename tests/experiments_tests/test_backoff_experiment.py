@@ -15,13 +15,14 @@ from tiny_models import nudged
 from tiny_runs import toy_pair, toy_prompts, write_prompts
 from trace_specimens import made_up
 
-from decoding.cost.timing import seconds
+from decoding.cost import cache
+from decoding.cost.costs import ModelCosts, seconds
 from experiments.backoff import command
 from experiments.backoff_tables import table as backoff_table
 from experiments.backoff_tables.policies import METHODS, Evenly, Fits
 from experiments.backoff_tables.table import against_chance, large_share, seconds_per_token, summary
 from experiments.backoff_tables.texts import columns
-from experiments.decision import decision_share
+from experiments.shared.decision_cost import decision_share
 from policies import Periodic, Rule
 from train.common.preparation import prepare
 from train.evaluation.live import bootstrap
@@ -29,10 +30,10 @@ from train.evaluation.live_tuning import TunedBackoff
 from train.fit_policy import FitPolicy
 from train.methods.backoff import BackoffRun
 from train.pipeline import describe
-from train.replay.pricing import priced
+from train.replay.pricing import handoff_seconds
 from train.search.study import open_study, run_study
 
-TABLES = [{"1": 1.0, "2": 1.5, "64": 20.0}, {"1": 10.0, "2": 11.0, "64": 30.0}, {"1": 100.0, "2": 110.0, "64": 300.0}]
+TABLES = ({1: 1.0, 2: 1.5, 64: 20.0}, {1: 10.0, 2: 11.0, 64: 30.0}, {1: 100.0, 2: 110.0, 64: 300.0})
 HOW = {"limit": 6, "batch": 4, "name": "toy"}
 
 
@@ -68,7 +69,7 @@ def finish(config) -> None:
     """A run of the main job without what depends on the clock: the first policy is chosen, nothing is timed."""
     folder = config.output / config.name
     folder.mkdir(parents=True)
-    (folder / "cost.json").write_text(json.dumps(TABLES[:2]))
+    cache.write(folder / "cost.json", [], ModelCosts(TABLES[:2]))
     job = prepare(config)
     method = BackoffRun(job)
     search = method.search
@@ -172,7 +173,7 @@ def test_a_folder_of_other_texts_or_no_run_is_refused(toys, tmp_path, capfd):
     assert command([*toys.arguments, "--kl-cut=0.2"]) == 2
     assert "holds texts of another label" in capfd.readouterr().err
     assert command([str(tmp_path)]) == 2
-    assert "is not a finished run of train/fit_policy.py: it has no run.json" in capfd.readouterr().err
+    assert "has no run.json; give the folder of a finished run" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("writers", [[0, 0, 1, 0, 1, 1, 0], [0] * 5, [1] * 4])
@@ -181,7 +182,7 @@ def test_two_models_are_priced_by_who_wrote(writers):
     asked = [i for i, writer in enumerate(writers) if writer]
     gaps = [b - a for a, b in zip([-9, *asked], asked, strict=False)]
     expected = seconds(small, 9) + (len(writers) - 1) * 1.0 + sum(seconds(large, gap) for gap in gaps)
-    assert priced(9, writers, TABLES[:2]) == pytest.approx(float(expected))
+    assert handoff_seconds(9, writers, TABLES[:2]) == pytest.approx(float(expected))
 
 
 def test_columns_of_a_text_by_three():

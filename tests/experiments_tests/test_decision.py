@@ -4,7 +4,8 @@ import pytest
 from tiny_models import tiny
 from tiny_runs import toy_prompts
 
-from experiments.decision import ALL, CONFIDENCES, decision_share, main
+from experiments.decision import ALL, CONFIDENCES, main
+from experiments.shared.decision_cost import decision_share
 from policies import Rule
 from policies.features.fast_path import CompiledPolicy
 
@@ -16,7 +17,7 @@ def test_both_ways_are_timed(monkeypatch):
     lm, prompts = tiny(), toy_prompts(2)
     assert decision_share(lm, Rule("entropy", 1.0), prompts, 5) > 0
     assert len(asked) == 3 * 5
-    assert decision_share(lm, Rule("entropy", 1.0), prompts, 5, steps=True) > 0
+    assert decision_share(lm, Rule("entropy", 1.0), prompts, 5, uncompiled=True) > 0
     assert len(asked) == 3 * 5
 
 

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from tiny_runs import ENV, ROOT, toy_pair, toy_prompts, write_prompts
 
 from decoding import Autoregressive, Sampling, generate
-from experiments.comparison import plots, study, summary, texts
+from experiments.comparison import study, summary, texts
 from experiments.comparison.beam_search import BeamSearch
 from experiments.comparison.methods import SAMPLING, SUFFIX, Method, MethodError, build, catalogue, parse
-from experiments.comparison.pricing import priced
 from experiments.comparison.registry import KINDS
 from experiments.frontier import main
 from experiments.shared import energy
@@ -25,7 +24,6 @@ from policies import Random
 from train.common.atomic import read_rows
 from train.common.cli import InputError
 from train.common.generations import counted
-from train.replay.backoff import TimingTables
 from train.search.recipes import RECIPES
 
 ALL = sorted(set(KINDS) - {"policy", "large"})
@@ -353,11 +351,11 @@ def test_a_changed_policy_is_another_method(tmp_path):
 def test_prices_by_hand(pair):
     """The small model costs 1 and the large one 10 a call, and a tenth of that for each token it reads."""
     tokens = [1, 2, 4, 100]
-    cost = TimingTables({n: 1 + 0.1 * n for n in tokens}, {n: 10 + n for n in tokens})
+    cost = ModelCosts(({n: 1 + 0.1 * n for n in tokens}, {n: 10 + n for n in tokens}))
     prompt = toy_prompts(1)[0]
     p = len(prompt.ids)
     row = {"answer": [5] * 6, "writers": [0, 0, 1, 0, 1, 1], "target_calls": 3, "drafted": 6, "verified": 6}
-    price = lambda name: priced(parse(name), build(parse(name), pair), [prompt], [row], cost).item()  # noqa: E731
+    price = lambda name: study.price(p, row, parse(name), build(parse(name), pair), cost)  # noqa: E731
     assert price("large") == pytest.approx(10 + p + 5 * 11)
     assert price("small") == pytest.approx(1 + 0.1 * p + 5 * 1.1)
     assert price("beam:width=4") == pytest.approx(10 + p + 5 * 14)
@@ -371,14 +369,6 @@ def test_prices_by_hand(pair):
     assert price("svip") == pytest.approx(price("speculative"))
     # The large model reads the prompt and 3 tokens, then 2, then 1.
     assert price("random") == pytest.approx(1 + 0.1 * p + 5 * 1.1 + 10 + p + 2 + 12 + 11)
-
-
-@given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(0, 1)), min_size=1))
-def test_nothing_beats_what_is_on_the_line(points):
-    found = plots.pareto([{"speedup": x, "loss": y} for x, y in points])
-    beats = lambda a, b: a != b and a[0] >= b[0] and a[1] <= b[1]  # noqa: E731
-    assert set(found) == {p for p in points if not any(beats(q, p) for q in points)}
-    assert found == sorted(found)
 
 
 def test_differences_are_paired_with_the_baseline():

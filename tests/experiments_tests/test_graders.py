@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.graders import FAMILIES, GRADERS, Graded, grade, main, read_prompts
+from experiments.graders import Graded, main, read_prompts
+from experiments.grading.families import FAMILIES, GRADERS, grade
 from experiments.grading.overlap import chrf, rouge_l
 from train.common.cli import InputError
 from train.data.prompts import Prompt

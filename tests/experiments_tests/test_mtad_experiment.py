@@ -9,8 +9,9 @@ from tiny_runs import toy_pair, write_prompts
 from experiments.comparison import presets, summary
 from experiments.comparison.methods import parse
 from experiments.comparison.presets import Claim
+from experiments.comparison.settings import PaperTables
 from experiments.comparison.study import chosen
-from experiments.mtad import Tables, judged, main, with_defaults
+from experiments.mtad import judged, main, with_defaults
 
 TABLES = list(presets.PRESETS)
 
@@ -49,7 +50,7 @@ def run(toys, output, **changes):
 @pytest.mark.parametrize("length", [1, 2, 4])
 @pytest.mark.parametrize("table", TABLES)
 def test_presets_name_every_method_once_and_claim_only_what_is_measured(table, length, drawing):
-    config = with_defaults(Tables(table=table, length=length, drawing=drawing))
+    config = with_defaults(PaperTables(table=table, length=length, drawing=drawing))
     preset = presets.PRESETS[table](config)
     methods, _ = chosen(preset.methods)
     used = [text for claim in preset.claims for text in (claim.method, *claim.others)]
@@ -60,7 +61,7 @@ def test_presets_name_every_method_once_and_claim_only_what_is_measured(table, l
 
 def test_main_drafts_as_much_with_every_method():
     """Only exact decoding is also measured at shorter drafts, so that it may be at its best."""
-    methods = [parse(text) for text in presets.PRESETS["main"](with_defaults(Tables())).methods]
+    methods = [parse(text) for text in presets.PRESETS["main"](with_defaults(PaperTables())).methods]
     lengths = {str(m): m.options["length"] for m in methods if "length" in m.options}
     assert {n for text, n in lengths.items() if not text.startswith("speculative")} == {4}
     assert {n for text, n in lengths.items() if text.startswith("speculative")} == {1, 2, 4}
@@ -69,8 +70,8 @@ def test_main_drafts_as_much_with_every_method():
 
 
 def test_defaults_are_fewer_prompts_where_a_setting_is_varied():
-    assert (with_defaults(Tables()).limit, with_defaults(Tables()).timed) == (100, 25)
-    few = with_defaults(Tables(table="tau", timed=0))
+    assert (with_defaults(PaperTables()).limit, with_defaults(PaperTables()).timed) == (100, 25)
+    few = with_defaults(PaperTables(table="tau", timed=0))
     assert (few.limit, few.timed, few.name) == (40, 0, "mtad-tau")
 
 

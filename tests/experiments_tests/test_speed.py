@@ -216,7 +216,7 @@ def test_calls_are_noted_with_their_shapes(fresh, packed):
     models = fresh
     if packed:  # then the large model's forward is the lean one
         pack(models.large.model)
-        assert models.large.lean() is not None
+        assert models.large.fused_forward() is not None
     plain = Session._run
     recorder = forwards.Recorder(models.modules, models.lms)
     (prompt,) = toy_prompts(1, seed=4)

@@ -1,0 +1,59 @@
+"""Settings of the commands that compare methods: any set of them, and the MTAD paper's tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass
+class ComparisonSettings:
+    """Settings of every comparison of methods on one pair."""
+
+    limit: int = 100
+    """prompts whose answers are judged, spread over their families"""
+    timed: int = 25
+    """of these, how many are timed one by one; 0: time is priced from calls"""
+    batch: int = 16
+    """prompts that are answered together where nothing is timed"""
+    max_new_tokens: int = 64
+    baseline: str = "large"
+    """the method from which the others' guarded regret is subtracted, prompt by prompt"""
+    small: str | None = None
+    """folder, hub id or .gguf of the small model (default: the drafter in the repository)"""
+    large: str | None = None
+    """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
+    prompts: str | None = None
+    """.jsonl with `prompt` or `messages`, .txt with a prompt a line, or a `datasets` name (default: embedded)"""
+    name: str = "default"
+    """name of the run"""
+    output: Path = Path("runs/frontier")
+    """results go to OUTPUT/NAME: result.json, frontier.png, frontier.html, the texts and the timings"""
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = None
+    """CPU threads (default: torch's choice)"""
+    seed: int = 0
+
+
+@dataclass
+class PaperTables(ComparisonSettings):
+    """The MTAD paper's tables, and the controls that its reviewers missed."""
+
+    table: Literal["main", "gamma", "beta", "tau"] = "main"
+    """all methods, or one setting varied: draft length, beams, threshold"""
+    length: int = 4
+    """tokens that every method drafts at most"""
+    beams: int = 4
+    """of MTAD, and of the large model's beam search"""
+    tau: float = 0.5
+    """how likely a block must be to the large model, in units of what the small one gave it"""
+    drawing: bool = False
+    """draw tokens with the paper's filters (T=1, top-k 10, top-p 0.9) instead of taking the likeliest"""
+    limit: int | None = None
+    """prompts whose answers are judged (default: 100, or 40 where a setting is varied)"""
+    timed: int | None = None
+    """of these, how many are timed one by one (default: 25, or 12); 0: time is priced from calls"""
+    name: str | None = None
+    """name of the run (default: mtad-TABLE, mtad-TABLE-drawing)"""

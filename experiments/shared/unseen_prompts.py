@@ -1,0 +1,25 @@
+"""Prompts that finished runs have not used: neither to fit, nor to tune, nor to hold out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from train.common.load_run import FinishedRun
+from train.data.prompts import Prompt, load_prompts
+
+
+def unseen_prompts(*runs: FinishedRun) -> list[Prompt]:
+    """Prompts of the first run's source, of groups that none of ``runs`` has used."""
+    used = {group for run in runs for groups in run.policy.provenance["groups"].values() for group in groups}
+    prompts = load_prompts(runs[0].settings["prompts"], runs[0].large.tokenizer, 10_000)
+    return [p for p in prompts if p.group not in used]
+
+
+def one_of_each_group(prompts: Sequence[Prompt], longest: int) -> list[Prompt]:
+    """One prompt of each group, of at most ``longest`` tokens."""
+    return list({p.group: p for p in prompts if len(p.ids) <= longest}.values())
+
+
+def shortest_first(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts of similar length side by side: they share batches."""
+    return sorted(prompts, key=lambda p: len(p.ids))
