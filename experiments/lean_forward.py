@@ -1,4 +1,4 @@
-"""Is the lean forward of Llamas faster than the model's own, on the same packed weights?
+"""Speed of the fused forward of Llamas against the model's own forward, on the same packed weights.
 
 python experiments/lean_forward.py
 """
@@ -14,32 +14,39 @@ import tyro
 
 
 @dataclass
-class LeanForward:
-    """Both forwards of both models of the default pair in turn: medians in milliseconds, and the largest difference."""
+class FusedForward:
+    """Both forwards of both models of the default pair, in turn: median milliseconds and the largest logit difference."""
 
     queries: tuple[int, ...] = (1, 3, 5)
     """tokens read at once"""
     context: int = 100
+    """tokens cached before"""
     repeats: int = 60
+    """forwards of which the median is taken"""
     rounds: int = 3
+    """medians printed of each"""
 
 
-def main(config: LeanForward) -> None:
+def main(config: FusedForward) -> None:
+    """Print a line for each model, number of tokens and round."""
     from decoding import default_pair
 
     for lm, name in zip(default_pair(), ("small", "large"), strict=True):
         for query in config.queries:
             for _ in range(config.rounds):
-                (lean, first), (own, second) = (measure(lm, way, query, config) for way in (True, False))
+                (fused, first), (own, second) = (measure(lm, fuse, query, config) for fuse in (True, False))
                 apart = float((first - second).abs().max())
-                print(f"{name}, {query} tokens: {lean:.2f} ms, own {own:.2f} ms, {own / lean:.2f}x, apart {apart:.1e}")
+                print(
+                    f"{name}, {query} tokens: fused {fused:.2f} ms, own {own:.2f} ms, {own / fused:.2f}x, "
+                    f"logits differ by at most {apart:.1e}"
+                )
 
 
 @torch.inference_mode()
-def measure(lm, lean: bool, query: int, config: LeanForward) -> tuple[float, torch.Tensor]:
-    """(median milliseconds of reading ``query`` tokens after the context, the logits)."""
+def measure(lm, fuse: bool, query: int, config: FusedForward) -> tuple[float, torch.Tensor]:
+    """(median milliseconds to read ``query`` tokens after the context, logits [query, vocab])."""
     session = lm.session(1, config.context + query)
-    session.lean = session.lean if lean else None
+    session.fused = session.fused if fuse else None
     shape = (1, config.context + query)
     ids = torch.randint(lm.vocab, shape, generator=torch.Generator().manual_seed(0))
     row, times = torch.zeros(1, dtype=torch.long), []
@@ -47,10 +54,10 @@ def measure(lm, lean: bool, query: int, config: LeanForward) -> tuple[float, tor
     for _ in range(config.repeats):
         session.read[:] = config.context
         began = time.perf_counter()
-        logits = session.catch_up(ids, torch.tensor([shape[1]]), row, keep=query)
+        logits = session.catch_up(ids, torch.tensor([shape[1]]), row, logits_to_keep=query)
         times.append(time.perf_counter() - began)
     return 1e3 * statistics.median(times), logits.float()
 
 
 if __name__ == "__main__":
-    main(tyro.cli(LeanForward, description=__doc__))
+    main(tyro.cli(FusedForward, description=__doc__))

@@ -1,11 +1,10 @@
-"""Replay of speculative decoding: is it the live run, call for call, and how many trials a second does it judge?
+"""Replay of speculative decoding against live runs, call for call, and the number of trials it replays a second.
 
 python experiments/replay.py --limit 6
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from rich.table import Table
 
 @dataclass
 class ReplayCheck:
-    """Draft traces of the default pair, the same prompts live, and the time of many replays."""
+    """Draft traces of the default pair against live runs on the same prompts, and the time of many replays."""
 
     limit: int = 6
     """prompts decoded live, of groups that no policy is fitted on"""
@@ -31,19 +30,21 @@ class ReplayCheck:
     trials: int = 1000
     threads: int | None = None
     traces: Path | None = None
-    """keep the draft traces in this folder; a second run goes on from there"""
+    """folder that keeps the draft traces, for the next run (default: none)"""
     output: Path | None = None
     """write the figures to this JSON file"""
 
 
 def main(config: ReplayCheck, pair=None) -> dict:
+    """Measure, print and write the figures; ``pair`` stands for the default pair in tests."""
     import torch
 
     from decoding import default_pair
+    from train.common import atomic
     from train.data.prompts import load_prompts
     from train.data.splits import split
 
-    if config.threads:
+    if config.threads is not None:
         torch.set_num_threads(config.threads)
     pair = default_pair() if pair is None else pair
     every = load_prompts(None, pair[1].tokenizer)
@@ -52,17 +53,18 @@ def main(config: ReplayCheck, pair=None) -> dict:
     more = [p for p in every if p.id not in chosen][: config.bulk]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if config.traces is None else config.traces
-        # One by one, as they are decoded live: in low precision a logit depends on how many rows there are.
-        live = _replay(pair, prompts, folder / "live", config, batch=1)
-        bulk = _replay(pair, more, folder / "bulk", config) if more else live
+        # One by one, as they are decoded live: in low precision a logit depends on the number of rows.
+        live = trace(pair, prompts, folder / "live", config, batch=1)
+        bulk = trace(pair, more, folder / "bulk", config) if more else live
     result = {"live": compare(pair, prompts, live, config), "trials": benchmark(bulk, config)}
     show(result)
     if config.output is not None:
-        config.output.write_text(json.dumps(result, indent=1))
+        atomic.write_json(config.output, result)
     return result
 
 
-def _replay(pair, prompts, folder: Path, config: ReplayCheck, **options):
+def trace(pair, prompts, folder: Path, config: ReplayCheck, **options):
+    """A replay of the drafts that ``folder`` keeps; those that it lacks are traced first."""
     from train.replay.speculative import Replay
     from train.traces.collect_drafts import collect_drafts
     from train.traces.draft_traces import read_drafts
@@ -73,17 +75,16 @@ def _replay(pair, prompts, folder: Path, config: ReplayCheck, **options):
 
 
 def compare(pair, prompts, replay, config: ReplayCheck) -> dict:
-    """Per way of drafting: on how many prompts the calls are equal, and predicted and measured seconds."""
+    """For each way to end a draft: prompts with equal calls, and predicted and measured seconds."""
     import torch
 
     from decoding import Speculative, generate
     from decoding.cost.timing import measure
     from policies import Rule, Survival
-    from train.replay.backoff import TimingTables
     from train.replay.oracle import oracle
     from train.replay.speculative import gap
 
-    cost = TimingTables(*measure(pair))
+    cost = measure(pair)
     ways = {f"length {n}": (None, n, False) for n in (1, 2, 4) if n <= config.longest}
     ways["top1 <= 0.4"] = (Rule("top1", 0.4, "<="), config.longest, False)
     ways["survival 0.7"] = (Survival(), config.longest, True)
@@ -100,7 +101,7 @@ def compare(pair, prompts, replay, config: ReplayCheck) -> dict:
 
 
 def benchmark(replay, config: ReplayCheck) -> dict:
-    """Replayed trials a second, by what a trial asks for; each is a threshold or a draft length of its own."""
+    """Trials replayed a second, by kind; each trial has a threshold or a draft length of its own."""
     from policies import Rule, Survival
     from train.replay.speculative import Replay
 
@@ -118,7 +119,7 @@ def benchmark(replay, config: ReplayCheck) -> dict:
     }
     found = {"tokens": int(tiled.texts.tokens.sum()), "logged": int(replay.texts.tokens.sum())}
     for name, trial in kinds.items():
-        # A kind that takes long is timed on fewer trials, spread alike.
+        # Fewer trials, evenly spread: some kinds are slow.
         some, began = range(0, config.trials, max(1, config.trials // 50)), time.perf_counter()
         for i in some:
             trial(i)
@@ -127,6 +128,7 @@ def benchmark(replay, config: ReplayCheck) -> dict:
 
 
 def show(result: dict) -> None:
+    """Print both tables."""
     table = Table("draft", "same calls", "predicted s", "measured s", "ratio")
     for name, row in result["live"].items():
         numbers = [f"{row[key]:.2f}" if key in row else "" for key in ("predicted", "measured", "ratio")]

@@ -35,7 +35,7 @@ class Learned:
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         p, q = draft.probabilities()
         exact = draft.accept_noise * draft.of_drafted(q) < draft.of_drafted(p)
-        return Exact().keep(draft, p, q, exact | ~self.policy(verification_step(draft)))
+        return Exact().resample_after(draft, p, q, exact | ~self.policy(verification_step(draft)))
 
 
 def verification_step(draft: DraftBlock) -> Step:

@@ -32,11 +32,11 @@ class Lenient:
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         if draft.sampling.greedy:
             logits = draft.target_logits[:, :-1].float()
-            keep = draft.of_drafted(logits) >= logits.amax(-1) + math.log(self.lenience)
-            return _then_target(draft, keep)
+            kept = draft.of_drafted(logits) >= logits.amax(-1) + math.log(self.lenience)
+            return _then_target(draft, kept)
         p, q = draft.probabilities()
-        keep = draft.accept_noise * self.lenience * draft.of_drafted(q) < draft.of_drafted(p)
-        return Exact().keep(draft, p, q, keep)
+        kept = draft.accept_noise * self.lenience * draft.of_drafted(q) < draft.of_drafted(p)
+        return Exact().resample_after(draft, p, q, kept)
 
 
 class Typical:
@@ -134,8 +134,8 @@ class FixedRatio:
         return _then_target(draft, draft.log_ratio(self.filtered) > math.log(self.tau))
 
 
-def _then_target(draft: DraftBlock, keep: Tensor) -> tuple[Tensor, Tensor]:
-    accepted = leading_true(keep, draft.lengths)
+def _then_target(draft: DraftBlock, kept: Tensor) -> tuple[Tensor, Tensor]:
+    accepted = leading_true(kept, draft.lengths)
     return accepted, draft.target_token(accepted)
 
 

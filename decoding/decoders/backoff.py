@@ -1,4 +1,4 @@
-"""Backoff decoding: a policy allocates each token to one of N models ("Backoff Decoding", section 3)."""
+"""Backoff decoding: policies decide, token by token, which of N models writes ("Backoff Decoding", section 3)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from decoding.step import Policy
 
 
 class Backoff:
-    """Models cheapest first and one policy per model but the last; a policy that says True hands the token on.
+    """Models cheapest first and one policy per model but the last; policy i escalates tokens of model i to model i + 1.
 
-    A model that is passed over lags behind and catches up, in one forward, when it is next asked. All models draw
-    from the same noise, so always handing on equals the last model alone, with sampling too. With ``verify_eos`` an
-    EOS by any model but the last is handed on: a small model never ends an answer unchecked.
+    A model reads what it has missed, in one forward, when a token is next escalated to it. All models draw from the
+    same noise, so always escalating equals the last model alone, with sampling too. With ``verify_eos`` an EOS by any
+    model but the last escalates: a small model never ends an answer unchecked.
 
     Raises ValueError unless there are at least two models and exactly one policy fewer.
     """
@@ -43,38 +43,37 @@ class Backoff:
         state.escalated = [0] * len(self.policies)
         while True:
             rows = buffer.rows
-            tokens, writers, _ = self._ask(state, policy_states, 0, rows)
+            tokens, writers, _ = self._next_tokens(state, policy_states, 0, rows)
             yield Commit.one(rows, tokens, writers)
 
-    def _ask(
+    def _next_tokens(
         self, state: GenerationState, policy_states: list[PolicyState], i: int, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The next tokens [r] of ``rows`` [r], by model i or whom its policy hands them on to; the writers [r]; and
-        the logits [r, vocab] of model i."""
+        """For ``rows`` [r] that have escalated to model i: next tokens [r], their writers [r], and the logits
+        [r, vocab] of model i."""
         buffer, lengths = state.buffer, state.buffer.lengths[rows]
         policy_state = policy_states[i] if i < len(policy_states) else None
-        # Only the first model reads every token, and so lags by one.
+        # Only the first model reads every token, so each row has exactly one unread.
         span = buffer.span(1) if i == 0 else None
-        seen = state.sessions[i].next(
-            buffer.ids, lengths, rows, policy_state is not None and policy_state.needs.needs_hidden, span
-        )
+        hidden = policy_state is not None and policy_state.needs.needs_hidden
+        seen = state.sessions[i].next(buffer.ids, lengths, rows, hidden, span)
         tokens = state.draw(seen[0], rows, lengths)
         writers = torch.full_like(tokens, i)
         if policy_state is None:
             return tokens, writers, seen[0]
-        handed = self._hand_on(state, i, policy_state, rows, seen, tokens)
+        escalates = self._escalates(state, i, policy_state, rows, seen, tokens)
         if self.verify_eos:
-            handed = handed | buffer.ends(tokens)
-        on = handed.nonzero().squeeze(1)
-        if len(on):
-            state.escalated[i] += len(on)
-            theirs, wrote, large = self._ask(state, policy_states, i + 1, rows[on])
-            agreed = large.argmax(-1) == seen[0][on].argmax(-1)
-            policy_state.checked_by_large(rows[on], lengths[on] + 1, agreed, large)
-            tokens, writers = tokens.index_copy(0, on, theirs), writers.index_copy(0, on, wrote)
+            escalates = escalates | buffer.ends(tokens)
+        up = escalates.nonzero().squeeze(1)
+        if len(up):
+            state.escalated[i] += len(up)
+            theirs, wrote, large = self._next_tokens(state, policy_states, i + 1, rows[up])
+            agreed = large.argmax(-1) == seen[0][up].argmax(-1)
+            policy_state.checked_by_large(rows[up], lengths[up] + 1, agreed, large)
+            tokens, writers = tokens.index_copy(0, up, theirs), writers.index_copy(0, up, wrote)
         return tokens, writers, seen[0]
 
-    def _hand_on(
+    def _escalates(
         self,
         state: GenerationState,
         i: int,
@@ -83,6 +82,6 @@ class Backoff:
         seen: tuple[Tensor, Tensor | None],
         drawn: Tensor,
     ) -> Tensor:
-        """bool [r]: whether policy i, shown the logits and hidden states ``seen``, hands the tokens ``drawn`` on."""
+        """bool [r]: policy i's decision on the tokens ``drawn`` [r] from ``seen``, the logits and hidden states."""
         logits, hidden = seen
         return policy_state.decide(logits, rows, state.buffer.lengths[rows], hidden)

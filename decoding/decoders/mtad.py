@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -78,11 +79,11 @@ class MTAD:
         node, accepted = self._accept(state, beams, best, q, drafted, p)
         path = drafted.path(node)
         if self.tree:
-            large.keep(rows, lengths, path, accepted)
+            large.keep_path(rows, lengths, path, accepted)
         else:  # a chain lies where it belongs
             large.rollback(rows, lengths + accepted)
         # Of the last level the draft has only written, not read.
-        small.keep(rows, lengths, (path if self.tree else best)[:, : depth - 1], accepted.clamp(max=depth - 1))
+        small.keep_path(rows, lengths, (path if self.tree else best)[:, : depth - 1], accepted.clamp(max=depth - 1))
         last = torch.where(accepted > 0, gather_at(path, accepted - 1) + 1, 0)
         fresh = draft_noise(buffer, rows, lengths - buffer.prompts[rows], accepted, REPLACE, self.length)
         after = state.sampling.draw(gather_at(p, last), fresh)
@@ -93,7 +94,7 @@ class MTAD:
         """Logits [r, 1 + n, vocab] of the target after the text and after each of the n nodes."""
         n = drafted.tokens.shape[1]
         state.buffer.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
-        return state.sessions[1].catch_up(state.buffer.ids, lengths + n, rows, keep=n + 1, tree=drafted.tree)
+        return state.sessions[1].catch_up(state.buffer.ids, lengths + n, rows, logits_to_keep=n + 1, tree=drafted.tree)
 
     def _accept(self, state: GenerationState, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):
         """The last node [r] that is kept, and how many tokens [r] up to it, 0 for none.
@@ -116,3 +117,6 @@ class MTAD:
         logs = log_probabilities(logits, state.sampling, self.accept.filtered)
         rows = torch.arange(len(logits), device=logits.device)[:, None]
         return drafted.along(logs[rows, drafted.parents + 1, drafted.tokens])
+
+
+MMTAD = partial(MTAD, tree=True)

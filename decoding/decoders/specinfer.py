@@ -56,15 +56,15 @@ class SpecInfer:
         tree = self.shape.tree(lengths, room, depth)
         tokens, q = self._draft(state, rows, lengths, tree, depth)
         end = lengths + tokens.shape[1]
-        logits = large.catch_up(buffer.ids, end, rows, keep=tokens.shape[1] + 1, tree=tree)
+        logits = large.catch_up(buffer.ids, end, rows, logits_to_keep=tokens.shape[1] + 1, tree=tree)
         if state.sampling.greedy:
             path, accepted, after = self._follow(room, tokens, logits.argmax(-1))
         else:
             p = state.sampling.probabilities(logits)
             path, accepted, after = self._walk(state, rows, lengths - buffer.prompts[rows], room, tokens, q, p)
-        large.keep(rows, lengths, path, accepted)
+        large.keep_path(rows, lengths, path, accepted)
         # Of the last level the draft has only written, not read.
-        small.keep(rows, lengths, path[:, : depth - 1], accepted.clamp(max=depth - 1))
+        small.keep_path(rows, lengths, path[:, : depth - 1], accepted.clamp(max=depth - 1))
         state.drafted += int(room.sum())
         return Commit.checked(rows, tokens.gather(1, path), accepted, after)
 
@@ -77,7 +77,9 @@ class SpecInfer:
         tokens, seen = lengths.new_zeros(len(rows), 0), []
         for level in range(depth):
             end = lengths + tokens.shape[1]
-            logits = session.catch_up(buffer.ids, end, rows, keep=shape.widths[level], tree=tree if level else None)
+            logits = session.catch_up(
+                buffer.ids, end, rows, logits_to_keep=shape.widths[level], tree=tree if level else None
+            )
             if state.sampling.greedy:
                 drawn = logits.topk(self.branches[level]).indices.flatten(1)
             else:
@@ -193,3 +195,8 @@ class Shape:
         n, r = self.begins[depth], len(lengths)
         places = torch.minimum(self.levels[:n] + 1, room.clamp(min=1)[:, None])
         return TokenTree(lengths, places, self.seen[:n, :n].expand(r, -1, -1))
+
+
+def from_settings(models: Sequence[LM], beams: int, length: int) -> SpecInfer:
+    """A tree that branches at its root only: ``beams`` drafts of ``length`` tokens, as the registry calls it."""
+    return SpecInfer(models, [beams] + [1] * (length - 1))

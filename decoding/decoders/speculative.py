@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,3 +132,11 @@ class Speculative:
             starts=starts,
             before=state.buffer.ids[rows, lengths - 1],
         )
+
+
+def from_settings(
+    models: Sequence[LM], policy: Policy | None, length: int, keep_stop_token: bool, accept: dict[str, Any]
+) -> Speculative:
+    """The decoder as the registry calls it. A policy that never stops is not asked; ``accept`` is a rule by name."""
+    stop = None if getattr(policy, "kind", None) == "never" else policy
+    return Speculative(models, length, stop, rule(**accept), keep_stop_token)

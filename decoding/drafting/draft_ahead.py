@@ -40,7 +40,7 @@ def draft_ahead(
     lengths: Tensor,
     room: Tensor,
     limit: int,
-    keep: bool,
+    keep_stop_token: bool,
 ) -> DraftOutput:
     """``drafting.draft`` with a stop, where no row is near its budget: the same drafts, and at most one step more.
 
@@ -49,7 +49,7 @@ def draft_ahead(
     who reads so few tokens pays for its weights alone.
     """
     buffer, session, drafted = state.buffer, state.sessions[0], room
-    chance, span = sampling_noise(state, rows, lengths, limit), None if keep else unread_span(buffer, limit)
+    chance, span = sampling_noise(state, rows, lengths, limit), None if keep_stop_token else unread_span(buffer, limit)
     tokens, logits, going = [], [], []
     for place in range(limit):
         if place > 1 and not going[place - 2]:
@@ -58,12 +58,12 @@ def draft_ahead(
         row_logits, states = session.next(buffer.ids, now, rows, policy_state.needs.needs_hidden, span)
         span = ReadSpan(buffer.longest + place + 1, 1)
         stopped = policy_state.decide(row_logits, rows, now, states) & (drafted > place)
-        drafted = torch.where(stopped, place + keep, drafted)
+        drafted = torch.where(stopped, place + keep_stop_token, drafted)
         going.append(AsyncFlag((drafted > place + 1).any()))
         drawn = state.sampling.draw(row_logits, chance[:, place])
         buffer.ids[rows, now] = drawn
         tokens.append(drawn)
         logits.append(row_logits)
-    if keep:  # else the next round asks again
+    if keep_stop_token:  # else the next round asks again
         policy_state.forget(rows, lengths + drafted)
     return DraftOutput(torch.stack(tokens, 1), torch.stack(logits, 1), drafted, drafted.sum(), even=True)

@@ -73,7 +73,7 @@ def draft_with_model(
     lengths: Tensor,
     room: Tensor,
     limit: int,
-    keep: bool,
+    keep_stop_token: bool,
 ) -> DraftOutput:
     """A draft by the first model of at most ``room`` [r] tokens, ``limit`` where the budget allows."""
     buffer, session, hidden = (
@@ -82,7 +82,7 @@ def draft_with_model(
         policy_state is not None and policy_state.needs.needs_hidden,
     )
     chance = sampling_noise(state, rows, lengths, limit)
-    span = None if keep else unread_span(buffer, limit)
+    span = None if keep_stop_token else unread_span(buffer, limit)
     # Without a stop the host knows how a draft goes, until a budget comes to its end.
     which, drafted, most, total = None, room, limit, limit * len(rows)
     tokens, logits = [], []
@@ -96,7 +96,7 @@ def draft_with_model(
         span = ReadSpan(buffer.longest + place + 1, 1)
         if policy_state is not None:
             stopped = policy_state.decide(row_logits, at, now, states)
-            drafted = torch.where(_spread(stopped, which, len(rows)), place + keep, drafted)
+            drafted = torch.where(_spread(stopped, which, len(rows)), place + keep_stop_token, drafted)
         drawn = state.sampling.draw(row_logits, _of(chance[:, place], which))
         buffer.ids[at, now] = drawn
         tokens.append(_spread(drawn, which, len(rows)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from decoding.state.suffix import suffix_matches
+
 
 class PromptLookup:
     """Propose what followed the last tokens of the text when they stood there before (Saxena, prompt lookup decoding).
@@ -22,7 +24,7 @@ class PromptLookup:
     def propose(self, ids: Tensor, lengths: Tensor, rows: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         """Tokens [r, limit] and how many of them are meant [r]: all or none. See ``draft_model.Proposer``."""
         texts = ids[rows]
-        same = self._same(texts, lengths)
+        same = suffix_matches(texts, lengths, self.ngram)
         longest = same.amax(1)
         # The latest of the longest: places count for less than any length.
         place = torch.arange(texts.shape[1], device=ids.device)
@@ -30,14 +32,3 @@ class PromptLookup:
         period = (lengths - begin).clamp(min=1)
         copied = begin[:, None] + torch.arange(limit, device=ids.device) % period[:, None]
         return texts.gather(1, copied.clamp(max=texts.shape[1] - 1)), limit * (longest >= self.least)
-
-    def _same(self, texts: Tensor, lengths: Tensor) -> Tensor:
-        """[r, n] how many tokens up to each place equal the last ones of the text; 0 at the end of the text itself."""
-        back = torch.arange(self.ngram, device=texts.device)
-        end = torch.arange(texts.shape[1], device=texts.device)
-        last = lengths[:, None] - 1 - back
-        tail = texts.gather(1, last.clamp(min=0))
-        where = end[:, None] - back
-        same = texts[:, where.clamp(min=0)] == tail[:, None]
-        same &= (where >= 0) & (end < lengths[:, None] - 1)[..., None]
-        return same.long().cumprod(-1).sum(-1)

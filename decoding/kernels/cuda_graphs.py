@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 Outputs = tuple[Tensor, Tensor | None]
 Forward = Callable[[Tensor, int, bool], Outputs]
-"""(ids [r, q], keep, hidden) to logits and hidden states of what the cache's plan says."""
+"""(ids [r, q], logits_to_keep, hidden) to logits and hidden states of what the cache's plan says."""
 
 
 class CudaGraph:
@@ -58,14 +58,14 @@ class Inputs:
     """What a recorded forward reads besides weights and cache."""
 
     ids: Tensor
-    places: Tensor
+    positions: Tensor
     slots: Tensor
     rows: Tensor | None
 
-    def fill(self, ids: Tensor, places: Tensor, slots: Tensor, rows: Tensor | None, capacity: int) -> None:
+    def fill(self, ids: Tensor, positions: Tensor, slots: Tensor, rows: Tensor | None, capacity: int) -> None:
         """Right-aligned; what stood on the left before is read again, and written to the last slot of its row."""
         pad = self.ids.shape[1] - ids.shape[1]
-        self.ids[:, pad:], self.places[:, pad:] = ids, places
+        self.ids[:, pad:], self.positions[:, pad:] = ids, positions
         stored = self.slots.view(self.ids.shape)
         stored[:, pad:] = slots.view(ids.shape)
         if self.rows is not None:
@@ -87,19 +87,19 @@ class Recorder:
     graphs: dict[tuple, tuple[Inputs, CudaGraph]] = field(default_factory=dict)
     broken: bool = False
 
-    def run(self, forward: Forward, ids: Tensor, keep: int, hidden: bool) -> Outputs | None:
+    def run(self, forward: Forward, ids: Tensor, logits_to_keep: int, hidden: bool) -> Outputs | None:
         """What ``forward`` returns for the cache's plan, from a graph; None where there can be none."""
         plan, (r, q) = self.cache.plan, ids.shape
-        if self.broken or q > QUERIES[-1] or plan.places.keys is not None:
+        if self.broken or q > QUERIES[-1] or plan.positions.keys is not None:
             return None
-        wanted = plan.places, plan.slots, plan.rows, plan.reach
+        wanted = plan.positions, plan.slots, plan.rows, plan.reach
         reach = min(-(-plan.reach // KEYS) * KEYS, self.capacity)
-        key = r, QUERIES[bisect_left(QUERIES, q)], reach, keep, hidden
+        key = r, QUERIES[bisect_left(QUERIES, q)], reach, logits_to_keep, hidden
         inputs = self.graphs[key][0] if key in self.graphs else self._inputs(r, key[1], ids.device)
-        inputs.fill(ids, plan.places.queries, plan.slots, plan.rows, self.capacity)
+        inputs.fill(ids, plan.positions.queries, plan.slots, plan.rows, self.capacity)
         try:
             if key not in self.graphs:
-                self.graphs[key] = inputs, self._record(forward, inputs, reach, keep, hidden)
+                self.graphs[key] = inputs, self._record(forward, inputs, reach, logits_to_keep, hidden)
             graph = self.graphs[key][1]
             graph.replay()
         except RuntimeError as error:
@@ -108,7 +108,7 @@ class Recorder:
             LOG.warning("no CUDA graphs, forwards run eagerly: %s", reason)
             return None
         finally:
-            plan.places, plan.slots, plan.rows, plan.reach, plan.rounded = *wanted, False
+            plan.positions, plan.slots, plan.rows, plan.reach, plan.rounded = *wanted, False
         logits, states = graph.outputs
         return logits.clone(), None if states is None else states.clone()
 
@@ -117,13 +117,13 @@ class Recorder:
         with torch.inference_mode(False):  # or they could not be filled outside of it
             return Inputs(zeros(r, q), zeros(r, q), zeros(r * q), None if r == self.batch else zeros(r))
 
-    def _record(self, forward: Forward, inputs: Inputs, reach: int, keep: int, hidden: bool) -> CudaGraph:
+    def _record(self, forward: Forward, inputs: Inputs, reach: int, logits_to_keep: int, hidden: bool) -> CudaGraph:
         plan = self.cache.plan
 
         def run() -> Outputs:
-            plan.places, plan.slots, plan.rows = AttentionPositions(inputs.places), inputs.slots, inputs.rows
+            plan.positions, plan.slots, plan.rows = AttentionPositions(inputs.positions), inputs.slots, inputs.rows
             plan.reach, plan.rounded = reach, True
-            return forward(inputs.ids, keep, hidden)
+            return forward(inputs.ids, logits_to_keep, hidden)
 
         began = time.perf_counter()
         graph = CudaGraph(run)

@@ -1,4 +1,4 @@
-"""Attention for rows that stand at positions of their own: the masks, and grouped queries without copies of keys."""
+"""Attention for rows at different positions: masks by row, and grouped queries without copies of keys."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GROUPED, SDPA, EAGER = "grouped_sdpa", "sdpa", "eager"
 
 @dataclass(slots=True)
 class AttentionPositions:
-    """Where q queries and k keys of r rows stand; a key that is ``hidden`` is not seen, whatever its place."""
+    """Positions of q queries and k keys of r rows; a ``hidden`` key is not seen, whatever its position."""
 
     queries: Tensor
     """[r, q] positions"""
     keys: Tensor | None = None
-    """[r, k] positions; None where each is its slot"""
+    """[r, k] positions; None where each equals its slot"""
     hidden: Tensor | None = None
     """[r, q, k]"""
 
@@ -38,26 +38,26 @@ def use_attention(model, name: str) -> None:
 
 
 def _by_row(mask):
-    """``mask`` of transformers, which counts the queries of all rows from one offset, or ours by position.
+    """transformers' ``mask`` function, which counts the queries of all rows from one offset, or ours by position.
 
-    A model asks for one mask per layer type and forward, each with its own function of two indices (causal, sliding
-    window); a Session's cache answers with places where others answer with an offset.
+    A model requests one mask per layer type and forward, each with its own function of two indices (causal, sliding
+    window). A Session's cache returns positions where other caches return an offset.
     """
 
     def build(*args, q_offset=0, **options):
         if not isinstance(q_offset, AttentionPositions):
             return mask(*args, q_offset=q_offset, **options)
-        # A mask that is no addend, sdpa makes one of on CUDA: three kernels more in every layer.
+        # On CUDA, SDPA converts boolean masks: three extra kernels a layer.
         return row_mask(q_offset, additive=mask is eager_mask or not q_offset.queries.is_cpu, **options)
 
     return build
 
 
 def row_mask(
-    places: AttentionPositions, additive: bool, kv_length: int, mask_function, dtype: torch.dtype, **options
+    positions: AttentionPositions, additive: bool, kv_length: int, mask_function, dtype: torch.dtype, **options
 ) -> Tensor:
-    """[r, 1, q, kv_length] what queries see of slots 0, 1 ...: True, or 0 when ``additive``."""
-    queries, keys, hidden = places.queries[:, None, :, None], places.keys, places.hidden
+    """[r, 1, q, kv_length] True, or 0 if ``additive``, where a query sees a slot; False, or the lowest number, else."""
+    queries, keys, hidden = positions.queries[:, None, :, None], positions.keys, positions.hidden
     batch = torch.arange(len(queries), device=queries.device)[:, None, None, None]
     keys = torch.arange(kv_length, device=queries.device) if keys is None else keys[:, None, None]
     seen = mask_function(batch, torch.zeros_like(batch), queries, keys)
@@ -73,8 +73,8 @@ def grouped_sdpa(module, query, key, value, attention_mask, scaling=None, dropou
     """Grouped-query attention without repeating keys: the query heads of a group become queries of one head.
 
     query [b, heads, q, d], key and value [b, groups, k, d]. transformers' own function copies keys and values
-    ``heads / groups`` times whenever a mask is given, and ours always is. Without a mask of ours it takes over again,
-    and it refuses what neither can do (softcap).
+    ``heads / groups`` times whenever there is a mask, and a Session always has one. Without a mask, or with options
+    that only transformers knows (position bias) or refuses (softcap), its function is called.
     """
     if attention_mask is None or kwargs.get("position_bias") is not None or kwargs.get("softcap") is not None:
         return sdpa_attention_forward(

@@ -1,8 +1,8 @@
 """Session: the key-value cache of one model in one decoder. The only file that knows a cache in torch.
 
-Slot = position: the token at position i of a row lies in slot i of that row, so rolling back is only a smaller
-``read``; what lies beyond is masked until it is overwritten. Rows have lengths of their own. Only the nodes of a tree
-lie in other slots than their positions, after the text, until ``keep`` moves a path of them to where it belongs.
+Slot = position: the token at position i of a row is in slot i of that row, so a rollback only lowers ``read``; later
+slots are masked until they are overwritten. Each row has its own length. The nodes of a tree are the exception: they
+are in slots after the text, whatever their positions, until ``keep_path`` moves one path to its positions.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from decoding.kv_cache.attention import AttentionPositions
 from decoding.kv_cache.token_tree import TokenTree
 
 WASTE = 256
-"""Tokens of padding that are worth another forward.
+"""Padding, in tokens, that costs as much as another forward.
 
-A forward reads every weight once, and in that time an accelerator multiplies about this many tokens (its operations per
-byte of memory); a CPU multiplies fewer, so there this much padding always costs more than another forward.
+A forward reads every weight once. In that time an accelerator multiplies about this many tokens (its operations per
+byte of memory bandwidth), a CPU fewer: there so much padding always costs more than another forward.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSpan:
-    """What the host knows of rows without asking: each has exactly ``unread`` tokens to read, up to ``reach``."""
+    """Read range known without a device sync: every row has ``unread`` tokens to read, the last before ``reach``."""
 
     reach: int
     unread: int
 
 
 class ForwardPlan:
-    """The next forward: the ``places`` of its queries, how far it reads (``reach``), and where it writes.
+    """The next forward: the ``positions`` of its queries, the ``reach`` first slots it reads, and those it writes.
 
-    ``slots`` [r * q] are flat over row and slot; ``rows`` None means all of them.
+    ``slots`` [r * q] are flat over row and slot; ``rows`` None means all rows.
     """
 
-    places: AttentionPositions
+    positions: AttentionPositions
     reach: int
     slots: Tensor
     rows: Tensor | None
     rounded: bool = False
-    """whether ``reach`` is further than the texts go, as in a recorded forward"""
+    """whether ``reach`` may exceed the longest text, as in a recorded forward"""
 
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values [batch, slots, heads, width] of one layer; the last slot takes what padding writes."""
+    """Keys and values [batch, slots, heads, width] of one layer; padding writes to the last slot."""
 
     def __init__(self, plan: ForwardPlan, batch: int, capacity: int):
         super().__init__()
@@ -58,7 +58,7 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         _, heads, _, width = key_states.shape
-        with torch.inference_mode(False):  # a cache may outlive its session
+        with torch.inference_mode(False):  # a recorder's cache outlives its session
             self.keys = key_states.new_zeros(self.batch, self.capacity + 1, heads, width)
             self.values = value_states.new_zeros(self.batch, self.capacity + 1, heads, value_states.shape[-1])
         self.is_initialized = True
@@ -76,12 +76,12 @@ class SlotLayer(CacheLayerMixin):
         return seen.transpose(1, 2)
 
     def move(self, old: Tensor, new: Tensor) -> None:
-        """Copy what is in the slots ``old`` [n] to the slots ``new`` [n], flat over row and slot."""
+        """Copy the slots ``old`` [n] to the slots ``new`` [n], flat over row and slot."""
         for store in (self.keys.flatten(0, 1), self.values.flatten(0, 1)):
             store.index_copy_(0, new.to(store.device), store[old.to(store.device)])
 
     def get_seq_length(self, *args) -> int:
-        return self.plan.reach - self.plan.places.queries.shape[1]
+        return self.plan.reach - self.plan.positions.queries.shape[1]
 
     def get_max_length(self) -> int:
         return self.capacity
@@ -93,22 +93,22 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """The layers of one model, asked for masks with places where transformers expects one offset."""
+    """The layers of one model. To transformers, which expects one offset for all rows, it returns positions by row."""
 
     def __init__(self, plan: ForwardPlan, layers: list[SlotLayer]):
         super().__init__(layers=layers)
         self.plan = plan
 
     def get_query_offset(self, *args) -> AttentionPositions:
-        return self.plan.places
+        return self.plan.positions
 
 
 class BaseSession:
-    """What every session is, whichever engine makes its forwards: how far each row is read, and what that has cost.
+    """The part of a session that does not depend on the engine: how far each row is read, and the cost so far.
 
-    ``read`` [batch] is how many tokens of each row are in the cache; ``reads`` how many each forward has read;
-    ``seconds`` is host time inside them (``prefill`` the part that read a prompt; meaningful where forwards are
-    synchronous, on CPU).
+    ``read`` [batch]: tokens of each row in the cache. ``reads``: tokens read by each forward, over all rows.
+    ``seconds``: host time inside forwards, of which ``prefill`` read prompts; meaningful on CPU, where forwards are
+    synchronous.
     """
 
     def __init__(self, lm, batch: int):
@@ -126,7 +126,7 @@ class BaseSession:
         return (out[0][:, -1], out[1][:, -1]) if hidden else (out[:, -1], None)
 
     def rollback(self, rows: Tensor, lengths: Tensor) -> None:
-        """Forget what ``rows`` [r] hold beyond ``lengths`` [r] tokens."""
+        """Forget the tokens of ``rows`` [r] after the first ``lengths`` [r]."""
         self.read[rows] = torch.minimum(self.read[rows], lengths)
 
     @property
@@ -136,7 +136,7 @@ class BaseSession:
 
     @property
     def broken(self) -> Tensor:
-        """[1] whether the model has returned NaN, which the greatest of all logits then is too."""
+        """[1] whether the model has returned NaN: the maximum of all logits is then NaN."""
         return self.greatest.isnan()
 
     def check(self) -> None:
@@ -147,7 +147,7 @@ class BaseSession:
             )
 
     def _count(self, logits: Tensor, began: float, prompt: bool) -> None:
-        """One forward that ``began`` at that time has given ``logits``."""
+        """Account for a forward that ``began`` at that time and returned ``logits``."""
         self.greatest = torch.maximum(self.greatest, logits.amax())
         seconds = time.perf_counter() - began
         self.seconds += seconds
@@ -155,11 +155,11 @@ class BaseSession:
 
 
 class Session(BaseSession):
-    """One model's cache over the rows of a batch, for models that torch runs."""
+    """The cache of one model that torch runs, for all rows of a batch."""
 
     def __init__(self, lm, batch: int, capacity: int):
         super().__init__(lm, batch)
-        self.lean, self.recorder, self.capacity = lm.lean(), None, capacity
+        self.fused, self.recorder, self.capacity = lm.fused_forward(), None, capacity
         if lm.recorders is not None:
             self.recorder = lm.recorders.lend(batch, capacity, self._new_cache)
         if self.recorder is not None:
@@ -175,64 +175,74 @@ class Session(BaseSession):
         ids: Tensor,
         lengths: Tensor,
         rows: Tensor,
-        keep: int = 1,
+        logits_to_keep: int = 1,
         hidden: bool = False,
         tree: TokenTree | None = None,
         span: ReadSpan | None = None,
     ):
-        """Read what ``rows`` [r] have not read of ``ids`` [batch, ...] up to ``lengths`` [r], in one forward.
+        """Read the unread tokens of ``rows`` [r] in ``ids`` [batch, ...] up to ``lengths`` [r], in one forward.
 
-        Returns logits [r, keep, vocab] after the last ``keep`` tokens, right-aligned: of a row with fewer unread
-        tokens only that many columns mean anything (never fewer than one: the last token is read again if need be).
-        With ``hidden`` also the last hidden states [r, keep, width]. What lies beyond the texts of a ``tree`` is read
-        as its nodes, in any number of calls. Rows that are far behind the others are read in a forward of their own
-        where that saves more than ``WASTE`` tokens of padding. A ``span`` of at least ``keep`` tokens saves asking the
-        device what there is to read.
+        Returns logits [r, logits_to_keep, vocab] after the last ``logits_to_keep`` tokens, right-aligned: a row with
+        fewer unread tokens has only that many valid columns (at least one: the last token is read again if need be).
+        With ``hidden`` also the last hidden states [r, logits_to_keep, width]. Tokens after the texts of a ``tree`` are
+        read as its nodes, in any number of calls. Rows far behind the others are read in a second forward where that
+        saves more than ``WASTE`` tokens of padding. A ``span`` of at least ``logits_to_keep`` tokens avoids a device
+        sync.
         """
         start, prompt = None, False
         if span is None:
             start = torch.minimum(self.read[rows], lengths - 1)
-            gaps = (lengths - start).clamp(min=keep)
+            gaps = (lengths - start).clamp(min=logits_to_keep)
             facts = [lengths.max(), gaps.max(), gaps.sum(), start.min(), start.sum(), lengths.sum()]
             reach, longest, wanted, first, read, end = torch.stack(facts).tolist()
             parts = _apart(gaps) if len(rows) * longest - wanted > WASTE else None
             if parts is not None:
-                return self._read_apart(parts, ids, lengths, rows, keep, hidden, tree)
+                return self._read_apart(parts, ids, lengths, rows, logits_to_keep, hidden, tree)
             span, new, prompt = ReadSpan(reach, longest), end - read, first == 0
         slots = stored = lengths[:, None] + torch.arange(-span.unread, 0, device=ids.device)
         if start is not None and new < slots.numel():
             stored = torch.where(slots < start[:, None], self.capacity, slots)
-            # Padding stands at position 0, where there is something to look at; its output is not used.
+            # Padding is at position 0, where attention has a key to see; its output is not used.
             slots = slots.clamp(min=0)
         self.reads.append(slots.numel() if start is None else new)
-        self.plan.places = AttentionPositions(slots) if tree is None else tree.places(slots, span.reach)
+        self.plan.positions = AttentionPositions(slots) if tree is None else tree.positions(slots, span.reach)
         self._plan(rows, stored, span.reach)
-        logits, states = self._forward(ids[rows[:, None], slots], prompt, keep, hidden)
+        logits, states = self._forward(ids[rows[:, None], slots], prompt, logits_to_keep, hidden)
         self.read[rows] = lengths
         return (logits, states) if hidden else logits
 
-    def keep(self, rows: Tensor, lengths: Tensor, path: Tensor, counts: Tensor) -> None:
-        """Add the first ``counts`` [r] nodes of ``path`` [r, k] to the texts of ``lengths`` [r], forget all others."""
+    def keep_path(self, rows: Tensor, lengths: Tensor, path: Tensor, counts: Tensor) -> None:
+        """Append the first ``counts`` [r] nodes of ``path`` [r, k] to texts of ``lengths`` [r]; forget all others."""
         self.read[rows] = lengths + counts
-        place = torch.arange(path.shape[1], device=path.device)
+        column = torch.arange(path.shape[1], device=path.device)
         begin = (rows * (self.capacity + 1) + lengths)[:, None]
-        old, new = begin + path, begin + place
-        if path.is_cpu:  # often nothing moves: the likeliest lies where it belongs; a device would make the host wait
-            moved = (path != place) & (place < counts[:, None])
+        old, new = begin + path, begin + column
+        if path.is_cpu:  # often nothing has to move; on a device, finding out would make the host wait
+            moved = (path != column) & (column < counts[:, None])
             old, new = old[moved], new[moved]
         for layer in self.cache.layers if old.numel() else ():
             layer.move(old.flatten(), new.flatten())
 
     def check(self) -> None:
         if self.recorder is not None and bool(self.broken):
-            self.recorder.broken = True  # masked, a NaN value would still make NaN of what the next session reads
+            self.recorder.broken = True  # even a masked NaN value would spoil the next session's attention
         super().check()
 
     def _read_apart(
-        self, parts, ids: Tensor, lengths: Tensor, rows: Tensor, keep: int, hidden: bool, tree: TokenTree | None
+        self,
+        parts,
+        ids: Tensor,
+        lengths: Tensor,
+        rows: Tensor,
+        logits_to_keep: int,
+        hidden: bool,
+        tree: TokenTree | None,
     ):
         trees = [tree and tree.of(part) for part in parts]
-        read = [self.catch_up(ids, lengths[p], rows[p], keep, hidden, t) for p, t in zip(parts, trees, strict=True)]
+        read = [
+            self.catch_up(ids, lengths[p], rows[p], logits_to_keep, hidden, t)
+            for p, t in zip(parts, trees, strict=True)
+        ]
         back = torch.cat(parts).argsort()
         return tuple(torch.cat(both)[back] for both in zip(*read, strict=True)) if hidden else torch.cat(read)[back]
 
@@ -247,29 +257,30 @@ class Session(BaseSession):
         begins = self.begins if self.plan.rows is None else self.begins[rows]
         self.plan.slots, self.plan.reach = (begins + slots).flatten(), reach
 
-    def _forward(self, ids: Tensor, prompt: bool, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
-        """Logits, cut to the shared vocabulary, and last hidden states of what is planned; counted and timed."""
+    def _forward(self, ids: Tensor, prompt: bool, logits_to_keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """Logits, cut to the shared vocabulary, and last hidden states of the planned forward; counted and timed."""
         began = time.perf_counter()
-        logits, states = self._run(ids, keep, hidden)
+        logits, states = self._run(ids, logits_to_keep, hidden)
         logits = logits[..., : self.vocab]
         self._count(logits, began, prompt)
         return logits, states
 
-    def _run(self, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
-        # Not a method: what is recorded outlives the session.
-        forward = partial(_forward, self.model, self.cache) if self.lean is None else partial(self.lean, self.cache)
-        replayed = None if self.recorder is None else self.recorder.run(forward, ids, keep, hidden)
-        return forward(ids, keep, hidden) if replayed is None else replayed
+    def _run(self, ids: Tensor, logits_to_keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
+        # Not a bound method: a recorded forward outlives the session.
+        own = partial(_forward, self.model)
+        forward = partial(own if self.fused is None else self.fused, self.cache)
+        replayed = None if self.recorder is None else self.recorder.run(forward, ids, logits_to_keep, hidden)
+        return forward(ids, logits_to_keep, hidden) if replayed is None else replayed
 
 
-def _forward(model, cache: SlotCache, ids: Tensor, keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
-    options = {"logits_to_keep": keep, "output_hidden_states": hidden, "use_cache": True}
-    out = model(input_ids=ids, position_ids=cache.plan.places.queries, past_key_values=cache, **options)
-    return out.logits, out.hidden_states[-1][:, -keep:] if hidden else None
+def _forward(model, cache: SlotCache, ids: Tensor, logits_to_keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:
+    options = {"logits_to_keep": logits_to_keep, "output_hidden_states": hidden, "use_cache": True}
+    out = model(input_ids=ids, position_ids=cache.plan.positions.queries, past_key_values=cache, **options)
+    return out.logits, out.hidden_states[-1][:, -logits_to_keep:] if hidden else None
 
 
 def _apart(gaps: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Which rows to read first and which after them, the split that pads least; None if it saves too little."""
+    """The two groups of rows, longest first, that need least padding; None if splitting saves at most ``WASTE``."""
     longest, order = gaps.sort(descending=True)
     saved = (longest[0] - longest[1:]) * torch.arange(len(gaps) - 1, 0, -1, device=gaps.device)
     most, n = torch.stack(saved.max(0)).tolist()

@@ -1,4 +1,4 @@
-"""Continuations of a text that share their beginnings, as a cache holds them and as attention sees them."""
+"""A tree of continuations of a text: their slots in a cache, and what each node attends to."""
 
 from __future__ import annotations
 
@@ -12,31 +12,29 @@ from decoding.kv_cache.attention import AttentionPositions
 
 @dataclass(slots=True)
 class TokenTree:
-    """n nodes after each of r texts; node i lies in slot ``start + i`` and stands ``depth`` tokens after the text."""
+    """n nodes after each of r texts; node i is in slot ``start + i``, at position ``start + depth[i] - 1``."""
 
     start: Tensor
     """[r] tokens in the text"""
     depth: Tensor
-    """[r, n] from 1"""
+    """[r, n] levels below the text, from 1"""
     seen: Tensor
-    """[r, n, n] True where a node sees another: itself and its ancestors"""
+    """[r, n, n] True where a node sees a node: itself and its ancestors"""
 
     def of(self, which: Tensor) -> TokenTree:
         """The trees of some of the rows."""
         return TokenTree(self.start[which], self.depth[which], self.seen[which])
 
-    def places(self, slots: Tensor, reach: int) -> AttentionPositions:
-        """Where the tokens in ``slots`` [r, q] stand, and what they see of slots 0, 1 ... ``reach`` - 1."""
+    def positions(self, slots: Tensor, reach: int) -> AttentionPositions:
+        """Positions of the tokens in ``slots`` [r, q], and which of the first ``reach`` slots they do not see."""
         keys = torch.arange(reach, device=slots.device).expand(len(slots), -1)
         rows = torch.arange(len(slots), device=slots.device)[:, None, None]
         seen = self.seen[rows, self._node(slots)[..., None], self._node(keys)[:, None]]
-        # A token of the text, whatever it sees here, stands before all nodes: a causal mask hides them.
+        # For a token of the text ``seen`` means nothing: it is before all nodes, so the causal mask hides them.
         text, node = keys < self.start[:, None], keys < self.start[:, None] + self.depth.shape[1]
-        return AttentionPositions(
-            self._positions(slots), self._positions(keys), ~(text[:, None] | node[:, None] & seen)
-        )
+        return AttentionPositions(self._position(slots), self._position(keys), ~(text[:, None] | node[:, None] & seen))
 
-    def _positions(self, slots: Tensor) -> Tensor:
+    def _position(self, slots: Tensor) -> Tensor:
         start = self.start[:, None]
         return torch.where(slots < start, slots, start - 1 + self.depth.gather(1, self._node(slots)))
 

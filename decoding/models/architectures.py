@@ -1,6 +1,6 @@
-"""Architectures whose cache is tested to be exact, by ``model_type``, and what each of them needs.
+"""Architectures for which the cache is tested to be exact, by ``model_type``, and properties of their configs.
 
-Positions, masks and biases come from transformers' own model code, which asks the cache for them; so an architecture
+Positions, masks and biases come from transformers' own model code, which asks the cache for them. So a new architecture
 is one line here and one in the tests.
 """
 
@@ -41,11 +41,11 @@ ATTENTION = {
 }
 """The attention function that is exact for each architecture."""
 STATEFUL = ("conv", "hybrid", "linear", "mamba", "recurrent")
-"""How transformers' names of layers begin that keep a state instead of keys and values."""
+"""Prefixes of transformers' layer types that keep a state instead of keys and values."""
 
 
 def attention(config) -> str:
-    """The attention function for a model of this config; ValueError, with the reason, if it would not be exact."""
+    """The attention function for a model of this config; ValueError, with the reason, if decoding would not be exact."""
     kind = config.model_type
     if kind not in ATTENTION:
         raise ValueError(
@@ -64,14 +64,20 @@ def _reason(config) -> str:
 
 
 def counts_slots(config) -> bool:
-    """Whether distances are counted in slots of the cache (ALiBi), so that no two tokens can share a position."""
+    """Whether distances are counted in cache slots (ALiBi), so that two tokens cannot share a position."""
     return config.model_type == "bloom" or bool(getattr(config, "alibi", False))
 
 
 def context(config) -> int:
-    """The number of positions for which a row's text does not depend on what else is in its batch."""
+    """Number of positions within which a row's text does not depend on the other rows of its batch."""
     rope = getattr(config, "rope_parameters", None) or {}
-    # Longrope turns all rows, also what they have read, to other frequencies as soon as one row is longer than this.
+    # Longrope switches the frequencies of all rows, cached tokens included, once one row is longer than this.
     if rope.get("rope_type") == "longrope":
         return rope["original_max_position_embeddings"]
-    return getattr(config, "max_position_embeddings", sys.maxsize)  # ALiBi has no end
+    return getattr(config, "max_position_embeddings", sys.maxsize)  # ALiBi has no limit
+
+
+def head_width(config) -> int:
+    """Width of one attention head."""
+    width = getattr(config, "head_dim", None)
+    return config.hidden_size // config.num_attention_heads if width is None else width

@@ -133,7 +133,7 @@ class LlamaCppSession(BaseSession):
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = options.n_batch = batch * capacity
         options.n_ubatch, options.n_seq_max, options.kv_unified = UBATCH, batch, True
-        options.n_threads = options.n_threads_batch = lm.threads or torch.get_num_threads()
+        options.n_threads = options.n_threads_batch = torch.get_num_threads() if lm.threads is None else lm.threads
         self.handle = llama_cpp.llama_init_from_model(self.model.handle, options)
         if not self.handle:
             raise ValueError(f"llama.cpp cannot make a cache for {batch} rows of {capacity} tokens")
@@ -149,7 +149,7 @@ class LlamaCppSession(BaseSession):
         ids: Tensor,
         lengths: Tensor,
         rows: Tensor,
-        keep: int = 1,
+        logits_to_keep: int = 1,
         hidden: bool = False,
         tree: TokenTree | None = None,
         span: ReadSpan | None = None,
@@ -161,7 +161,7 @@ class LlamaCppSession(BaseSession):
         # Row after row: of the i-th token read, its row among ``rows``, its position, and its column of the result.
         row = torch.arange(len(rows)).repeat_interleave(unread)
         place = torch.arange(len(row)) - (unread.cumsum(0) - lengths)[row]
-        column = place - (lengths - keep)[row]
+        column = place - (lengths - logits_to_keep)[row]
         self._forget(rows.tolist(), start.tolist(), lengths.tolist())
         self.input.fill(ids[rows[row], place], place, rows[row], column >= 0)
         llama_cpp.llama_set_embeddings(self.handle, hidden)
@@ -172,11 +172,11 @@ class LlamaCppSession(BaseSession):
         outputs = len(row) if hidden else len(where[0])
 
         def gathered(pointer, width: int, most: int) -> Tensor:
-            """[r, keep, most] a copy of the output [outputs, width] at ``pointer``: the next decode overwrites it."""
+            """[r, logits_to_keep, most] copied from the output [outputs, width] at ``pointer``, which is reused."""
             values = torch.from_numpy(np.ctypeslib.as_array(pointer, (outputs, width)))[shown, :most]
-            if len(values) == len(rows) * keep:
-                return values.reshape(len(rows), keep, most).clone()
-            return values.new_zeros(len(rows), keep, most).index_put_(where, values)
+            if len(values) == len(rows) * logits_to_keep:
+                return values.reshape(len(rows), logits_to_keep, most).clone()
+            return values.new_zeros(len(rows), logits_to_keep, most).index_put_(where, values)
 
         logits = gathered(llama_cpp.llama_get_logits(self.handle), self.model.head, self.vocab)
         self.read[rows] = lengths
@@ -186,8 +186,8 @@ class LlamaCppSession(BaseSession):
             return logits
         return logits, gathered(llama_cpp.llama_get_embeddings(self.handle), self.model.width, self.model.width)
 
-    def keep(self, rows: Tensor, lengths: Tensor, path: Tensor, counts: Tensor) -> None:
-        """``Session.keep``: of a chain the nodes already lie where they belong."""
+    def keep_path(self, rows: Tensor, lengths: Tensor, path: Tensor, counts: Tensor) -> None:
+        """``Session.keep_path``: of a chain the nodes already lie where they belong."""
         self.read[rows] = lengths + counts
 
     def _forget(self, rows: list[int], start: list[int], lengths: list[int]) -> None:

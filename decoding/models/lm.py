@@ -35,7 +35,7 @@ class LM:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.vocab = common_ids(model.config.vocab_size, tokenizer)
         self.context = context(model.config)
-        self._lean: FusedForward | None = None
+        self._fused: FusedForward | None = None
         self.recorders = Recorders(model) if graphs and recordable(model) else None
 
     @classmethod
@@ -102,15 +102,15 @@ class LM:
             return None
         return f"({self.model.config.model_type}) places tokens by their slots in the cache (ALiBi)"
 
-    def lean(self) -> FusedForward | None:
-        """A forward of fewer operations than the model's own, where there is one; on CPU, where weights are packed."""
+    def fused_forward(self) -> FusedForward | None:
+        """An equivalent forward of fewer operations than the model's own, or None; on CPU only for packed weights."""
         packed = isinstance(self.model.get_output_embeddings(), PackedLinear)
         if not (packed or self.device.type != "cpu") or not FusedForward.fits(self.model):
             return None
-        if self._lean is None or self._lean.stale:
+        if self._fused is None or self._fused.stale:
             with torch.inference_mode(False), torch.no_grad():
-                self._lean = FusedForward(self.model)
-        return self._lean
+                self._fused = FusedForward(self.model)
+        return self._fused
 
     def identity(self) -> dict[str, str]:
         """name and the hashes of tokenizer, config and a few weights, stored with a policy tuned on this model."""

@@ -1,4 +1,4 @@
-"""Whether the caches of a generation fit, known before any model has worked."""
+"""A check, before any forward, that the caches of a generation fit into memory."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from pathlib import Path
 import torch
 
 from decoding.kernels.cuda_graphs import rounded
+from decoding.models.architectures import head_width
 from decoding.models.lm import LM
 
 GIB = 2**30
 
 
 def cache_bytes(lm: LM, batch: int, capacity: int) -> int:
-    """Bytes of keys and values of ``batch`` rows of ``capacity`` tokens, and of the slot that padding writes to."""
+    """Bytes of keys and values of ``batch`` rows of ``capacity`` tokens, and of a slot for padding in each."""
     config = lm.model.config
-    width = getattr(config, "head_dim", None)
-    if width is None:
-        width = config.hidden_size // config.num_attention_heads
     slots = config.num_hidden_layers * batch * (capacity + 1)
-    return slots * 2 * _key_heads(config) * width * lm.model.dtype.itemsize
+    return slots * 2 * _key_heads(config) * head_width(config) * lm.model.dtype.itemsize
 
 
 def check_fits(models: Sequence[LM], batch: int, capacity: int) -> None:
-    """Raise ValueError, with the size in GiB, when the caches of all model slots do not fit in available memory."""
+    """Raise ValueError, with sizes in GiB, if the caches of all model slots exceed the available memory."""
     needed = Counter()
     for lm in models:
         slots = capacity if lm.recorders is None else rounded(capacity)
@@ -41,7 +39,7 @@ def check_fits(models: Sequence[LM], batch: int, capacity: int) -> None:
 
 
 def available(device: torch.device) -> float:
-    """Bytes that new tensors may take: what is free, and what torch holds for itself or the system for its files."""
+    """Bytes that new tensors may take: free memory, torch's unused reserve, and the system's file cache."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -55,12 +53,12 @@ def available(device: torch.device) -> float:
 
 
 def _spread(lm: LM) -> int:
-    """Over how many accelerators a device_map spreads the layers, and their caches with them."""
+    """Number of accelerators over which a device_map spreads the layers, and so their caches."""
     return max(1, len(set(getattr(lm.model, "hf_device_map", {}).values()) - {"cpu", "disk"}))
 
 
 def _physical() -> float:
-    """All memory of the machine, where the system does not say what is available; infinite where it says nothing."""
+    """All memory of the machine, the fallback without /proc/meminfo; infinite if unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -71,5 +69,5 @@ def _key_heads(config) -> int:
     if config.model_type != "falcon":
         heads = getattr(config, "num_key_value_heads", None)
         return config.num_attention_heads if heads is None else heads
-    # Falcon's new decoder repeats its keys before it stores them; the old one has one key head, or all.
+    # Falcon's new decoder repeats its keys before storing them; the old one has one key head, or all.
     return 1 if config.multi_query and not config.new_decoder_architecture else config.num_attention_heads

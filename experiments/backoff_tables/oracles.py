@@ -21,7 +21,7 @@ class Oracle(Backoff):
     where it writes: a time priced from the writers is that of a policy which would know the answer for nothing.
     """
 
-    def _hand_on(
+    def _escalates(
         self,
         run: GenerationState,
         i: int,

@@ -119,7 +119,7 @@ class BareForwards:
         def prepare(call: Call) -> Callable:
             rows = torch.arange(call.rows, device=session.read.device)
             slots = torch.arange(call.context, call.context + call.query, device=rows.device).expand(call.rows, -1)
-            session.plan.places = AttentionPositions(slots)
+            session.plan.positions = AttentionPositions(slots)
             session._plan(rows, slots, call.context + call.query)
             return lambda: session._run(torch.zeros_like(slots), call.keep, False)
 

@@ -15,8 +15,8 @@ class Survival:
     SpecDec++ (Huang et al. 2405.19715): a threshold on this risk is optimal when the chances are right.
     A token's chance is 1 - ``risk.score``, clamped to [0, 1]: a ``Logistic`` or ``MLP`` fitted to rejections, or any
     policy whose score is a probability. Without a ``risk`` it is the draft's largest probability. A draft is at least
-    ``least`` tokens, and at most ``window`` of them are multiplied; give the decoder ``keep=True``, for the paper stops
-    after the token. A file holds only ``risk``, the part that is learned.
+    ``least`` tokens, and at most ``window`` of them are multiplied; give the decoder
+    ``keep_stop_token=True``, for the paper stops after the token. A file holds only ``risk``, the part that is learned.
 
     Raises ValueError for a threshold outside [0, 1), ``least`` below 1, or a ``risk`` that reads a history of its own.
     """

@@ -23,7 +23,7 @@ from decoding import (
 )
 from decoding.acceptance.draft_block import last_true
 from decoding.acceptance.lossless import Strict
-from decoding.acceptance.rules import RULES, rule
+from decoding.acceptance.rules import RULES
 from policies import Rule
 
 SAMPLING = {
@@ -169,7 +169,7 @@ def truth(world, sampling):
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_lossless_rules_write_what_the_target_writes(name, sampling, certain):
     """All sequences of a block, enumerated; also when the draft leaves nothing to chance, as prompt lookup does."""
-    difference = written(WORLD, sampling, rule(name), certain) - truth(WORLD, sampling)
+    difference = written(WORLD, sampling, RULES[name].load()(), certain) - truth(WORLD, sampling)
     assert difference.abs().max() < 1e-6
     assert difference.abs().sum() < 2e-5
 

@@ -34,7 +34,7 @@ STOPS = {
 
 def write(monkeypatch, ahead, stop, rows, sampling, keep, accept=None):
     monkeypatch.setattr(speculative, "host_waits", lambda device: ahead)
-    decoder = Speculative([small, large], LENGTH, stop=stop, keep=keep, accept=accept)
+    decoder = Speculative([small, large], LENGTH, stop=stop, keep_stop_token=keep, accept=accept)
     return generate(decoder, IDS[:rows], max_new_tokens=NEW, sampling=sampling, seed=3)
 
 

@@ -13,7 +13,7 @@ target = LM(tiny(seed=1).model, words())
 draft = nudged(target, 0.1)
 DECODERS = {
     "speculative": lambda length: Speculative([draft, target], length=length),
-    "stopped": lambda length: Speculative([draft, target], length=length, stop=Random(0.3), keep=True),
+    "stopped": lambda length: Speculative([draft, target], length=length, stop=Random(0.3), keep_stop_token=True),
     "mtad": lambda length: MTAD([draft, target], beams=2, length=length, tau=0.3),
     "mmtad": lambda length: MTAD([draft, target], beams=3, length=length, tau=0.3, tree=True),
 }

@@ -86,7 +86,7 @@ def test_decisions(decoder, policy, away, prompts):
 def test_the_lean_forward_is_there_too(decoder, away, prompts, monkeypatch):
     """As on CUDA, where it takes the place of every Llama's own."""
     monkeypatch.setattr(FusedForward, "fits", staticmethod(lambda model: True))
-    assert all(lm.lean() is not None for lm in away)
+    assert all(lm.fused_forward() is not None for lm in away)
     check((DECODERS | DECIDERS)[decoder], away, prompts, Sampling(), POLICIES["rule"])
 
 

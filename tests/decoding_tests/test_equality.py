@@ -64,9 +64,9 @@ STOPS = [
     {"length": 4},
     {"length": 7},
     {"length": 5, "stop": Rule("entropy", 2.4)},
-    {"length": 5, "stop": Rule("entropy", 2.4), "keep": True},
+    {"length": 5, "stop": Rule("entropy", 2.4), "keep_stop_token": True},
     {"length": 3, "stop": always},
-    {"length": 3, "stop": always, "keep": True},
+    {"length": 3, "stop": always, "keep_stop_token": True},
 ]
 
 
@@ -75,7 +75,7 @@ def test_speculative_is_the_target(trio, check, options):
     stranger, close, large = trio
     counts = check(Speculative([close, large], **options), large).counts
     if options.get("stop") == always:
-        assert bool(counts["drafted"]) == options.get("keep", False)
+        assert bool(counts["drafted"]) == options.get("keep_stop_token", False)
     else:
         assert 0 < counts["accepted"] <= counts["drafted"]
         assert counts["accepted"] < counts["drafted"] or "stop" in options  # which may be right about every token

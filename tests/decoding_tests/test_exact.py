@@ -29,7 +29,7 @@ def test_speculative_is_greedy(prompts, draft, stop, keep, length, budget, eos, 
     width = max(map(len, prompts)) + padding
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    decoder = Speculative([DRAFTS[draft], target], length=length, stop=STOPS[stop], keep=keep)
+    decoder = Speculative([DRAFTS[draft], target], length=length, stop=STOPS[stop], keep_stop_token=keep)
     result = generate(decoder, ids, mask, max_new_tokens=budget, eos_token_id=sorted(eos), seed=0)
     for row, (prompt, new) in enumerate(zip(prompts, result.lengths.tolist(), strict=True)):
         assert result.sequences[row, width : width + new].tolist() == greedy_text(reference, prompt, budget, eos)

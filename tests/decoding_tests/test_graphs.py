@@ -44,7 +44,7 @@ def made(kind):
     lm = tiny("llama" if kind == "lean" else kind, layers=2, seed=1)
     if kind == "lean":
         pack(lm.model)
-    assert (lm.lean() is not None) == (kind == "lean")
+    assert (lm.fused_forward() is not None) == (kind == "lean")
     return lm
 
 
@@ -190,7 +190,7 @@ def test_on_cuda(kind, prompts, monkeypatch, caplog):
     monkeypatch.undo()
     large = tiny(kind, layers=2, seed=1)
     large = LM(large.model.cuda())
-    assert (large.lean() is not None) == (kind == "llama")
+    assert (large.fused_forward() is not None) == (kind == "llama")
     small = nudged(large)
     ids, mask = (t.cuda() for t in prompts)
     for name in ("autoregressive", "speculative", "stop"):

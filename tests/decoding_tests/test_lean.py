@@ -38,7 +38,7 @@ def lean(layers: int = 2, seed: int = 1, **changes):
             if name.endswith("bias") or "norm" in name:
                 weight += 0.3 * torch.randn(weight.shape, generator=generator)
     pack(lm.model)
-    assert lm.lean() is not None
+    assert lm.fused_forward() is not None
     return lm
 
 
@@ -49,7 +49,7 @@ def test_it_is_the_models_own_forward(shape):
     reference = eager(lm)
     ids = torch.randint(3, 37, (3, 24), generator=torch.Generator().manual_seed(2))
     session = lm.session(3, 24)
-    assert session.lean is not None
+    assert session.fused is not None
     for rows, lengths, keep in (([0, 1, 2], [5, 1, 9], 2), ([1], [2], 1), ([0, 2], [9, 24], 4), ([0, 1], [10, 12], 1)):
         logits, states = session.catch_up(ids, torch.tensor(lengths), torch.tensor(rows), keep, hidden=True)
         for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
@@ -64,7 +64,7 @@ def test_every_decoder_writes_the_same_text(sampling, prompts):
     ids, mask = prompts
     large = lean()
     plain = nudged(large, 0.0)  # a copy: packed too
-    plain.lean = lambda: None
+    plain.fused_forward = lambda: None
     small = lean(layers=1, seed=3)
     rule = Rule("entropy", 2.4)
     kinds = {
@@ -107,22 +107,22 @@ def test_the_halves_of_a_layer_are_in_memory_once(monkeypatch):
         before = eager(lm)(ids).logits
         monkeypatch.setattr("decoding.kernels.packed_products._can_pack", lambda weight: False)
         lm.model.lm_head.weight.mul_(1.0)  # laid out anew
-        fresh = lm.session(1, 9).catch_up(ids, torch.tensor([9]), torch.tensor([0]), keep=9)
+        fresh = lm.session(1, 9).catch_up(ids, torch.tensor([9]), torch.tensor([0]), logits_to_keep=9)
         for layer in lm.model.model.layers:
             gate, up = layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight
             assert gate.untyped_storage().data_ptr() == up.untyped_storage().data_ptr()
         torch.testing.assert_close(fresh, before, atol=2e-4, rtol=1e-4)
         torch.testing.assert_close(lm.model(ids).logits, before, atol=2e-4, rtol=1e-4)
-    assert lm.lean() is lm.lean()
+    assert lm.fused_forward() is lm.fused_forward()
 
 
 def test_new_weights_are_seen():
     lm = lean()
-    before = lm.lean()
-    assert lm.lean() is before
+    before = lm.fused_forward()
+    assert lm.fused_forward() is before
     with torch.no_grad():
         lm.model.model.layers[0].self_attn.q_proj.weight.mul_(1.5)
-    assert lm.lean() is not before
+    assert lm.fused_forward() is not before
 
 
 def test_what_it_does_not_fit_keeps_its_own_forward():
@@ -131,7 +131,7 @@ def test_what_it_does_not_fit_keeps_its_own_forward():
     for lm in others:
         pack(lm.model)
     unpacked = tiny("llama")
-    assert [lm.lean() for lm in (*others, unpacked)] == [None] * 4
+    assert [lm.fused_forward() for lm in (*others, unpacked)] == [None] * 4
 
 
 def test_bfloat16_is_near_float32():
@@ -140,7 +140,8 @@ def test_bfloat16_is_near_float32():
     ids = torch.randint(3, 37, (1, 12), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         first, second = (
-            lm.session(1, 12).catch_up(ids, torch.tensor([12]), torch.tensor([0]), keep=12) for lm in (wide, narrow)
+            lm.session(1, 12).catch_up(ids, torch.tensor([12]), torch.tensor([0]), logits_to_keep=12)
+            for lm in (wide, narrow)
         )
     assert second.dtype == torch.bfloat16
     assert (first - second).abs().mean() < 0.03 * first.abs().mean()

@@ -126,7 +126,7 @@ def test_a_broken_stream_leaves_the_models_usable(decoder, prompts):
 
 APART = DECODERS | {
     "backoff-three": Backoff([tiny("llama", layers=1, seed=3), small, large], [Random(0.6), Random(0.5)]),
-    "speculative-keep": Speculative([small, large], length=3, stop=Random(0.3), keep=True),
+    "speculative-keep": Speculative([small, large], length=3, stop=Random(0.3), keep_stop_token=True),
 }
 
 
@@ -160,7 +160,7 @@ def test_what_is_read_apart_comes_back_in_order(monkeypatch):
     for waste, calls in ((0, 4), (20, 2), (51, 2), (52, 1), (256, 1)):
         monkeypatch.setattr("decoding.kv_cache.session.WASTE", waste)
         session = large.session(5, 30)
-        found[waste] = session.catch_up(ids, lengths, rows, keep=2, hidden=True)
+        found[waste] = session.catch_up(ids, lengths, rows, logits_to_keep=2, hidden=True)
         assert (session.calls, sum(session.reads)) == (calls, 65)
         assert session.read[rows].tolist() == lengths.tolist()
     for logits, hidden in found.values():

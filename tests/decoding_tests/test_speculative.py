@@ -113,7 +113,11 @@ def test_draws_follow_the_target(kind, how, sampling):
 
 @pytest.mark.parametrize(
     "options",
-    [{"length": 1}, {"length": 3, "stop": Random(0.4)}, {"length": 3, "stop": UNSURE, "keep": True, "accept": Block()}],
+    [
+        {"length": 1},
+        {"length": 3, "stop": Random(0.4)},
+        {"length": 3, "stop": UNSURE, "keep_stop_token": True, "accept": Block()},
+    ],
     ids=["one", "random-stop", "unsure-stop"],
 )
 def test_draws_follow_the_target_to_its_eos(options):

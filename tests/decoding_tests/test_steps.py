@@ -6,8 +6,9 @@ from tiny_models import eager, nudged, successor, tiny
 
 from decoding import Backoff, Speculative, generate
 from decoding.generation import commits, start
-from decoding.state.policy_state import entropy, longest_repeated_suffix
+from decoding.state.policy_state import entropy
 from decoding.state.sampling import POLICY, Sampling, counter_noise
+from decoding.state.suffix import longest_repeated_suffix
 
 NAN = float("nan")
 counting, mistaken = successor({}), successor({5: 0})
@@ -130,7 +131,7 @@ def test_history_is_that_of_the_text_after_every_rollback(name):
         "backoff": Backoff([small, nudged(large, seed=6), large], [lambda step: step.uniform < 0.5, rare]),
         "speculative": Speculative([small, large], length=6, stop=Historian(lambda step: step.uniform < 0)),
         "stopped": Speculative([small, large], length=6, stop=rare),
-        "kept": Speculative([small, large], length=6, stop=rare, keep=True),
+        "kept": Speculative([small, large], length=6, stop=rare, keep_stop_token=True),
     }[name]
     watched = decoder.policies[1] if name == "backoff" else decoder.stop
     for seed in range(3):

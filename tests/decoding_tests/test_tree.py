@@ -46,7 +46,7 @@ def test_nodes_are_plain_forwards_of_their_paths(kind):
         logits, some = [], choose.randint(1, NODES)
         for portion in (some, NODES - some)[: 1 if some == NODES else 2]:
             before = sum(part.shape[1] for part in logits)
-            logits.append(session.catch_up(ids, lengths + before + portion, rows, keep=portion, tree=tree))
+            logits.append(session.catch_up(ids, lengths + before + portion, rows, logits_to_keep=portion, tree=tree))
         logits = torch.cat(logits, 1)
         texts = [ids[r, :length].tolist() for r, length in enumerate(lengths.tolist())]
         for r, text in enumerate(texts):
@@ -58,13 +58,13 @@ def test_nodes_are_plain_forwards_of_their_paths(kind):
         deepest = max(map(len, longest))
         path = torch.tensor([row + [0] * (deepest - len(row)) for row in longest])
         counts = torch.tensor([choose.randint(0, len(row)) for row in longest])
-        session.keep(rows, lengths, path, counts)
+        session.keep_path(rows, lengths, path, counts)
         assert session.read.tolist() == [*(lengths + counts).tolist(), 0]
         for r in range(ROWS):
             ids[r, : lengths[r] + counts[r]] = torch.tensor(
                 texts[r] + ids[r, lengths[r] + path[r, : counts[r]]].tolist()
             )
-        logits = session.catch_up(ids, lengths + counts + 2, rows, keep=2)
+        logits = session.catch_up(ids, lengths + counts + 2, rows, logits_to_keep=2)
         for r, length in enumerate((lengths + counts + 2).tolist()):
             expected = reference(ids[r : r + 1, :length]).logits[0, -2:]
             torch.testing.assert_close(logits[r], expected, atol=2e-4, rtol=1e-4)

@@ -11,7 +11,7 @@ from transformers.generation.candidate_generator import AssistedCandidateGenerat
 
 from decoding import Speculative, generate
 from policies import Logistic, Rule
-from policies.export.settings import threshold
+from policies.export.draft_settings import threshold
 
 NEW = 40
 
@@ -31,7 +31,7 @@ def ours(pair, ids, policy, length, monkeypatch):
         return plain(self, run, rows, lengths, drafted, *rest)
 
     monkeypatch.setattr(Speculative, "_block", record)
-    decoder = Speculative(list(pair), length, stop=policy, keep=True)
+    decoder = Speculative(list(pair), length, stop=policy, keep_stop_token=True)
     return generate(decoder, ids, max_new_tokens=NEW, eos_token_id=()).sequences, rounds
 
 

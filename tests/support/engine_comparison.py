@@ -126,7 +126,7 @@ class Comparison:
         """Compare one answer; rounds that the engine's budget may have cut are left out."""
         follow = Follow(answer, {r.start for r in rounds})
         recorder = Recorder(policy)
-        decoder = Speculative(list(pair), length, stop=recorder, accept=follow, keep=keep)
+        decoder = Speculative(list(pair), length, stop=recorder, accept=follow, keep_stop_token=keep)
         generate(decoder, torch.tensor([ids]), max_new_tokens=len(answer) + length + 1, eos_token_id=())
         for theirs in rounds:
             if theirs.start + theirs.drafted + 1 >= len(answer):

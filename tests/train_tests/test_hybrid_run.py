@@ -10,12 +10,14 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from decoding.decoders.from_spec import build_decoder
 from tiny_runs import ENV, FAST, ROOT, command, save_model, toy_pair, toy_prompts, write_prompts
 
 from decoding import LM, MTAD, Exact, SpecInfer, Speculative, generate
 from decoding.__main__ import main as decode
 from decoding.acceptance.rules import RULES, rule
-from decoding.decoders.from_spec import build_decoder
+from decoding.cost import cache
+from decoding.cost.costs import ModelCosts
 from policies import Rule, load, token_classes
 from policies.decoder_spec import EXACT, DecoderSpec, spec_of
 from policies.export.source import ExportError, open_source
@@ -23,17 +25,16 @@ from train.data.prompts import load_prompts
 from train.fit_policy import main
 from train.methods.hybrid import HybridRun, against_single, described, verdict
 from train.quality.metric import QualityMetric
-from train.replay.backoff import TimingTables
 from train.search import leniency
-from train.search.backoff import Goal
 from train.search.draft_stop import StopSearch
+from train.search.goal import Goal
 from train.search.hybrid import HybridSearch
 from train.search.study import complete, join_study, open_study, pruned, run_study
 from train.traces.collect_drafts import collect_drafts
 from train.traces.draft_traces import read_drafts
 
 NEW, LONGEST = 12, 5
-TABLES = [{"1": 1.0, "4": 1.05, "16": 1.2}, {"1": 10.0, "4": 10.5, "16": 13.0}]
+COST = ModelCosts(({1: 1.0, 4: 1.05, 16: 1.2}, {1: 10.0, 4: 10.5, 16: 13.0}))
 EVERYTHING = {"draft": "chain", "stop": "constant", "length": 5, "accept": "Rollback", "Rollback.threshold": 20.0}
 NOTHING = {"draft": "chain", "stop": "constant", "length": 5, "accept": "Lenient", "Lenient.lenience": 1.0}
 LOGISTIC = {"stop": "logistic", "length": 4, "features": "confidence", "C": 0.1, "keep": True, "quantile": 0.5}
@@ -50,7 +51,7 @@ def searching(tmp_path_factory):
 
     def search(goal: Goal, kind: str = "logistic") -> HybridSearch:
         return HybridSearch(
-            StopSearch(kind, traces.of(fit), traces, TimingTables(*TABLES), classes),
+            StopSearch(kind, traces.of(fit), traces, COST, classes),
             pair,
             prompts[6:],
             goal,
@@ -82,7 +83,7 @@ def test_every_rule_of_the_space_is_one_of_the_engine():
         for value in (found.low, found.high):
             described = leniency.described(leniency.number(name, value), name)
             built = rule(**described)
-            assert isinstance(built, RULES[name])
+            assert isinstance(built, RULES[name].load())
             assert leniency.drawn(built) == {"accept": name} | leniency.number(name, value)
     with pytest.raises(ValueError, match="unknown acceptance rule 'Generous'"):
         rule("Generous")
@@ -199,7 +200,7 @@ def finished(toys, tmp_path_factory):
     output = tmp_path_factory.mktemp("finished")
     folder = output / "default"
     folder.mkdir()
-    (folder / "cost.json").write_text(json.dumps(TABLES))
+    cache.write(folder / "cost.json", [], COST)
     assert main([*arguments(toys, output), "--frontier"]) == 0
     return SimpleNamespace(output=output, folder=folder, result=json.loads((folder / "result.json").read_text()))
 
@@ -297,7 +298,7 @@ def test_a_role_says_how_drafts_are_accepted():
     lenient = spec_of(known | {"accept": {"name": "Lenient", "lenience": 0.2}, "beams": 1})
     decoder = build_decoder(pair, Rule("entropy", 1.0), lenient)
     assert isinstance(decoder, Speculative) and decoder.accept.lenience == 0.2
-    assert (decoder.length, decoder.keep, lenient.method) == (3, True, "speculative")
+    assert (decoder.length, decoder.keep_stop_token, lenient.method) == (3, True, "speculative")
     exact = build_decoder(pair, Rule.never(), spec_of(known))
     assert isinstance(exact.accept, Exact) and exact.stop is None
     beams = spec_of(known | {"accept": {"name": "Joint", "tau": 0.2, "filtered": False}, "beams": 3})

@@ -15,13 +15,12 @@ from tiny_models import nudged
 from tiny_runs import toy_pair, toy_prompts
 
 from decoding import LM, Sampling, Speculative, generate
-from decoding.cost.timing import seconds
+from decoding.cost.costs import ModelCosts, seconds
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, default_target
 from policies import FEATURES, MLP, Logistic, Periodic, Random, Rule, Survival, token_classes
 from train.common.generations import batch_of
 from train.data.prompts import load_prompts
 from train.data.splits import split
-from train.replay.backoff import TimingTables
 from train.replay.oracle import oracle
 from train.replay.rounds import LoggedTexts, runs
 from train.replay.speculative import Replay, expected, gap
@@ -31,7 +30,7 @@ from train.traces.draft_traces import read_drafts
 from train.traces.handoff_traces import TraceError, read_traces
 
 NEW, LONGEST = 16, 7
-cost = TimingTables({"1": 1.0, "2": 1.5, "4": 2.0, "8": 3.0}, {"1": 10.0, "2": 11.0, "4": 13.0, "8": 18.0})
+cost = ModelCosts(({1: 1.0, 2: 1.5, 4: 2.0, 8: 3.0}, {1: 10.0, 2: 11.0, 4: 13.0, 8: 18.0}))
 READABLE = tuple(name for name, feature in FEATURES.items() if not feature.needs_target)
 prompts = toy_prompts(8, seed=10)
 

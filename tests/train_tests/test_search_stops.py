@@ -7,8 +7,8 @@ from tiny_models import nudged
 from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Speculative, generate
+from decoding.cost.costs import ModelCosts
 from policies import Logistic, Survival, token_classes
-from train.replay.backoff import TimingTables
 from train.search.draft_stop import STOP_FEATURES, StopSearch, rejections, within
 from train.search.recipes import RECIPES
 from train.search.study import open_study, run_study
@@ -16,7 +16,7 @@ from train.traces.collect_drafts import collect_drafts
 from train.traces.draft_traces import read_drafts
 
 NEW, LONGEST = 14, 6
-COST = TimingTables({"1": 1.0, "4": 1.2, "16": 3.0}, {"1": 10.0, "4": 11.0, "16": 14.0})
+COST = ModelCosts(({1: 1.0, 4: 1.2, 16: 3.0}, {1: 10.0, 4: 11.0, 16: 14.0}))
 prompts = toy_prompts(8, seed=10)
 
 

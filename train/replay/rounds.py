@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from decoding.cost.timing import seconds
+from decoding.cost.costs import ModelCosts, seconds
 
 
 class LoggedTexts(NamedTuple):
@@ -36,8 +36,8 @@ class Rounds(NamedTuple):
     """tokens that the draft's first call of the round reads; its others read 1, and without a call there is none"""
     large_reads: np.ndarray
 
-    def seconds(self, cost) -> np.ndarray:
-        """[rounds] priced by the tables of ``cost`` (``train.replay.backoff.TimingTables``)."""
+    def seconds(self, cost: ModelCosts) -> np.ndarray:
+        """[rounds] priced by the timing tables of ``cost``."""
         small = seconds(cost.small, self.small_reads) + (self.asked - 1) * seconds(cost.small, 1)
         return np.where(self.asked > 0, small, 0.0) + seconds(cost.large, self.large_reads)
 
@@ -62,13 +62,17 @@ def runs(agree: np.ndarray) -> np.ndarray:
 
 
 def play(
-    texts: LoggedTexts, length: int, budget: int, stop: Callable[[Starts], np.ndarray] | None = None, keep: bool = False
+    texts: LoggedTexts,
+    length: int,
+    budget: int,
+    stop: Callable[[Starts], np.ndarray] | None = None,
+    keep_stop_token: bool = False,
 ) -> Rounds:
     """The rounds of decoding with drafts of at most ``length`` tokens, of which the last may be cut by ``budget``.
 
     ``stop(starts)`` [r] is the place in the draft (0: before its first token) at which a stop policy says True, or
-    anything from ``room`` on when it never does; ``keep`` as in ``Speculative``. A draft does not foresee an EOS. What
-    would be accepted beyond one is not counted: it is no text.
+    anything from ``room`` on when it never does; ``keep_stop_token`` as in ``Speculative``. A draft does not foresee an
+    EOS. What would be accepted beyond one is not counted: it is no text.
     """
     tokens = np.minimum(texts.tokens, budget)
     text, position = np.arange(len(tokens)), np.zeros(len(tokens), int)
@@ -78,7 +82,7 @@ def play(
         room = np.minimum(length, budget - position - 1)
         said = room if stop is None else np.minimum(stop(Starts(text, position, room, agreed)), room)
         asked = said + (said < room)
-        drafted = asked if keep else said
+        drafted = asked if keep_stop_token else said
         right = np.minimum(drafted, texts.run[texts.first[text] + position])
         accepted = np.minimum(right, tokens[text] - position)
         found.append((text, asked, drafted, accepted, small, large + drafted))

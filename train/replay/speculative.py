@@ -1,4 +1,4 @@
-"""Replay of speculative decoding from draft traces: any stop policy, draft length and ``keep``, without a model.
+"""Replay of speculative decoding from draft traces, without a model: any stop policy, any draft length.
 
 Exact for greedy decoding: the output is the target's text whatever is drafted, on that text the draft's steps are
 logged, and off it they depend only on where the draft went wrong. With sampling it is exact in distribution: given the
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from decoding.cost.costs import ModelCosts
 from train.replay.rounds import LoggedTexts, Rounds, play, runs
 from train.replay.stop_decisions import (
     Drafts,
@@ -58,8 +59,8 @@ class Replayed:
         """[longest + 1] rounds by drafted tokens, over all prompts."""
         return np.bincount(self.rounds.drafted)
 
-    def seconds(self, cost) -> np.ndarray:
-        """[prompts] priced by the tables of ``cost`` (``train.replay.backoff.TimingTables``)."""
+    def seconds(self, cost: ModelCosts) -> np.ndarray:
+        """[prompts] priced by the timing tables of ``cost``."""
         return self._sum(self.rounds.seconds(cost))
 
 
@@ -81,11 +82,11 @@ class Replay:
         self,
         stop=None,
         length: int | None = None,
-        keep: bool = False,
+        keep_stop_token: bool = False,
         budget: int | None = None,
         score: torch.Tensor | None = None,
     ) -> Replayed:
-        """As ``Speculative(pair, length, stop, keep=keep)`` with ``max_new_tokens=budget``, one prompt at a time.
+        """As ``Speculative(pair, length, stop, keep_stop_token=...)`` for ``max_new_tokens=budget``, prompt by prompt.
 
         ``length`` and ``budget`` default to what was logged. ``score`` is ``scores(stop)``, if it was kept from
         another threshold. ValueError for more than was logged, and for a policy that reads what was not.
@@ -97,7 +98,7 @@ class Replay:
                 raise ValueError(f"the {name} must be from 1 to {most}, the most that was logged, not {value}")
         stops = None if stop is None else self._stops(stop, length, budget, score)
         with torch.inference_mode():
-            rounds = play(self.texts, length, budget, stops, keep)
+            rounds = play(self.texts, length, budget, stops, keep_stop_token)
         return Replayed(rounds, np.minimum(self.texts.tokens, budget))
 
     def scores(self, policy) -> torch.Tensor:

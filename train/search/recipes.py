@@ -54,7 +54,7 @@ RECIPES: dict[str, Recipe] = {
     "svip": Recipe(
         paper="SVIP (Zhang et al. 2411.18462): stop after a token whose sqrt(0.15 entropy) exceeds 0.3",
         lossless=True,
-        options=lambda: {"length": 40, "stop": _svip(), "keep": True, "accept": Exact()},
+        options=lambda: {"length": 40, "stop": _svip(), "keep_stop_token": True, "accept": Exact()},
     ),
     "adaedl": Recipe(
         paper="AdaEDL (Agrawal et al. 2410.18351): stop where 1 - sqrt(0.2 entropy) falls below 0.5",
@@ -66,7 +66,7 @@ RECIPES: dict[str, Recipe] = {
     "specdec++": Recipe(
         paper="SpecDec++ (Huang et al. 2405.19715): 2 to 20 tokens, stop when a rejection is likelier than 0.7",
         lossless=True,
-        options=lambda: {"length": 20, "stop": Survival(), "keep": True, "accept": Exact()},
+        options=lambda: {"length": 20, "stop": Survival(), "keep_stop_token": True, "accept": Exact()},
         differs="the paper predicts acceptance with a trained head; here, unless you pass "
         "stop=Survival(fitted policy), it is the draft's largest probability",
     ),
