@@ -44,7 +44,10 @@ NEUTRAL = {
 
 
 class Decoder(Protocol):
-    """Models, cheapest first; how many scratch slots a draft needs; and a generator of commits."""
+    """Models, cheapest first; how many scratch slots a draft needs; and a generator of commits.
+
+    A decoder whose draft model writes the same number of tokens in every round may have it as ``draft_length``.
+    """
 
     models: list[LM]
     scratch: int
@@ -66,7 +69,7 @@ class Result:
     counts: dict
     """calls and tokens read per model; drafted, accepted (those of them in the answers), escalated; sums over rows"""
     reads: list[list[int]]
-    """per model the tokens that each forward read, sums over rows: what ``decoding.cost.timing`` has a price for"""
+    """per model the tokens that each forward read, sums over rows: what ``decoding.cost`` has a price for"""
     seconds: dict
     """total wall time; prefill and per model (inside forwards, host clock: meaningful on CPU)"""
 

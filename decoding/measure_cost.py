@@ -1,4 +1,4 @@
-"""The command that measures what a pair costs here, and says from when on drafting is worth it."""
+"""The command that measures what a pair costs on this machine and predicts the speedup of drafting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tyro.conf import arg
 from decoding.cli.options import Backend, Model, use
 
 if TYPE_CHECKING:
-    from decoding.cost.timing import PairCosts
+    from decoding.cost.costs import ModelCosts
 
 RATES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 DRAFTS = (1, 2, 3, 4, 6, 8)
@@ -20,12 +20,11 @@ DRAFTS = (1, 2, 3, 4, 6, 8)
 
 @dataclass
 class MeasureCost:
-    """Measure what the small and the large model cost on this machine, and what drafting is then worth.
+    """Measure what the small and the large model cost on this machine, and predict the speedup of drafting.
 
-    Prints milliseconds by tokens read, what a longer cache adds and what is done beside the forwards, and the speedup
-    over the large model alone by draft length and by how often a drafted token is kept. The measurement is stored in
-    the user's cache folder, where ``generate`` finds it and warns of a draft length that loses. Nothing else should run
-    meanwhile.
+    Prints milliseconds of a forward by tokens read, what a longer cache adds, and the work outside of forwards; then
+    the speedup over the large model alone by draft length and acceptance rate. The costs are stored in the user's cache
+    folder, where ``generate`` finds them and warns of a draft length that loses. Nothing else should run meanwhile.
     """
 
     small: Model = None
@@ -39,10 +38,10 @@ class MeasureCost:
     backend: Backend = "torch"
     """torch, or llama.cpp, which runs .gguf files as they are"""
     kept: tuple[float, ...] = ()
-    """shares of your own, one a place of the draft (the last for all that follow): how often its token is kept if all
-    before it are; predicts tokens a second by draft length"""
+    """acceptance rates of your own, one for each place in the draft (the last for all that follow): how often its token
+    is accepted if all before it are; predicts tokens per second by draft length"""
     context: int = 128
-    """tokens that are cached, for these predictions"""
+    """cached tokens, for these predictions"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
 
@@ -54,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         check(options)
         models = load(options)
         from decoding.cost.cache import store
-        from decoding.cost.pair import measure_costs
+        from decoding.cost.overhead import measure_costs
 
         costs = measure_costs(models)
         path = store(models, costs)
@@ -69,9 +68,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check(options: MeasureCost) -> None:
-    """ValueError, one sentence, about what cannot be predicted."""
+    """ValueError, one sentence, for what cannot be predicted."""
     if not all(0 <= share <= 1 for share in options.kept):
-        raise ValueError(f"--kept are shares of 0 to 1, not {' '.join(map(str, options.kept))}")
+        raise ValueError(f"--kept takes rates from 0 to 1, not {' '.join(map(str, options.kept))}")
     if options.context < 1:
         raise ValueError(f"--context must be at least 1, not {options.context}")
 
@@ -88,21 +87,25 @@ def load(options: MeasureCost) -> list:
     return models
 
 
-def show(costs: PairCosts, options: MeasureCost) -> None:
-    from decoding.cost.speedup import alone, speedup
+def show(costs: ModelCosts, options: MeasureCost) -> None:
+    from decoding.cost.speedup import speedup, token_seconds
 
-    print("tokens read" + "".join(f"{n:>9}" for n in costs.forwards[0]) + "   1,000 more cached")
-    for name, table, cached in zip(("small", "large"), costs.forwards, costs.cached, strict=True):
+    print("tokens read" + "".join(f"{n:>9}" for n in costs.small) + "   1,000 more cached")
+    for name, table, cached in zip(("small", "large"), costs.tables, costs.cached, strict=True):
         print(f"{name:>8} ms" + "".join(f"{1e3 * s:>9.2f}" for s in table.values()) + f"{1e6 * cached:>+9.2f}")
-    beside = {"token alone": costs.alone, "round": costs.round, "drafted token": costs.drafted}
-    print(f"beside forwards, ms: {', '.join(f'{1e3 * s:.2f} a {what}' for what, s in beside.items())}")
+    outside = {
+        "token of the large model alone": costs.token_overhead,
+        "round of drafting": costs.round_overhead,
+        "drafted token": costs.draft_overhead,
+    }
+    print(f"outside of forwards, ms: {', '.join(f'{1e3 * s:.2f} per {what}' for what, s in outside.items())}")
     print("\nspeedup by draft length" + "".join(f"{n:>7}" for n in DRAFTS))
     for rate in RATES:
-        print(f"{rate:>14.0%} are kept" + "".join(f"{speedup(costs, n, [rate]):>7.2f}" for n in DRAFTS))
+        print(f"{rate:>14.0%} accepted" + "".join(f"{speedup(costs, n, [rate]):>7.2f}" for n in DRAFTS))
     if options.kept:
-        most = 1 / alone(costs, options.context)
-        speeds = (most * speedup(costs, n, options.kept, options.context) for n in DRAFTS)
-        print(f"{'tokens a second':>23}" + "".join(f"{speed:>7.1f}" for speed in speeds) + f", alone {most:.1f}")
+        alone = 1 / token_seconds(costs, options.context)
+        speeds = (alone * speedup(costs, n, options.kept, options.context) for n in DRAFTS)
+        print(f"{'tokens per second':>23}" + "".join(f"{speed:>7.1f}" for speed in speeds) + f", alone {alone:.1f}")
     print()
 
 

@@ -1,11 +1,10 @@
-"""How good and how cheap is the drafter? Agreement with the target's own text on unseen prompts, and its cost.
+"""Agreement of the drafter with the target's own greedy text on unseen prompts, and the cost of both models.
 
 python experiments/drafter.py --limit 100
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,66 +12,70 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+
+from train.common.progress import track
 
 
 @dataclass
-class Drafter:
+class DrafterQuality:
     """Greedy agreement of a drafter with the target's own answers, by prompt family, and both models' cost."""
 
     small: str | None = None
     """folder, hub id or .gguf of the drafter (default: the one in the repository)"""
     prompts: str | None = None
-    """prompts the drafter never saw (default: the embedded ones)"""
+    """prompts that the drafter was not trained on (default: the embedded ones)"""
     limit: int = 100
+    """prompts, spread over their families"""
     max_new_tokens: int = 96
     threads: int | None = None
     output: Path | None = None
     """write the figures to this JSON file"""
 
 
-def main(config: Drafter) -> dict:
+def main(config: DrafterQuality) -> dict:
+    """Measure, print and write the figures."""
     from decoding.cost.timing import measure
     from decoding.models.defaults import load_model
+    from train.common import atomic
     from train.data.prompts import load_prompts
-    from train.distillation.agreement import expected_accepted
 
-    if config.threads:
+    if config.threads is not None:
         torch.set_num_threads(config.threads)
     large = load_model("large", None)
     small = load_model("small", config.small)
     prompts = load_prompts(config.prompts, large.tokenizer, config.limit)
-    runs = [agreements(small, large, prompt, config.max_new_tokens) for prompt in track(prompts, "target's answers")]
     by_family = defaultdict(list)
-    for prompt, agree in zip(prompts, runs, strict=True):
-        by_family[prompt.family].append(agree)
-    small_cost, large_cost = measure([small, large])
+    for prompt in track(prompts, "target's answers"):
+        by_family[prompt.family].append(agreement(small, large, prompt, config.max_new_tokens))
+    cost = measure([small, large])
     result = {
         "prompts": len(prompts),
-        "tokens": sum(map(len, runs)),
-        "agreement": float(np.concatenate(runs).mean()),
-        "accepted_at_length_4": expected_accepted(runs, 4),
-        "by_family": {
-            family: {
-                "tokens": sum(map(len, some)),
-                "agreement": float(np.concatenate(some).mean()),
-                "accepted_at_length_4": expected_accepted(some, 4),
-            }
-            for family, some in sorted(by_family.items())
-        },
-        "seconds_one_token": {"small": small_cost[1], "large": large_cost[1]},
-        "cost_ratio": small_cost[1] / large_cost[1],
+        **summarize([text for texts in by_family.values() for text in texts]),
+        "by_family": {family: summarize(texts) for family, texts in sorted(by_family.items())},
+        "seconds_one_token": {"small": cost.small[1], "large": cost.large[1]},
+        "cost_ratio": cost.small[1] / cost.large[1],
         "threads": torch.get_num_threads(),
     }
     show(result)
     if config.output is not None:
-        config.output.write_text(json.dumps(result, indent=1))
+        atomic.write_json(config.output, result)
     return result
 
 
-def agreements(small, large, prompt, max_new_tokens: int) -> np.ndarray:
-    """bool [n]: where the drafter's best token is the one in the target's greedy answer, which it reads as written."""
+def summarize(texts: list[np.ndarray]) -> dict:
+    """Share of tokens that agree, and expected accepted tokens a round, of texts bool [n] each."""
+    from train.distillation.agreement import expected_accepted
+
+    return {
+        "tokens": sum(map(len, texts)),
+        "agreement": float(np.concatenate(texts).mean()),
+        "accepted_at_length_4": expected_accepted(texts, 4),
+    }
+
+
+def agreement(small, large, prompt, max_new_tokens: int) -> np.ndarray:
+    """bool [n]: whether the drafter's best token, after the target's greedy answer so far, is the target's."""
     from decoding import Autoregressive, generate
     from train.quality.guarded_regret import answer_logits
 
@@ -85,6 +88,7 @@ def agreements(small, large, prompt, max_new_tokens: int) -> np.ndarray:
 
 
 def show(result: dict) -> None:
+    """Print a line for each family, and the cost of a token."""
     table = Table("family", "tokens", "agreement", "accepted a round at length 4")
     for family, row in {**result["by_family"], "all": result}.items():
         table.add_row(family, f"{row['tokens']}", f"{row['agreement']:.3f}", f"{row['accepted_at_length_4']:.2f}")
@@ -100,4 +104,4 @@ def show(result: dict) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Drafter, description=__doc__))
+    main(tyro.cli(DrafterQuality, description=__doc__))

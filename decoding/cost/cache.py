@@ -1,11 +1,10 @@
-"""What a pair costs on this machine, kept from one process to the next."""
+"""Costs of models as JSON files: those of a run in its folder, those of any pair in the user's cache folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
 from collections.abc import Sequence
@@ -14,15 +13,16 @@ from pathlib import Path
 
 import torch
 
-from decoding.cost.timing import PairCosts, Table
+from decoding.cost.costs import ModelCosts
 from decoding.models.lm import LM
 
-FORMAT = 2
+FORMAT = 3
+LONGEST = 86_400.0
+"""seconds; no forward takes a day, and sums of larger numbers overflow"""
 
 
-def store(models: Sequence[LM], costs: PairCosts) -> Path:
-    """Keep what ``models`` cost, whole or not at all; returns the file."""
-    path = place(models)
+def write(path: Path, models: Sequence[LM], costs: ModelCosts) -> None:
+    """Write what ``models`` cost, whole or not at all; makes missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
@@ -30,37 +30,44 @@ def store(models: Sequence[LM], costs: PairCosts) -> Path:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> ModelCosts:
+    """The costs in ``path``. Raises OSError, and ValueError with one sentence for what ``write`` does not write."""
+    try:
+        document = json.loads(path.read_bytes())
+        if document["of"]["format"] != FORMAT:
+            raise ValueError("another format")
+        return _checked(document["seconds"])
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} does not hold costs in format {FORMAT}; delete it to measure them again") from error
+
+
+def store(models: Sequence[LM], costs: ModelCosts) -> Path:
+    """Write what ``models`` cost into the user's cache folder; returns the file."""
+    path = cache_file(models)
+    write(path, models, costs)
     return path
 
 
-def stored(models: Sequence[LM]) -> PairCosts | None:
-    """What ``models`` cost, measured here earlier under the same circumstances; None where it was not."""
-    path = place(models)
+def stored(models: Sequence[LM]) -> ModelCosts | None:
+    """What ``models`` cost, as stored under the same circumstances; None where nothing is, or nothing readable."""
+    path = cache_file(models)
     if not path.exists():
         return None
     try:
-        return _read(json.loads(path.read_bytes())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logging.getLogger(__name__).warning("%s is not used, for it cannot be read: %s", path, error)
+        return read(path)
+    except (OSError, ValueError) as error:
+        logging.getLogger(__name__).warning("the costs of this pair are unknown: %s", error)
         return None
 
 
-def _read(found: dict) -> PairCosts:
-    """ValueError and others where it is not what ``store`` writes."""
-    tables = tuple({int(n): float(s) for n, s in table.items()} for table in found.pop("forwards"))
-    costs = PairCosts(tables, tuple(map(float, found.pop("cached"))), **{name: float(s) for name, s in found.items()})
-    if len(tables) != 2 or not all(map(_sound, tables)):
-        raise ValueError("no table of seconds per model")
-    if len(costs.cached) != 2 or not all(0 <= s < math.inf for s in (*costs.cached, *found.values())):
-        raise ValueError("seconds that are not")
-    return costs
-
-
-def place(models: Sequence[LM]) -> Path:
+def cache_file(models: Sequence[LM]) -> Path:
     """The file for ``models`` on this machine, in the user's cache folder."""
     key = hashlib.sha256(json.dumps(_circumstances(models), sort_keys=True).encode()).hexdigest()[:16]
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"  # a relative one is to be ignored
+    # The XDG specification says to ignore a relative path.
+    folder = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
     return folder / "two-model-decoding" / "cost" / f"{key}.json"
 
 
@@ -73,7 +80,7 @@ def processor() -> str:
 
 
 def _circumstances(models: Sequence[LM]) -> dict:
-    """Everything that a forward's seconds depend on."""
+    """Everything that the seconds of a forward depend on."""
     return {
         "format": FORMAT,
         "models": [lm.identity() | {"dtype": str(lm.model.dtype), "device": _device(lm.device)} for lm in models],
@@ -88,5 +95,18 @@ def _device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _sound(table: Table) -> bool:
-    return len(table) > 1 and all(n > 0 and 0 < s < math.inf for n, s in table.items())
+def _checked(found: dict) -> ModelCosts:
+    """ValueError, TypeError and others for what is no ``asdict(ModelCosts)`` of finite, positive seconds."""
+    tables = tuple({int(n): float(s) for n, s in table.items()} for table in found.pop("tables"))
+    cached = tuple(map(float, found.pop("cached")))
+    costs = ModelCosts(tables, cached, **{name: float(s) for name, s in found.items()})
+    forwards = [s for table in tables for s in table.values()]
+    more = [*cached, costs.token_overhead, costs.round_overhead, costs.draft_overhead]
+    sound = [
+        len(tables) > 1 and len(cached) in (0, len(tables)),
+        all(len(table) > 1 and all(0 < n < 2**31 for n in table) for table in tables),
+        all(0 < s < LONGEST for s in forwards) and all(0 <= s < LONGEST for s in more),
+    ]
+    if not all(sound):
+        raise ValueError("no such costs")
+    return costs

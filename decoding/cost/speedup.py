@@ -1,4 +1,4 @@
-"""Go or no-go: what drafting is worth by what forwards cost here, and a warning when it loses."""
+"""Predicts the speedup of drafting from the costs of a pair, and warns of a draft length that loses."""
 
 from __future__ import annotations
 
@@ -8,97 +8,95 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from decoding.cost.cache import stored
-from decoding.cost.timing import CONTEXT, PairCosts
-from decoding.decoders.speculative import Speculative
+from decoding.cost.costs import CONTEXT, ModelCosts
 from decoding.models.lm import LM
 
 LENGTHS = range(1, 17)
 ENOUGH = 64
-"""Rounds after which the share of kept tokens is known well enough to warn."""
+"""rounds after which the mean of accepted tokens is known well enough to warn"""
 
 
-def speedup(costs: PairCosts, length: int, profile: Sequence[float], context: int = CONTEXT) -> float:
-    """Tokens per second of drafting ``length`` tokens, in units of the large model's alone.
+def speedup(costs: ModelCosts, length: int, profile: Sequence[float], context: int = CONTEXT) -> float:
+    """Tokens per second of drafting ``length`` tokens, over those of the target alone, after ``context`` tokens.
 
-    ``profile``: of each place of a draft, how often its token is kept if all before it are; the last stands for all
-    that follow. A round writes what is kept and one token more, for ``length`` forwards of the draft and one of the
-    target (Leviathan et al. 2211.17192, theorem 3.8), and for what is done between them. ``context`` tokens are cached.
+    ``profile``: by place in the draft, how often its token is accepted if all before it are; the last entry stands for
+    all places that follow. A round writes the accepted tokens and one more; it takes ``length`` forwards of the draft,
+    one of the target (Leviathan et al. 2211.17192, theorem 3.8), and the work between them.
     """
-    tokens = kept = 1.0
+    tokens = accepted = 1.0
     for place in range(length):
-        kept *= profile[min(place, len(profile) - 1)]
-        tokens += kept
-    took = length * (costs.forward(0, 1, context) + costs.drafted) + costs.forward(1, length + 1, context) + costs.round
-    return tokens * alone(costs, context) / took
+        accepted *= profile[min(place, len(profile) - 1)]
+        tokens += accepted
+    draft, target = costs.forward(0, 1, context) + costs.draft_overhead, costs.forward(-1, length + 1, context)
+    return tokens * token_seconds(costs, context) / (length * draft + target + costs.round_overhead)
 
 
-def alone(costs: PairCosts, context: int = CONTEXT) -> float:
-    """Seconds of a token that the large model writes alone after ``context`` others."""
-    return costs.forward(1, 1, context) + costs.alone
+def token_seconds(costs: ModelCosts, context: int = CONTEXT) -> float:
+    """Seconds of a token that the target writes alone after ``context`` others."""
+    return costs.forward(-1, 1, context) + costs.token_overhead
 
 
-def best_length(costs: PairCosts, profile: Sequence[float]) -> tuple[int, float]:
-    """(draft length, speedup) of the fastest; it may still lose."""
+def best_length(costs: ModelCosts, profile: Sequence[float]) -> tuple[int, float]:
+    """(draft length, speedup) of the fastest one; it may still lose."""
     return max(((n, speedup(costs, n, profile)) for n in LENGTHS), key=lambda pair: pair[1])
 
 
-def acceptance_from_mean(kept: float, length: int) -> float:
-    """The chance at every place that its token is kept, if of ``length`` on average ``kept`` are."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        few = sum(middle**place for place in range(1, length + 1)) < kept
-        low, high = (middle, high) if few else (low, middle)
-    return low
+def acceptance_from_mean(accepted: float, length: int) -> float:
+    """The rate, the same at every place, at which ``accepted`` of ``length`` drafted tokens are accepted on average."""
+    from scipy.optimize import brentq
+
+    return brentq(lambda rate: sum(rate**place for place in range(1, length + 1)) - accepted, 0.0, 1.0)
 
 
 @dataclass(slots=True)
 class Tally:
+    """Rounds of one pair at one draft length."""
+
     rounds: int = 0
     accepted: int = 0
 
 
-class Pair(dict[int, Tally]):
-    """What a draft and a target did so far, by draft length."""
+class PairTally(dict[int, Tally]):
+    """Rounds of one pair so far, by draft length."""
 
-    done: bool = False
-    """whether it was warned of"""
+    warned: bool = False
 
 
-_pairs: WeakKeyDictionary[LM, WeakKeyDictionary[LM, Pair]] = WeakKeyDictionary()
+_pairs: WeakKeyDictionary[LM, WeakKeyDictionary[LM, PairTally]] = WeakKeyDictionary()
 
 
 def warn_if_slower(decoder, rows: int, counts: dict) -> None:
-    """Count what a generation of ``decoder`` kept; warn once of a pair whose draft length must lose.
+    """Count what a generation of ``decoder`` accepted; warn once of a pair whose draft length makes it slower.
 
-    Only drafts by a model that no policy ends, and one row: only of these the cost is known. Nothing is timed
-    here; pairs that ``decoding.measure_cost`` has not seen are never warned of.
+    Counts only one row with a ``draft_length``: the cost of nothing else is known. Times nothing: a pair that
+    ``decoding.measure_cost`` has not measured is never warned of.
     """
-    if rows > 1 or not isinstance(decoder, Speculative) or len(decoder.models) < 2 or decoder.stop is not None:
+    length = getattr(decoder, "draft_length", None)
+    if rows > 1 or length is None:
         return
     draft, target = decoder.models
-    pair = _pairs.setdefault(target, WeakKeyDictionary()).setdefault(draft, Pair())
-    tally = pair.setdefault(decoder.length, Tally())
+    pair = _pairs.setdefault(target, WeakKeyDictionary()).setdefault(draft, PairTally())
+    tally = pair.setdefault(length, Tally())
     before = tally.rounds
     tally.rounds += counts["calls"][1]
-    # An end may have cut the last draft: in favour of drafting it counts as kept.
-    tally.accepted += min(counts["accepted"] + decoder.length, counts["drafted"])
-    if before < ENOUGH <= tally.rounds and not pair.done:
-        pair.done = _loses(draft, target, decoder.length, tally.accepted / tally.rounds)
+    # The end of the text may have cut the last draft: it counts as accepted, in favour of drafting.
+    tally.accepted += min(counts["accepted"] + length, counts["drafted"])
+    if before < ENOUGH <= tally.rounds and not pair.warned:
+        pair.warned = _warn(draft, target, length, tally.accepted / tally.rounds)
 
 
-def _loses(draft: LM, target: LM, length: int, kept: float) -> bool:
-    """Whether it does, by what is stored of their costs, if ``kept`` tokens of a draft are; says so."""
+def _warn(draft: LM, target: LM, length: int, accepted: float) -> bool:
+    """Warn if the stored costs say that drafting loses when ``accepted`` tokens of a draft are; whether it did."""
     costs = stored([draft, target])
     if costs is None:
         return False
-    profile = [acceptance_from_mean(kept, length)]
+    profile = [acceptance_from_mean(accepted, length)]
     speed, (best, most) = speedup(costs, length, profile), best_length(costs, profile)
     if speed >= 1:
         return False
     better = f"drafting {best} would be {most:.2f}x" if most > 1 else "no draft length wins, so it is best alone"
     logging.getLogger(__name__).warning(
-        "drafting %d tokens with %s is %.2fx of %s alone on this machine, where %.1f of them are kept; %s",
-        *(length, draft.name, speed, target.name, kept, better),
+        "drafting %d tokens with %s is %.2fx of %s alone on this machine, where %.1f of them are accepted; %s",
+        *(length, draft.name, speed, target.name, accepted, better),
     )
     return True

@@ -1,4 +1,4 @@
-"""What a forward costs on this machine: seconds by number of tokens read, measured."""
+"""Times forwards of models on this machine, by the number of tokens that they read."""
 
 from __future__ import annotations
 
@@ -6,43 +6,17 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain, combinations
 
-import numpy as np
 import torch
 
+from decoding.cost.costs import CONTEXT, ModelCosts
 from decoding.models.lm import LM
 
 LENGTHS = (1, 2, 4, 8, 16, 64, 256)
-CONTEXT = 128
-"""tokens in the cache of a forward that is timed"""
 CALM = 0.15
-"""part by which two measurements of one forward may differ; beyond it something else was running"""
+"""Largest relative difference between two measurements of one forward on a machine that does nothing else."""
 TRIES = 6
-
-Table = dict[int, float]
-"""Tokens read to seconds."""
-
-
-@dataclass(frozen=True)
-class PairCosts:
-    """What a draft and a target cost on one machine, in seconds."""
-
-    forwards: tuple[Table, Table]
-    """of each: a forward with ``CONTEXT`` tokens in its cache"""
-    cached: tuple[float, float] = (0.0, 0.0)
-    """of each: what every further token in its cache adds to that"""
-    alone: float = 0.0
-    """outside of forwards, for each token that the target writes alone"""
-    round: float = 0.0
-    """outside of forwards, for each round of speculative decoding"""
-    drafted: float = 0.0
-    """outside of forwards, for each token that is drafted"""
-
-    def forward(self, model: int, tokens: int, context: int) -> float:
-        """Of model 0, the draft, or 1: it reads ``tokens`` at once and has ``context`` in its cache."""
-        return float(seconds(self.forwards[model], tokens)) + (context - CONTEXT) * self.cached[model]
 
 
 def measure(
@@ -50,12 +24,13 @@ def measure(
     lengths: Sequence[int] = LENGTHS,
     context: int = CONTEXT,
     say: Callable[[str], None] = logging.getLogger(__name__).warning,
-) -> list[Table]:
-    """Per model {tokens read: median seconds} of one forward for a row that already holds ``context`` tokens.
+) -> ModelCosts:
+    """Median seconds of forwards of one row that read each of ``lengths`` tokens after ``context`` cached ones.
 
-    Everything is measured until two measurements agree, in every forward, within ``CALM``: one busy second of the
-    machine had made a large model four times slower, and everything that was chosen by the table wrong. After
-    ``TRIES`` the least medians are taken, for a disturbance only makes slower, and ``say`` gets a sentence.
+    Measurements are repeated until two agree within ``CALM`` in every forward: a machine that was busy for one second
+    has made a large model look four times slower, and spoilt every choice that rested on the table. After ``TRIES``
+    the least medians are taken, since a disturbance only slows down, and ``say`` is told in one sentence. Lengths that
+    do not fit the models are left out.
     """
     stopwatch, found = Stopwatch(models, lengths, context), []
     stopwatch.times(1)  # the first round warms up
@@ -63,16 +38,16 @@ def measure(
         found.append(stopwatch.times())
         closest = min(combinations(found, 2), key=lambda pair: _difference(*pair), default=None)
         if closest is not None and _difference(*closest) <= CALM:
-            return _each(_together, *closest)
+            return ModelCosts(_each(_together, *closest))
     say(
         f"the machine is noisy: of {TRIES} timings of the models the closest two differ by "
         f"{_difference(*closest):.0%}; the fastest are used"
     )
-    return _each(_least, *found)
+    return ModelCosts(_each(_least, *found))
 
 
 class Stopwatch:
-    """Times forwards of several models, which take turns, so that a machine that slows down slows all of them."""
+    """Times forwards of several models in turn, so that a machine that slows down slows all of them."""
 
     def __init__(self, models: Sequence[LM], lengths: Sequence[int], context: int):
         room = min(lm.context for lm in models)
@@ -102,15 +77,16 @@ class Stopwatch:
         return time.perf_counter() - began
 
 
-def _each(value: Callable[..., float], *measurements: list[dict]) -> list[dict]:
-    """``value(times, times ...)`` of several measurements, for every model and number of tokens."""
-    return [{n: value(*(one[n] for one in models)) for n in models[0]} for models in zip(*measurements, strict=True)]
+def _each(value: Callable[..., float], *measurements: list[dict]) -> tuple[dict[int, float], ...]:
+    """``value(times, times ...)`` of several measurements, per model by tokens read."""
+    return tuple(
+        {n: value(*(one[n] for one in models)) for n in models[0]} for models in zip(*measurements, strict=True)
+    )
 
 
 def _difference(first: list[dict], second: list[dict]) -> float:
     """The greatest relative difference of the medians of two measurements."""
-    apart = _each(_apart, first, second)
-    return max(value for model in apart for value in model.values())
+    return max(value for model in _each(_apart, first, second) for value in model.values())
 
 
 def _apart(*times: list[float]) -> float:
@@ -124,15 +100,6 @@ def _together(*times: list[float]) -> float:
 
 def _least(*times: list[float]) -> float:
     return min(map(statistics.median, times))
-
-
-def seconds(table: dict, tokens) -> np.ndarray:
-    """Seconds to read ``tokens`` [...] tokens at once, interpolated in a measured table, linear beyond its end."""
-    known = sorted((int(n), float(s)) for n, s in table.items())
-    n, s = np.array(known).T
-    tokens = np.asarray(tokens, dtype=float)
-    slope = (s[-1] - s[-2]) / (n[-1] - n[-2])
-    return np.where(tokens > n[-1], s[-1] + (tokens - n[-1]) * slope, np.interp(tokens, n, s))
 
 
 def _wait(device: torch.device) -> None:

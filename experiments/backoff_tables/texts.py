@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from rich.progress import track
 
+from decoding.cost.costs import Table
 from experiments.backoff_tables.setting import Setting
 from train.common.atomic import append_rows, read_rows
 from train.common.generations import write
+from train.common.progress import track
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
-from train.replay.pricing import priced
+from train.replay.pricing import handoff_seconds
 
 
 def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence[list[int]] | None) -> list[dict]:
@@ -25,7 +26,7 @@ def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence
     done = {row["id"]: row for row in read_rows(path)}
     prompts = setting.prompts
     starts = [i for i in range(0, len(prompts), batch) if any(p.id not in done for p in prompts[i : i + batch])]
-    for start in track(starts, name, disable=not starts):
+    for start in track(starts, name):
         some = prompts[start : start + batch]
         # Seeds by place: every prompt has its own noise, and the same noise for every method.
         written = write(decoder, some, setting.new, seed=start)
@@ -44,7 +45,7 @@ def _row(setting: Setting, prompt: Prompt, text: tuple[list[int], list[int]], re
 
 
 def columns(
-    rows: Sequence[dict], prompts: Sequence[Prompt], tables: Sequence[dict], decisions: Sequence[float]
+    rows: Sequence[dict], prompts: Sequence[Prompt], tables: Sequence[Table], decisions: Sequence[float]
 ) -> dict[str, np.ndarray]:
     """Per text [n]: tokens, those of the large model, runs of the others' tokens, priced seconds, losses.
 
@@ -56,7 +57,7 @@ def columns(
     for row, prompt in zip(rows, prompts, strict=True):
         writers = np.array(row["writers"])
         asked = [int((writers >= i).sum()) for i in range(top)]
-        seconds = priced(len(prompt.ids), row["writers"], tables) + float(np.dot(asked, decisions))
+        seconds = handoff_seconds(len(prompt.ids), row["writers"], tables) + float(np.dot(asked, decisions))
         large = writers == top
         runs = int((~large & np.concatenate([[True], large[:-1]])).sum())
         found.append((len(writers), large.sum(), runs, seconds, row["loss"], row["regret"]))

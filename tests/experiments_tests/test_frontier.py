@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny_runs import ENV, ROOT, toy_pair, toy_prompts, write_prompts
 
 from decoding import Autoregressive, Sampling, generate
+from decoding.cost.costs import ModelCosts
 from experiments.comparison import study, summary, texts
 from experiments.comparison.beam_search import BeamSearch
 from experiments.comparison.methods import SAMPLING, SUFFIX, Method, MethodError, build, catalogue, parse

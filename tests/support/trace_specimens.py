@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from decoding.cost.costs import ModelCosts
 from policies.features.token_classes import BITS
-from train.replay.backoff import TimingTables
 from train.traces.handoff_traces import FEATURE_COLUMNS, Traces
 
-COST = TimingTables({"1": 1.0, "4": 1.5, "16": 4.0}, {"1": 4.0, "4": 5.0, "16": 10.0})
+COST = ModelCosts(({1: 1.0, 4: 1.5, 16: 4.0}, {1: 4.0, 4: 5.0, 16: 10.0}))
 
 
 def made_up(prompts=12, tokens=20, seed=0):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trace_specimens import COST, made_up
 
+from decoding.cost import cache
 from train.bandit import UCB, Bandit, arm_seconds, compare, main
 from train.replay.backoff import speculative
 from train.traces.handoff_traces import write_shard
@@ -76,7 +77,7 @@ def folder(tmp_path):
     names = np.where(np.isin(traces["prompt"], ["p0", "p1"]), "mixed", "large")
     write_shard(tmp_path / "traces", 0, traces.columns | {"trajectory": names})
     (tmp_path / "run.json").write_text(json.dumps({"settings": {"max_new_tokens": "20", "traces": "None"}}))
-    (tmp_path / "cost.json").write_text(json.dumps([COST.small, COST.large]))
+    cache.write(tmp_path / "cost.json", [], COST)
     return tmp_path
 
 

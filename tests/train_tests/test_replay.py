@@ -6,17 +6,17 @@ import torch
 from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Speculative, generate
-from decoding.cost.timing import seconds
+from decoding.cost.costs import ModelCosts, seconds
 from policies import token_classes
 from train.common.generations import answers as large_answers
-from train.replay.backoff import TimingTables, backoff, best_length, rounds, speculative
+from train.replay.backoff import backoff, best_length, rounds, speculative
 from train.traces.collect_handoff import trajectory
 from train.traces.handoff_traces import Traces
 
 NEW = 20
-SMALL = {"1": 1.0, "2": 1.5, "4": 2.0, "8": 4.0}
-LARGE = {"1": 10.0, "2": 11.0, "4": 14.0, "8": 30.0}
-cost = TimingTables(SMALL, LARGE)
+SMALL = {1: 1.0, 2: 1.5, 4: 2.0, 8: 4.0}
+LARGE = {1: 10.0, 2: 11.0, 4: 14.0, 8: 30.0}
+cost = ModelCosts((SMALL, LARGE))
 
 
 @pytest.fixture(scope="module")

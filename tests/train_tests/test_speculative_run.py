@@ -11,6 +11,8 @@ from tiny_runs import FAST, save_model, toy_pair, write_prompts
 
 from decoding import LM
 from decoding.__main__ import main as decode
+from decoding.cost import cache
+from decoding.cost.costs import ModelCosts
 from policies import Rule, load
 from policies.decoder_spec import DecoderSpec, spec_of
 from policies.export.source import open_source
@@ -18,7 +20,7 @@ from train.fit_policy import main
 from train.methods.speculative import TunedStop, against_constant, verdict
 from train.reports import page
 
-TABLES = [{"1": 1.0, "4": 1.05, "16": 1.2}, {"1": 10.0, "4": 10.5, "16": 13.0}]
+COST = ModelCosts(({1: 1.0, 4: 1.05, 16: 1.2}, {1: 10.0, 4: 10.5, 16: 13.0}))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def finished(toys, tmp_path_factory):
     output = tmp_path_factory.mktemp("finished")
     folder = output / "default"
     folder.mkdir()
-    (folder / "cost.json").write_text(json.dumps(TABLES))
+    cache.write(folder / "cost.json", [], COST)
     assert main(arguments(toys, output)) == 0
     return SimpleNamespace(output=output, folder=folder, result=json.loads((folder / "result.json").read_text()))
 

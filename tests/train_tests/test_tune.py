@@ -8,13 +8,14 @@ import pytest
 from tiny_models import tiny
 from tiny_runs import toy_pair, toy_prompts
 
+from decoding.cost.costs import ModelCosts
 from policies import Rule
 from train.common.generations import answers
 from train.evaluation import live, live_tuning, threshold_correction
 from train.evaluation.threshold_correction import Corrected, ThresholdProbe
 from train.quality.metric import QualityMetric
-from train.replay.backoff import TimingTables
-from train.search.backoff import GRID, Goal
+from train.search.backoff import GRID
+from train.search.goal import Goal
 
 TRIAL = SimpleNamespace(number=3, params={"quantile": 0.5})
 CURVE = np.stack([1 + 4 * GRID, 0.6 * GRID], 1)
@@ -119,7 +120,7 @@ def test_factors_lie_between_those_known():
 def test_texts_are_written_once_for_each_threshold(tmp_path, monkeypatch):
     """Handing on everything is the large model's text at its price and the small model's; nothing is half as dear."""
     (small, large), prompts = toy_pair(), toy_prompts(6)
-    tables = TimingTables({"1": 1.0, "4": 1.0, "16": 1.0}, {"1": 10.0, "4": 10.0, "16": 10.0})
+    tables = ModelCosts(({1: 1.0, 4: 1.0, 16: 1.0}, {1: 10.0, 4: 10.0, 16: 10.0}))
     own = dict(zip((p.id for p in prompts), answers(large, prompts, 8), strict=True))
     fit = {
         "prompt": np.repeat([p.id for p in prompts[:3]], [len(own[p.id]) for p in prompts[:3]]),

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from decoding import generate
-from decoding.cost.timing import seconds
+from decoding.cost.costs import Table, text_seconds
 from train.baselines.xllamacpp_server import LlamaCpp
 from train.common.atomic import append_rows, read_rows
+from train.common.progress import track
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
 
@@ -24,7 +24,7 @@ def measure(
     decoders: dict[str, object],
     prompts: Sequence[Prompt],
     max_new_tokens: int,
-    judge: QualityMetric,
+    metric: QualityMetric,
     path: Path,
     title: str,
     setting: str = "",
@@ -43,14 +43,14 @@ def measure(
     todo = [(i, p) for i, p in enumerate(prompts) if p.id not in done]
     for name in names if todo else ():
         _answer(decoders[name], prompts[0], 8)  # warm-up
-    for i, prompt in track(todo, title, disable=not todo):
+    for i, prompt in track(todo, title):
         order = names[i % len(names) :] + names[: i % len(names)]
         answers = {}
         for name in order:
             before = joules() if joules else 0.0
             answers[name] = _answer(decoders[name], prompt, max_new_tokens, seed=i)
             answers[name] |= {"joules": joules() - before} if joules else {}
-        row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": _judged(judge, prompt, answers)}
+        row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": _judged(metric, prompt, answers)}
         append_rows(path, [row])
         done[prompt.id] = row
     rows = [done[p.id]["methods"] for p in prompts]
@@ -80,10 +80,10 @@ def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict
     }
 
 
-def _judged(judge: QualityMetric, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
+def _judged(metric: QualityMetric, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
     reference = answers[LARGE]["answer"]
     for answer in answers.values():
-        answer["loss"], answer["regret"] = judge(prompt, answer["answer"], reference)
+        answer["loss"], answer["regret"] = metric(prompt, answer["answer"], reference)
     return answers
 
 
@@ -96,10 +96,10 @@ def speedup(measured: dict, name: str, rows=slice(None)) -> float:
     )
 
 
-def over_table(measured: dict, prompts: Sequence[Prompt], table: dict) -> float:
-    """The large model's seconds on ``prompts`` over what ``table`` (``cost.timing``) says for as many tokens."""
+def over_table(measured: dict, prompts: Sequence[Prompt], table: Table) -> float:
+    """The large model's seconds on ``prompts`` over what its timing ``table`` says for as many tokens."""
     large = measured[LARGE]
-    expected = seconds(table, [len(p.ids) for p in prompts]) + (large["tokens"] - 1) * seconds(table, 1)
+    expected = text_seconds(table, [len(p.ids) for p in prompts], large["tokens"])
     return float(large["seconds"].sum() / expected.sum())
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from decoding import LM, Backoff
+from decoding.cost.costs import ModelCosts
 from train.common.generations import write
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
 from train.reinforcement.policy_gradient import Decisions, Explorer
-from train.replay.backoff import TimingTables
-from train.replay.pricing import alone, priced
-from train.search.backoff import Goal
+from train.replay.pricing import alone, handoff_seconds
+from train.search.goal import Goal
 
 
 @dataclass
@@ -24,10 +24,10 @@ class Rollouts:
 
     small: LM
     large: LM
-    judge: QualityMetric
+    metric: QualityMetric
     prompts: list[Prompt]
     references: dict[str, list[int]]
-    cost: TimingTables
+    cost: ModelCosts
     goal: Goal
     count: int
     """prompts a step"""
@@ -53,8 +53,8 @@ class Rollouts:
         """(loss, priced seconds per token over those of the large model alone, the inverse of a speedup)."""
         reference = self.references[prompt.id][: self.new]
         own = alone([prompt], [reference], self.cost)
-        taken = priced(len(prompt.ids), writers, [self.cost.small, self.cost.large]) / len(answer)
-        return self.judge(prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])
+        taken = handoff_seconds(len(prompt.ids), writers, self.cost.tables) / len(answer)
+        return self.metric(prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])
 
     def _seed(self, step: int, rows: int) -> int:
         """A row draws with the batch's seed plus its number: no two texts of a training run share their noise."""

@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from decoding.cost.timing import seconds
+from decoding.cost.costs import ModelCosts, seconds, text_seconds
 from train.replay.rounds import LoggedTexts, Rounds, play, runs
 from train.traces.handoff_traces import Traces
 
 
-class TimingTables:
-    """Measured seconds of both models by tokens read, see ``decoding.cost.timing``."""
-
-    def __init__(self, small: dict, large: dict):
-        self.small, self.large = small, large
-
-    def alone(self, traces: Traces) -> np.ndarray:
-        """[trajectories] seconds of the large model alone for as many tokens."""
-        first = traces.starts[:-1]
-        tokens = np.diff(traces.starts)
-        return seconds(self.large, traces["prompt_tokens"][first]) + (tokens - 1) * seconds(self.large, 1)
+def alone(traces: Traces, cost: ModelCosts) -> np.ndarray:
+    """[trajectories] seconds of the large model alone for as many tokens."""
+    return text_seconds(cost.large, traces["prompt_tokens"][traces.starts[:-1]], np.diff(traces.starts))
 
 
-def backoff(traces: Traces, escalate: np.ndarray, cost: TimingTables) -> tuple[float, float]:
+def backoff(traces: Traces, escalate: np.ndarray, cost: ModelCosts) -> tuple[float, float]:
     """(speedup over the large model alone, mean loss per prompt) had ``escalate`` [rows] decided the hand-offs.
 
     What the small model would end is handed on in any case, as ``verify_eos`` does. A loop that the large model goes
@@ -47,7 +39,7 @@ def backoff(traces: Traces, escalate: np.ndarray, cost: TimingTables) -> tuple[f
     large = np.where(escalate, seconds(cost.large, gap), 0.0).sum()
     first = traces.starts[:-1]
     small = (len(traces) - len(first)) * seconds(cost.small, 1) + seconds(cost.small, prompt[first]).sum()
-    return float(cost.alone(traces).sum() / (small + large)), float(loss.mean())
+    return float(alone(traces, cost).sum() / (small + large)), float(loss.mean())
 
 
 def _last_so_far(last: np.ndarray, traces: Traces) -> np.ndarray:
@@ -69,12 +61,12 @@ def rounds(traces: Traces, length: int, budget: int) -> Rounds:
     return play(LoggedTexts(first, np.diff(traces.starts), traces["prompt_tokens"][first], runs(agree)), length, budget)
 
 
-def speculative(traces: Traces, length: int, cost: TimingTables, budget: int) -> float:
+def speculative(traces: Traces, length: int, cost: ModelCosts, budget: int) -> float:
     """Speedup of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
-    return float(cost.alone(traces).sum() / rounds(traces, length, budget).seconds(cost).sum())
+    return float(alone(traces, cost).sum() / rounds(traces, length, budget).seconds(cost).sum())
 
 
-def best_length(traces: Traces, cost: TimingTables, budget: int, lengths=range(1, 9)) -> tuple[int, float]:
+def best_length(traces: Traces, cost: ModelCosts, budget: int, lengths=range(1, 9)) -> tuple[int, float]:
     """(draft length, speedup) of the fastest fixed draft length."""
     speeds = {length: speculative(traces, length, cost, budget) for length in lengths}
     best = max(speeds, key=speeds.get)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from decoding.cost.timing import seconds
+from decoding.cost.costs import ModelCosts, seconds
 from train.replay.rounds import LoggedTexts
 
 
-def oracle(texts: LoggedTexts, longest: int, budget: int, cost) -> np.ndarray:
+def oracle(texts: LoggedTexts, longest: int, budget: int, cost: ModelCosts) -> np.ndarray:
     """[texts] least seconds in which rounds of 0 to ``longest`` drafted tokens can write each text.
 
     Dynamic programming from the end of the text. A round without a draft costs the draft model nothing now; it reads

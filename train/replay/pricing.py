@@ -1,4 +1,7 @@
-"""Texts written in batches, judged, and their time priced: the calls that each took, at a measured timing table."""
+"""Prices texts at measured timing tables: the seconds of the forwards that each text took, without a clock.
+
+Overheads outside of forwards are left out. Priced times need no quiet machine, and many texts can be written at once.
+"""
 
 from __future__ import annotations
 
@@ -8,59 +11,77 @@ import numpy as np
 import torch
 
 from decoding import generate
-from decoding.cost.timing import seconds
+from decoding.cost.costs import ModelCosts, Table, seconds, text_seconds
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
-from train.replay.backoff import TimingTables
 
 
-def alone(prompts: Sequence[Prompt], answers: Sequence[list[int]], cost: TimingTables) -> dict[str, np.ndarray]:
-    """Priced seconds and tokens of the large model alone."""
+def alone(prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], cost: ModelCosts) -> dict[str, np.ndarray]:
+    """Priced seconds and tokens [n] of answers that the large model writes alone."""
     tokens = np.array([len(a) for a in answers])
-    first = seconds(cost.large, [len(p.ids) for p in prompts])
-    return {"seconds": first + (tokens - 1) * seconds(cost.large, 1), "tokens": tokens}
+    return {"seconds": text_seconds(cost.large, [len(p.ids) for p in prompts], tokens), "tokens": tokens}
 
 
 def judged(
-    judge: QualityMetric,
+    metric: QualityMetric,
     prompts: Sequence[Prompt],
     texts: Sequence[tuple[list[int], list[int]]],
     references: Sequence[list[int]],
-    cost: TimingTables,
+    cost: ModelCosts,
 ) -> dict[str, np.ndarray]:
-    """Per text (tokens, who wrote them): priced seconds, tokens, those of the large model, loss and plain regret."""
+    """Columns [n] of hand-off texts (tokens, writers): seconds, tokens, those by the large model, loss, regret."""
     rows = []
     for prompt, (answer, writers), reference in zip(prompts, texts, references, strict=True):
-        taken = priced(len(prompt.ids), writers, [cost.small, cost.large])
-        rows.append((taken, len(answer), sum(writers), *judge(prompt, answer, reference)))
+        taken = handoff_seconds(len(prompt.ids), writers, cost.tables)
+        rows.append((taken, len(answer), sum(writers), *metric(prompt, answer, reference)))
     return dict(zip(("seconds", "tokens", "large", "loss", "regret"), np.array(rows, float).T, strict=True))
 
 
-def priced(prompt: int, writers: list[int], tables: Sequence[dict]) -> float:
-    """Seconds of a text of which ``writers`` says who wrote each token, at one timing table per model.
+def handoff_seconds(prompt: int, writers: Sequence[int], tables: Sequence[Table]) -> float:
+    """Seconds of a text after ``prompt`` tokens; ``writers`` gives the model, an index of ``tables``, of each token.
 
-    A model is asked for every token that it or a larger one wrote, and reads the gap since it was last asked.
+    A model is called for every token that it or a larger one wrote, and reads all tokens since its last call.
     """
-    asked = [np.flatnonzero(np.array(writers) >= i) for i in range(len(tables))]
+    calls = [np.flatnonzero(np.array(writers) >= i) for i in range(len(tables))]
     return sum(
-        float(seconds(table, np.diff(places, prepend=-prompt)).sum())
-        for table, places in zip(tables, asked, strict=True)
+        float(seconds(table, np.diff(positions, prepend=-prompt)).sum())
+        for table, positions in zip(tables, calls, strict=True)
     )
+
+
+def draft_seconds(decoder, prompt: int, row: dict, cost: ModelCosts) -> float:
+    """Seconds of a text that was drafted and verified, as if all its rounds were of the mean size.
+
+    ``row`` counts ``target_calls``, ``drafted`` and ``verified`` tokens.
+    """
+    rounds = row["target_calls"]
+    width = row["verified"] / rounds
+    target = seconds(cost.large, prompt + width) + (rounds - 1) * seconds(cost.large, 1 + width)
+    if len(decoder.models) == 1:
+        return float(target)
+    # A tree has as many nodes on a level as were verified for each token of its depth.
+    level = getattr(decoder, "beams", max(1.0, row["verified"] / max(1.0, row["drafted"])))
+    # A stop that drops its token has cost a forward for it.
+    dropped = getattr(decoder, "stop", None) is not None and not decoder.keep_stop_token
+    calls = row["drafted"] + rounds * dropped
+    # The first forward of a round reads one text, later ones a level of beams.
+    first, (one, beams) = min(rounds, calls), (seconds(cost.small, n) for n in (1, level))
+    draft = seconds(cost.small, prompt) - one + first * one + (calls - first) * beams
+    return float(target + float(draft))
 
 
 def decoded(
     decoder,
     prompt: Prompt,
     reference: list[int],
-    judge: QualityMetric,
-    cost: TimingTables,
+    metric: QualityMetric,
+    cost: ModelCosts,
     max_new_tokens: int,
     seed: int,
 ) -> tuple[float, int, float]:
-    """(priced seconds, tokens, loss) of what a decoder of two models writes, on its own, by what each of its forwards
-    read."""
+    """(seconds, tokens, loss) of one text by ``decoder``, priced by what each of its forwards read."""
     ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
     result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=seed)
     answer = result.sequences[0, ids.shape[1] :].tolist()
-    taken = sum(float(seconds(table, n).sum()) for table, n in zip((cost.small, cost.large), result.reads, strict=True))
-    return taken, len(answer), judge(prompt, answer, reference)[0]
+    taken = sum(float(seconds(table, n).sum()) for table, n in zip(cost.tables, result.reads, strict=True))
+    return taken, len(answer), metric(prompt, answer, reference)[0]

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import optuna
 
+from decoding.cost.costs import ModelCosts
 from policies import MLP, Logistic, Policy, Rule
 from train.replay.backoff import backoff
 from train.search.goal import Goal, pareto, solve

@@ -32,8 +32,8 @@ class Machine:
 
     def measure(self):
         said = []
-        tables = timing.measure([self.model("small"), self.model("large")], (1, 2, 16, 64), say=said.append)
-        return dict(zip(("small", "large"), tables, strict=True)), said
+        costs = timing.measure([self.model("small"), self.model("large")], (1, 2, 16, 64), say=said.append)
+        return dict(zip(("small", "large"), costs.tables, strict=True)), said
 
 
 def expect(tables, factor=1.0):
@@ -93,7 +93,7 @@ def test_lengths_that_do_not_fit_are_left_out(monkeypatch):
 
 def test_real_sessions_are_timed():
     lm = tiny()
-    tables = timing.measure([lm, lm], (1, 4), say=lambda sentence: None)
+    tables = timing.measure([lm, lm], (1, 4), say=lambda sentence: None).tables
     assert [list(table) for table in tables] == [[1, 4], [1, 4]]
     assert all(0 < seconds < 60 for table in tables for seconds in table.values())
 

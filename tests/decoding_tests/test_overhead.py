@@ -1,12 +1,13 @@
-"""What is done beside forwards, told apart from them on a decoder of our own, and measured on a real one."""
+"""The work outside of forwards: told apart from them on a made-up clock, and measured on a real pair."""
 
 from types import SimpleNamespace
 
 import pytest
 from tiny_models import nudged, tiny
 
-from decoding.cost import pair
-from decoding.cost.timing import CONTEXT, LENGTHS
+from decoding.cost import overhead
+from decoding.cost.costs import CONTEXT, ModelCosts
+from decoding.cost.timing import LENGTHS
 
 
 def test_rounds_and_drafted_tokens_are_told_apart(monkeypatch):
@@ -19,26 +20,26 @@ def test_rounds_and_drafted_tokens_are_told_apart(monkeypatch):
         calls = [rounds * length, rounds][not length :]
         return SimpleNamespace(seconds={"total": 7.0 + beside, "models": [3.0, 4.0]}, counts={"calls": calls})
 
-    monkeypatch.setattr(pair, "generate", generate)
+    monkeypatch.setattr(overhead, "generate", generate)
     large = tiny(seed=1)
-    assert pair.outside([nudged(large), large]) == pytest.approx((0.5, 0.3, 0.2))
+    assert overhead.overheads([nudged(large), large]) == pytest.approx((0.5, 0.3, 0.2))
 
 
 def test_a_longer_cache_is_what_is_between_two_measurements(monkeypatch):
     large = tiny(seed=1, max_position_embeddings=4096)
 
     def measure(models, lengths=LENGTHS, context=CONTEXT):
-        return [dict.fromkeys(lengths, 1.0 + slope * context) for slope in (0.001, -0.001)]
+        return ModelCosts(tuple(dict.fromkeys(lengths, 1.0 + slope * context) for slope in (0.001, -0.001)))
 
-    monkeypatch.setattr(pair, "measure", measure)
-    costs = pair.measure_costs([nudged(large), large])
+    monkeypatch.setattr(overhead, "measure", measure)
+    costs = overhead.measure_costs([nudged(large), large])
     assert costs.cached == pytest.approx((0.001, 0.0))  # a forward is never cheaper for what it has to read
     assert costs.forward(0, 1, CONTEXT + 500) == pytest.approx(1.0 + 0.001 * (CONTEXT + 500))
 
 
 def test_a_real_pair():
     large = tiny(seed=1)
-    costs = pair.measure_costs([nudged(large), large])
-    assert [*costs.forwards[0]] == [*costs.forwards[1]] and 1 in costs.forwards[0]
-    assert all(0 < seconds < 1 for table in costs.forwards for seconds in table.values())
-    assert 0 < costs.alone < 1 and 0 <= costs.round < 1 and 0 <= costs.drafted < 1
+    costs = overhead.measure_costs([nudged(large), large])
+    assert [*costs.small] == [*costs.large] and 1 in costs.small
+    assert all(0 < seconds < 1 for table in costs.tables for seconds in table.values())
+    assert 0 < costs.token_overhead < 1 and 0 <= costs.round_overhead < 1 and 0 <= costs.draft_overhead < 1
