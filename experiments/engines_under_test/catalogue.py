@@ -12,7 +12,7 @@ from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, SpecInfer,
 from decoding.models.defaults import load_model
 from experiments.engines_under_test.peers import LlamaCppWay, Transformers, twin
 from policies import Random
-from train.baselines.xllamacpp_server import LlamaCpp
+from train.baselines.xllamacpp_server import XllamacppServer
 from train.common.generations import write
 
 
@@ -76,14 +76,14 @@ def _backoff(m: Models, rate: float) -> Ours:
 
 def _llamacpp(m: Models, length: int | None = None) -> LlamaCppWay:
     draft = None if length is None else m.files[0]
-    return LlamaCppWay(LlamaCpp(m.files[1], m.large.tokenizer, m.context, draft, length))
+    return LlamaCppWay(XllamacppServer(m.files[1], m.large.tokenizer, m.context, draft, length))
 
 
 def _no_llamacpp(m: Models, draft: bool) -> str | None:
     if m.large.device.type != "cpu":
         return "it is measured on the CPU only"
     for file in m.files if draft else m.files[1:]:
-        if not LlamaCpp.available(file):
+        if not XllamacppServer.available(file):
             return f"it needs the package xllamacpp and a .gguf file, which {file} is not or which is not installed"
     return None
 

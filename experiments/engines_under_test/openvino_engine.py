@@ -13,7 +13,7 @@ from train.baselines.subprocess_engine import SubprocessEngine, serve
 MADE = "openvino_model.xml"
 
 
-class OpenVINO:
+class OpenVINO(SubprocessEngine):
     """Greedy decoding by OpenVINO GenAI at batch 1, with torch's number of threads and its own number formats.
 
     ``large`` and ``small`` are folders that ``convert`` made. With ``settings``, keys of its GenerationConfig, it
@@ -25,12 +25,11 @@ class OpenVINO:
 
         folders = [str(large), None if small is None else str(small)]
         given = {} if settings is None else settings
-        self.served = SubprocessEngine("OpenVINO", __name__, [*folders, torch.get_num_threads(), given])
+        super().__init__("OpenVINO", __name__, [*folders, torch.get_num_threads(), given])
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], float]:
-        """(token ids, seconds inside its process)."""
-        reply, seconds = self.served.ask({"prompt": list(prompt), "max_new_tokens": max_new_tokens})
-        return reply, seconds
+        """(token ids, seconds inside the process)."""
+        return self.ask({"prompt": list(prompt), "max_new_tokens": max_new_tokens})
 
 
 def convert(gguf: str, folder: Path) -> Path:

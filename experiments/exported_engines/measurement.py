@@ -17,7 +17,7 @@ from decoding.models.defaults import DRAFTER, load_model, target_source
 from experiments.engine_speed.summary import per_token, ratio
 from experiments.engines_under_test.openvino_engine import OpenVINO, convert
 from policies.export.checking import check
-from train.baselines.xllamacpp_server import LlamaCpp
+from train.baselines.xllamacpp_server import XllamacppServer
 from train.common import atomic, run_folder
 from train.common.cli import at_least, checking
 from train.data.prompts import Prompt, load_prompts
@@ -104,7 +104,7 @@ def llama_cpp(told: dict, small: str, large: str, tokenizer, context: int, folde
     """Answers of llama.cpp by each of ``WAYS``."""
     draft = told["speculative"]["draft"]
     settings = [(), (small, DEFAULT_LENGTH, 0.0), (small, draft["n_max"], draft["p_min"])]
-    return [LlamaCpp(large, tokenizer, context, *some).answer for some in settings]
+    return [XllamacppServer(large, tokenizer, context, *some).answer for some in settings]
 
 
 def openvino(told: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:

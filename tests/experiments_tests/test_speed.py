@@ -1,8 +1,6 @@
 """The comparison of engines: every row on toys, arithmetic against a clock of our own, resuming, bad input."""
 
 import json
-import os
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +18,6 @@ from experiments.engine_speed.random_models import random_pair
 from experiments.engines_under_test import catalogue
 from experiments.engines_under_test.catalogue import Models
 from experiments.engines_under_test.peers import LlamaCppWay, Transformers, twin
-from train.baselines.xllamacpp_server import LlamaCpp, server
 from train.common.cli import InputError
 
 METHODS = (
@@ -355,71 +352,6 @@ def test_llama_cpp_is_left_out_with_its_reason(models):
     kept, lacking = catalogue.runnable(["transformers", "llamacpp", "llamacpp-draft:2"], models)
     assert kept == ["transformers"] and set(lacking) == {"llamacpp", "llamacpp-draft:2"}
     assert "xllamacpp" in lacking["llamacpp"]
-
-
-class Anything(SimpleNamespace):
-    """Every attribute that is asked for is there."""
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        setattr(self, name, Anything())
-        return getattr(self, name)
-
-
-@pytest.mark.parametrize("draft", [None, "small.gguf"])
-def test_llama_cpp_is_told_to_draft(monkeypatch, draft):
-    """Without a type a draft is loaded and never asked; its threads are ours too."""
-    engine = SimpleNamespace(CommonParams=Anything, common_speculative_type=Anything(), Server=lambda given: given)
-    kind = engine.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE
-    monkeypatch.setitem(sys.modules, "xllamacpp", engine)
-    given = server("large.gguf", 99, 2, draft, 3)
-    assert (given.model.path, given.n_ctx) == ("large.gguf", 99)
-    drafting = given.speculative.draft
-    if draft is None:
-        assert not isinstance(given.speculative.types, list)
-    else:
-        assert given.speculative.types == [kind]
-        assert (drafting.mparams.path, drafting.n_max, drafting.n_min, drafting.p_min) == (draft, 3, 0, 0.0)
-        assert drafting.cpuparams.n_threads == given.cpuparams.n_threads == 2
-
-
-ENGINE = """
-class Anything:
-    def __getattr__(self, name):
-        setattr(self, name, Anything())
-        return getattr(self, name)
-
-CommonParams = Anything
-
-class Server:
-    def __init__(self, given):
-        self.path = given.model.path
-    def handle_completions(self, request):
-        if request["max_tokens"] == 13:
-            raise SystemExit
-        text = f"{self.path} {request['prompt']} {request['temperature']}"
-        return {"choices": [{"text": text, "finish_reason": "stop" if request["max_tokens"] > 5 else "length"}]}
-"""
-
-
-def test_llama_cpp_answers_from_a_process_of_its_own(monkeypatch, tmp_path):
-    (tmp_path / "xllamacpp.py").write_text(ENGINE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-
-    class Words:
-        eos_token_id = 2
-
-        def __call__(self, text, **options):
-            return {"input_ids": [text]}
-
-    engine = LlamaCpp("a.gguf", Words(), 99)
-    answer, seconds = engine.answer((4, 5), 9)
-    assert answer == ["a.gguf [4, 5] 0.0", 2] and seconds >= 0
-    assert engine.answer((4,), 5)[0] == ["a.gguf [4] 0.0"]
-    with pytest.raises(RuntimeError, match="llama.cpp's process has ended"):
-        engine.answer((4,), 13)
-    assert engine.served.process.wait(20) == 0
 
 
 def test_llama_cpp_answers_like_the_others():

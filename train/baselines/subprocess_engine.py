@@ -1,7 +1,7 @@
 """Another engine in a process of its own, asked over a pipe.
 
-In ours its threads, though idle, count against the cores that OpenMP believes it has; torch's threads then sleep at
-every barrier instead of waiting awake, and everything else took 25 % longer.
+In this process its idle threads would count against the cores that OpenMP sees: torch's threads would then sleep at
+every barrier instead of spinning, which made everything else take 25 % longer.
 """
 
 from __future__ import annotations
@@ -15,25 +15,30 @@ from typing import Any
 
 
 class SubprocessEngine:
-    """``python -m module`` with ``settings``; ``module`` calls ``serve``. ``name`` is what errors call it."""
+    """Runs ``python -m module`` with ``settings`` as JSON; the module's ``main`` calls ``serve``.
+
+    ``name`` is what errors call the engine. A subclass has ``answer(prompt, max_new_tokens)``, which returns
+    (token ids, seconds inside the process).
+    """
 
     def __init__(self, name: str, module: str, settings: list):
         self.name = name
-        # Ctrl-C is ours to handle; at the end of its input the process leaves.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(settings)],
+            # -P: a train.py or json.py in the working folder is no part of the engine.
+            [sys.executable, "-P", "-m", module, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # Ctrl-C is for this process to handle; the other ends at the end of its input.
             start_new_session=True,
         )
 
     def ask(self, request: dict) -> tuple[Any, float]:
-        """(reply, seconds inside its process). RuntimeError when the process has ended."""
+        """(reply, seconds inside the process). RuntimeError when the process has ended."""
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
-            # An engine may print on its own: what it answers is the line that begins as a pair.
+            # An engine may print lines of its own; a reply is the first one that is a JSON list.
             line = next(line for line in self.process.stdout if line.startswith(b"["))
             return tuple(json.loads(line))
         except (OSError, ValueError, StopIteration) as error:
@@ -41,7 +46,7 @@ class SubprocessEngine:
 
 
 def serve(answer: Callable[[dict], Any]) -> None:
-    """Answer requests, a line of JSON each, with lines of [reply, seconds]."""
+    """Answer requests, one JSON object a line, with lines of [reply, seconds]."""
     for line in sys.stdin:
         request = json.loads(line)
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""llama.cpp on the same weights, in a process of its own, as a row of the table: on CPU, users will compare."""
+"""llama.cpp on the same weights, in a process of its own: on CPU, it is what users compare with."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from train.baselines.subprocess_engine import SubprocessEngine, serve
 
 
-class LlamaCpp:
+class XllamacppServer(SubprocessEngine):
     """Greedy decoding of a GGUF by llama.cpp (package ``xllamacpp``), at batch 1, with torch's number of threads.
 
-    It computes in the file's own quantised format, so at near-ties it may write another text than the dequantised
-    weights do. With the GGUF of a ``draft`` it speculates with at most ``length`` tokens, fewer where the largest
-    probability, renormalised over the ten largest, is below ``p_min``. Raises RuntimeError when its process ends.
+    It computes in the file's quantised format, so at near-ties its text may differ from that of the dequantised
+    weights. With the GGUF of a ``draft`` it speculates with at most ``length`` tokens, fewer where the largest
+    probability, renormalised over the ten largest, is below ``p_min``. Raises RuntimeError when its process has ended.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class LlamaCpp:
         self.tokenizer = tokenizer
         draft = None if draft is None else str(draft)
         settings = [str(gguf), context, torch.get_num_threads(), draft, length, p_min]
-        self.served = SubprocessEngine("llama.cpp", __name__, settings)
+        super().__init__("llama.cpp", __name__, settings)
 
     @staticmethod
     def available(source: str | None) -> bool:
@@ -41,9 +41,9 @@ class LlamaCpp:
         return str(source).endswith(".gguf") and importlib.util.find_spec("xllamacpp") is not None
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], float]:
-        """(token ids, seconds inside its process); the text comes back as text and is tokenised again."""
+        """(token ids, seconds inside the process); the reply is text, which is tokenised again."""
         request = {"prompt": list(prompt), "max_tokens": max_new_tokens, "temperature": 0.0, "cache_prompt": False}
-        reply, seconds = self.served.ask(request)
+        reply, seconds = self.ask(request)
         choice = reply["choices"][0]
         ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
         return ([*ids, self.tokenizer.eos_token_id] if choice["finish_reason"] == "stop" else ids), seconds
@@ -59,7 +59,7 @@ def server(gguf: str, context: int, threads: int, draft: str | None, length: int
     pools = [parameters.cpuparams, parameters.cpuparams_batch]
     if draft is not None:
         kinds, drafting = xllamacpp.common_speculative_type, parameters.speculative.draft
-        # Without a type a draft is loaded and never asked.
+        # Without a type the draft is loaded but never used.
         parameters.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
         drafting.mparams.path, drafting.n_max, drafting.n_min, drafting.p_min = draft, length, 0, p_min
         pools += [drafting.cpuparams, drafting.cpuparams_batch]

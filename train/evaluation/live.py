@@ -1,4 +1,4 @@
-"""Live measurement: several decoders on the same prompts, one after the other in turn, timed and judged."""
+"""Live measurement: several decoders on the same prompts, in turn, timed and scored."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from decoding import generate
+from decoding import Autoregressive, generate
 from decoding.cost.costs import Table, text_seconds
-from train.baselines.xllamacpp_server import LlamaCpp
+from train.baselines.subprocess_engine import SubprocessEngine
 from train.common.atomic import append_rows, read_rows
+from train.common.job import Job
 from train.common.progress import track
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
@@ -50,12 +51,24 @@ def measure(
             before = joules() if joules else 0.0
             answers[name] = _answer(decoders[name], prompt, max_new_tokens, seed=i)
             answers[name] |= {"joules": joules() - before} if joules else {}
-        row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": _judged(metric, prompt, answers)}
+        row = {
+            "id": prompt.id,
+            "family": prompt.family,
+            "setting": setting,
+            "methods": _judged(metric, prompt, answers),
+        }
         append_rows(path, [row])
         done[prompt.id] = row
     rows = [done[p.id]["methods"] for p in prompts]
     fields = ("seconds", "tokens", "loss", "regret", "large_share") + ("joules",) * (joules is not None)
     return {name: {f: np.array([row[name][f] for row in rows], float) for f in fields} for name in names}
+
+
+def on_tuning(job: Job, decoders: dict[str, object]) -> dict[str, dict[str, np.ndarray]]:
+    """``measure`` the large model and ``decoders`` on the tuning prompts."""
+    decoders = {LARGE: Autoregressive(job.large)} | decoders
+    path, new = job.folder / "tune.jsonl", job.settings.max_new_tokens
+    return measure(decoders, job.splits["tune"], new, job.metric, path, "live, tuning")
 
 
 def finished(path: Path, names: Collection[str], setting: str) -> dict[str, dict]:
@@ -65,7 +78,7 @@ def finished(path: Path, names: Collection[str], setting: str) -> dict[str, dict
 
 
 def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict:
-    if isinstance(decoder, LlamaCpp):
+    if isinstance(decoder, SubprocessEngine):
         answer, seconds = decoder.answer(prompt.ids, max_new_tokens)
         return {"tokens": len(answer), "seconds": seconds, "answer": answer, "writers": [], "large_share": 1.0}
     ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
@@ -80,7 +93,7 @@ def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict
     }
 
 
-def _judged(metric: QualityMetric, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
+def _scored(metric: QualityMetric, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
     reference = answers[LARGE]["answer"]
     for answer in answers.values():
         answer["loss"], answer["regret"] = metric(prompt, answer["answer"], reference)
