@@ -1,4 +1,4 @@
-"""Speculative decoding: the draft proposes a block, the target checks it in one forward."""
+"""Speculative decoding: the draft proposes a block of tokens, the target verifies it in one forward."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from decoding.acceptance.draft_block import Acceptance, DraftBlock, gather_at, g
 from decoding.acceptance.learned import JUDGE
 from decoding.acceptance.lossless import Exact, Strict
 from decoding.acceptance.rules import rule
-from decoding.drafting.draft_ahead import draft_ahead, host_waits
-from decoding.drafting.draft_model import DraftOutput, Proposer, draft_noise, draft_with_model, draft_with_proposer
+from decoding.drafting.draft_model import (
+    DraftOutput,
+    Proposer,
+    draft_ahead,
+    draft_noise,
+    draft_with_model,
+    draft_with_proposer,
+    host_waits,
+)
 from decoding.models.lm import LM
 from decoding.state.generation_state import GenerationState
 from decoding.state.policy_state import PolicyState
@@ -23,17 +30,17 @@ from decoding.step import Policy
 
 
 class Speculative:
-    """Draft up to ``length`` tokens, fewer where ``stop`` says so, and keep what ``accept`` keeps.
+    """Draft up to ``length`` tokens, until the policy ``stop`` ends the draft; ``accept`` decides how many are kept.
 
     The draft is a model or anything with ``propose``, such as ``PromptLookup(3)``; only the target is then in
-    ``models``, yet writer 0 is the draft and 1 the target. ``stop`` is a policy asked before each drafted token with
-    the draft's distribution: True ends the draft there and drops that token; ``keep_stop_token=True`` drafts it and then ends, as
-    transformers and OpenVINO do. With ``Exact`` or ``Block`` the output is the target's own (Leviathan et al.
-    2211.17192, section 2). With ``strict_prefix=n`` a lossy rule is not asked about drafts that begin within the
-    first n tokens of an answer: these are verified by ``Exact``.
+    ``models``, yet writer 0 is the draft and 1 the target. Before each drafted token ``stop`` sees the draft's
+    distribution: True ends the draft and drops that token, or with ``keep_stop_token`` drafts it as the last one, as
+    transformers and OpenVINO do. With ``Exact`` or ``Block`` the output is distributed as the target's own (Leviathan
+    et al. 2211.17192, section 2). Drafts that begin within the first ``strict_prefix`` tokens of an answer are verified
+    by ``Exact``, whatever ``accept`` is.
 
     Raises ValueError unless there are a draft and a target, ``length`` is at least 1, ``strict_prefix`` at least 0,
-    and a ``stop`` has a model to look at.
+    and a ``stop`` policy has a draft model to read.
     """
 
     def __init__(
@@ -51,7 +58,7 @@ class Speculative:
             raise ValueError(f"the draft length must be at least 1, not {length}")
         self.proposer = models[0] if hasattr(models[0], "propose") else None
         if stop is not None and self.proposer is not None:
-            raise ValueError("a stop policy looks at the draft's distribution; what only proposes tokens has none")
+            raise ValueError("a stop policy reads the draft's distribution, and a draft without a model has none")
         self.models = list(models) if self.proposer is None else [models[1]]
         self.length, self.stop, self.keep_stop_token, self.strict_prefix = length, stop, keep_stop_token, strict_prefix
         self.accept = Exact() if accept is None else accept
@@ -72,7 +79,7 @@ class Speculative:
             lengths = buffer.lengths[rows]
             drafted = self._draft(state, policy_state, rows, lengths)
             checked = self._check(state, rows, lengths, drafted)
-            # A row has gained a token in every round, so the host knows when all are past the strict prefix.
+            # Every round adds a token to every row, so the host knows when all are past the strict prefix.
             accept = self.strict if rounds < self.strict_prefix else self.accept
             accepted, after = accept(self._block(state, rows, lengths, drafted, checked))
             kept = lengths + accepted
@@ -87,7 +94,7 @@ class Speculative:
     def _draft(
         self, state: GenerationState, policy_state: PolicyState | None, rows: Tensor, lengths: Tensor
     ) -> DraftOutput:
-        # The target writes one token in any case: the budget leaves room for one drafted token fewer.
+        # The target always writes one token of a round, which the budget must hold too.
         room = (state.buffer.limits[rows] - lengths - 1).clamp(max=self.length)
         if self.proposer is not None:
             return draft_with_proposer(state, self.proposer, rows, lengths, room, self.length)
@@ -103,7 +110,7 @@ class Speculative:
         checked = state.sessions[-1].catch_up(buffer.ids, end, rows, logits_to_keep=k + 1, span=span)
         if drafted.even:
             return checked
-        # Rows are right-aligned: bring the logits of the first drafted token of each to the front.
+        # Rows are right-aligned: shift each to the left, to begin with its first drafted token.
         shift = (k - drafted.lengths)[:, None] + torch.arange(k + 1, device=rows.device)
         return gather_at_each(checked, shift.clamp(max=k))
 
@@ -113,10 +120,10 @@ class Speculative:
         k, starts = drafted.tokens.shape[1], lengths - state.buffer.prompts[rows]
         greedy = state.sampling.greedy
 
-        def fresh(stream: int, places: int, unused: bool) -> Tensor:
+        def noise(stream: int, size: int, unused: bool) -> Tensor:
             if unused:
-                return torch.zeros(len(rows), places, device=rows.device)
-            place = torch.arange(places, device=rows.device)
+                return torch.zeros(len(rows), size, device=rows.device)
+            place = torch.arange(size, device=rows.device)
             return draft_noise(state.buffer, rows, starts[:, None], place, stream, self.length)
 
         return DraftBlock(
@@ -125,10 +132,10 @@ class Speculative:
             draft_logits=drafted.logits,
             target_logits=checked,
             sampling=state.sampling,
-            # Greedy distributions leave nothing to chance, and of the rules only a judge asks a policy.
-            accept_noise=fresh(ACCEPT, k, unused=greedy),
-            next_noise=fresh(REPLACE, k + 1, unused=greedy),
-            policy_noise=fresh(JUDGE, k, unused=not hasattr(self.accept, "policy")),
+            # Greedy acceptance needs no noise, and of the rules only ``Learned`` has a policy.
+            accept_noise=noise(ACCEPT, k, unused=greedy),
+            next_noise=noise(REPLACE, k + 1, unused=greedy),
+            policy_noise=noise(JUDGE, k, unused=not hasattr(self.accept, "policy")),
             starts=starts,
             before=state.buffer.ids[rows, lengths - 1],
         )

@@ -1,4 +1,4 @@
-"""Who drafts: a smaller model, token by token, or anything that proposes tokens without chance."""
+"""Drafts for speculative decoding: by a smaller model, token by token, or by a proposer without a model."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from decoding.state.token_buffer import TokenBuffer
 class Proposer(Protocol):
     """Drafts without a model.
 
-    ``ids`` [batch, capacity] are the texts, left-aligned, of which the first ``lengths`` [r] tokens of the rows
-    ``rows`` [r] count. Returns tokens [r, limit] and how many of them [r] are meant, at most ``limit`` and none where
-    it has no idea. What it returns may depend on nothing else: no state, no chance.
+    ``ids`` [batch, capacity] are the left-aligned texts; of the rows ``rows`` [r] the first ``lengths`` [r] tokens
+    count. Returns tokens [r, limit] and how many of them [r] are the draft, 0 for none. The result must be a function
+    of the texts: no state, no randomness.
     """
 
-    def draft_with_proposer(self, ids: Tensor, lengths: Tensor, rows: Tensor, limit: int) -> tuple[Tensor, Tensor]: ...
+    def propose(self, ids: Tensor, lengths: Tensor, rows: Tensor, limit: int) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(slots=True)
 class DraftOutput:
-    """Drafts of r rows, which lie in the text's scratch too."""
+    """Drafts of r rows; the tokens are in the scratch of the ``TokenBuffer`` too."""
 
     tokens: Tensor
     """[r, k] ids"""
     logits: Tensor
-    """[r, k, vocab] they were drawn from; 0 and -inf where nothing was left to chance"""
+    """[r, k, vocab] from which they were drawn; 0 and -inf for a proposer"""
     lengths: Tensor
-    """[r] how many of the tokens are meant"""
+    """[r] tokens of each draft; later columns are padding"""
     total: int | Tensor
-    """how many of all rows are; still on the device where nobody has waited for it"""
+    """sum of ``lengths``; a tensor where reading it would make the host wait"""
     even: bool
-    """whether the target reads all k of every row"""
+    """whether the target reads all k tokens of every row"""
 
 
 def draft_noise(buffer: TokenBuffer, rows: Tensor, starts: Tensor, place: Tensor, stream: int, length: int) -> Tensor:
-    """Noise [r] or [r, k] of the round that begins after ``starts`` answer tokens, at ``place`` in its draft.
+    """Noise [r] or [r, k] at ``place`` in the draft of the round that begins after ``starts`` answer tokens.
 
-    A position that is drafted again gets new noise: a rule that looks beyond the first rejection has already used the
-    old, and what it decided would leak into the new draft. Rounds of one row never begin at the same place.
+    A position that is drafted again gets new noise: a rule that looks past the first rejection has already used the
+    old, and its decision would leak into the new draft. Two rounds of a row never begin at the same position.
     """
     return buffer.uniform(rows, starts * (length + 1) + place, stream)
 
@@ -54,7 +54,7 @@ def draft_noise(buffer: TokenBuffer, rows: Tensor, starts: Tensor, place: Tensor
 def draft_with_proposer(
     state: GenerationState, proposer: Proposer, rows: Tensor, lengths: Tensor, room: Tensor, limit: int
 ) -> DraftOutput:
-    """A draft by ``proposer`` of at most ``room`` [r] tokens, as if it had been certain of it."""
+    """A draft by ``proposer`` of at most ``room`` [r] tokens, with logits as if it had been certain of them."""
     buffer, vocab = state.buffer, state.sessions[-1].vocab
     tokens, drafted = proposer.propose(buffer.ids, lengths, rows, limit)
     drafted = torch.minimum(drafted, room)
@@ -76,28 +76,25 @@ def draft_with_model(
     keep_stop_token: bool,
 ) -> DraftOutput:
     """A draft by the first model of at most ``room`` [r] tokens, ``limit`` where the budget allows."""
-    buffer, session, hidden = (
-        state.buffer,
-        state.sessions[0],
-        policy_state is not None and policy_state.needs.needs_hidden,
-    )
-    chance = sampling_noise(state, rows, lengths, limit)
+    buffer, session = state.buffer, state.sessions[0]
+    hidden = policy_state is not None and policy_state.needs.needs_hidden
+    noise = sampling_noise(state, rows, lengths, limit)
     span = None if keep_stop_token else unread_span(buffer, limit)
-    # Without a stop the host knows how a draft goes, until a budget comes to its end.
+    # Without a stop policy the host knows the length of every draft, until a budget runs out.
     which, drafted, most, total = None, room, limit, limit * len(rows)
     tokens, logits = [], []
     for place in range(limit + 1):
         if (place > 0 and policy_state is not None) or buffer.room <= limit:
-            which, most, total = _going(drafted, place)
+            which, most, total = _still_drafting(drafted, place)
         if place >= most:
             break
-        at, now = _of(rows, which), _of(lengths, which) + place
+        at, now = _select(rows, which), _select(lengths, which) + place
         row_logits, states = session.next(buffer.ids, now, at, hidden, span)
         span = ReadSpan(buffer.longest + place + 1, 1)
         if policy_state is not None:
             stopped = policy_state.decide(row_logits, at, now, states)
             drafted = torch.where(_spread(stopped, which, len(rows)), place + keep_stop_token, drafted)
-        drawn = state.sampling.draw(row_logits, _of(chance[:, place], which))
+        drawn = state.sampling.draw(row_logits, _select(noise[:, place], which))
         buffer.ids[at, now] = drawn
         tokens.append(_spread(drawn, which, len(rows)))
         logits.append(_spread(row_logits, which, len(rows)))
@@ -108,6 +105,65 @@ def draft_with_model(
     return DraftOutput(torch.stack(tokens[:most], 1), torch.stack(logits[:most], 1), drafted, total, even)
 
 
+def draft_ahead(
+    state: GenerationState,
+    policy_state: PolicyState,
+    rows: Tensor,
+    lengths: Tensor,
+    room: Tensor,
+    limit: int,
+    keep_stop_token: bool,
+) -> DraftOutput:
+    """``draft_with_model`` without waiting for the stop policy, for rows that are not near their budgets.
+
+    On an accelerator, reading each decision would idle the device at every drafted token. So all rows draft until the
+    host knows that all have stopped, one step late: it reads a decision while the device computes the next step.
+    Tokens after a stop are excluded by ``lengths``. The target reads them, at no cost: a forward of so few tokens is
+    bound by its weights.
+    """
+    buffer, session, drafted = state.buffer, state.sessions[0], room
+    noise, span = sampling_noise(state, rows, lengths, limit), None if keep_stop_token else unread_span(buffer, limit)
+    tokens, logits, going = [], [], []
+    for place in range(limit):
+        if place > 1 and not going[place - 2]:
+            break
+        now = lengths + place
+        row_logits, states = session.next(buffer.ids, now, rows, policy_state.needs.needs_hidden, span)
+        span = ReadSpan(buffer.longest + place + 1, 1)
+        stopped = policy_state.decide(row_logits, rows, now, states) & (drafted > place)
+        drafted = torch.where(stopped, place + keep_stop_token, drafted)
+        going.append(AsyncFlag((drafted > place + 1).any()))
+        drawn = state.sampling.draw(row_logits, noise[:, place])
+        buffer.ids[rows, now] = drawn
+        tokens.append(drawn)
+        logits.append(row_logits)
+    if keep_stop_token:  # else the next round decides on the same position again
+        policy_state.forget(rows, lengths + drafted)
+    return DraftOutput(torch.stack(tokens, 1), torch.stack(logits, 1), drafted, drafted.sum(), even=True)
+
+
+class AsyncFlag:
+    """A flag [] on its way to the host while the device works on."""
+
+    def __init__(self, flag: Tensor):
+        self.value, self.copied = flag, None
+        if flag.is_cuda:
+            self.value = torch.empty((), dtype=flag.dtype, pin_memory=True)
+            self.value.copy_(flag, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def __bool__(self) -> bool:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return bool(self.value)
+
+
+def host_waits(device: torch.device) -> bool:
+    """Whether reading a value makes the host wait until the device has finished all its work."""
+    return device.type != "cpu"
+
+
 def sampling_noise(state: GenerationState, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:
     """Noise [r, limit] to draw a draft with."""
     if state.sampling.greedy:
@@ -116,22 +172,22 @@ def sampling_noise(state: GenerationState, rows: Tensor, lengths: Tensor, limit:
     return draft_noise(state.buffer, rows, (lengths - state.buffer.prompts[rows])[:, None], place, DRAW, limit)
 
 
-def _going(drafted: Tensor, place: int) -> tuple[Tensor | None, int, int]:
-    """Which rows draft more than ``place`` tokens, None for all; the most that one of them does; the sum."""
-    further = drafted > place
-    most, total, going = torch.stack([drafted.max(), drafted.sum(), further.sum()]).tolist()
-    return further.nonzero().squeeze(1) if 0 < going < len(drafted) else None, most, total
-
-
 def unread_span(buffer: TokenBuffer, limit: int) -> ReadSpan | None:
-    """What the draft has not read of any row: the last token, and the one before it where its whole draft was kept."""
+    """The unread tokens of every row: the last one, and the one before it where its whole draft was accepted."""
     fewest, most = buffer.gained
     if fewest <= limit < most:
-        return None  # some rows one, some two
+        return None  # one in some rows, two in others
     return buffer.span(1 if most <= limit else 2)
 
 
-def _of(values: Tensor, which: Tensor | None) -> Tensor:
+def _still_drafting(drafted: Tensor, place: int) -> tuple[Tensor | None, int, int]:
+    """The rows that draft more than ``place`` tokens, None for all; the longest draft; the sum of all drafts."""
+    further = drafted > place
+    most, total, count = torch.stack([drafted.max(), drafted.sum(), further.sum()]).tolist()
+    return further.nonzero().squeeze(1) if 0 < count < len(drafted) else None, most, total
+
+
+def _select(values: Tensor, which: Tensor | None) -> Tensor:
     """The entries ``which`` of ``values`` [r], all for None."""
     return values if which is None else values[which]
 

@@ -64,7 +64,7 @@ def test_no_wait_within_a_draft(monkeypatch):
     monkeypatch.setattr(speculative, "host_waits", lambda device: True)
     heard = []
     monkeypatch.setattr(
-        "decoding.drafting.draft_ahead.AsyncFlag.__bool__", lambda self: heard.append(1) or bool(self.value.tolist())
+        "decoding.drafting.draft_model.AsyncFlag.__bool__", lambda self: heard.append(1) or bool(self.value.tolist())
     )
     decoder = Speculative([small, large], LENGTH, stop=STOPS["logistic"])
     found = counted(monkeypatch, decoder, IDS[:1], max_new_tokens=60, eos_token_id=())
