@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from decoding.state.sampling import POLICY
+from decoding.state.suffix import longest_repeated_suffix
 from decoding.state.token_buffer import TokenBuffer
 from decoding.step import Policy, PolicyNeeds, Step
 
@@ -91,28 +90,6 @@ class PolicyState:
         self.agreed = self.agreed.index_copy(0, rows, agreed.float())
         if self.needs.reads("large_entropy"):
             self.large_entropy = self.large_entropy.index_copy(0, rows, entropy(logits))
-
-
-def longest_repeated_suffix(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:
-    """[r] length, at most ``limit``, of the longest suffix of ``answers`` [r, n], cut to ``lengths`` [r], that also
-    occurs earlier."""
-    ends, back, where, inside = _suffix_windows(answers.shape[1], limit, answers.device)
-    last = lengths.unsqueeze(1) - 1
-    tail = answers.gather(1, (last - back).clamp_(min=0))
-    same = answers[:, where] == tail.unsqueeze(1)
-    same &= inside & (ends < last).unsqueeze(2)
-    return same.cumprod(-1).sum(-1).amax(1)
-
-
-@lru_cache(maxsize=8)
-def _suffix_windows(size: int, limit: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ends [size], offsets back [limit], the index [size, limit] at each offset before each end, and its validity.
-
-    Cached: they are the same at every step, and a dozen small operations are much of a decision's cost.
-    """
-    ends, back = torch.arange(size, device=device), torch.arange(limit, device=device)
-    where = ends.unsqueeze(1) - back
-    return ends, back, where.clamp(min=0), where >= 0
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from train.common import atomic
+from policies.storage import atomic
 from train.reports.figure import COLOURS, FAINT, GRID, INK
 from train.reports.tables import bars
 

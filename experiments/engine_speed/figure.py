@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from experiments.engine_speed.summary import BASES
-from train.common import atomic
+from policies.storage import atomic
 from train.reports.figure import COLOURS, FAINT, GRID, INK
 
 ENGINES = {

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from policies.export.engines.portable_json import dumps
+from policies.export.portable import dumps
 from policies.export.source import ExportError, Source
 from policies.export.target import Target
 from policies.export.versions import recorded
+from policies.storage.atomic import replacing
 
 FORMAT, VERSION = "decision-policy-export", 1
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
@@ -28,16 +27,11 @@ def write_bundle(source: Source, target: Target, folder: Path) -> list[str]:
     files = target.files(source)
     manifest = dumps(_manifest(source, target, files), indent=2)
     files = files | {MANIFEST: manifest, SEAL: seal(manifest)}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
+    with replacing(folder) as unfinished:
         for name, data in files.items():
             path = unfinished / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return sorted(files)
 
 

@@ -1,10 +1,9 @@
-"""A policy's two files: JSON for what a person reads, safetensors beside it for what is too long to read."""
+"""The two files of a policy: JSON for people to read, and safetensors beside it for long weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,19 +13,21 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from policies.storage.atomic import write as write_atomically
+
 
 class PolicyError(ValueError):
-    """A policy file that cannot be used: one sentence with the file, what is wrong and what would be right."""
+    """A policy file that cannot be used; the message is one sentence: the file, the fault and the remedy."""
 
 
 def write(path: Path, document: dict, tensors: Mapping[str, Tensor]) -> None:
-    """Write ``document``, and ``tensors`` beside it when there are any; a reader never sees half a file.
+    """Write ``document``, and ``tensors`` beside it if there are any; a reader never sees half a file.
 
-    The JSON holds the tensors' sha256 and is replaced last, so a crash in between is noticed at the next load.
+    The JSON holds the tensors' sha256 and is replaced last, so the next load notices a crash in between.
+    PolicyError for a name that does not end in .json, and for values that JSON does not take.
     """
     if path.suffix != ".json":
         raise PolicyError(f"{path}: not written, because of its name; it must end in .json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if tensors:
         blob = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
         beside = path.with_suffix(".safetensors")
@@ -38,12 +39,12 @@ def write(path: Path, document: dict, tensors: Mapping[str, Tensor]) -> None:
             f"{path}: not written, because {error}; JSON takes finite numbers, strings, lists and dicts"
         ) from error
     if tensors:
-        _replace(beside, blob)
-    _replace(path, (text + "\n").encode())
+        write_atomically(beside, blob)
+    write_atomically(path, (text + "\n").encode())
 
 
 def read(path: Path) -> dict:
-    """The JSON document at ``path``; NaN, Infinity and anything but an object are refused."""
+    """The JSON object at ``path``. PolicyError for an unreadable file, NaN, Infinity and anything but an object."""
     try:
         document = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
     except OSError as error:
@@ -56,7 +57,7 @@ def read(path: Path) -> dict:
 
 
 def read_tensors(path: Path, entry: Any) -> dict[str, Tensor]:
-    """The tensors that ``entry``, the ``tensors`` field of the JSON at ``path``, points to; none for None."""
+    """The tensors of the file that ``entry``, the ``tensors`` field of the JSON at ``path``, names; {} for None."""
     if entry is None:
         return {}
     if (
@@ -65,7 +66,7 @@ def read_tensors(path: Path, entry: Any) -> dict[str, Tensor]:
         or not isinstance(entry.get("sha256"), str)
     ):
         raise PolicyError(f"{path}: 'tensors' is {show(entry)}; it must name a file and its sha256")
-    beside = path.with_name(Path(entry["file"]).name or "-")  # only ever beside the JSON, whatever the JSON says
+    beside = path.with_name(Path(entry["file"]).name or "-")  # never outside the folder of the JSON
     try:
         blob = beside.read_bytes()
     except (OSError, ValueError) as error:
@@ -80,9 +81,9 @@ def read_tensors(path: Path, entry: Any) -> dict[str, Tensor]:
         ) from error
 
 
-def short(value: float) -> float:
-    """The shortest decimal that is the same float32, so that 0.4 is written 0.4."""
-    return float(str(np.float32(value)))
+def short(value: float | list) -> float | list:
+    """The shortest decimal that is the same float32, so that 0.4 is written 0.4; also of each number in a list."""
+    return [short(item) for item in value] if isinstance(value, list) else float(str(np.float32(value)))
 
 
 def is_number(value: Any) -> bool:
@@ -93,22 +94,10 @@ def is_number(value: Any) -> bool:
 
 
 def show(value: Any) -> str:
-    """A value as an error message quotes it: one short line."""
+    """The repr of a value, cut to 60 characters for an error message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from tiny_models import tiny
 
 from decoding import Backoff, generate
-from decoding.state.policy_state import longest_repeated_suffix
+from decoding.state.suffix import longest_repeated_suffix
 from decoding.step import Step
 from policies import Logistic, Rule
 from policies.export.engines.onnx_graph import rows
-from policies.export.engines.portable_json import SCHEMA, document
+from policies.export.engines.portable_json import SCHEMA
+from policies.export.portable import document
 from policies.export.runtime import FEATURES as NUMPY_FEATURES
-from policies.export.runtime import Decision, Trail
+from policies.export.runtime import Decision, PolicyState
 from policies.export.runtime import longest_repeated_suffix as numpy_repeated
 from policies.features.table import FEATURES, feature_columns, history_for
 

@@ -14,6 +14,7 @@ from policies.storage.atomic import sweep, write
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -25,8 +26,6 @@ from decoding.cost import cache
 from decoding.cost.costs import ModelCosts
 from policies import Rule
 from policies.export.bundle import write_bundle
-from policies.export.source import open_source
-from policies.export.targets import TARGETS
 from train.common import atomic
 from train.distillation import checkpoint
 from train.distillation.gguf_file import write_gguf
@@ -35,23 +34,22 @@ from train.traces.handoff_traces import write_shard
 folder = Path(sys.argv[1])
 config = LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1)
 config.tie_word_embeddings = True
-model, tokenizer, policy = LlamaForCausalLM(config), folder / "tokenizer.gguf", folder / "given.json"
+model, tokenizer = LlamaForCausalLM(config), folder / "tokenizer.gguf"
 vocabulary = GGUFWriter(tokenizer, "llama")
 vocabulary.add_string("tokenizer.ggml.model", "gpt2")
 for step in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
     getattr(vocabulary, step)()
-Rule("entropy", 2.0).save(policy)
-os.environ["XDG_CACHE_HOME"] = str(folder)
-costs = ModelCosts(({1: 1.0, 2: 1.0}, {1: 1.0, 2: 1.0}))
+source = SimpleNamespace(provenance=dict)
+target = SimpleNamespace(name="json", engines={}, files=lambda source: {"policy.json": b"{}"})
 optimizer = torch.optim.Adam(model.parameters())
 writers = [
     lambda: atomic.write_json(folder / "new.json", {}),
     lambda: Rule("entropy", 2.0).save(folder / "policy.json"),
-    lambda: write_bundle(open_source(policy, "handoff", 4, None), TARGETS["json"], folder / "export"),
+    lambda: write_bundle(source, target, folder / "export"),
     lambda: write_shard(folder, 0, {"position": np.arange(3)}),
     lambda: checkpoint.save(folder / "checkpoint.safetensors", model, optimizer, checkpoint.Progress()),
     lambda: write_gguf(model, tokenizer, folder / "drafter.gguf", "drafter", {}),
-    lambda: cache.store([LM(model), LM(model)], costs),
+    lambda: cache.write(folder / "cost.json", [LM(model)], ModelCosts(({1: 1.0, 2: 1.0},))),
 ]
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 for writer in writers:
@@ -81,7 +79,7 @@ def test_what_any_killed_writer_left_is_swept(tmp_path):
     assert done.stdout.split() == [str(int(signal.SIGKILL))] * 7, done.stderr
     assert len(list(tmp_path.rglob("*.tmp"))) == 7
     sweep(tmp_path)
-    assert names(tmp_path) == {"new.json", "given.json", "tokenizer.gguf"}
+    assert names(tmp_path) == {"new.json", "tokenizer.gguf"}
     assert (tmp_path / "new.json").read_bytes() == b"old"
 
 

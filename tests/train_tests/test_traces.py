@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 
 import numpy as np
@@ -196,7 +197,7 @@ def test_only_a_missing_shard_is_made_again(pair, folder):
     assert sorted(folder.glob("*.parquet")) == paths
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
     paths[1].unlink()
-    paths[1].with_suffix(".tmp").write_bytes(b"half a shard")  # what a kill leaves
+    (folder / f"{paths[1].name}.{platform.node()}.{10**30}.tmp").write_bytes(b"half a shard")  # what a kill leaves
     collect(*pair, prompts, folder, NEW, 3, META)
     for path in paths:
         content, when = before[path]

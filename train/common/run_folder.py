@@ -1,11 +1,18 @@
-"""The folder of a run remembers what made it, so that work of other settings is never mixed with it."""
+"""The folder of a run records what made it, so that work of other settings or versions is never mixed in."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, TypeVar
 
+from policies.storage.atomic import sweep
 from train.common import atomic
+
+FORMAT = 2
+"""of the JSON files that are read again; raised when one of them changes its meaning"""
+AGAIN = "run train/fit_policy.py again"
+T = TypeVar("T")
 
 
 def ensure_same_run(path: Path, now: dict, config, otherwise: str) -> None:
@@ -22,23 +29,60 @@ def check(path: Path, now: dict, config, otherwise: str) -> None:
     """
     if not path.exists():
         return
+    found = read(path, otherwise)
     try:
-        before = _flat(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged; {otherwise}") from error
-    differing = [_typed(name, config) for name, value in _flat(now).items() if before.get(name) != value]
+        before = _flat(found)
+    except TypeError as error:
+        raise _damaged(path, otherwise) from error
+    differing = [_typed(name, config) for name, value in _flat(_plain(now)).items() if before.get(name) != value]
     if differing:
         raise ValueError(f"{path.parent} holds a run with another {', '.join(differing)}; {otherwise}")
 
 
 def remember(path: Path, now: dict) -> None:
     """Write what ``check`` compares, unless it is there; makes the folder, or clears it of what a kill left."""
-    atomic.sweep(path.parent)
+    sweep(path.parent)
     if not path.exists():
-        atomic.write_json(path, now)
+        write(path, now)
 
 
-def _flat(run: dict) -> dict:
+def write(path: Path, value: dict[str, Any]) -> None:
+    """Write an object that ``read`` reads again; paths become text."""
+    atomic.write_json(path, {"format": FORMAT} | _plain(value))
+
+
+def read(path: Path, otherwise: str = AGAIN) -> dict[str, Any]:
+    """The object that ``write`` wrote. ValueError, one sentence that ends in ``otherwise``, for any other file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        written = value.pop("format", None)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _damaged(path, otherwise) from error
+    if written != FORMAT:
+        raise ValueError(f"{path} was written by another version of this program; {otherwise}")
+    return value
+
+
+def parse(kind: type[T], value: Any, path: Path, otherwise: str = AGAIN) -> T:
+    """The dataclass ``kind``, those inside it too, from the JSON value of ``path``. ValueError for a foreign one."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise _damaged(path, otherwise) from error
+
+
+def _damaged(path: Path, otherwise: str) -> ValueError:
+    return ValueError(f"{path} is damaged; {otherwise}")
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """``value`` as JSON has it."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _flat(run: dict[str, Any]) -> dict[str, Any]:
     settings = run.get("settings", {})
     return settings | {name: value for name, value in run.items() if name != "settings"}
 

@@ -8,6 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 from train.data.prompts import Prompt, PromptError
 
 NGRAM = 8
@@ -22,12 +26,11 @@ def groups(prompts: Sequence[Prompt]) -> list[str]:
     prompts is the family's template and does not count. The id is a hash of the members' ids, whatever their order.
     """
     words = [re.findall(r"\w+", prompt.text.lower()) for prompt in prompts]
-    parent = list(range(len(prompts)))
-    _join_equal([prompt.group for prompt in prompts], parent)
-    _join_equal([" ".join(w) if w else prompt.text for w, prompt in zip(words, prompts, strict=True)], parent)
-    for i, j in _overlapping(_content([prompt.family for prompt in prompts], words)):
-        _join(parent, i, j)
-    roots = [_root(parent, i) for i in range(len(prompts))]
+    texts = [" ".join(w) if w else prompt.text for w, prompt in zip(words, prompts, strict=True)]
+    content = _content([prompt.family for prompt in prompts], words)
+    pairs = np.array([*_equal([prompt.group for prompt in prompts]), *_equal(texts), *_overlapping(content)], int)
+    joined = coo_array((np.ones(len(pairs)), pairs.reshape(-1, 2).T), (len(prompts), len(prompts)))
+    roots = connected_components(joined, directed=False)[1].tolist()
     members = defaultdict(list)
     for root, prompt in zip(roots, prompts, strict=True):
         members[root].append(prompt.id)
@@ -101,20 +104,10 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _root(parent: list[int], i: int) -> int:
-    while parent[i] != i:
-        parent[i] = i = parent[parent[i]]
-    return i
-
-
-def _join(parent: list[int], i: int, j: int) -> None:
-    parent[_root(parent, i)] = _root(parent, j)
-
-
-def _join_equal(keys: list[str], parent: list[int]) -> None:
+def _equal(keys: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Pairs that join the indices of equal keys."""
     first: dict[str, int] = {}
-    for i, key in enumerate(keys):
-        _join(parent, i, first.setdefault(key, i))
+    return ((i, first.setdefault(key, i)) for i, key in enumerate(keys))
 
 
 def _content(families: list[str], words: list[list[str]]) -> list[set[tuple[str, ...]]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from policies.storage.atomic import replacing
 
 
 @dataclass
@@ -34,9 +35,8 @@ def save(path: Path, model, optimizer: torch.optim.Optimizer, progress: Progress
         for key, value in optimizer.state[weight].items():
             tensors[f"optimizer.{key}.{name}"] = value.contiguous()
     about = {"progress": json.dumps(asdict(progress)), "config": model.config.to_json_string()}
-    unfinished = path.with_suffix(".tmp")
-    save_file(tensors, unfinished, metadata=about)
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        save_file(tensors, unfinished, metadata=about)
 
 
 def load(path: Path, model, optimizer: torch.optim.Optimizer) -> Progress:

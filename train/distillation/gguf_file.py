@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import LlamaForCausalLM
+
+from policies.storage.atomic import replacing
 
 LAYER_TENSORS = {
     "attn_norm": "input_layernorm",
@@ -31,25 +32,24 @@ def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: 
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType, quantize
 
     check_writable(model.config)
-    unfinished = path.with_suffix(".tmp")
-    writer = GGUFWriter(unfinished, "llama")
-    _write_hyperparameters(writer, model.config, name)
-    writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
-    for key, value in notes.items():
-        writer.add_string(f"distill.{key}", value)
-    for key, field in GGUFReader(tokenizer_from).fields.items():
-        if key.startswith("tokenizer."):
-            item_type = field.types[-1] if len(field.types) > 1 else None
-            writer.add_key_value(key, field.contents(), field.types[0], sub_type=item_type)
-    for key, tensor in _tensors(model):
-        array = tensor.detach().float().cpu().numpy()
-        kind = GGMLQuantizationType.Q8_0 if array.ndim == 2 else GGMLQuantizationType.F32
-        writer.add_tensor(key, quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        writer = GGUFWriter(unfinished, "llama")
+        _write_hyperparameters(writer, model.config, name)
+        writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
+        for key, value in notes.items():
+            writer.add_string(f"distill.{key}", value)
+        for key, field in GGUFReader(tokenizer_from).fields.items():
+            if key.startswith("tokenizer."):
+                item_type = field.types[-1] if len(field.types) > 1 else None
+                writer.add_key_value(key, field.contents(), field.types[0], sub_type=item_type)
+        for key, tensor in _tensors(model):
+            array = tensor.detach().float().cpu().numpy()
+            kind = GGMLQuantizationType.Q8_0 if array.ndim == 2 else GGMLQuantizationType.F32
+            writer.add_tensor(key, quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
 
 
 def check_writable(config) -> None:

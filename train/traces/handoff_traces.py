@@ -12,7 +12,6 @@ already and the large model's own does not), ``small_ends`` and ``large_ends`` (
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet  # datasets would copy every shard that is read into the user's cache
 
 from policies import FEATURES
+from policies.storage.atomic import replacing, sweep
 from train.common import atomic
 from train.quality.guarded_regret import CAP, STOP
 
@@ -108,10 +108,8 @@ class Traces:
 
 def write_shard(folder: Path, index: int, columns: dict[str, np.ndarray]) -> None:
     """Write one shard; it appears whole or not at all."""
-    path = shard_path(folder, index)
-    unfinished = path.with_suffix(".tmp")
-    parquet.write_table(pa.table(columns), unfinished)
-    os.replace(unfinished, path)
+    with replacing(shard_path(folder, index)) as unfinished:
+        parquet.write_table(pa.table(columns), unfinished)
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -121,6 +119,7 @@ def shard_path(folder: Path, index: int) -> Path:
 def open_folder(folder: Path, meta: dict) -> None:
     """Make ``folder`` for traces of the run that ``meta`` describes; TraceError when it holds another run's."""
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     path, meta = folder / "meta.json", json.loads(json.dumps(meta | {"schema": SCHEMA}))
     if not path.exists():
         atomic.write_json(path, meta)
