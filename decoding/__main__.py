@@ -7,57 +7,62 @@ import sys
 import time
 import warnings
 
-import tyro
-
-from decoding.cli.options import BEAMS, METHODS, Options, check_numbers, method_of, read_text
+from decoding.cli.options import Options, check_policy, parse, read_text, settings_of, use
+from decoding.decoders.registry import build_decoder, decoder_kind
 
 # torch and transformers take seconds to import: every function imports what it needs, so that --help need not wait.
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 written, 2 bad input (one sentence on standard error), 130 interrupted."""
-    options = tyro.cli(Options, args=argv, prog="python -m decoding", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(argv)
     try:
-        method = method_of(options, None if options.method else role_of_policy(options).method)
-        decoder, run = prepare(options, method)
+        decoder, state, names = prepare(options)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return write(decoder, run, METHODS[method])
+    return write(decoder, state, names)
 
 
-def prepare(options: Options, method: str):
-    """The decoder and its run, ready to write. ValueError or OSError for whatever is wrong with the input."""
+def prepare(options: Options):
+    """The decoder, its state and its models' names. ValueError or OSError for whatever is wrong with the input."""
+    spec = spec_for(options)  # first, so that a broken policy is refused before any model is loaded
     text = read_text(options.text)
-    check_numbers(options)
-    load_policy(options)  # now, so that a broken file is refused before any model is loaded
+    use(options.device, options.threads)
+    if options.max_new_tokens < 1:
+        raise ValueError(f"--max-new-tokens must be at least 1, not {options.max_new_tokens}")
     from rich.console import Console
 
     from decoding import Sampling
     from decoding.generation import start
     from decoding.models.defaults import load_model
 
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
+    names, sampling = (
+        decoder_kind(spec.name).models,
+        Sampling(options.temperature, options.top_k, options.top_p, options.min_p),
+    )
     with Console(file=sys.stderr).status("loading the models"):
-        sources = {name: getattr(options, name) for name in METHODS[method]}
         how = options.device, options.dtype, options.backend
-        models = [load_model(name, source, *how) for name, source in sources.items()]
-    decoder = decoder_of(method, models, load_policy(options, models), options)
+        models = [load_model(name, getattr(options, name), *how) for name in names]
+    decoder = build_decoder(models, load_policy(options, models), spec)
     ids = encode(models[-1].tokenizer, text, options.raw).to(models[-1].device)
-    return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed)
+    return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed), names
 
 
-def role_of_policy(options: Options):
-    """What the policy was tuned for; the draft's length, beams and tau are what the user says, if anything."""
+def spec_for(options: Options):
+    """The decoder and its settings: what the user says, else what the policy was tuned for, else the defaults."""
     from policies.decoder_spec import DecoderSpec, spec_of
 
+    if options.method is not None:
+        check_policy(options, options.method)
     policy = load_policy(options)
-    # A tree that is wide and short is what pays: the target is not asked once more for what only follows one branch.
-    untuned = DecoderSpec("stop", length=1) if options.method == "specinfer" else DecoderSpec("stop")
-    role = untuned if policy is None else spec_of(policy.provenance)
-    return role if options.length is None else role._replace(length=options.length)
+    tuned = DecoderSpec("speculative") if policy is None else spec_of(policy.provenance)
+    name = tuned.name if options.method is None else options.method
+    known = decoder_kind(name).settings
+    carried = {key: value for key, value in tuned.settings.items() if key in known or name == tuned.name}
+    return DecoderSpec(name, carried | settings_of(options, name))
 
 
 def load_policy(options: Options, models=None):
@@ -73,24 +78,6 @@ def load_policy(options: Options, models=None):
     return policy.to(options.device)
 
 
-def decoder_of(method: str, models: list, policy, options: Options):
-    from decoding import Autoregressive, Backoff
-    from decoding.decoders.from_spec import build_decoder
-    from policies.decoder_spec import EXACT
-
-    if method == "backoff":
-        return Backoff(models, policy)
-    role = role_of_policy(options)
-    if method == "speculative":
-        return build_decoder(models, policy, role._replace(beams=1))
-    if method in BEAMS:
-        beams = options.beams or (role.beams if role.beams > 1 else 4)
-        tau = role.accept.get("tau", 0.5) if options.tau is None else options.tau
-        accept = EXACT if method == "specinfer" else {"name": "Joint", "tau": tau, "filtered": False}
-        return build_decoder(models, None, role._replace(beams=beams, accept=accept, tree=method != "mtad"))
-    return Autoregressive(*models)
-
-
 def encode(tokenizer, text: str, raw: bool):
     """input_ids [1, length] of the text, in the tokenizer's chat template where there is one."""
     chat = not raw and tokenizer.chat_template is not None
@@ -103,7 +90,7 @@ def encode(tokenizer, text: str, raw: bool):
     return ids
 
 
-def write(decoder, run, names: tuple[str, ...]) -> int:
+def write(decoder, state, names: tuple[str, ...]) -> int:
     """Write to the end, or until Ctrl-C, and say what it took."""
     import torch
 
@@ -115,13 +102,13 @@ def write(decoder, run, names: tuple[str, ...]) -> int:
     pieces = PieceStream(painter(names), decoder.models[-1].tokenizer, 1)
     try:
         with torch.inference_mode():
-            for _ in commits(decoder, run, pieces=pieces):
+            for _ in commits(decoder, state, pieces=pieces):
                 pass
     except KeyboardInterrupt:
         code = 130
     seconds = time.perf_counter() - began
     print(flush=True)
-    show_statistics(run, names, seconds)
+    show_statistics(state, names, seconds)
     return code
 
 

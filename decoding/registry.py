@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 
@@ -27,4 +27,4 @@ class Entry:
 
     def load(self) -> Callable[..., Any]:
         """The class or function itself."""
-        return getattr(import_module(f"decoding.{self.module}"), self.home.partition(":")[2])
+        return resolve_name(f"decoding.{self.home}")

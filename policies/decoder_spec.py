@@ -1,56 +1,35 @@
-"""What a policy was tuned to decide: the part of its provenance that whoever runs it has to follow."""
+"""The decoder that a policy was tuned for: the part of its provenance that whoever runs the policy follows."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
-ROLES = ("handoff", "stop")
-"""Who writes the next token, or whether a draft ends here."""
-LENGTH = 4
-"""most tokens of a draft where nothing was tuned"""
 EXACT = {"name": "Exact"}
-"""how a draft is accepted that must lose nothing"""
+"""the rule that accepts a draft and loses nothing, as ``accept`` among the settings of a decoder names it"""
 
 
-class DecoderSpec(NamedTuple):
-    """``length`` is the longest draft; ``keep`` as in ``decoding.Speculative``."""
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A decoder by its name in ``decoding.decoders.registry``, and its settings there; those left out are defaults.
 
-    name: str = "handoff"
-    length: int = LENGTH
-    keep: bool = False
-    accept: dict[str, Any] = EXACT
-    """the rule that accepts a draft, by name, and its settings (``decoding.acceptance.rules.rule``)"""
-    beams: int = 1
-    """of the draft; several are MTAD's, by the ``tau`` of ``accept``, or where that is exact SpecInfer's"""
-    tree: bool = False
-    """whether all that the beams went through is verified (MMTAD, SpecInfer), not the best of them alone"""
+    ``asdict`` of it is what the provenance holds under "decoder".
+    """
 
-    @property
-    def method(self) -> str:
-        """What ``python -m decoding`` calls the decoder."""
-        if self.name == "handoff":
-            return "backoff"
-        if self.beams == 1:
-            return "speculative"
-        return "specinfer" if self.accept == EXACT else "mmtad" if self.tree else "mtad"
+    name: str = "backoff"
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def spec_of(provenance: dict[str, Any]) -> DecoderSpec:
-    """The role that ``train/fit_policy.py`` wrote down; a hand-off where it says none. ValueError for another one."""
-    known = {key: provenance[key] for key in DecoderSpec._fields[1:] if key in provenance}
-    role = DecoderSpec(provenance.get("role", "handoff"), **known)
-    switches = all(type(switch) is bool for switch in (role.keep, role.tree))
-    if role.name not in ROLES or not switches or not _counts(role.length, role.beams) or not _rule(role):
-        raise ValueError(f"the policy's provenance says {role}, which no decoder can follow; tune it again")
-    return role
+    """The decoder that ``provenance`` names, backoff where it names none. ValueError where it is not a decoder's."""
+    if "role" in provenance:
+        raise ValueError("the policy was tuned by an earlier version; tune it again")
+    written = provenance.get("decoder", {})
+    try:
+        spec = DecoderSpec(**written)
+    except TypeError:
+        spec = DecoderSpec("", {})
+    if not spec.name or not isinstance(spec.name, str) or not isinstance(spec.settings, dict):
+        raise ValueError(f"the policy's provenance names no decoder but {written!r}; tune it again")
 
-
-def _counts(*values: Any) -> bool:
-    return all(type(value) is int and value >= 1 for value in values)
-
-
-def _rule(role: DecoderSpec) -> bool:
-    accept = role.accept
-    if not isinstance(accept, dict) or not isinstance(accept.get("name"), str):
-        return False
-    return role.beams == 1 or "tau" in accept or (accept == EXACT and role.tree)
+    return spec

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import arg
 
-METHODS = {
-    "backoff": ("small", "large"),
-    "speculative": ("small", "large"),
-    "mtad": ("small", "large"),
-    "mmtad": ("small", "large"),
-    "specinfer": ("small", "large"),
-    "large": ("large",),
-    "small": ("small",),
-}
-"""Who writes, cheapest first."""
-BEAMS = ("mtad", "mmtad", "specinfer")
-READERS = {"tau": ("mtad", "mmtad"), "beams": BEAMS, "length": ("speculative", *BEAMS)}
-"""The methods that each of these settings is for."""
+from decoding.decoders.registry import DECODERS, Setting, decoder_kind
+
 Backend = Annotated[str, arg(metavar="{torch,llama.cpp}")]
 Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 
@@ -31,15 +21,6 @@ Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 class Options:
     """Let a small and a large model write one answer together, and see who wrote what.
 
-    Backoff: at every token a policy decides whether the small model may write it or the large one must.
-
-    Speculative: the small model drafts a few tokens and the large one checks them all in one call; the answer is the
-    large model's own, only sooner.
-
-    MTAD: as speculative, but the small model drafts by beams and the large one keeps what is likely as a whole; the
-    answer is neither model's own. MMTAD: the large model reads all beams, not only the best of them. SpecInfer: it
-    reads several drafts that differ from their first token on, and the answer is its own.
-
     The answer goes to standard output (green: by the small model; black on yellow: by the large one), then one line
     of statistics to standard error. MODEL is a folder, a .gguf file or a hub id (owner/name).
     """
@@ -47,19 +28,9 @@ class Options:
     text: Annotated[str, tyro.conf.Positional, arg(metavar="TEXT", help_behavior_hint="")]
     """what to answer; - reads standard input, without its last newline"""
     policy: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """policy.json, as train/fit_policy.py writes it; one that was tuned with --method speculative or hybrid, or is used
-    with --method speculative here, says where to stop a draft, and how much of it is good enough"""
-    method: Annotated[str | None, arg(metavar="{" + ",".join(METHODS) + "}", help_behavior_hint="")] = None
-    """large and small write alone (default: what the policy was tuned for, else speculative)"""
-    length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4; specinfer 1)")] = (
-        None
-    )
-    """tokens that are drafted at most before the large model checks them"""
-    beams: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
-    """continuations that mtad, mmtad and specinfer draft at once"""
-    tau: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: as tuned, else 0.5)")] = None
-    """how likely a block by mtad or mmtad must be to the large model, in units of what the small one gave it; 0 keeps
-    all"""
+    """policy.json, as train/fit_policy.py writes it; it names the decoder that it was tuned for, with its settings"""
+    method: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
+    """a decoder of those above (default: what the policy was tuned for, else speculative)"""
     small: Model = None
     """the cheap model (default: the drafter of this package)"""
     large: Model = None
@@ -90,21 +61,58 @@ class Options:
     """CPU threads"""
 
 
-def method_of(options: Options, tuned: str | None = None) -> str:
-    """What the user says, else what the policy was ``tuned`` for."""
-    method = tuned if options.method is None else options.method
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; the known ones are {', '.join(METHODS)}")
-    if method == "backoff" and options.policy is None:
-        raise ValueError("backoff needs a policy; pass --policy FILE, as train/fit_policy.py writes it")
-    if len(METHODS[method]) == 1 and options.policy is not None:
-        raise ValueError(f"{method} writes alone and asks no policy; leave out --policy or --method")
-    if options.method in BEAMS and options.policy is not None:
+def parse(argv: list[str] | None) -> Options:
+    """The options in ``argv``; each setting of a decoder is one, None where it is left out."""
+    fields = [(name, _option(users), None) for name, users in readers().items()]
+    methods = [f"    {name:<12} {kind.about}" for name, kind in DECODERS.items()]
+    return tyro.cli(
+        make_dataclass("Options", fields, bases=(Options,)),
+        args=argv,
+        prog="python -m decoding",
+        description="\n".join([cleandoc(Options.__doc__), "", "Methods:", *methods]),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def readers() -> dict[str, dict[str, Setting]]:
+    """Of each setting that is an option, the decoders that have it."""
+    found: dict[str, dict[str, Setting]] = {}
+    for name, kind in DECODERS.items():
+        for key, setting in kind.settings.items():
+            if setting.help is not None:
+                found.setdefault(key, {})[name] = setting
+    return found
+
+
+def _option(users: dict[str, Setting]) -> Any:
+    """The type of the option of a setting, by the first of its ``users``; the help says whose default differs."""
+    first, *_ = users.values()
+    others = [f"{name} {own.default}" for name, own in users.items() if own.default != first.default]
+    hint = f"(default: as tuned, else {'; '.join([str(first.default), *others])})"
+    kind = type(first.default)
+    return Annotated[kind | None, arg(metavar=kind.__name__.upper(), help=first.help, help_behavior_hint=hint)]
+
+
+def settings_of(options: Options, method: str) -> dict[str, Any]:
+    """The settings of ``method`` that the user gives. ValueError for those that it has not, or cannot have."""
+    known, given = readers(), {}
+    for name, users in known.items():
+        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
+        if method not in users:
+            raise ValueError(f"leave out {flag}: {method} reads none, only {' and '.join(users)} do")
+        users[method].check(flag, value)
+        given[name] = value
+    return given
+
+
+def check_policy(options: Options, method: str) -> None:
+    """ValueError where ``method`` needs a policy that is not given, or is given one that it does not ask."""
+    if decoder_kind(method).policy == "needed" and options.policy is None:
+        raise ValueError(f"{method} needs a policy; pass --policy FILE, as train/fit_policy.py writes it")
+    if decoder_kind(method).policy is None and options.policy is not None:
         raise ValueError(f"{method} asks no policy; leave out --policy or --method")
-    for name, users in READERS.items():
-        if getattr(options, name) is not None and method not in users:
-            raise ValueError(f"leave out --{name}: {method} reads none, only {' and '.join(users)} do")
-    return method
 
 
 def read_text(text: str) -> str:
@@ -117,16 +125,6 @@ def read_text(text: str) -> str:
     if not text.strip():
         raise ValueError("the text is empty; write what to answer, or pass - and pipe it in")
     return text
-
-
-def check_numbers(options: Options) -> None:
-    for name in ("length", "beams", "max_new_tokens"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    if options.tau is not None and not options.tau >= 0:
-        raise ValueError(f"--tau must be at least 0, not {options.tau}")
-    use(options.device, options.threads)
 
 
 def use(device: str, threads: int | None) -> None:

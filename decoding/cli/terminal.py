@@ -20,13 +20,13 @@ def painter(names: Sequence[str]) -> Callable:
     return lambda piece: console.print(Text(piece.text, STYLES[names[piece.writer]]), end="")
 
 
-def show_statistics(run, names: Sequence[str], seconds: float) -> None:
+def show_statistics(state, names: Sequence[str], seconds: float) -> None:
     """Print one line on standard error; on a terminal the colours of the names are the legend."""
-    writers = run.text.writers_of(0)
+    writers = state.buffer.writers_of(0)
     parts = [f"{len(writers)} tokens", f"{len(writers) / seconds:.1f} tokens/s"]
-    for i, (name, session) in enumerate(zip(names, run.sessions, strict=True)):
+    for i, (name, session) in enumerate(zip(names, state.sessions, strict=True)):
         share = writers.count(i) / max(len(writers), 1)
         parts.append(f"[{STYLES[name]}]{name}[/] wrote {share:.0%} in {session.calls} calls")
-    if run.drafted:
-        parts.append(f"{run.accepted} of {int(run.drafted)} drafted tokens accepted")
+    if state.drafted:
+        parts.append(f"{state.accepted} of {int(state.drafted)} drafted tokens accepted")
     Console(stderr=True, highlight=False, soft_wrap=True).print(", ".join(parts))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.registry import KINDS, Kind
+from experiments.comparison.registry import Kind, kinds
 
 SUFFIX = "@sampling"
 SAMPLING = {"temperature": 1.0, "top_k": 10, "top_p": 0.9}
@@ -37,7 +37,7 @@ class Method:
 
     @property
     def kind(self) -> Kind:
-        return KINDS[self.name]
+        return kinds()[self.name]
 
     def identity(self) -> str:
         """What its texts depend on: the canonical text, and what is in the policy's file."""
@@ -56,14 +56,15 @@ def parse(text: str) -> Method:
     if not sign:
         head, tail = text, ""
     name, colon, rest = head.partition(":")
-    if name not in KINDS:
-        raise MethodError(f"unknown method {name!r} in {text!r}; the known ones are {', '.join(KINDS)}")
+    known = kinds()
+    if name not in known:
+        raise MethodError(f"unknown method {name!r} in {text!r}; the known ones are {', '.join(known)}")
     if name == "policy":
         if not rest:
             raise MethodError(f"{text!r} names no file; write policy:PATH with a policy.json")
         options = {"path": rest}
     else:
-        options = _options(text, colon + rest, KINDS[name].options)
+        options = _options(text, colon + rest, known[name].options)
     if not sign:
         return Method(name, options)
     if name == "beam":
@@ -148,7 +149,7 @@ def _keywords(options: dict[str, Any]) -> dict[str, Any]:
 def catalogue() -> str:
     """The methods with their defaults, a line each, for a command's help."""
     lines = []
-    for name, kind in KINDS.items():
+    for name, kind in kinds().items():
         method = "policy:PATH" if name == "policy" else str(Method(name, _options(name, "", kind.options)))
         lines.append(f"    {method:<60}{kind.about}")
     return "\n".join([*lines, f"    ...{_written(SUFFIX, SAMPLING):<57}any of them, drawing"])

@@ -1,10 +1,14 @@
-"""Every method that can be measured: how it is built from a pair of models, and what it can be told."""
+"""Every method that can be measured: decoders and acceptance rules by their registries, recipes and controls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+from decoding.acceptance.rules import RULES
+from decoding.decoders.registry import DECODERS, LENGTH, build_decoder, decoder_kind
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,15 @@ class Kind:
     """whether what it writes is the large model's own: the same text when greedy, the same distribution when drawn"""
 
 
-def _large(models):
-    from decoding import Autoregressive
+def _decoder(name: str, models, /, **settings):
+    from policies.decoder_spec import DecoderSpec
 
-    return Autoregressive(models[-1])
+    own = [model for role, model in zip(("small", "large"), models, strict=True) if role in DECODERS[name].models]
+    return build_decoder(own, None, DecoderSpec(name, settings))
+
+
+def _accepting(rule: str, models, /, length, **settings):
+    return _decoder("speculative", models, length=length, accept={"name": rule} | settings)
 
 
 def _small(models):
@@ -48,31 +57,24 @@ def _random(models, rate):
 
 
 def _policy(models, path):
-    from decoding import Backoff
     from policies import load
+    from policies.decoder_spec import spec_of
 
     policy = load(path, models=[model.identity() for model in models])
-    return Backoff(models, policy.to(models[-1].device))
+    spec = spec_of(policy.provenance)
+    if decoder_kind(spec.name).role != "handoff":
+        raise ValueError(f"{path} was tuned to end drafts for {spec.name}; give a policy that hands tokens off")
+    return build_decoder(models, policy.to(models[-1].device), spec)
 
 
 def _speculative(models, length, accept):
-    return _rule(accept.capitalize())(models, length)
+    return _accepting(accept.capitalize(), models, length)
 
 
 def _prompt_lookup(models, length, ngram):
     from decoding import PromptLookup, Speculative
 
     return Speculative([PromptLookup(ngram), models[-1]], length)
-
-
-def _rule(name: str) -> Callable:
-    def make(models, length, **settings):
-        from decoding import Speculative
-        from decoding.acceptance.rules import RULES
-
-        return Speculative(models, length, accept=RULES[name](**settings))
-
-    return make
 
 
 def _recipe(name: str) -> Callable:
@@ -84,52 +86,55 @@ def _recipe(name: str) -> Callable:
     return make
 
 
-def _mtad(tree: bool) -> Callable:
-    def make(models, **settings):
-        from decoding import MTAD
-
-        return MTAD(models, tree=tree, **settings)
-
-    return make
-
-
 def _specinfer(models, branches):
     from decoding import SpecInfer
 
     return SpecInfer(models, tuple(int(n) for n in branches.split("-")))
 
 
-FILTERED, RAW = ("filtered", "raw"), ("raw", "filtered")
-BEAMS = {"beams": 4, "length": 4, "tau": 0.5, "verify": RAW}
-CASCADES = ("token_v3", "token_v2", "token_v1", "opt", "diff", "chow")
-KINDS: dict[str, Kind] = {
-    "large": Kind("the large model alone", _large, role="large", lossless=True),
+def _options(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a method's text can set: numbers, words, and which of the target's distributions is compared."""
+    options = {key: value for key, value in settings.items() if not isinstance(value, bool | dict)}
+    if "filtered" in settings:
+        options["verify"] = ("filtered", "raw") if settings["filtered"] else ("raw", "filtered")
+    return options
+
+
+def _of_decoder(name: str) -> Kind:
+    kind = DECODERS[name]
+    role = {"stop": "draft", "handoff": "handoff"}.get(kind.role, name)
+    return Kind(kind.about, partial(_decoder, name), _options(kind.checked({})), role, kind.lossless)
+
+
+def _of_rule(name: str) -> Kind:
+    options = {"length": LENGTH.default} | _options(RULES[name].settings)
+    return Kind(RULES[name].about, partial(_accepting, name), options)
+
+
+EXACT = tuple(name.lower() for name, rule in RULES.items() if rule.lossless)
+SHORT = {"FixedRatio": "fixed"}
+"""Rules that are not called by their own name in small letters."""
+ADDED: dict[str, Kind] = {
     "small": Kind("the small model alone", _small, role="small"),
     "beam": Kind("transformers' own beam search of the large model", _beam, {"width": 4}, "beam"),
     "random": Kind("a coin hands tokens to the large model", _random, {"rate": 0.5}, "handoff"),
     "policy": Kind("a tuned policy does", _policy, {"path": ""}, "handoff"),
     "speculative": Kind(
-        "speculative decoding", _speculative, {"length": 4, "accept": ("exact", "block")}, "draft", lossless=True
+        "speculative decoding", _speculative, {"length": LENGTH.default, "accept": EXACT}, lossless=True
     ),
     "promptlookup": Kind("the text itself is the draft", _prompt_lookup, {"length": 4, "ngram": 3}, lossless=True),
     "specinfer": Kind("a tree of drafts, verified exactly", _specinfer, {"branches": "4-2-2"}, lossless=True),
-    "mtad": Kind("multi-token assisted decoding", _mtad(False), BEAMS),
-    "mmtad": Kind("the same with a tree", _mtad(True), BEAMS),
-    "joint": Kind("MTAD's rule without beams", _rule("Joint"), {"length": 4, "tau": 0.5, "verify": FILTERED}),
-    "fixed": Kind("p / q > tau, token by token", _rule("FixedRatio"), {"length": 4, "tau": 0.5, "verify": FILTERED}),
-    "typical": Kind("Medusa's acceptance", _rule("Typical"), {"length": 4, "epsilon": 0.09, "delta": 0.3}),
-    "lenient": Kind("lenient speculative sampling", _rule("Lenient"), {"length": 4, "lenience": 0.5}),
-    "divergence": Kind(
-        "keeps where the models' distributions are close",
-        _rule("Divergence"),
-        {"length": 4, "kind": ("kl", "reverse_kl", "js", "tv"), "threshold": 0.95, "verify": RAW},
-    ),
-    "cascade": Kind("speculative cascades", _rule("Cascade"), {"length": 4, "rule": CASCADES, "alpha": 0.3}),
-    "rollback": Kind("BiLD's acceptance alone", _rule("Rollback"), {"length": 4, "threshold": 5.0}),
     "bild": Kind("Big Little Decoder", _recipe("bild"), {"length": 10}),
     "fsd": Kind("fuzzy speculative decoding", _recipe("fsd"), {"length": 5}),
     "svip": Kind("draft length by SVIP", _recipe("svip"), {"length": 40}, lossless=True),
     "adaedl": Kind("draft length by AdaEDL", _recipe("adaedl"), {"length": 10}, lossless=True),
     "specdec++": Kind("draft length by SpecDec++", _recipe("specdec++"), {"length": 20}, lossless=True),
 }
-"""Every method by name."""
+"""What the registries do not say: controls, published settings, and decoders that take other options here."""
+
+
+def kinds() -> dict[str, Kind]:
+    """Every method by name."""
+    decoders = {name: _of_decoder(name) for name, kind in DECODERS.items() if kind.policy != "needed"}
+    lossy = [name for name, rule in RULES.items() if not rule.lossless and "policy" not in rule.settings]
+    return decoders | {SHORT.get(name, name.lower()): _of_rule(name) for name in lossy} | ADDED

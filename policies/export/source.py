@@ -8,9 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policies.decoder_spec import EXACT, LENGTH, ROLES, spec_of
+from policies.decoder_spec import EXACT, DecoderSpec, spec_of
 from policies.loading import load
 from policies.policy import Policy
+
+DECODERS = {"backoff": "handoff", "speculative": "stop"}
+"""The decoders that other engines can follow, and what their policy decides: who writes, or when a draft ends."""
+ROLES = tuple(DECODERS.values())
+LENGTH = 4
+"""most tokens of a draft where nothing was tuned"""
 
 
 class ExportError(ValueError):
@@ -67,28 +73,28 @@ def open_source(path: Path, role: str | None, length: int | None, draft: str | N
     """
     policy, path = load(path), Path(path)
     tuned = spec_of(policy.provenance)
-    if role is None and tuned.accept != EXACT:
-        raise ExportError(
-            f"{path} was tuned for drafts that {tuned.accept['name']} accepts, which only python -m decoding follows; "
-            "pass --role stop to export its draft length and stop alone, for exact acceptance"
-        )
-    if role is None and tuned.beams > 1:
-        raise ExportError(
-            f"{path} was tuned for trees of drafts, which only python -m decoding follows; pass --role stop to export "
-            "its draft length alone"
-        )
-    role = tuned.name if role is None else role
-    length = tuned.length if length is None else length
+    role = _role(path, tuned) if role is None else role
+    length = tuned.settings.get("length", LENGTH) if length is None else length
     if role not in ROLES:
         raise ExportError(f"unknown role {role!r}; the known ones are {', '.join(ROLES)}")
-    if not 1 <= length <= 64:
-        raise ExportError(f"the draft length is {length}; it must be from 1 to 64")
+    if type(length) is not int or not 1 <= length <= 64:
+        raise ExportError(f"the draft length is {length!r}; it must be a whole number from 1 to 64")
     data = path.read_bytes()
     beside, files = json.loads(data).get("tensors"), {"policy.json": data}
     if beside is not None:
         name = Path(beside["file"]).name  # beside the JSON, as it was loaded
         files[name] = path.with_name(name).read_bytes()
     return Source(policy, files, role, length, draft)
+
+
+def _role(path: Path, tuned: DecoderSpec) -> str:
+    """The decision that the policy was tuned for. ExportError where only this package follows it."""
+    if tuned.name in DECODERS and tuned.settings.get("accept", EXACT) == EXACT:
+        return DECODERS[tuned.name]
+    raise ExportError(
+        f"{path} was tuned for the decoder {tuned.name} with {tuned.settings}, which only python -m decoding follows; "
+        f"pass --role {' or '.join(ROLES)} to export its decision alone, for drafts that are accepted exactly"
+    )
 
 
 def prompts_hash(splits: Any) -> str | None:

@@ -18,7 +18,7 @@ from decoding.cost.costs import ModelCosts
 from experiments.comparison import study, summary, texts
 from experiments.comparison.beam_search import BeamSearch
 from experiments.comparison.methods import SAMPLING, SUFFIX, Method, MethodError, build, catalogue, parse
-from experiments.comparison.registry import KINDS
+from experiments.comparison.registry import kinds
 from experiments.frontier import main
 from experiments.shared import energy
 from policies import Random
@@ -27,6 +27,7 @@ from train.common.cli import InputError
 from train.common.generations import counted
 from train.search.recipes import RECIPES
 
+KINDS = kinds()
 ALL = sorted(set(KINDS) - {"policy", "large"})
 WRONG = {
     "larg": "unknown method 'larg'",

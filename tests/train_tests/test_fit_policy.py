@@ -88,7 +88,7 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     assert len(result["trials"]) == len(trials(folder)) == 12
     assert policy.provenance["splits"] == result["splits"]
     assert 0 <= result["calibration"]["brier"] <= 1 and result["calibration"]["bins"]
-    assert policy.provenance["role"] == "handoff"
+    assert policy.provenance["decoder"] == {"name": "backoff", "settings": {}}
     assert result["front"] and [[p["speedup"], p["loss"]] for p in result["front"]] == result["frontier"]["front"]
     assert "<h2>Best of all candidates</h2>" in (folder / "report.html").read_text(encoding="utf-8")
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")

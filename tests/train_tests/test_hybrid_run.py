@@ -10,7 +10,6 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from decoding.decoders.from_spec import build_decoder
 from tiny_runs import ENV, FAST, ROOT, command, save_model, toy_pair, toy_prompts, write_prompts
 
 from decoding import LM, MTAD, Exact, SpecInfer, Speculative, generate
@@ -18,6 +17,7 @@ from decoding.__main__ import main as decode
 from decoding.acceptance.rules import RULES, rule
 from decoding.cost import cache
 from decoding.cost.costs import ModelCosts
+from decoding.decoders.registry import build_decoder
 from policies import Rule, load, token_classes
 from policies.decoder_spec import EXACT, DecoderSpec, spec_of
 from policies.export.source import ExportError, open_source
@@ -160,7 +160,9 @@ def test_the_best_that_meets_the_goal_is_chosen_at_corrected_speeds(searching, g
     if best is None:
         assert chosen is None and "no trial reached 3x: the fastest is about 1.98x" in capsys.readouterr().out
     else:
-        assert (chosen.trial, chosen.role) == (best, DecoderSpec("stop", best + 1))
+        assert chosen.trial == best
+        exact = {"length": best + 1, "keep_stop_token": False, "accept": EXACT}
+        assert chosen.spec == DecoderSpec("speculative", exact)
         assert chosen.faster == pytest.approx(0.8 if best == 3 else 0.9)
 
 
@@ -292,65 +294,76 @@ def test_bad_input_is_one_sentence_and_writes_nothing(toys, tmp_path, capfd, cha
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_role_says_how_drafts_are_accepted():
+def test_a_spec_says_how_drafts_are_accepted():
     pair = toy_pair()
-    known = {"role": "stop", "length": 3, "keep": True}
-    lenient = spec_of(known | {"accept": {"name": "Lenient", "lenience": 0.2}, "beams": 1})
+    known = {"length": 3, "keep_stop_token": True}
+    lenient = DecoderSpec("speculative", known | {"accept": {"name": "Lenient", "lenience": 0.2}})
     decoder = build_decoder(pair, Rule("entropy", 1.0), lenient)
     assert isinstance(decoder, Speculative) and decoder.accept.lenience == 0.2
-    assert (decoder.length, decoder.keep_stop_token, lenient.method) == (3, True, "speculative")
-    exact = build_decoder(pair, Rule.never(), spec_of(known))
+    assert (decoder.length, decoder.keep_stop_token) == (3, True)
+    exact = build_decoder(pair, Rule.never(), DecoderSpec("speculative", known))
     assert isinstance(exact.accept, Exact) and exact.stop is None
-    beams = spec_of(known | {"accept": {"name": "Joint", "tau": 0.2, "filtered": False}, "beams": 3})
-    decoder = build_decoder(pair, Rule.never(), beams)
-    assert isinstance(decoder, MTAD) and (decoder.beams, decoder.length, decoder.accept.tau) == (3, 3, 0.2)
-    assert beams.method == "mtad" and not decoder.tree
-    tree = beams._replace(tree=True)
-    assert tree.method == "mmtad" and build_decoder(pair, Rule.never(), tree).tree
-    exact = spec_of(known | {"beams": 3, "tree": True})
-    decoder = build_decoder(pair, Rule.never(), exact)
-    assert isinstance(decoder, SpecInfer) and decoder.branches == (3, 1, 1) and exact.method == "specinfer"
-    for wrong in ({"accept": "Lenient"}, {"accept": {}}, {"beams": 0}, {"beams": 3}, {"tree": 1}):
-        with pytest.raises(ValueError, match="tune it again"):
-            spec_of(known | wrong)
+    beams = {"beams": 3, "length": 3}
+    for name in ("mtad", "mmtad"):
+        decoder = build_decoder(pair, Rule.never(), DecoderSpec(name, beams | {"tau": 0.2}))
+        assert isinstance(decoder, MTAD) and (decoder.beams, decoder.length, decoder.accept.tau) == (3, 3, 0.2)
+        assert decoder.tree == (name == "mmtad")
+    decoder = build_decoder(pair, Rule.never(), DecoderSpec("specinfer", beams))
+    assert isinstance(decoder, SpecInfer) and decoder.branches == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("speculative", {"accept": "Lenient"}, "accept must be of type dict"),
+        ("speculative", {"accept": {}}, "unknown acceptance rule ''"),
+        ("speculative", {"keep_stop_token": 1}, "keep_stop_token must be of type bool, not 1"),
+        ("speculative", {"length": 0}, "length must be at least 1, not 0"),
+        ("speculative", {"length": "4"}, "length must be of type int, not '4'"),
+        ("speculative", {"beams": 3}, "unknown setting 'beams'; the known ones are length, keep_stop_token, accept"),
+        ("mtad", {"tau": float("nan")}, "tau must be at least 0, not nan"),
+        ("cook", {}, "unknown method 'cook'"),
+    ],
+)
+def test_a_spec_that_no_decoder_can_follow_is_refused(name, settings, said):
+    with pytest.raises(ValueError, match=said):
+        build_decoder(toy_pair(), None, DecoderSpec(name, settings))
 
 
 @pytest.mark.parametrize("method", ["mtad", "mmtad", "specinfer"])
 def test_the_command_line_follows_tuned_beams(toys, tmp_path, capsys, method):
-    accept = EXACT if method == "specinfer" else {"name": "Joint", "tau": 0.01, "filtered": False}
-    tuned = {"role": "stop", "length": 3, "accept": accept, "beams": 3, "tree": method != "mtad"}
+    lenient = {} if method == "specinfer" else {"tau": 0.01}
+    tuned = {"decoder": {"name": method, "settings": {"length": 3, "beams": 3} | lenient}}
     Rule.never().save(tmp_path / "policy.json", [], tuned)
     options = ["--small", toys.small, "--large", toys.large, "--max-new-tokens", "12", "w5 w9 w20"]
     assert decode(["--policy", str(tmp_path / "policy.json"), *options]) == 0
     tuned = capsys.readouterr().out
-    lenient = [] if method == "specinfer" else ["--tau", "0.01"]
-    assert decode(["--method", method, "--beams", "3", "--length", "3", *lenient, *options]) == 0
+    flags = [word for key, value in lenient.items() for word in (f"--{key}", str(value))]
+    assert decode(["--method", method, "--beams", "3", "--length", "3", *flags, *options]) == 0
     assert capsys.readouterr().out == tuned
 
 
 def test_an_engine_that_accepts_exactly_is_not_handed_leniency(tmp_path):
     path = tmp_path / "policy.json"
-    lenient = {"role": "stop", "length": 3, "accept": {"name": "Rollback", "threshold": 5.0}}
-    Rule("entropy", 1.0).save(path, [], lenient)
-    with pytest.raises(ExportError, match="was tuned for drafts that Rollback accepts.*pass --role stop"):
-        open_source(path, None, None)
-    Rule.never().save(tmp_path / "tree.json", [], {"role": "stop", "length": 3, "beams": 4, "tree": True})
-    with pytest.raises(ExportError, match="was tuned for trees of drafts.*pass --role stop"):
-        open_source(tmp_path / "tree.json", None, None)
-    assert open_source(path, "stop", None).length == 3
+    for name, settings in {
+        "speculative": {"accept": {"name": "Rollback", "threshold": 5.0}},
+        "specinfer": {"beams": 4},
+    }.items():
+        Rule("entropy", 1.0).save(path, [], {"decoder": {"name": name, "settings": {"length": 3} | settings}})
+        with pytest.raises(ExportError, match=f"tuned for the decoder {name} with .* pass --role handoff or stop"):
+            open_source(path, None, None)
+        assert open_source(path, "stop", None).length == 3
 
 
 def test_a_reader_is_told_all_three_decisions():
-    role = DecoderSpec("stop", 5, accept={"name": "Divergence", "threshold": 0.95, "kind": "kl"})
-    option = SimpleNamespace(policy=Rule.never(), role=role)
-    assert described(option) == "constant length 5, Divergence 0.95"
-    option.policy = Rule("entropy", 1.0)
-    assert described(option) == "rule stop, at most 5, Divergence 0.95"
-    option.role = DecoderSpec("stop", 4, accept={"name": "Joint", "tau": 0.5, "filtered": False}, beams=3)
-    assert described(option) == "MTAD, 3 beams of 4, tau 0.5"
-    option.role = option.role._replace(tree=True)
-    assert described(option) == "MMTAD, 3 beams of 4, tau 0.5"
-    option.role = option.role._replace(accept=EXACT)
-    assert described(option) == "SpecInfer, exact, 3 branches of 4"
-    option.role = DecoderSpec("stop", 4)
-    assert described(option) == "rule stop, at most 4, Exact"
+    def told(name, policy=None, **settings):
+        policy = Rule.never() if policy is None else policy
+        return described(SimpleNamespace(policy=policy, spec=DecoderSpec(name, settings)))
+
+    stop, divergence = Rule("entropy", 1.0), {"name": "Divergence", "threshold": 0.95, "kind": "kl"}
+    assert told("speculative", length=5, accept=divergence) == "constant length 5, Divergence 0.95"
+    assert told("speculative", stop, length=5, accept=divergence) == "rule stop, at most 5, Divergence 0.95"
+    assert told("mtad", beams=3, length=4, tau=0.5) == "MTAD, 3 beams of 4, tau 0.5"
+    assert told("mmtad", beams=3, length=4, tau=0.5) == "MMTAD, 3 beams of 4, tau 0.5"
+    assert told("specinfer", beams=3, length=4) == "SpecInfer, exact, 3 branches of 4"
+    assert told("speculative", stop, length=4) == "rule stop, at most 4, Exact"

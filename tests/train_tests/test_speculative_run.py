@@ -75,8 +75,8 @@ def test_it_leaves_a_stop_a_report_and_its_data(toys, finished):
 def test_the_policy_says_what_it_is_for(toys, finished):
     identities = [LM.load(path).identity() for path in (toys.small, toys.large)]
     policy = load(finished.folder / "policy.json", identities)
-    role, tuned = spec_of(policy.provenance), finished.result["methods"][-1]
-    assert (role.name, role.length) == ("stop", tuned["length"])
+    spec, tuned = spec_of(policy.provenance), finished.result["methods"][-1]
+    assert (spec.name, spec.settings["length"]) == ("speculative", tuned["length"])
     assert policy.provenance["splits"] == finished.result["splits"]
     predicted = policy.provenance["predicted"]
     assert predicted["speedup"] == pytest.approx(dict(finished.result["frontier"]["stop"])[tuned["length"]])
@@ -160,11 +160,15 @@ def test_the_comparison_is_paired():
     assert "not clearly" in verdict(4, [tuned], found | {"interval": [0.9, 1.2]})
 
 
-@pytest.mark.parametrize("wrong", [{"role": "cook"}, {"length": 0}, {"length": "4"}, {"length": True}, {"keep": 1}])
-def test_a_role_that_no_decoder_can_follow_is_refused(wrong):
+OLD = {"role": "stop", "length": 3, "keep": True}
+WRONG = [{"decoder": decoder} for decoder in ("backoff", [], {"name": 1}, {"settings": 3}, {"a": 1})]
+
+
+@pytest.mark.parametrize("wrong", [OLD, *WRONG])
+def test_a_decoder_that_cannot_be_read_is_refused(wrong):
     with pytest.raises(ValueError, match="tune it again"):
         spec_of(wrong)
-    assert spec_of({}) == DecoderSpec("handoff", 4, False)
+    assert spec_of({}) == DecoderSpec("backoff", {})
 
 
 def test_a_report_of_drafts_needs_no_stop(tmp_path):

@@ -1,93 +1,148 @@
-"""What the main job asks of a method, for backoff: who writes each token."""
+"""Backoff decoding as a tuning method: a policy decides which model writes each token."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
-from policies import Policy, token_classes
+from decoding import Backoff, SpecInfer, Speculative
+from policies import Policy, Random, token_classes
+from policies.decoder_spec import DecoderSpec
 from train.certification.certification import certification
 from train.certification.record import instead
-from train.common.preparation import Job, about, console, given
-from train.evaluation.holdout import measure_holdout
-from train.evaluation.live_tuning import LEAST_SPEEDUP, TunedBackoff, tune_live
+from train.common.job import Job
+from train.common.progress import say
+from train.common.result import FrontPoint, Holdout, Prediction, Reliability, Replay
+from train.evaluation import live
+from train.evaluation.holdout import Contender, controls, measure
+from train.evaluation.live_tuning import TunedBackoff, tune_live
 from train.evaluation.reliability import reliability
+from train.evaluation.rivals import against_random, beside_random, random_rates
+from train.methods.base import TuningMethod
+from train.monitoring.recorder import tuned_on
 from train.replay.backoff import best_length
 from train.search.backoff import Search
+from train.search.goal import LEAST_SPEEDUP
 from train.search.labels import labels
 from train.search.study import finalists
 from train.search.thresholds import risks
 from train.traces.collect_handoff import collect, explore, shards_of
+from train.traces.given_handoff import about_handoff, given_handoff
 from train.traces.handoff_traces import Traces, read_traces
 
 FALLBACK = "use the large model alone, or exact speculative decoding"
+BRANCHES = (4,)
+"""of the exact tree that stands beside exact chains: one step of the draft, and its best tokens in one forward"""
 
 
-class BackoffRun:
-    """What the job asks of a method: a ``search``, and then these, in this order."""
+class BackoffMethod(TuningMethod):
+    """Fits hand-off policies on traces of both models; searches features, regularisation and threshold by replay."""
+
+    certifiable = True
+    threshold_note = "the large model is asked. It is also asked about every end by the small one."
 
     def __init__(self, job: Job):
-        self.job, self.traces, self.label = job, trace(job), job.config.label
+        self.job, self.traces, self.label = job, trace(job), job.settings.label
         self.search = make_search(job, self.traces)
 
-    def tune(self, study) -> TunedBackoff | None:
-        """The finalist that live runs on the tuning prompts like best; None, and a word about it, when none can win."""
-        self.tried = finalists(study, 3)
-        chosen = tune_live(self.job, self.search, self.tried)
-        if chosen is None:
-            console.print(f"[bold]{_unreachable(self.job, self.search)}[/bold]")
-        return chosen
+    @classmethod
+    def check_traces(cls, settings, small, large, splits) -> None:
+        given_handoff(settings.traces, small, large, splits["fit"] + splits["tune"], settings.max_new_tokens)
 
-    def predicted(self, chosen: TunedBackoff) -> dict:
-        """What replay says of it, and of all that can be had."""
-        front = []
-        if self.job.config.frontier:
-            front = self.search.front([*self.search.baselines(), *(trial.params for trial in self.tried)])
-        return {
-            "front": front,
-            "goal": self.job.goal.asked(),
-            "replay": {"live_speedup_over_replayed": chosen.faster, "live_loss_over_replayed": chosen.worse},
-            "frontier": {
-                "policy": self.search.curve(chosen.policy).tolist(),
-                "random": self.search.random_curve().tolist(),
+    def tune(self, study) -> TunedBackoff | None:
+        """The best of three finalists, live on the tuning prompts, its threshold corrected by texts of its own."""
+        self.tried = finalists(study, 3)
+        tuned = tune_live(self.job, self.search, self.tried)
+        if tuned is None:
+            say(f"[bold]{_unreachable(self.job, self.search)}[/bold]")
+        return tuned
+
+    def measure_holdout(self, tuned: TunedBackoff) -> Holdout:
+        """Certify ``tuned`` where asked, then measure it, its controls, and exact drafts at their best length."""
+        job, new = self.job, self.job.settings.max_new_tokens
+        certificate = certification(job, self.search, tuned) if job.settings.certify else None
+        alone = self.traces.of({p.id for p in job.splits["fit"]}, "large")
+        length, _ = best_length(alone, job.cost, new)
+        low, high = random_rates(self.search, tuned)
+        # More trials may choose another policy: what was measured of this one is not what that one does.
+        setting = f"trial {tuned.trial} at {tuned.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
+        found = measure(job, self._contenders(tuned, low, high, length), tuned.policy, setting)
+        goal, comparison = job.goal, against_random(found.columns)
+        asked = f"target {goal.speedup:g}x" if goal.budget is None else f"budget {goal.budget:g}"
+        result = found.holdout(
+            "the tuned policy",
+            f" at a loss of {found.tuned.loss:.3f} ({asked})",
+            beside_random(comparison),
+            comparison=comparison,
+            traffic=self._traffic(tuned.policy, found.rows),
+            certificate=certificate,
+        )
+        if certificate is not None:
+            what = [] if certificate.chosen is not None else [instead(result.methods)]
+            result.verdict = " ".join([certificate.claim, *what, result.verdict])
+        return result
+
+    def _contenders(self, tuned: TunedBackoff, low: float, high: float, length: int) -> dict[str, Contender]:
+        """Random hand-off at two rates, exact drafts as a chain and, where both models read trees, as a tree."""
+        models, device = self.job.models, self.job.large.device
+        found = controls(self.job)
+        for key, rate in (("random_low", low), ("random_high", high)):
+            found[key] = Contender(f"random hand-off, rate {rate:.2f}", Backoff(models, Random(rate).to(device)))
+        chain = Speculative(models, length=length)
+        found["speculative"] = Contender(f"speculative, exact, length {length}", chain, exact=True)
+        if not any(lm.chains_only for lm in models):
+            tree = SpecInfer(models, BRANCHES)
+            found["tree"] = Contender(f"speculative, exact, the best {BRANCHES[0]} at once", tree, exact=True)
+        decoder = Backoff(models, tuned.policy.to(device))
+        return found | {"tuned": Contender(f"tuned {self.job.settings.policy} policy", decoder)}
+
+    def _traffic(self, policy: Policy, rows: list[dict]) -> dict:
+        """What the tuned policy saw while it wrote the held-out texts: what new traffic is compared with."""
+        texts = [(row["tuned"]["answer"], row["tuned"]["writers"]) for row in rows]
+        references = [row[live.LARGE]["answer"] for row in rows]
+        return tuned_on(*self.job.models, policy, self.job.splits["holdout"], texts, references)
+
+    def predicted(self, tuned: TunedBackoff) -> Prediction:
+        """What replay says of ``tuned``, of random hand-off and, where asked, of all candidates."""
+        search, front = self.search, []
+        if self.job.settings.frontier:
+            front = search.front([*search.baselines(), *(trial.params for trial in self.tried)])
+        return Prediction(
+            goal=self.job.goal.asked(),
+            replay=Replay(tuned.faster, tuned.worse),
+            front=[FrontPoint(**point) for point in front],
+            frontier={
+                "policy": search.curve(tuned.policy).tolist(),
+                "random": search.random_curve().tolist(),
                 "front": [[point["speedup"], point["loss"]] for point in front],
             },
-        } | calibration(self.search, chosen.policy)
+            calibration=calibration(search, tuned.policy),
+        )
 
-    def measure_holdout(self, chosen: TunedBackoff) -> dict:
-        """What the held-out prompts say of it and of its controls, and before them the promise."""
-        job, config = self.job, self.job.config
-        promise = certification(job, self.search, chosen) if config.certify else None
-        alone = self.traces.of({p.id for p in job.splits["fit"]}, "large")
-        length, _ = best_length(alone, job.cost, config.max_new_tokens)
-        result = measure_holdout(job, self.search, chosen, length)
-        if promise is None:
-            return result
-        what = [] if promise["chosen"] is not None else [instead(result["methods"])]
-        return result | {"certificate": promise, "verdict": " ".join([promise["claim"], *what, result["verdict"]])}
-
-    def provenance(self, chosen: TunedBackoff) -> dict:
-        """What a decoder has to know besides the policy."""
-        return {"role": "handoff"}
+    def provenance(self, tuned: TunedBackoff) -> dict:
+        return {"decoder": asdict(DecoderSpec("backoff"))}
 
 
 def trace(job: Job) -> Traces:
     """The traces of the fitting and tuning prompts: collected and then explored in rounds, or read."""
-    config, prompts = job.config, job.splits["fit"] + job.splits["tune"]
-    description = about(config, job.small, job.large, job.splits)
-    if config.traces is not None:
-        return given(config.traces, description)
+    settings, prompts = job.settings, job.splits["fit"] + job.splits["tune"]
+    what = *job.models, prompts, settings.max_new_tokens
+    if settings.traces is not None:
+        return given_handoff(settings.traces, *what)
     folder = job.folder / "traces"
-    how = prompts, folder, config.max_new_tokens, config.seed
-    collect(job.small, job.large, *how, description | {"seed": config.seed})
-    for number in range(1, config.rounds + 1):
+    how = prompts, folder, settings.max_new_tokens, settings.seed
+    collect(*job.models, *how, about_handoff(*what) | {"seed": settings.seed})
+    for number in range(1, settings.rounds + 1):
         # Whatever later rounds have left there, a round that is gone on with must be of the same policy.
         policy = make_search(job, read_traces(folder, number * shards_of(prompts))).first()
-        explore(job.small, job.large, policy, *how, number)
+        explore(*job.models, policy, *how, number)
     return read_traces(folder)
 
 
 def make_search(job: Job, traces: Traces) -> Search:
-    how = {"kind": job.config.policy, "label": job.config.label, "seed": job.config.seed}
+    """The search on ``traces``, with the settings of ``job``."""
+    how = {"kind": job.settings.policy, "label": job.settings.label, "seed": job.settings.seed}
     classes = token_classes(job.large.tokenizer)
     return Search.on(traces, job.splits, cost=job.cost, goal=job.goal, classes=classes, **how)
 
@@ -102,10 +157,10 @@ def _unreachable(job: Job, search: Search) -> str:
     return f"a loss of {job.goal.budget:g} allows no speedup over {LEAST_SPEEDUP:g}x with this pair: {FALLBACK}"
 
 
-def calibration(search: Search, policy: Policy) -> dict:
-    """How far the risks of a learned policy can be taken at their word, on tuning prompts that it was not fitted on."""
+def calibration(search: Search, policy: Policy) -> Reliability | None:
+    """How far a learned policy's risks can be taken at their word, on tuning prompts that it was not fitted on."""
     if search.kind == "rule":
-        return {}
-    # Where kl is above its median is asked of the fitting prompts, whose median the policy has learned.
+        return None
+    # Labels of the kind kl are cut at the median of the fitting prompts, which is what the policy has learned.
     cut = float(np.median(search.fit["kl"]))
-    return {"calibration": reliability(risks(policy, search.tune), labels(search.tune, search.label, cut))}
+    return reliability(risks(policy, search.tune), labels(search.tune, search.label, cut))

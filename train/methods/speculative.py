@@ -1,15 +1,20 @@
-"""The main job for ``--method speculative``: how to draft is searched by replay, run live, and held out."""
+"""Speculative decoding as a tuning method: how long to draft, and a policy that ends drafts. Nothing can be lost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from decoding import Autoregressive, Backoff, Speculative
-from decoding.decoders.from_spec import build_decoder
+from decoding import Speculative
+from decoding.decoders.registry import build_decoder
 from policies import Policy, Rule, token_classes
 from policies.decoder_spec import DecoderSpec
-from train.common.preparation import Job, console
-from train.evaluation import holdout, live
+from train.common.job import Job
+from train.common.progress import say
+from train.common.result import Holdout, Prediction, Replay
+from train.evaluation import live
+from train.evaluation.holdout import Contender, controls, measure
+from train.evaluation.rivals import against_rival, beside_rival
+from train.methods.base import TuningMethod
 from train.replay.speculative import Replayed
 from train.search.draft_stop import StopSearch
 from train.search.study import finalists
@@ -30,17 +35,36 @@ class TunedStop:
     faster: float
 
     def decoder(self, models) -> Speculative:
-        return build_decoder(models, self.policy.to(models[-1].device), DecoderSpec("stop", self.length, self.keep))
+        return build_decoder(models, self.policy.to(models[-1].device), self.spec)
+
+    @property
+    def spec(self) -> DecoderSpec:
+        return DecoderSpec("speculative", {"length": self.length, "keep_stop_token": self.keep})
 
 
-class SpeculativeRun:
-    """What the job asks of a method (``train.pipeline.METHODS``); the text is the large model's own, only sooner."""
+class SpeculativeMethod(TuningMethod):
+    """Searches draft lengths and stops by replay on draft traces, which is exact; the text is the large model's own."""
 
+    plane = ("length", "speedup")
+    threshold_note = "a draft ends."
     label = "rejection"
 
     def __init__(self, job: Job):
-        self.job, self.models = job, [job.small, job.large]
-        self.search = search_stops(job)
+        self.job, self.search = job, search_stops(job)
+
+    @classmethod
+    def goal(cls, settings) -> None:
+        """As fast as it can be, so there is none. ValueError for an option that would need one."""
+        why = "--method speculative loses nothing"
+        for option in ("target_speedup", "quality_budget", "grader"):
+            if getattr(settings, option) is not None:
+                raise ValueError(f"leave out --{option.replace('_', '-')}: {why} and is as fast as it can be")
+        if settings.frontier:
+            raise ValueError(f"leave out --frontier: {why}, so there is nothing to trade")
+
+    @classmethod
+    def check_traces(cls, settings, small, large, splits) -> None:
+        _given(settings, small, large, splits)
 
     def finalists(self, study) -> list:
         """The best two stops and the best constant length. A survival has no file of its own, so it is a baseline."""
@@ -49,17 +73,14 @@ class SpeculativeRun:
         return [t for t in ranked if not constant(t)][:2] + [t for t in ranked if constant(t)][:1]
 
     def tune(self, study) -> TunedStop:
-        """The fastest of the finalists, live on the tuning prompts: replay does not price a stop's own features."""
+        """The fastest of the finalists live, as replay does not price a stop's own features."""
         job, trials = self.job, self.finalists(study)
-        tune, path = job.splits["tune"], job.folder / "tune.jsonl"
         options = [self._option(trial.number, trial.params) for trial in trials]
-        decoders = {live.LARGE: Autoregressive(job.large)}
-        decoders |= {f"trial {option.trial}": option.decoder(self.models) for option in options}
-        measured = live.measure(decoders, tune, job.config.max_new_tokens, job.judge, path, "live, tuning")
+        measured = live.on_tuning(job, {f"trial {option.trial}": option.decoder(job.models) for option in options})
         for option, trial in zip(options, trials, strict=True):
             speed, replayed = live.speedup(measured, f"trial {option.trial}"), self.search.speedup(trial.params)
             option.faster = speed / replayed
-            console.print(f"trial {option.trial}: replay {replayed:.3f}x, live {speed:.3f}x")
+            say(f"trial {option.trial}: replay {replayed:.3f}x, live {speed:.3f}x")
         return max(options, key=lambda option: live.speedup(measured, f"trial {option.trial}"))
 
     def _option(self, number: int, params: dict) -> TunedStop:
@@ -67,90 +88,62 @@ class SpeculativeRun:
         stop = Rule.never() if stop is None else stop
         return TunedStop(stop, number, quantile, params["length"], params.get("keep", False), 1.0)
 
-    def predicted(self, chosen: TunedStop) -> dict:
+    def measure_holdout(self, tuned: TunedStop) -> Holdout:
+        """Measure ``tuned`` and, beside it, the best constant length."""
+        job, length = self.job, self.search.constant()
+        constant, label = Speculative(job.models, length), f"speculative, best constant length {length}"
+        contenders = controls(job) | {
+            "speculative": Contender(label, constant, True, length),
+            "tuned": Contender(f"speculative, tuned: {draft_of(tuned)}", tuned.decoder(job.models), True, tuned.length),
+        }
+        found = measure(job, contenders, tuned.policy, f"trial {tuned.trial}, length {length}")
+        against = against_rival(found.columns, "speculative", "the best constant length")
+        compared = beside_rival(against, against.of)
+        return found.holdout(found.tuned.label, ", whose text it writes", compared, against=against)
+
+    def predicted(self, tuned: TunedStop) -> Prediction:
         """What replay says: the speedup by the longest draft, with the tuned stop and without one."""
         constants = self.search.constants()
-        tuned = [(n, self._faster(self._replayed(chosen, n))) for n, _ in constants]
-        return {
-            "replay": {"live_speedup_over_replayed": chosen.faster},
-            "frontier": {"stop": tuned, "constant": constants},
-        }
+        by_length = [(n, self._faster(self._replayed(tuned, n))) for n, _ in constants]
+        return Prediction(replay=Replay(tuned.faster), frontier={"stop": by_length, "constant": constants})
 
-    def _replayed(self, chosen: TunedStop, length: int) -> Replayed:
-        stop = None if chosen.policy.kind == "never" else chosen.policy
-        return self.search.replay(stop, length, chosen.keep)
+    def _replayed(self, tuned: TunedStop, length: int) -> Replayed:
+        stop = None if tuned.policy.kind == "never" else tuned.policy
+        return self.search.replay(stop, length, tuned.keep)
 
     def _faster(self, replayed: Replayed) -> float:
         return float(self.search.alone / replayed.seconds(self.job.cost).sum())
 
-    def provenance(self, chosen: TunedStop) -> dict:
+    def provenance(self, tuned: TunedStop) -> dict:
         """What a decoder has to know besides the policy, and what replay predicts of it."""
-        replayed = self._replayed(chosen, chosen.length)
+        replayed = self._replayed(tuned, tuned.length)
         predicted = {"speedup": self._faster(replayed), "rounds_by_draft_length": replayed.lengths().tolist()}
-        return {"role": "stop", "length": chosen.length, "keep": chosen.keep, "predicted": predicted}
-
-    def measure_holdout(self, chosen: TunedStop) -> dict:
-        """Measure the tuned stop and its controls on the held-out prompts; the rest of the result."""
-        job, length = self.job, self.search.constant()
-        decoders = {
-            live.LARGE: Autoregressive(job.large),
-            "small": Backoff(self.models, Rule.never(), verify_eos=False),
-            "speculative": Speculative(self.models, length),
-            "tuned": chosen.decoder(self.models),
-        }
-        labels = {
-            live.LARGE: "large model alone",
-            "small": "small model alone",
-            "speculative": f"speculative, best constant length {length}",
-            "tuned": f"speculative, tuned: {draft_of(chosen)}",
-        }
-        setting = f"trial {chosen.trial}, length {length}"
-        exact = {"speculative", "tuned"}
-        measured, rows, result = holdout.measure(job, decoders, labels, chosen.policy, setting, exact)
-        for method in result["methods"]:
-            method |= {"length": {"speculative": length, "tuned": chosen.length}.get(method["key"])}
-        comparison = against_constant(measured)
-        return result | {"against": comparison, "verdict": verdict(len(rows), result["methods"], comparison)}
+        return {"decoder": asdict(tuned.spec), "predicted": predicted}
 
 
 def search_stops(job: Job) -> StopSearch:
     """On draft traces of the fitting and tuning prompts, collected or read."""
     traces = _traces(job)
     fit = traces.of({p.id for p in job.splits["fit"]})
-    return StopSearch(job.config.policy, fit, traces, job.cost, token_classes(job.large.tokenizer), job.config.seed)
+    return StopSearch(job.settings.policy, fit, traces, job.cost, token_classes(job.large.tokenizer), job.settings.seed)
 
 
 def _traces(job: Job) -> DraftTraces:
-    config, prompts = job.config, job.splits["fit"] + job.splits["tune"]
-    if config.traces is not None:
-        return given_drafts(config.traces, job.small, job.large, prompts, config.longest, config.max_new_tokens)
+    settings, prompts = job.settings, job.splits["fit"] + job.splits["tune"]
+    if settings.traces is not None:
+        return _given(settings, *job.models, job.splits)
     folder = job.folder / "traces"
-    collect_drafts(job.small, job.large, prompts, config.longest, folder, config.max_new_tokens)
+    collect_drafts(*job.models, prompts, settings.longest, folder, settings.max_new_tokens)
     return read_drafts(folder)
 
 
-def draft_of(chosen: TunedStop) -> str:
+def _given(settings, small, large, splits) -> DraftTraces:
+    prompts = splits["fit"] + splits["tune"]
+    return given_drafts(settings.traces, small, large, prompts, settings.longest, settings.max_new_tokens)
+
+
+def draft_of(tuned: TunedStop) -> str:
     """What a reader calls a way of drafting."""
-    if chosen.policy.kind == "never":
-        return f"constant length {chosen.length}"
-    return f"{chosen.policy.kind} stop, at most {chosen.length}"
-
-
-def against_constant(measured: dict) -> dict:
-    """The tuned way of drafting over the best constant length: seconds per token of the one by those of the other."""
-    ratio = lambda rows: live.speedup(measured, "tuned", rows) / live.speedup(measured, "speculative", rows)  # noqa: E731
-    n = len(measured["tuned"]["loss"])
-    interval = live.bootstrap(ratio, n)
-    return {"of": "the best constant length", "ratio": ratio(slice(None)), "interval": interval, "confidence": 0.95}
-
-
-def verdict(prompts: int, methods: list[dict], comparison: dict) -> str:
-    """What the hold-out says, in one sentence."""
-    tuned = next(m for m in methods if m["key"] == "tuned")
-    low, high = comparison["interval"]
-    better = "faster" if low > 1 else "slower" if high < 1 else "not clearly faster or slower"
-    return (
-        f"On {prompts} held-out prompts {tuned['label']} is {tuned['speedup']:.2f}x as fast as the large model alone, "
-        f"whose text it writes; it is {better} than the best constant length (ratio {comparison['ratio']:.3f}, 95 % "
-        f"interval {low:.3f} to {high:.3f})."
-    )
+    if tuned.policy.kind == "never":
+        return f"constant length {tuned.length}"
+    return f"{tuned.policy.kind} stop, at most {tuned.length}"

@@ -22,10 +22,10 @@ import optuna
 
 from decoding import LM, Exact, Lenient, Rollback
 from decoding.acceptance.draft_block import Acceptance
-from decoding.decoders.from_spec import build_decoder
+from decoding.decoders.registry import build_decoder
 from decoding.models.architectures import counts_slots
 from policies import Policy, Rule
-from policies.decoder_spec import EXACT, DecoderSpec
+from policies.decoder_spec import DecoderSpec
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, decoded
@@ -37,6 +37,8 @@ from train.search.recipes import RECIPES
 CHAIN, BEAMS, TREE, EXACT_TREE = "chain", "beams", "tree", "exact tree"
 """What is drafted and verified: a chain of tokens, the best of several beams (MTAD), all of them (MMTAD), or a tree
 that is accepted exactly (SpecInfer)."""
+DECODERS = {BEAMS: "mtad", TREE: "mmtad", EXACT_TREE: "specinfer"}
+"""Drafts that are no chain, by the decoder that makes them."""
 MOST_BEAMS = 6
 MTAD_DEFAULT = {"beams": 4, "length": 4, "tau": 0.5}
 """of the paper (Qin et al. 2407.09722)"""
@@ -58,7 +60,7 @@ class HybridSearch:
     models: Sequence[LM]
     prompts: Sequence[Prompt]
     goal: Goal
-    judge: QualityMetric
+    metric: QualityMetric
 
     def suggest(self, trial: optuna.Trial) -> dict:
         """The space: beams and how MTAD accepts them, or a chain of tokens, a stop for it and a rule for that."""
@@ -141,18 +143,20 @@ class HybridSearch:
             yield float(taken[prompt.id]), len(answer), 0.0
 
     def _decoded(self, params: dict) -> Iterator[Row]:
-        decoder, budget = build_decoder(self.models, self.stop(params), self.role(params)), self.stops.judged.budget
+        decoder, budget = build_decoder(self.models, self.stop(params), self.spec(params)), self.stops.judged.budget
         for i, (prompt, reference) in enumerate(zip(self.prompts, self._references, strict=True)):
-            yield decoded(decoder, prompt, reference, self.judge, self.stops.cost, budget, seed=i)
+            yield decoded(decoder, prompt, reference, self.metric, self.stops.cost, budget, seed=i)
 
-    def role(self, params: dict) -> DecoderSpec:
-        """What a decoder has to know of ``params`` besides the stop."""
-        if params["draft"] != CHAIN:
-            accept = EXACT if params["draft"] == EXACT_TREE else leniency.described(params, "Joint")
-            tree = params["draft"] != BEAMS
-            return DecoderSpec("stop", params["length"], accept=accept, beams=params["beams"], tree=tree)
-        accept = leniency.described(params, params["accept"])
-        return DecoderSpec("stop", params["length"], params.get("keep", False), accept)
+    def spec(self, params: dict) -> DecoderSpec:
+        """The decoder of ``params``, which is still to be given its stop."""
+        length = {"length": params["length"]}
+        if params["draft"] == CHAIN:
+            accept = leniency.described(params, params["accept"])
+            chain = length | {"keep_stop_token": params.get("keep", False), "accept": accept}
+            return DecoderSpec("speculative", chain)
+        exact = params["draft"] == EXACT_TREE
+        tau = {} if exact else {"tau": leniency.described(params, "Joint")["tau"]}
+        return DecoderSpec(DECODERS[params["draft"]], {"beams": params["beams"]} | length | tau)
 
     def stop(self, params: dict) -> Policy:
         """A stop of one's own, at its threshold; one that never stops where only the length ends a draft."""

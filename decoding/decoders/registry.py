@@ -1,0 +1,110 @@
+"""The registry of decoders: a new decoder is a file and a line here.
+
+The command line, policy artifacts and experiments read these lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from decoding.registry import Entry
+
+
+class Setting(NamedTuple):
+    """A setting of a decoder; values are of the type of its default."""
+
+    default: Any
+    least: float | None = None
+    help: str | None = None
+    """of its option on the command line; without one only an artifact or Python code sets it"""
+
+    def check(self, name: str, value: Any) -> None:
+        """ValueError, one sentence, for a value that it cannot have."""
+        kinds = (int, float) if isinstance(self.default, float) else (type(self.default),)
+        if type(value) not in kinds:
+            raise ValueError(f"{name} must be of type {kinds[-1].__name__}, not {value!r}")
+        if self.least is not None and not value >= self.least:
+            raise ValueError(f"{name} must be at least {self.least}, not {value}")
+
+
+@dataclass(frozen=True)
+class DecoderKind(Entry):
+    """A line of the registry. What it loads is called as ``(models, policy, **settings)``, or without the policy."""
+
+    models: tuple[str, ...] = ("small", "large")
+    """names of its models, cheapest first"""
+    role: str | None = None
+    """the decision that it takes: "handoff" (who writes the next token) or "stop" (whether a draft ends), or None"""
+    policy: str | None = None
+    """whether a policy takes that decision: "needed", "optional" or None"""
+
+    def checked(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """All its settings, by default where ``settings`` leaves them out. ValueError for one that it cannot have."""
+        for key, value in settings.items():
+            if key not in self.settings:
+                raise ValueError(f"unknown setting {key!r}; the known ones are {', '.join(self.settings)}")
+            self.settings[key].check(key, value)
+        return {key: setting.default for key, setting in self.settings.items()} | settings
+
+
+LENGTH = Setting(4, 1, "tokens that are drafted at most before the large model checks them")
+BEAMS = Setting(4, 1, "continuations that are drafted at once")
+TAU = Setting(
+    0.5, 0, "how likely a block must be to the large model, in units of what the small one gave it; 0 keeps all"
+)
+MTAD = {"beams": BEAMS, "length": LENGTH, "tau": TAU, "filtered": Setting(False)}
+DECODERS: dict[str, DecoderKind] = {
+    "backoff": DecoderKind(
+        "decoders.backoff:Backoff",
+        "a policy gives each token to the small model or the large one",
+        role="handoff",
+        policy="needed",
+    ),
+    "speculative": DecoderKind(
+        "decoders.speculative:from_settings",
+        "the small model drafts, the large one checks; its own text, sooner",
+        {"length": LENGTH, "keep_stop_token": Setting(False), "accept": Setting({"name": "Exact"})},
+        lossless=True,
+        role="stop",
+        policy="optional",
+    ),
+    "mtad": DecoderKind(
+        "decoders.mtad:MTAD", "beams are drafted; the large model keeps what is likely as a whole", MTAD, role="stop"
+    ),
+    "mmtad": DecoderKind(
+        "decoders.mtad:MMTAD", "as mtad, but the large model reads all beams, not only the best", MTAD, role="stop"
+    ),
+    # A tree that is wide and short is what pays: the target is not asked once more for what only follows one branch.
+    "specinfer": DecoderKind(
+        "decoders.specinfer:from_settings",
+        "a tree is drafted, the large model keeps a path; its own text, sooner",
+        {"beams": BEAMS, "length": LENGTH._replace(default=1)},
+        lossless=True,
+        role="stop",
+    ),
+    "large": DecoderKind("decoders.autoregressive:alone", "the large model alone", lossless=True, models=("large",)),
+    "small": DecoderKind("decoders.autoregressive:alone", "the small model alone", models=("small",)),
+}
+"""Every decoder of the command line."""
+
+
+def decoder_kind(name: str) -> DecoderKind:
+    """The line of the decoder ``name``. ValueError for an unknown one."""
+    if name not in DECODERS:
+        raise ValueError(f"unknown method {name!r}; the known ones are {', '.join(DECODERS)}")
+    return DECODERS[name]
+
+
+def build_decoder(models: Sequence, policy, spec):
+    """The decoder that ``spec`` (``policies.decoder_spec.DecoderSpec``) names, with its settings.
+
+    ``models`` are those of its line. A decoder that takes no policy is built without ``policy``. ValueError for an
+    unknown decoder, or for settings, models or a policy that it cannot have.
+    """
+    kind = decoder_kind(spec.name)
+    if kind.policy == "needed" and policy is None:
+        raise ValueError(f"{spec.name} needs a policy")
+    asked = [] if kind.policy is None else [policy]
+    return kind.load()(models, *asked, **kind.checked(spec.settings))
