@@ -20,6 +20,7 @@ from typing import Annotated
 import tyro
 
 from train.common.cli import attempt
+from train.common.progress import say
 
 
 @dataclass
@@ -57,7 +58,7 @@ def main(config: BackoffTables) -> dict:
     import torch
 
     from experiments.backoff_tables.figure import draw
-    from experiments.backoff_tables.setting import console, prepare
+    from experiments.backoff_tables.setting import prepare
     from experiments.backoff_tables.table import show
     from train.common import atomic
     from train.common.cli import checking
@@ -71,8 +72,8 @@ def main(config: BackoffTables) -> dict:
     result = measure(config, setting, decoders)
     atomic.write_json(setting.folder / "result.json", result)
     draw(result, setting.folder / "backoff.png")
-    show(result, console)
-    console.print(f"wrote {setting.folder}/result.json, backoff.png")
+    show(result)
+    say(f"wrote {setting.folder}/result.json, backoff.png")
     return result
 
 

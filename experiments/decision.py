@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from experiments.shared.decision_cost import decision_share
 from policies import FEATURES, MLP, Logistic, Policy, Rule, token_classes
 from train.common.cli import at_least, attempt, checking
 from train.data.prompts import load_prompts
+from train.reports.terminal import print_rows
 
 CONFIDENCES = ("entropy", "varentropy", "top1", "margin", "top10", "top10_mass")
 ALL = tuple(name for name, feature in FEATURES.items() if not feature.needs_target and name != "uniform")
@@ -70,8 +69,8 @@ def run(config: DecisionCost) -> dict[tuple[str, str, bool], list[float]]:
         use("cpu", config.threads)
     pair = default_pair()
     prompts = [p for p in load_prompts(None, pair[1].tokenizer, 100) if len(p.ids) <= 128][: config.limit]
-    found, console = {}, Console()
-    table = Table("policy", "watches", "a decision, in its tokens", "not compiled")
+    found, rows = {}, []
+    head = ("policy", "watches", "a decision, in its tokens", "not compiled")
     for label, policy in specimens(pair[1].tokenizer).items():
         for lm in pair:
             for uncompiled in (False, True):
@@ -80,8 +79,8 @@ def run(config: DecisionCost) -> dict[tuple[str, str, bool], list[float]]:
                     for _ in range(config.repeats)
                 ]
             both = (found[label, lm.name, uncompiled] for uncompiled in (False, True))
-            table.add_row(label, lm.name, *("; ".join(f"{share:.3f}" for share in shares) for shares in both))
-    console.print(table)
+            rows.append((label, lm.name, *("; ".join(f"{share:.3f}" for share in shares) for shares in both)))
+    print_rows(head, rows)
     return found
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from train.common.progress import track
+from train.common.progress import say, track
+from train.reports.terminal import print_rows
 
 
 @dataclass
@@ -89,13 +88,13 @@ def agreement(small, large, prompt, max_new_tokens: int) -> np.ndarray:
 
 def show(result: dict) -> None:
     """Print a line for each family, and the cost of a token."""
-    table = Table("family", "tokens", "agreement", "accepted a round at length 4")
-    for family, row in {**result["by_family"], "all": result}.items():
-        table.add_row(family, f"{row['tokens']}", f"{row['agreement']:.3f}", f"{row['accepted_at_length_4']:.2f}")
-    console = Console()
-    console.print(table)
+    rows = [
+        (family, row["tokens"], f"{row['agreement']:.3f}", f"{row['accepted_at_length_4']:.2f}")
+        for family, row in {**result["by_family"], "all": result}.items()
+    ]
+    print_rows(("family", "tokens", "agreement", "accepted a round at length 4"), rows)
     seconds = result["seconds_one_token"]
-    console.print(
+    say(
         f"{result['prompts']} unseen prompts; one token: small {seconds['small'] * 1e3:.1f} ms, large "
         f"{seconds['large'] * 1e3:.1f} ms, ratio {result['cost_ratio']:.3f}"
     )

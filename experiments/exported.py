@@ -1,13 +1,13 @@
-"""What an exported setting does to another engine's speed: tokens per second of llama.cpp and OpenVINO GenAI.
+"""Speed of llama.cpp and OpenVINO GenAI with an exported stop, with their own defaults, and without speculation.
 
     python -m policies.export runs/NAME/policy.json --to llama.cpp --role stop --length 8 --output out/llama.cpp
     python -m policies.export runs/NAME/policy.json --to openvino --role stop --output out/openvino
     python experiments/exported.py out/llama.cpp out/openvino
 
-Every engine writes the same prompts three ways, in turns: without speculation (``alone``), with the draft model and the
-engine's own defaults (``default``), and with the draft model and what was exported (``exported``). Printed are medians
-of tokens per second over prompts, and paired ratios with 95 % bootstrap intervals. All three write the large model's
-greedy text, but for near-ties; how many texts are the same is printed too.
+Every engine answers the same prompts in three ways, in turns: without speculation (``alone``), with the draft model and
+the engine's own defaults (``default``), and with the draft model and the exported settings (``exported``). The table
+holds medians of tokens per second over prompts, paired ratios with 95 % bootstrap intervals, and how many texts are the
+same: all three ways write the large model's greedy text, except at near-ties.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from train.common.cli import attempt
 
 
 @dataclass
-class Exported:
-    """Default, exported and no speculation, in the engines that the folders were exported for."""
+class ExportedSpeed:
+    """Speed of other engines: without speculation, with their own defaults, with exported settings."""
 
     folders: Positional[tuple[Path, ...]]
     """folders that `python -m policies.export --to llama.cpp` or `--to openvino` wrote"""
@@ -44,10 +44,10 @@ class Exported:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 when it is done, 2 after one sentence about what was wrong with the input, 130 when it was stopped."""
+    """0 when it is done, 2 after one sentence about wrong input, 130 when it was stopped."""
     import tyro
 
-    config = tyro.cli(Exported, args=argv, description=__doc__)
+    config = tyro.cli(ExportedSpeed, args=argv, description=__doc__)
     from experiments.exported_engines.measurement import run
 
     return attempt("exported", lambda: run(config), config.output)

@@ -1,9 +1,9 @@
-"""Does memory grow with the number of texts written? The default pair's resident size over many short generations.
+"""Resident memory of the default pair over many short generations.
 
     python experiments/flat_memory.py --generations 1000
 
-Ways to write take turns: alone, speculative with a stop, backoff, MTAD; prompts, batch sizes and lengths vary from one
-to the next, as they do for a server. What is kept from one to the next (a buffer, a graph of objects) adds up.
+Autoregressive, speculative (with a stop), backoff and MTAD decoding take turns; prompts, batch sizes and lengths vary
+from one generation to the next, as they do for a server. Anything kept between generations adds up.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-from rich.progress import track
 
 from train.common.cli import at_least, attempt, checking
+from train.common.progress import say, track
 
 
 @dataclass
 class FlatMemory:
-    """Resident memory after every tenth of so many generations, by the default pair."""
+    """Resident memory after every tenth of the generations."""
 
     generations: int = 1000
     max_new_tokens: int = 6
@@ -31,7 +30,7 @@ class FlatMemory:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
     config = tyro.cli(FlatMemory, args=argv, description=__doc__)
     return attempt("flat_memory", lambda: run(config))
 
@@ -55,20 +54,20 @@ def run(config: FlatMemory) -> list[float]:
     prompts = [prompt for prompt in prompts if len(prompt.ids) <= 128]
     stop = Rule("entropy", 2.0)
     pair = [small, large]
-    ways = [Autoregressive(large), Speculative(pair, 4, stop=stop), Backoff(pair, stop), MTAD(pair, 2, 3)]
-    rng, seen, console = np.random.default_rng(config.seed), [], Console()
-    for i in track(range(config.generations), "generations", console=console):
+    decoders = [Autoregressive(large), Speculative(pair, 4, stop=stop), Backoff(pair, stop), MTAD(pair, 2, 3)]
+    rng, seen = np.random.default_rng(config.seed), []
+    for i in track(range(config.generations), "generations"):
         some = [prompts[j] for j in rng.choice(len(prompts), rng.integers(1, 4), replace=False)]
-        write(ways[i % len(ways)], some, int(rng.integers(1, config.max_new_tokens + 1)))
+        write(decoders[i % len(decoders)], some, int(rng.integers(1, config.max_new_tokens + 1)))
         if (i + 1) % (config.generations // 10) == 0:
             seen.append(resident())
-            console.print(f"{i + 1}: {seen[-1]:.0f} MiB")
-    console.print(f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+            say(f"{i + 1}: {seen[-1]:.0f} MiB")
+    say(f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     return seen
 
 
 def resident() -> float:
-    """MiB of memory that this process holds now (Linux)."""
+    """Resident MiB of this process now (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 

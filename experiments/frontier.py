@@ -3,13 +3,13 @@
     python experiments/frontier.py small speculative:length=2 mtad:tau=0.3 typical@sampling --limit 40 --timed 10
     python experiments/frontier.py random:rate=0.5 policy:runs/default/policy.json --timed 0 --name hand-off
 
-Quality: every method answers --limit prompts, in batches, and its texts are judged against the large model's own
-greedy ones (guarded regret: 0 is that text, 1 is worst), with intervals over prompts. Speed: the methods take turns on
---timed of these prompts, one text at a time; with --timed 0 no clock is asked and time is priced from the calls that
-each text took, at a timing table of both models. The large model alone is always measured too.
+Quality: every method answers --limit prompts, in batches, and its texts are compared with the large model's greedy ones
+by guarded regret (0: the same text, 1: the worst), with intervals over prompts. Speed: the methods take turns on
+--timed of these prompts, one text at a time; with --timed 0 nothing is timed, and time is priced from the calls that
+each text took, at measured costs of both models. The large model alone is always measured too.
 
-The output folder holds the texts, so that a run that was stopped goes on, and a method that is added later writes only
-its own (but all are timed again: a speed is only worth something beside the others').
+The output folder keeps the texts: a stopped run goes on, and a method that is added later writes only its own. All
+methods are then timed again, because speeds are only comparable within one run.
 
 Methods, with their defaults:
 """
@@ -54,7 +54,7 @@ class Frontier(ComparisonSettings):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
     config = tyro.cli(Frontier, args=argv, description=f"{__doc__}\n{catalogue()}")
     from experiments.comparison.compare import compare
 

@@ -1,10 +1,10 @@
-"""Task scores in [0, 1]: is an answer right, where a task says what right is?
+"""Task scores in [0, 1] of answers to prompts whose task says what is right.
 
     python experiments/graders.py                     # the prompts' own references, which must score 1
     python experiments/graders.py texts.jsonl         # {"id", "text"} rows
     python experiments/graders.py texts.jsonl --prompts mine.jsonl --grader my_module:my_function
 
-Python code in answers is run, within the limits of experiments/grading/sandbox.py.
+Python code in answers is run, with the limits of experiments/grading/sandbox.py.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Graded:
-    """Grade texts, or without any the references of the prompts themselves, which must score 1."""
+class GradeTexts:
+    """Grade texts, or if there are none the prompts' own references, which must score 1."""
 
     texts: Annotated[Path | None, tyro.conf.Positional] = None
-    """jsonl of {"id": of a prompt, "text": an answer to it}"""
+    """jsonl of {"id": a prompt's, "text": an answer to it}"""
     prompts: str | None = None
-    """what train/fit_policy.py takes as prompts (default: the embedded ones)"""
+    """prompts as train/fit_policy.py takes them (default: the embedded ones)"""
     grader: str | None = None
     """one of number, code, sql, chrf, rouge_l, or module:function of your own, for all prompts (default: by family)"""
     output: Path | None = None
     """write {"id", "family", "grader", "score"} rows to this jsonl"""
 
 
-def main(config: Graded) -> list[dict]:
+def main(config: GradeTexts) -> list[dict]:
     from policies.storage.atomic import write
     from train.common.progress import track
 
@@ -61,6 +61,7 @@ def main(config: Graded) -> list[dict]:
 
 
 def find_grader(name: str | None) -> Grader | None:
+    """The grader of that name. Raises InputError when it cannot be loaded."""
     if name is None or name in GRADERS:
         return None if name is None else GRADERS[name]
     from train.quality.graders import load_grader
@@ -69,7 +70,7 @@ def find_grader(name: str | None) -> Grader | None:
 
 
 def read_prompts(source: str | None) -> list[Prompt]:
-    """Prompts without a model: a grader reads text, so all have one token that stands for nothing."""
+    """Prompts without a tokenizer: graders read text, so each has one meaningless token."""
     from train.data.prompts import load_prompts
 
     return load_prompts(source, lambda text: {"input_ids": [0]})
@@ -81,7 +82,7 @@ def references(prompts: dict[str, Prompt]) -> list[tuple[str, str]]:
 
 
 def read_texts(path: Path, prompts: dict[str, Prompt]) -> list[tuple[str, str]]:
-    """(id, text) of each line of a jsonl. Raises OSError, ValueError: one sentence that names the line."""
+    """(id, text) of each line of a jsonl. Raises OSError, and ValueError with the line's number."""
     texts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -98,20 +99,20 @@ def read_texts(path: Path, prompts: dict[str, Prompt]) -> list[tuple[str, str]]:
 
 
 def show(rows: list[dict]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """Print a line for each family and grader."""
+    from train.reports.terminal import print_rows
 
     scores = defaultdict(list)
     for row in rows:
         scores[row["family"], row["grader"] or "none"].append(row["score"])
-    table = Table("family", "grader", "texts", "graded", "mean score")
+    found = []
     for (family, grader), some in sorted(scores.items()):
         graded = [s for s in some if s is not None]
         mean = f"{sum(graded) / len(graded):.3f}" if graded else "-"
-        table.add_row(family, grader, str(len(some)), str(len(graded)), mean)
-    Console().print(table)
+        found.append((family, grader, len(some), len(graded), mean))
+    print_rows(("family", "grader", "texts", "graded", "mean score"), found)
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Graded, description=__doc__)
+    config = tyro.cli(GradeTexts, description=__doc__)
     sys.exit(attempt("graders", lambda: main(config)))

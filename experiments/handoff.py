@@ -10,12 +10,11 @@ this takes many more prompts than the run's hold-out, where each is timed on its
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from train.common.cli import at_least, attempt, checking
 
@@ -49,9 +48,9 @@ def run(config: HandOff) -> dict:
     from train.common import atomic
     from train.common.generations import write
     from train.common.load_run import load_run
-    from train.common.progress import track
-    from train.evaluation.holdout import against_random
+    from train.common.progress import say, track
     from train.evaluation.live import LARGE, bootstrap, speedup
+    from train.evaluation.rivals import against_random
     from train.replay.pricing import alone, judged
 
     with checking():
@@ -74,7 +73,7 @@ def run(config: HandOff) -> dict:
     share = float(measured["tuned"]["large"].sum() / measured["tuned"]["tokens"].sum())
     measure("random_low", Random(min(1.0, share + config.around)))
     measure("random_high", Random(max(0.0, share - config.around)))
-    result = {"prompts": len(prompts), "large_share": share} | against_random(measured)
+    result = {"prompts": len(prompts), "large_share": share} | asdict(against_random(measured))
     for name in ("tuned", "random_low", "random_high"):
         loss = measured[name]["loss"]
         result[name] = {
@@ -83,7 +82,7 @@ def run(config: HandOff) -> dict:
             "loss_interval": bootstrap(lambda rows, loss=loss: loss[rows].mean(), len(loss)),
             "plain_regret": float(measured[name]["regret"].mean()),
         }
-    Console().print(result)
+    say(result)
     if config.output is not None:
         atomic.write_json(config.output, result)
     return result

@@ -1,11 +1,11 @@
-"""Is a promised loss kept on the real pair: by a certificate, and by the threshold that looked best when tuning?
+"""How often a promised loss is kept on real losses: by a certificate, and by the best threshold on tuning prompts.
 
     python experiments/kept.py runs/default --limit 240 --budget 0.1 --loss-cap 0.5
 
-One table of real losses: the policy of a finished run at several thresholds, on prompts that its run did not see, one
-of each group. First these prompts are split in three, tuning, certification and untouched, and what either choice
-promises on its own third is held against the untouched one. Then the table is taken for the whole world: both choices
-are made --runs times on prompts drawn from it, and what they promise is held against the world's mean, which is known.
+The losses are those of a finished run's policy at several thresholds, on prompts that the run has not used, one of each
+group. First, these prompts are split into tuning, certification and untouched thirds: each choice is made on its own
+third and its loss compared on the untouched one. Second, the prompts stand for a population whose mean loss is known:
+both choices are made --runs times on prompts drawn from it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from train.certify import certify, check_settings, prompt_order
 from train.common.cli import at_least, attempt, checking
 from train.common.progress import track
+from train.reports.tables import format_number, with_interval
+from train.reports.terminal import print_rows
 
 if TYPE_CHECKING:
     from train.common.load_run import FinishedRun
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Kept:
-    """Promised and kept: a certificate against the best threshold on the tuning prompts, on real losses."""
+    """Certificates against the best threshold on tuning prompts, on the losses of a finished run's policy."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """folder of a finished run of train/fit_policy.py --method backoff"""
@@ -40,13 +40,13 @@ class Kept:
     longest: int = 256
     """prompts of more tokens are left out"""
     thresholds: int = 6
-    """candidates, evenly spaced in the share of tokens that are handed on"""
+    """candidates, evenly spaced in the share of escalated tokens"""
     budget: float = 0.1
-    """the mean loss, capped, that is promised"""
+    """promised mean loss, each prompt's capped"""
     loss_cap: float = 0.5
     confidence: float = 0.9
     runs: int = 2000
-    """times that both choices are made on prompts drawn from the table"""
+    """draws of prompts on which both choices are made"""
     batch: int = 16
     threads: int | None = None
     seed: int = 0
@@ -55,20 +55,20 @@ class Kept:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
     config = tyro.cli(Kept, args=argv, description=__doc__)
     return attempt("kept", lambda: run(config), config.run)
 
 
 def run(config: Kept) -> dict:
-    """Write what texts are missing, and result.json. Raises InputError before any work is done."""
+    """Write the missing texts and result.json. Raises InputError before any work is done."""
     from train.common import atomic
 
     with checking():
         found, prompts = prepare(config)
     folder = config.run / "kept" if config.output is None else config.output
     folder.mkdir(parents=True, exist_ok=True)
-    losses, speedups = table(config, found, prompts, folder)
+    losses, speedups = measure(config, found, prompts, folder)
     order = prompt_order([p.id for p in prompts], config.seed)
     tune, held, untouched = np.array_split(order, 3)
     result = {
@@ -76,13 +76,10 @@ def run(config: Kept) -> dict:
         "budget": config.budget,
         "candidates": [{"priced_speedup": s, "loss": float(c.mean())} for s, c in zip(speedups, losses.T, strict=True)],
         "once": {
-            name: _promise(losses, chosen, untouched)
-            for name, chosen in (
-                ("best", best(losses[tune], config.budget)),
-                ("certificate", _certified(config, losses[held])),
-            )
+            "best": _compare(losses, fastest_within(losses[tune], config.budget), untouched),
+            "certificate": _compare(losses, _certify(config, losses[held]), untouched),
         },
-        "of_many": many(config, losses, len(tune), len(held)),
+        "of_many": repeat_choices(config, losses, len(tune), len(held)),
     }
     atomic.write_json(folder / "result.json", result)
     show(result)
@@ -90,7 +87,7 @@ def run(config: Kept) -> dict:
 
 
 def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
-    """The run, and one prompt of each group that it has not seen. ValueError for whatever does not fit."""
+    """The run, and one prompt of each group that it has not used. ValueError for what does not fit."""
     from decoding.cli.options import use
     from experiments.shared.unseen_prompts import one_of_each_group, shortest_first, unseen_prompts
     from train.common.load_run import load_run
@@ -99,42 +96,42 @@ def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
     check_settings(config.budget, config.confidence, config.loss_cap)
     use("cpu", config.threads)
     found = load_run(config.run)
-    if found.settings.get("method", "backoff") != "backoff":
+    if found.settings.method != "backoff":
         raise ValueError(f"{config.run} tuned drafts; give a run that tuned hand-offs, with --method backoff")
     prompts = shortest_first(one_of_each_group(unseen_prompts(found), config.longest))[: config.limit]
     if len(prompts) < 3:
-        raise ValueError(f"only {len(prompts)} prompts are left that {config.run} has not seen; it takes at least 3")
+        raise ValueError(f"only {len(prompts)} prompts are left that {config.run} has not used; at least 3 are needed")
     return found, prompts
 
 
-def table(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
+def measure(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
     """Capped losses [prompts, thresholds], safest first, and the priced speedup of each."""
-    from experiments.shared.handoff_texts import references_of, texts
+    from experiments.shared.handoff_texts import write_references, write_texts
     from train.evaluation.live import LARGE, speedup
     from train.replay.pricing import alone
 
-    references = references_of(found, prompts, folder / "large.jsonl", config.batch)
+    references = write_references(found, prompts, folder / "large.jsonl", config.batch)
     reference, search = alone(prompts, references, found.cost), found.search(found.traces)
     losses, speedups = [], []
     for i in range(1, config.thresholds + 1):
         policy = found.policy.with_threshold(search.threshold(found.policy, i / (config.thresholds + 1)))
-        own = texts(found, policy, prompts, references, folder / f"threshold_{i}.jsonl", config.batch)
+        own = write_texts(found, policy, prompts, references, folder / f"threshold_{i}.jsonl", config.batch)
         losses.append(np.minimum(own["loss"], config.loss_cap))
         speedups.append(speedup({LARGE: reference, "own": own}, "own"))
     return np.stack(losses, 1), speedups
 
 
-def best(losses: np.ndarray, budget: float) -> int | None:
+def fastest_within(losses: np.ndarray, budget: float) -> int | None:
     """The fastest candidate whose mean of ``losses`` [prompts, candidates] is within the budget."""
     within = np.flatnonzero(losses.mean(0) <= budget)
     return int(within[-1]) if len(within) else None
 
 
-def _certified(config: Kept, losses: np.ndarray) -> int | None:
+def _certify(config: Kept, losses: np.ndarray) -> int | None:
     return certify(losses, config.budget, config.confidence, config.loss_cap).chosen
 
 
-def _promise(losses: np.ndarray, chosen: int | None, untouched: np.ndarray) -> dict:
+def _compare(losses: np.ndarray, chosen: int | None, untouched: np.ndarray) -> dict:
     from train.evaluation.live import bootstrap
 
     if chosen is None:
@@ -144,41 +141,38 @@ def _promise(losses: np.ndarray, chosen: int | None, untouched: np.ndarray) -> d
     return {"candidate": chosen, "kept": float(kept.mean()), "interval": interval}
 
 
-def many(config: Kept, losses: np.ndarray, tune: int, held: int) -> dict:
-    """How often each way chose at all, how often it broke its promise, and what its choices lose on average."""
+def repeat_choices(config: Kept, losses: np.ndarray, tune: int, held: int) -> dict:
+    """Of each way to choose: shares of draws in which it chose and broke its promise, and its choices' mean loss."""
     rng, truth = np.random.default_rng(config.seed), losses.mean(0)
     chosen = {"best": [], "certificate": []}
     for _ in track(range(config.runs), "promises"):
         first, second = (losses[rng.integers(0, len(losses), n)] for n in (tune, held))
-        chosen["best"].append(best(first, config.budget))
-        chosen["certificate"].append(_certified(config, second))
-    said = {}
+        chosen["best"].append(fastest_within(first, config.budget))
+        chosen["certificate"].append(_certify(config, second))
+    shares = {}
     for name, some in chosen.items():
         made = np.array([c for c in some if c is not None], int)
-        said[name] = {
+        shares[name] = {
             "chose": len(made) / config.runs,
             "broke": float((truth[made] > config.budget).sum() / config.runs),
             "loss": float(truth[made].mean()) if len(made) else None,
             "candidate": float(made.mean()) if len(made) else None,
         }
-    return said
+    return shares
 
 
 def show(result: dict) -> None:
-    """Print the candidates, and then both ways to choose."""
-    console = Console()
-    losses = Table("candidate", "priced speedup", "capped loss", title=f"{result['prompts']} prompts")
-    for i, one in enumerate(result["candidates"]):
-        losses.add_row(str(i), f"{one['priced_speedup']:.2f}", f"{one['loss']:.3f}")
-    ways = Table(
-        "chosen by", "once", "kept on the untouched", "chose", "broke its promise", "mean loss", title="promises"
-    )
+    """Print the candidates, and both ways to choose."""
+    rows = [(i, f"{one['priced_speedup']:.2f}", f"{one['loss']:.3f}") for i, one in enumerate(result["candidates"])]
+    print_rows(("candidate", "priced speedup", "capped loss"), rows, f"{result['prompts']} prompts")
+    rows = []
     for name, once in result["once"].items():
         of_many = result["of_many"][name]
-        kept = "–" if once["candidate"] is None else "{:.3f} [{:.3f}, {:.3f}]".format(once["kept"], *once["interval"])
-        loss = "–" if of_many["loss"] is None else f"{of_many['loss']:.3f}"
-        ways.add_row(name, str(once["candidate"]), kept, f"{of_many['chose']:.3f}", f"{of_many['broke']:.3f}", loss)
-    console.print(losses, ways)
+        kept = with_interval(once.get("kept"), once.get("interval"), ".3f")
+        loss = format_number(of_many["loss"], ".3f")
+        rows.append((name, once["candidate"], kept, f"{of_many['chose']:.3f}", f"{of_many['broke']:.3f}", loss))
+    head = ("chosen by", "once", "kept on the untouched", "chose", "broke its promise", "mean loss")
+    print_rows(head, rows, "promises")
 
 
 if __name__ == "__main__":

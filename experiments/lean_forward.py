@@ -15,7 +15,7 @@ import tyro
 
 @dataclass
 class FusedForward:
-    """Both forwards of both models of the default pair, in turn: median milliseconds and the largest logit difference."""
+    """Both forwards of the default pair's models, in turn: median milliseconds, largest difference of logits."""
 
     queries: tuple[int, ...] = (1, 3, 5)
     """tokens read at once"""

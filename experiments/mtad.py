@@ -1,15 +1,15 @@
-"""The tables of the MTAD paper (Qin et al. 2407.09722) at the size that is reachable here, with its missing controls.
+"""The tables of the MTAD paper (Qin et al. 2407.09722) on a small pair, with the controls that the paper lacks.
 
     python experiments/mtad.py --table main                 # everything at one draft length, greedy
     python experiments/mtad.py --table main --drawing       # the same with the paper's filters
     python experiments/mtad.py --table tau --limit 24       # gamma, beta, tau: one setting varied, a line plot
 
-Main compares MTAD and MMTAD with what its reviewers asked for, all at the same draft length: exact speculative decoding
-(also shorter), block verification, MTAD's rule without beams, a fixed ratio per token that asks as much of a whole
-block (tau ** (1 / length)), typical acceptance, BiLD, fuzzy speculative decoding, and the large model alone, greedy,
-drawing and with beam search. How many draft tokens the large model reads per call is a column: a tree reads more.
+The main table compares MTAD and MMTAD, all at one draft length, with exact speculative decoding (also shorter), block
+verification, MTAD's rule without beams, a fixed ratio per token that is as strict on a whole block (tau ** (1 /
+length)), typical acceptance, BiLD, fuzzy speculative decoding, and the large model alone: greedy, drawing, and with
+beam search. A column counts the draft tokens that the large model reads per call, since a tree has more.
 
-A sentence per claim follows the table: who is faster than whom, and what it costs, with 95 % intervals over prompts.
+Below the table is a sentence per claim: which method is faster and what it loses, with 95 % intervals over prompts.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from experiments.comparison.methods import parse
 from experiments.comparison.presets import AXES, PRESETS, Claim
 from experiments.comparison.settings import PaperTables
 from train.common.cli import InputError, at_least, attempt, checking
+from train.common.progress import say
 
 if TYPE_CHECKING:
     from experiments.comparison.summary import Measured
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
     config = with_defaults(tyro.cli(PaperTables, args=argv, description=__doc__))
     return attempt("mtad", lambda: tabulate(config), config.output / config.name)
 
 
 def with_defaults(config: PaperTables) -> PaperTables:
-    """What was not given: fewer prompts where a setting is varied."""
+    """The settings with their defaults: fewer prompts where a setting is varied."""
     few = config.table != "main"
     found = {
         "limit": 40 if few else 100,
@@ -48,8 +49,6 @@ def with_defaults(config: PaperTables) -> PaperTables:
 
 def tabulate(config: PaperTables) -> dict:
     """Measure the methods of the table, add the claims to result.json and print them."""
-    from rich.console import Console
-
     from experiments.comparison.compare import compare
     from experiments.comparison.plots import draw_lines, how_timed
     from train.common import atomic
@@ -60,31 +59,32 @@ def tabulate(config: PaperTables) -> dict:
         raise InputError(f"--tau must be over 0 and finite, not {config.tau}")
     preset = PRESETS[config.table](config)
     result, measured = compare(config, preset.methods)
-    result |= {"table": config.table, "claims": [judged(measured, claim) for claim in preset.claims]}
-    folder, console = config.output / config.name, Console(highlight=False)
+    result |= {"table": config.table, "claims": [check_claim(measured, claim) for claim in preset.claims]}
+    folder = config.output / config.name
     atomic.write_json(folder / "result.json", result)
     if preset.lines:
         rows = {row["key"]: row for row in result["methods"]}
-        lines = {name: [(x, rows[key_of(text)]) for x, text in line] for name, line in preset.lines.items()}
+        lines = {name: [(x, rows[canonical(text)]) for x, text in line] for name, line in preset.lines.items()}
         draw_lines(result, lines, AXES[config.table], folder / f"{config.table}.png")
-        console.print(f"wrote {folder}/{config.table}.png")
-    console.print(f"What follows from {how_timed(result)}:")
+        say(f"wrote {folder}/{config.table}.png")
+    say(f"What follows from {how_timed(result)}:")
     for claim in result["claims"]:
-        console.print(claim["sentence"], soft_wrap=True)
+        say(claim["sentence"], soft_wrap=True, highlight=False)
     return result
 
 
-def key_of(text: str) -> str:
+def canonical(text: str) -> str:
+    """The text by which results name the method."""
     return str(parse(text))
 
 
-def judged(measured: Measured, claim: Claim) -> dict:
-    """The claim in numbers and as a sentence; the fastest of several others is chosen by its measured speed."""
+def check_claim(measured: Measured, claim: Claim) -> dict:
+    """The claim in numbers and as a sentence, against the fastest of its others as measured."""
     from experiments.comparison.summary import difference, ratio, ratio_interval
 
-    key = key_of(claim.method)
-    best = max(claim.others, key=lambda text: ratio(measured, key_of(text), key))
-    other = key_of(best)
+    key = canonical(claim.method)
+    best = max(claim.others, key=lambda text: ratio(measured, canonical(text), key))
+    other = canonical(best)
     faster, (low, high) = ratio(measured, key, other), ratio_interval(measured, key, other)
     more, (least, most) = difference(measured, key, other)
     speed = "faster" if low > 1 else "slower" if high < 1 else "not clearly faster or slower"

@@ -1,14 +1,14 @@
-"""What a policy's features and training add: rules, rounds of DAgger and the policy gradient, at equal priced speed.
+"""Gain from a policy's features and training: rules, rounds of DAgger and the policy gradient, at equal priced speed.
 
     python train/reinforce.py runs/default --episodes 512
     python experiments/own_path.py runs/default --rounds 2 --limit 64
 
-What the run's search chose is fitted again on what 0, 1 (the main job's default) ... rounds of DAgger have traced;
-rounds that the run did not make are traced first. RUN/reinforced.json joins them when it is there, and so do rules
-without weights and the same kind of policy on other sets of features. All write to the same prompts, of groups that
-the run has not seen, at two thresholds around the goal. Each is held against the policy of one round by its guarded
-regret, interpolated prompt by prompt to one priced speed: that halfway between the two thresholds of one round. A run
-that was stopped goes on, and one with a higher --limit adds its prompts to those that are done.
+The policy that the run's search chose is fitted again on the traces of 0, 1 (the main job's default) ... rounds of
+DAgger; rounds that the run did not make are traced first. RUN/reinforced.json joins them where it exists, and so do
+rules without weights and the same kind of policy on other sets of features. All answer the same prompts, of groups that
+the run has not used, at two thresholds around the goal. Each is compared with the policy of one round by guarded
+regret, interpolated prompt by prompt to one priced speed: halfway between the two thresholds of one round. A stopped
+run goes on, and a higher --limit adds prompts to those that are done.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 
 from train.common.cli import at_least, attempt, checking
+from train.common.progress import say
 
 if TYPE_CHECKING:
     from policies import Policy
@@ -33,33 +33,33 @@ BASE = "1 round"
 
 @dataclass
 class OwnPath:
-    """What features, rounds of DAgger and the policy gradient add to a policy, on prompts that its run did not see."""
+    """Gain from features, rounds of DAgger and the policy gradient, on prompts that the run has not used."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """folder of a run of train/fit_policy.py with --policy logistic or mlp and one round"""
     rounds: int = 2
-    """rounds of DAgger, at most; at least 1"""
+    """most rounds of DAgger, at least 1"""
     limit: int = 64
     """prompts, spread over their families"""
     longest: int = 128
     """of these, prompts of more tokens are left out"""
     batch: int = 16
     around: float = 0.1
-    """how far, in quantiles of the score, the two thresholds lie from the one that is tuned to the goal"""
+    """distance, in quantiles of the score, of the two thresholds from the one that is tuned to the goal"""
     threads: int | None = None
     output: Path | None = None
     """folder of traces, texts and result.json (default: RUN/own_path)"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
     config = tyro.cli(OwnPath, args=argv, description=__doc__)
     return attempt("own_path", lambda: run(config), config.run)
 
 
 def run(config: OwnPath) -> dict:
-    """Measure what is missing and write result.json. Raises InputError before any work is done."""
-    from experiments.shared.handoff_texts import references_of, texts
+    """Measure what is not measured yet and write result.json. Raises InputError before any work is done."""
+    from experiments.shared.handoff_texts import write_references, write_texts
     from train.common import atomic
     from train.evaluation.live import LARGE
     from train.replay.pricing import alone
@@ -68,22 +68,22 @@ def run(config: OwnPath) -> dict:
         found, prompts = prepare(config)
     folder = config.run / "own_path" if config.output is None else config.output
     folder.mkdir(parents=True, exist_ok=True)
-    references = references_of(found, prompts, folder / "large.jsonl", config.batch)
+    references = write_references(found, prompts, folder / "large.jsonl", config.batch)
     measured = {LARGE: alone(prompts, references, found.cost)}
     rivals = {}
-    for name, (policy, thresholds) in candidates(config, found, folder / "traces").items():
+    for name, (policy, thresholds) in fit_candidates(config, found, folder / "traces").items():
         for place, threshold in thresholds.items():
             path = folder / f"{name} {place}.jsonl".replace(" ", "_")
             rival = policy.with_threshold(threshold)
-            measured[f"{name} {place}"] = texts(found, rival, prompts, references, path, config.batch)
-        rivals[name] = summary(measured, name)
+            measured[f"{name} {place}"] = write_texts(found, rival, prompts, references, path, config.batch)
+        rivals[name] = compare(measured, name)
         atomic.write_json(folder / "result.json", {"prompts": len(prompts), "policies": rivals})
-        Console().print({name: rivals[name]})
+        say({name: rivals[name]})
     return rivals
 
 
 def prepare(config: OwnPath) -> tuple[FinishedRun, list]:
-    """The run, and prompts of groups that it has not seen. ValueError for whatever does not fit."""
+    """The run, and prompts of groups that it has not used. ValueError for what does not fit."""
     from decoding.cli.options import use
     from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
     from train.common.load_run import load_run
@@ -91,17 +91,17 @@ def prepare(config: OwnPath) -> tuple[FinishedRun, list]:
     at_least(config, {"rounds": 1, "limit": 1, "batch": 1})
     use("cpu", config.threads)
     found = load_run(config.run)
-    if found.settings["policy"] == "rule" or found.settings.get("rounds", "1") != "1":
-        raise ValueError(f"{config.run} is no run of a learned policy with one round; tune one with --policy logistic")
+    if found.settings.policy == "rule" or found.settings.rounds != 1:
+        raise ValueError(f"{config.run} has no learned policy of one round; tune one with --policy logistic")
     unused = shortest_first(unseen_prompts(found)[: config.limit])
     prompts = [p for p in unused if len(p.ids) <= config.longest]
     if not prompts:
-        raise ValueError(f"no prompt of up to {config.longest} tokens is left that {config.run} has not seen")
+        raise ValueError(f"no prompt of up to {config.longest} tokens is left that {config.run} has not used")
     return found, prompts
 
 
-def candidates(config: OwnPath, found: FinishedRun, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
-    """Per name: a policy, and two thresholds; that of one round, which the others are held against, comes first."""
+def fit_candidates(config: OwnPath, found: FinishedRun, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
+    """By name a policy and its two thresholds; the policy of one round, with which the others compare, comes first."""
     from policies import Momentum, Rule, load
     from train.search.backoff import FEATURE_SETS
     from train.traces.collect_handoff import shards_of
@@ -109,22 +109,22 @@ def candidates(config: OwnPath, found: FinishedRun, traces: Path) -> dict[str, t
 
     count = shards_of(found.splits["fit"] + found.splits["tune"])
     trace_rounds(config, found, traces, count)
-    params = next(t["params"] for t in found.result["trials"] if t["number"] == found.result["chosen_trial"])
+    params = found.result.chosen.params
     made = {}
     for k in (1, 0, *range(2, config.rounds + 1)):
         search = found.search(read_traces(traces, (1 + k) * count))
         policy = search.policy(params)
-        made[BASE if k == 1 else f"{k} rounds"] = policy, thresholds(found, search, policy, config.around)
+        made[BASE if k == 1 else f"{k} rounds"] = policy, two_thresholds(found, search, policy, config.around)
     search, path = found.search(found.traces), config.run / "reinforced.json"
     rivals = {"reinforced": load(path, models=found.policy.models)} if path.exists() else {}
     rivals |= {"momentum": Momentum(), "entropy": Rule("entropy", 0.0), "top1": Rule("top1", 0.0, "<=")}
     others = [name for name in FEATURE_SETS if name != params["features"]]
     rivals |= {f"features {name}": search.policy(params | {"features": name}) for name in others}
-    return made | {name: (rival, thresholds(found, search, rival, config.around)) for name, rival in rivals.items()}
+    return made | {name: (rival, two_thresholds(found, search, rival, config.around)) for name, rival in rivals.items()}
 
 
 def trace_rounds(config: OwnPath, found: FinishedRun, traces: Path, count: int) -> None:
-    """Copy the run's traces and add the rounds that it has not made, as the main job would have."""
+    """Copy the run's traces and add the rounds that it has not made, as the main job would."""
     from train.traces.collect_handoff import explore
     from train.traces.handoff_traces import read_traces
 
@@ -133,27 +133,28 @@ def trace_rounds(config: OwnPath, found: FinishedRun, traces: Path, count: int) 
         shards = sorted(found.trace_folder.glob("shard-*.parquet"))[: 2 * count]
         for path in (*shards, found.trace_folder / "meta.json"):
             shutil.copy(path, traces)
-    prompts, seed = found.splits["fit"] + found.splits["tune"], int(found.settings["seed"])
+    prompts, seed = found.splits["fit"] + found.splits["tune"], found.settings.seed
     for number in range(1, config.rounds + 1):
         policy = found.search(read_traces(traces, number * count)).first()
         explore(found.small, found.large, policy, prompts, traces, found.new, seed, number)
 
 
-def thresholds(found: FinishedRun, search, policy: Policy, around: float) -> dict[str, float]:
-    """Two around the one that replay, corrected as the run's was, tunes to the goal."""
+def two_thresholds(found: FinishedRun, search, policy: Policy, around: float) -> dict[str, float]:
+    """Two thresholds around the one that reaches the goal by replay, corrected as the run's was."""
     from train.search.backoff import GRID
     from train.search.goal import solve
 
-    ratio = found.result["replay"]
-    i = solve(search.curve(policy), found.goal, ratio["live_speedup_over_replayed"])
-    middle = found.result["policy"]["quantile"] if i is None else float(GRID[i])
+    i = solve(search.curve(policy), found.goal, found.result.replay.live_speedup_over_replayed)
+    middle = found.result.policy.quantile if i is None else float(GRID[i])
     places = {"slow": max(0.0, middle - around), "fast": min(1.0, middle + around)}
     return {place: search.threshold(policy, quantile) for place, quantile in places.items()}
 
 
-def summary(measured: dict, name: str) -> dict:
-    """Speed and loss at each threshold and, but for the policy of one round, its loss minus that one's at the same
-    speed: halfway between that one's thresholds, so that both are interpolated alike."""
+def compare(measured: dict, name: str) -> dict:
+    """Priced speed and loss at each threshold; of all but one round also the loss minus one round's at equal speed.
+
+    That speed is halfway between the two thresholds of one round, so that both losses are interpolated alike.
+    """
     from train.evaluation.holdout import against_random
     from train.evaluation.live import LARGE, speedup
 

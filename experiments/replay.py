@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from train.reports.terminal import print_rows
 
 
 @dataclass
@@ -129,17 +128,14 @@ def benchmark(replay, config: ReplayCheck) -> dict:
 
 def show(result: dict) -> None:
     """Print both tables."""
-    table = Table("draft", "same calls", "predicted s", "measured s", "ratio")
+    rows = []
     for name, row in result["live"].items():
         numbers = [f"{row[key]:.2f}" if key in row else "" for key in ("predicted", "measured", "ratio")]
-        table.add_row(name, row.get("equal", ""), *numbers)
-    Console().print(table)
+        rows.append((name, row.get("equal", ""), *numbers))
+    print_rows(("draft", "same calls", "predicted s", "measured s", "ratio"), rows)
     trials = result["trials"]
-    table = Table("trial", f"trials a second, {trials['tokens']:,} tokens ({trials['logged']:,} logged)")
-    for name, rate in trials.items():
-        if name not in ("tokens", "logged"):
-            table.add_row(name, f"{rate:.1f}")
-    Console().print(table)
+    head = ("trial", f"trials a second, {trials['tokens']:,} tokens ({trials['logged']:,} logged)")
+    print_rows(head, [(name, f"{rate:.1f}") for name, rate in trials.items() if name not in ("tokens", "logged")])
 
 
 if __name__ == "__main__":

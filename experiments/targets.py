@@ -1,11 +1,11 @@
-"""Do runs tuned to a target speedup reach it? Their policies timed live, in turns, on prompts that none of them saw.
+"""Speedups reached by runs that were tuned to a target, timed live on prompts that none of them has used.
 
     python train/fit_policy.py --target-speedup 1.25 --name t125 --sizes 0.55 0.35 0.1
     python train/fit_policy.py --target-speedup 1.6 --name t160 --sizes 0.55 0.35 0.1 --traces runs/t125/traces
     python experiments/targets.py runs/t125 runs/t160 --limit 96
 
-A run's own hold-out holds a score of prompts, and how many tokens a policy hands on differs so much from one prompt to
-the next that their mean is known to a tenth at best. So this takes many more, and only the large model beside them.
+The share of escalated tokens varies so much between prompts that the speedup on a run's twenty or so hold-out prompts
+is known to a tenth at best. This takes many more prompts, and times only the policies and the large model, in turns.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from train.common.cli import at_least, attempt, checking
+from train.reports.tables import with_interval
+from train.reports.terminal import print_rows
 
 if TYPE_CHECKING:
     from policies import Policy
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Targets:
-    """Speedups that were asked of finished runs, and what unseen prompts say of their policies."""
+    """Target speedups of finished runs against those measured on unseen prompts."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """folders of finished runs of train/fit_policy.py --target-speedup, of one pair, prompts and length"""
@@ -40,17 +40,17 @@ class Targets:
     """prompts of more tokens are left out"""
     threads: int | None = None
     output: Path = Path("runs/targets")
-    """folder of what was timed (a run that was stopped goes on) and of result.json"""
+    """folder of the timings (a stopped run goes on) and of result.json"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
+    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
     config = tyro.cli(Targets, args=argv, description=__doc__)
     return attempt("targets", lambda: run(config), config.output)
 
 
 def run(config: Targets) -> list[dict]:
-    """Time what is not timed yet, and write result.json. Raises InputError before any work is done."""
+    """Time what is not timed yet and write result.json. Raises InputError before any work is done."""
     from decoding import Autoregressive, Backoff
     from train.common import atomic
     from train.evaluation import live
@@ -69,14 +69,14 @@ def run(config: Targets) -> list[dict]:
         "live, unseen prompts",
         setting=" ".join(f"{policy.threshold.item():.9g}" for policy in policies.values()),
     )
-    result = [reached(measured, name, target) for name, target in zip(decoders, targets, strict=True)]
+    result = [summarize(measured, name, target) for name, target in zip(decoders, targets, strict=True)]
     atomic.write_json(config.output / "result.json", {"prompts": len(prompts), "targets": result})
     show(result, len(prompts))
     return result
 
 
 def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Prompt]]:
-    """The first run, the policies by their targets, and unseen prompts. ValueError for whatever does not fit."""
+    """The first run, the policies by their targets, and unseen prompts. ValueError for what does not fit."""
     from decoding.cli.options import use
     from experiments.shared.unseen_prompts import one_of_each_group, unseen_prompts
     from train.common.load_run import load_run
@@ -86,23 +86,25 @@ def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Pro
     runs = [load_run(folder) for folder in config.runs]
     policies: dict[float, Policy] = {}
     for one in runs:
-        target = one.result["goal"].get("target_speedup")
+        target = one.goal.speedup
         if target is None:
             raise ValueError(f"{one.folder} has no target speedup; give runs of --method backoff --target-speedup")
         if target in policies:
-            raise ValueError(f"{one.folder} has the target of another run, {target:g}; give one run of each")
+            raise ValueError(
+                f"{one.folder} has the same target as another run, {target:g}; give one run a target"
+            )
         same = ("small", "large", "prompts", "max_new_tokens", "dtype")
-        if differing := [name for name in same if one.settings[name] != runs[0].settings[name]]:
+        if differing := [name for name in same if getattr(one.settings, name) != getattr(runs[0].settings, name)]:
             raise ValueError(f"{one.folder} has another {', '.join(differing)} than {runs[0].folder}")
         policies[target] = one.policy
     prompts = one_of_each_group(unseen_prompts(*runs), config.longest)[: config.limit]
     if not prompts:
-        raise ValueError("no prompts are left that these runs have not seen")
+        raise ValueError("no prompts are left that these runs have not used")
     return runs[0], policies, prompts
 
 
-def reached(measured: dict, name: str, target: float) -> dict:
-    """What one policy reached: ratio of sums and median over prompts, each with its interval, and what it lost."""
+def summarize(measured: dict, name: str, target: float) -> dict:
+    """Speedup of one policy as a ratio of sums and as a median over prompts, and its loss, with intervals."""
     from train.evaluation.live import LARGE, bootstrap, speedup
 
     own, large = measured[name], measured[LARGE]
@@ -123,14 +125,14 @@ def reached(measured: dict, name: str, target: float) -> dict:
 
 def show(result: list[dict], prompts: int) -> None:
     """Print a line for each target."""
-    table = Table("target", "speedup", "off by", "median of prompts", "guarded regret", "by large model")
-    table.title = f"{prompts} unseen prompts"
+    rows = []
     for one in result:
         total, median, loss = (
-            "{:.3g} [{:.3g}, {:.3g}]".format(one[key], *one[f"{key}_interval"]) for key in ("speedup", "median", "loss")
+            with_interval(one[key], one[f"{key}_interval"], ".3g") for key in ("speedup", "median", "loss")
         )
-        table.add_row(f"{one['target']:g}", total, f"{one['off']:+.1%}", median, loss, f"{one['large_share']:.0%}")
-    Console().print(table)
+        rows.append((f"{one['target']:g}", total, f"{one['off']:+.1%}", median, loss, f"{one['large_share']:.0%}"))
+    head = ("target", "speedup", "off by", "median of prompts", "guarded regret", "by large model")
+    print_rows(head, rows, f"{prompts} unseen prompts")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ class ComparisonSettings:
     """Settings of every comparison of methods on one pair."""
 
     limit: int = 100
-    """prompts whose answers are judged, spread over their families"""
+    """prompts whose answers are compared, spread over their families"""
     timed: int = 25
-    """of these, how many are timed one by one; 0: time is priced from calls"""
+    """how many of these are timed, one by one; 0: time is priced from calls"""
     batch: int = 16
-    """prompts that are answered together where nothing is timed"""
+    """prompts answered together where nothing is timed"""
     max_new_tokens: int = 64
     baseline: str = "large"
-    """the method from which the others' guarded regret is subtracted, prompt by prompt"""
+    """the method whose guarded regret is subtracted from the others', prompt by prompt"""
     small: str | None = None
     """folder, hub id or .gguf of the small model (default: the drafter in the repository)"""
     large: str | None = None
@@ -39,21 +39,21 @@ class ComparisonSettings:
 
 @dataclass
 class PaperTables(ComparisonSettings):
-    """The MTAD paper's tables, and the controls that its reviewers missed."""
+    """The MTAD paper's tables, with the controls that its reviewers asked for."""
 
     table: Literal["main", "gamma", "beta", "tau"] = "main"
     """all methods, or one setting varied: draft length, beams, threshold"""
     length: int = 4
-    """tokens that every method drafts at most"""
+    """longest draft of every method, in tokens"""
     beams: int = 4
     """of MTAD, and of the large model's beam search"""
     tau: float = 0.5
-    """how likely a block must be to the large model, in units of what the small one gave it"""
+    """least ratio of a block's probabilities, large model over small model"""
     drawing: bool = False
-    """draw tokens with the paper's filters (T=1, top-k 10, top-p 0.9) instead of taking the likeliest"""
+    """draw tokens with the paper's filters (T=1, top-k 10, top-p 0.9) instead of decoding greedily"""
     limit: int | None = None
-    """prompts whose answers are judged (default: 100, or 40 where a setting is varied)"""
+    """prompts whose answers are compared (default: 100, or 40 where a setting is varied)"""
     timed: int | None = None
-    """of these, how many are timed one by one (default: 25, or 12); 0: time is priced from calls"""
+    """how many of these are timed, one by one (default: 25, or 12); 0: time is priced from calls"""
     name: str | None = None
     """name of the run (default: mtad-TABLE, mtad-TABLE-drawing)"""

@@ -19,10 +19,10 @@ class TimedBackoff(Backoff):
 
     spent, uncompiled = 0.0, False
 
-    def _hand_on(self, state, i, policy_state, *args) -> Tensor:
+    def _escalates(self, state, i, policy_state, *args) -> Tensor:
         policy_state.compiled = None if self.uncompiled else policy_state.compiled
         began = time.perf_counter()
-        escalated = super()._hand_on(state, i, policy_state, *args)
+        escalated = super()._escalates(state, i, policy_state, *args)
         self.spent += time.perf_counter() - began
         return escalated
 

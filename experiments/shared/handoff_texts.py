@@ -16,17 +16,18 @@ from train.data.prompts import Prompt
 from train.replay.pricing import judged
 
 
-def references_of(found: FinishedRun, prompts: list[Prompt], path: Path, batch: int) -> list[list[int]]:
-    """The large model's own answers, of which those that ``path`` lacks are written first."""
+def write_references(found: FinishedRun, prompts: list[Prompt], path: Path, batch: int) -> list[list[int]]:
+    """The large model's answers; those that ``path`` lacks are written first."""
     write_generations(found.large, prompts, path, found.new, 0.0, batch)
     by_prompt = {tuple(row["prompt_ids"]): row["new_ids"] for row in atomic.read_rows(path)}
     return [by_prompt[p.ids] for p in prompts]
 
 
-def texts(
+def write_texts(
     found: FinishedRun, policy: Policy, prompts: list[Prompt], references: list[list[int]], path: Path, batch: int
 ) -> dict[str, np.ndarray]:
-    """What the policy's texts took and lost, per prompt; a line of ``path`` for each that is done."""
+    """Priced seconds, tokens, large-model tokens, loss and regret [prompts] of the policy's texts (a line of ``path``
+    each); those that ``path`` lacks are written first."""
     setting = f"{policy.describe()} {float(policy.threshold)}"
     done = {row["prompt"]: row["columns"] for row in atomic.read_rows(path) if row["setting"] == setting}
     todo = [(p, r) for p, r in zip(prompts, references, strict=True) if p.id not in done]

@@ -11,7 +11,7 @@ from train.data.prompts import Prompt, load_prompts
 def unseen_prompts(*runs: FinishedRun) -> list[Prompt]:
     """Prompts of the first run's source, of groups that none of ``runs`` has used."""
     used = {group for run in runs for groups in run.policy.provenance["groups"].values() for group in groups}
-    prompts = load_prompts(runs[0].settings["prompts"], runs[0].large.tokenizer, 10_000)
+    prompts = load_prompts(runs[0].settings.prompts, runs[0].large.tokenizer, 10_000)
     return [p for p in prompts if p.group not in used]
 
 

@@ -77,8 +77,8 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(toys, capsys, changes, n
 def test_folders_of_other_targets_and_absent_engines_are_refused(toys, tmp_path, monkeypatch):
     folder = written(Rule.never(), "mlx-lm", tmp_path / "c", role="stop")
     with pytest.raises(InputError, match="is an export to mlx-lm; give at most one of each"):
-        measurement.run(exported.Exported(folders=(folder,)))
+        measurement.run(exported.ExportedSpeed(folders=(folder,)))
     absent = {name: engine._replace(module="no_such_engine") for name, engine in measurement.ENGINES.items()}
     monkeypatch.setattr(measurement, "ENGINES", absent)
     with pytest.raises(InputError, match="is for openvino, which is not installed; pip install openvino-genai"):
-        measurement.run(exported.Exported(folders=(tmp_path / "b" / "openvino",)))
+        measurement.run(exported.ExportedSpeed(folders=(tmp_path / "b" / "openvino",)))

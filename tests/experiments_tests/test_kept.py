@@ -27,14 +27,14 @@ def test_a_certificate_keeps_its_promise_where_the_best_threshold_does_not():
     losses = np.minimum(0.4, rng.exponential([0.05, 0.098, 0.105], (400, 3)))
     losses *= np.array([0.05, 0.098, 0.105]) / losses.mean(0)
     config = kept.Kept("unused", budget=0.1, loss_cap=0.5, runs=300)
-    said = kept.many(config, losses, 60, 150)
+    said = kept.repeat_choices(config, losses, 60, 150)
     assert said["best"]["broke"] > 0.3 > 0.1 >= said["certificate"]["broke"]
     assert said["certificate"]["chose"] > 0.9
 
 
 def test_nothing_within_the_budget_is_no_choice():
-    assert kept.best(np.array([[0.2, 0.3], [0.2, 0.1]]), 0.1) is None
-    assert kept.best(np.array([[0.0, 0.1], [0.1, 0.1]]), 0.1) == 1
+    assert kept.fastest_within(np.array([[0.2, 0.3], [0.2, 0.1]]), 0.1) is None
+    assert kept.fastest_within(np.array([[0.0, 0.1], [0.1, 0.1]]), 0.1) == 1
 
 
 @pytest.mark.parametrize(

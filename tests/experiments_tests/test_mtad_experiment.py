@@ -11,7 +11,7 @@ from experiments.comparison.methods import parse
 from experiments.comparison.presets import Claim
 from experiments.comparison.settings import PaperTables
 from experiments.comparison.study import chosen
-from experiments.mtad import judged, main, with_defaults
+from experiments.mtad import check_claim, main, with_defaults
 
 TABLES = list(presets.PRESETS)
 
@@ -121,7 +121,7 @@ def test_a_claim_says_what_the_data_say_of_the_fastest_other(speed, losses, said
         {"large": 1.0, str(parse("mtad")): speed, one: 2.0, two: 1.5},
         {"large": [0.0] * 3, str(parse("mtad")): losses, one: [0.0] * 3, two: [0.9] * 3},
     )
-    claim = judged(found, Claim("mtad", ("speculative:length=2", "speculative:length=1"), "exact decoding"))
+    claim = check_claim(found, Claim("mtad", ("speculative:length=2", "speculative:length=1"), "exact decoding"))
     assert claim["over"] == one
     assert said in claim["sentence"]
     assert claim["sentence"].startswith("mtad over exact decoding (speculative:length=1): ")

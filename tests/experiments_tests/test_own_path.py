@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from experiments.own_path import main, summary
+from experiments.own_path import compare, main
 from policies import load
 from train.search.backoff import FEATURE_SETS
 
@@ -54,7 +54,7 @@ def test_a_policy_that_loses_less_at_the_same_speed_has_a_negative_difference():
 
     measured = {"large": made(10.0, 0.0), "1 round slow": made(8.5, 0.25), "1 round fast": made(7.5, 0.35)}
     measured |= {"better slow": made(9.0, 0.1), "better fast": made(7.0, 0.2)}
-    found = summary(measured, "better")
+    found = compare(measured, "better")
     assert found["difference"] == pytest.approx(-0.15, abs=1e-6)
     assert found["interval"][1] < 0 and found["bracketed"]
 

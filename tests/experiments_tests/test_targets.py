@@ -43,7 +43,7 @@ def test_a_speedup_is_a_ratio_of_sums_and_a_median_of_prompts():
         "1.5": {"seconds": np.array([1.0, 3.0, 2.0]), "tokens": np.array([1.0, 2.0, 1.0])},
     }
     measured["1.5"] |= {"loss": np.zeros(3), "large_share": np.array([1.0, 0.5, 0.0])}
-    one = targets.reached(measured, "1.5", 1.5)
+    one = targets.summarize(measured, "1.5", 1.5)
     assert one["speedup"] == pytest.approx((11 / 4) / (6 / 4)) and one["off"] == pytest.approx(one["speedup"] / 1.5 - 1)
     assert one["median"] == 2.0 and one["large_share"] == pytest.approx(0.5)
 
@@ -57,7 +57,7 @@ def test_bad_input_is_one_sentence(runs, tuned_run, tmp_path, capfd):
     (other / "result.json").write_text(json.dumps(result | {"goal": {"target_speedup": 3.0}}))
     for options, message in [
         ([str(tuned_run)], "has no target speedup"),
-        ([str(runs[0]), str(runs[0])], "has the target of another run, 1.2"),
+        ([str(runs[0]), str(runs[0])], "has the same target as another run, 1.2"),
         ([str(runs[0]), str(other)], "has another max_new_tokens than"),
         ([str(runs[0]), "--longest", "1"], "no prompts are left"),
         ([str(tmp_path / "none")], "has no run.json"),

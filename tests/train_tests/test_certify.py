@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from experiments.certificates import KINDS, Certificates, main, passes
+from experiments.certificates import LOSSES, Certificates, main, passes
 from train.certification.betting import bets, betting, binomial, largest, share_bound
 from train.certify import TAIL, certify, needed, prompt_order
 
@@ -15,7 +15,7 @@ losses = arrays(float, st.tuples(st.integers(0, 40), st.integers(1, 4)), element
 
 
 def drawn(kind, mean, runs=2000, n=400, seed=0):
-    return KINDS[kind](np.random.default_rng(seed).random((runs, n)), mean, CAP)
+    return LOSSES[kind](np.random.default_rng(seed).random((runs, n)), mean, CAP)
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +25,21 @@ def simulated(tmp_path_factory):
     return main(Certificates(prompts=250, output=path)), path.read_text()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_at_the_budget_it_is_wrong_at_most_as_often_as_it_says(simulated, kind):
     false, level = simulated[0]["certified"][kind]["1.0"], simulated[0]["level"]
     assert false <= level + 3 * np.sqrt(level * (1 - level) / 2000)
     assert false > 0.02  # a test that never certifies has no level to speak of
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_better_candidates_pass_more_often(simulated, kind):
     zero, half, three, whole = simulated[0]["certified"][kind].values()
     assert zero >= half > three > whole
     assert zero > 0.75
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_the_naive_choice_breaks_what_the_certificate_keeps(simulated, kind):
     broken = simulated[0]["broken"][kind]
     assert broken["certificate_breaks"] <= simulated[0]["level"]
@@ -51,7 +51,7 @@ def test_the_command_writes_what_it_prints(simulated):
     assert '"certified"' in simulated[1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_simulated_and_real_certificates_agree(kind):
     found = drawn(kind, 0.75 * BUDGET, runs=40)
     real = [certify(one[:, None], BUDGET, 0.9, CAP).chosen == 0 for one in found]
@@ -79,7 +79,7 @@ def test_hoeffding_bentkus_on_signed_differences_would_not_have_it():
     assert (np.exp(-n * kl) <= level).mean() > 2 * level
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_bounds_cover_the_truth(kind):
     mean, runs = 0.5 * BUDGET, 150
     found = [certify(one[:, None], BUDGET, 0.9, CAP) for one in drawn(kind, mean, runs=runs, n=120)]
