@@ -7,133 +7,146 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 import numpy as np
+import optuna
 
 from policies import Rule
-from train.common import atomic
+from policies.storage import atomic
 from train.common.cli import checking
+from train.common.job import Job
 from train.common.machine import machine
-from train.common.preparation import Job, prepare
+from train.common.preparation import prepare
 from train.common.progress import log_to, say
+from train.common.result import Holdout, MethodRow, PolicySummary, Result, SplitSummary, TrialRow, write_result
+from train.common.settings import FitPolicy
 from train.common.tracking import Tracker
 from train.data.splits import split_hash
-from train.methods.backoff import BackoffRun
-from train.methods.hybrid import HybridRun
-from train.methods.speculative import SpeculativeRun
-from train.reports import figure, page, tables
+from train.methods import tuning_method
+from train.methods.base import Tuned, TuningMethod
+from train.reports import figure, page, tables, terminal
 from train.search.study import complete, finished, join_study, open_study, pruned, run_study, wait_for_trials
 
-METHODS = {"backoff": BackoffRun, "speculative": SpeculativeRun, "hybrid": HybridRun}
+PROVENANCE = ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods", "certificate", "traffic")
+"""what a policy says of its run"""
 
 
-def run(config) -> None:
+def run(settings: FitPolicy) -> None:
     """Traces, search, live correction, hold-out, report. Raises InputError before any work is done."""
     with checking():
-        job = prepare(config)
-        study = join_study(**where(job)) if config.join else None
-        method = METHODS[config.method](job)
+        job = prepare(settings)
+        study = join_study(**where(job)) if settings.join else None
+        method = tuning_method(settings.method)(job)
     if study is not None:
-        return run_study(study, method.search, config.trials, [])
-    settings = {name: str(value) for name, value in asdict(config).items()}
-    with Tracker(config.wandb, job.folder, config.name, settings) as tracker, log_to(job.folder / "log.txt"):
-        study = open_study(**where(job), seed=config.seed, baselines=method.search.baselines())
-        run_study(study, method.search, config.trials, [tracker.trial])
+        return run_study(study, method.search, settings.trials, [])
+    with (
+        Tracker(settings.wandb, job.folder, settings.name, asdict(settings)) as tracker,
+        log_to(job.folder / "log.txt"),
+    ):
+        study = open_study(**where(job), seed=settings.seed, baselines=method.search.baselines())
+        run_study(study, method.search, settings.trials, [tracker.trial])
         wait_for_trials(study)
         for trial in finished(study):  # those of other workers and of earlier starts
             tracker.trial(study, trial)
         tracker.files("study", "traces")
-        chosen = method.tune(study)
-        if chosen is None:
+        tuned = method.tune(study)
+        if tuned is None:
             return
-        result = describe(job, method, study, chosen) | method.measure_holdout(chosen)
-        result["verdict"] += told_apart(job, result["methods"])
-        _write(job, method, chosen, result)
-        tracker.table(result)
+        holdout = method.measure_holdout(tuned)
+        holdout.verdict += told_apart(job, holdout.methods)
+        result = describe(job, method, study, tuned, holdout)
+        _write(job, method, tuned, result)
+        tracker.table(result.to_json())
         tracker.files("policy")
 
 
-def told_apart(job: Job, methods: list[dict]) -> str:
-    """A word about a grader that does not tell the models apart: it says as little about what lies between them."""
-    small = next(method for method in methods if method["key"] == "small")
-    low, high = small["loss_interval"]
-    if job.judge.grader is None or low > 0:
+def told_apart(job: Job, methods: list[MethodRow]) -> str:
+    """A warning about a grader that does not tell the models apart: it says as little about what lies between them."""
+    small = next(row for row in methods if row.key == "small")
+    low, high = small.loss_interval
+    if job.metric.grader is None or low > 0:
         return ""
     return (
-        f" The grader does not tell the small model from the large one on these prompts (it loses {small['loss']:.3f}, "
+        f" The grader does not tell the small model from the large one on these prompts (it loses {small.loss:.3f}, "
         f"95 % interval {low:.3f} to {high:.3f}), so what it says of the others is no evidence."
     )
 
 
 def where(job: Job) -> dict:
     """Where the study of a run is. In a database that others use too, its name tells what made the run."""
-    if job.config.storage is None:
+    if job.settings.storage is None:
         return {"where": job.folder / "study.journal"}
     made = hashlib.sha256((job.folder / "run.json").read_bytes()).hexdigest()[:12]
-    return {"where": job.config.storage, "name": f"{job.config.name}-{made}"}
+    return {"where": job.settings.storage, "name": f"{job.settings.name}-{made}"}
 
 
-def describe(job: Job, method, study, chosen) -> dict:
-    """The part of the result that is known before the hold-out is touched."""
-    policy, config = chosen.policy, job.config
-    weights = getattr(policy, "coef_", None)
-    return {
-        "name": config.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(config),
-        "loss_name": job.judge.loss_name,
-        "method": config.method,
-        "models": [job.small.identity(), job.large.identity()],
-        "policy": {
-            "describe": policy.describe(),
-            "kind": policy.kind,
-            "label": method.label,
-            "threshold": float(policy.threshold),
-            "quantile": chosen.quantile,
-            "features": list(policy.names),
-            "weights": None if weights is None else dict(zip(policy.names, np.ravel(weights).tolist(), strict=True)),
-        },
-        "splits": {
-            name: {
-                "prompts": len(prompts),
-                "groups": len({p.group for p in prompts}),
-                "hash": split_hash(prompts),
-            }
+def describe(job: Job, method: TuningMethod, study: optuna.Study, tuned: Tuned, holdout: Holdout) -> Result:
+    """All that is known at the end."""
+    return Result(
+        name=job.settings.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine(job.settings),
+        loss_name=job.metric.loss_name,
+        method=job.settings.method,
+        plane=list(method.plane),
+        threshold_note=method.threshold_note,
+        models=[lm.identity() for lm in job.models],
+        policy=_policy(method, tuned),
+        splits={
+            name: SplitSummary(len(prompts), len({p.group for p in prompts}), split_hash(prompts))
             for name, prompts in job.splits.items()
         },
-        "cost": {"small": job.cost.small, "large": job.cost.large},
-        "trials": [
-            {
-                "number": t.number,
-                "params": t.params,
-                "feasible": all(value <= 0 for value in t.constraints.values()),
-            }
-            | {name: t.user_attrs[name] for name in ("loss", "speedup") if name in t.user_attrs}
-            for t in complete(study)
-        ],
-        "pruned": len(pruned(study)),
-        "chosen_trial": chosen.trial,
-    } | method.predicted(chosen)
+        cost={"small": job.cost.small, "large": job.cost.large},
+        trials=[_trial(trial) for trial in complete(study)],
+        pruned=len(pruned(study)),
+        chosen_trial=tuned.trial,
+        **vars(method.predicted(tuned)),
+        **vars(holdout),
+    )
 
 
-def _write(job: Job, method, chosen, result: dict) -> None:
-    _save(job, method, chosen, result)
-    atomic.write_json(job.folder / "result.json", result)
-    figure.draw(result, job.folder / "frontier.png")
-    page.write_html(result, job.folder / "report.html")
-    tables.print_table(result)
-    say(f"[bold]{result['verdict']}[/bold]")
-    say(f"wrote {job.folder}/policy.json, report.html, frontier.png, result.json")
+def _policy(method: TuningMethod, tuned: Tuned) -> PolicySummary:
+    policy, weights = tuned.policy, getattr(tuned.policy, "coef_", None)
+    return PolicySummary(
+        describe=policy.describe(),
+        kind=policy.kind,
+        label=method.label,
+        threshold=float(policy.threshold),
+        features=list(policy.names),
+        quantile=tuned.quantile,
+        weights=None if weights is None else dict(zip(policy.names, np.ravel(weights).tolist(), strict=True)),
+    )
 
 
-def _save(job: Job, method, chosen, result: dict) -> None:
-    """policy.json with all that is known of it; when a promise could not be made, one that keeps it all the same."""
-    keys = ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods", "certificate", "traffic")
-    provenance = {key: result[key] for key in keys if key in result}
+def _trial(trial: optuna.trial.FrozenTrial) -> TrialRow:
+    feasible = all(value <= 0 for value in trial.constraints.values())
+    found = {name: trial.user_attrs.get(name) for name in ("loss", "speedup")}
+    return TrialRow(trial.number, trial.params, feasible, **found)
+
+
+def _write(job: Job, method: TuningMethod, tuned: Tuned, result: Result) -> None:
+    _save(job, method, tuned, result)
+    write_result(result, job.folder)
+    shown = result.to_json()
+    figure.draw(shown, job.folder / "frontier.png")
+    page.write_html(shown, job.folder / "report.html")
+    atomic.write(job.folder / "methods.md", tables.table(shown).encode())
+    terminal.print_table(shown)
+    say(f"[bold]{result.verdict}[/bold]")
+    say(f"wrote {job.folder}/policy.json, report.html, methods.md, frontier.png, result.json")
+
+
+def _save(job: Job, method: TuningMethod, tuned: Tuned, result: Result) -> None:
+    """Write policy.json with all that is known of it.
+
+    Where no certificate could be had, policy.json escalates every token, and what was tuned is in uncertified.json.
+    """
+    known = result.to_json()
+    provenance = {key: known[key] for key in PROVENANCE if key in known}
     provenance["groups"] = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
-    provenance |= {"label": method.label} | method.provenance(chosen)
-    save = {"models": result["models"], "provenance": provenance}
-    if result.get("certificate", {"chosen": 0})["chosen"] is not None:
-        chosen.policy.save(job.folder / "policy.json", **save)
+    provenance |= {"label": method.label} | method.provenance(tuned)
+    save = {"models": result.models, "provenance": provenance}
+    if result.certificate is None or result.certificate.chosen is not None:
+        tuned.policy.save(job.folder / "policy.json", **save)
     else:
         lossless = {key: value for key, value in provenance.items() if key != "traffic"}
-        Rule.always().save(job.folder / "policy.json", result["models"], lossless)
-        chosen.policy.save(job.folder / "uncertified.json", **save)
+        Rule.always().save(job.folder / "policy.json", result.models, lossless)
+        tuned.policy.save(job.folder / "uncertified.json", **save)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from policies.storage import atomic
-from train.reports.figure import COLOURS, FAINT, GRID, INK
-from train.reports.tables import bars
+from train.reports.figure import dress, legend, save
+from train.reports.plane import COLOURS, FAINT, INK, bars
 
 STYLES = {  # Okabe and Ito; what knows the large model is hollow, chance is grey
     "kl_logistic": (COLOURS["large"], "o", "-"),
@@ -33,23 +30,21 @@ STYLES = {  # Okabe and Ito; what knows the large model is hollow, chance is gre
 def draw(result: dict, path: Path) -> None:
     """One line per method through its rates, with 95 % intervals, from the small model alone for chance."""
     picture = Figure(figsize=(12, 6.2), dpi=160, facecolor="white")
-    canvas = FigureCanvasAgg(picture)
     left, right = (picture.add_axes((x, 0.3, 0.425, 0.58)) for x in (0.065, 0.56))
     for axes, key in ((left, "large_share"), (right, "speedup")):
         for name in STYLES:
             _line(axes, [row for row in result["methods"] if row["key"] == name], name, key)
         small = next(row for row in result["methods"] if row["key"] == "small")
         axes.plot(small[key], small["loss"], "s", color=COLOURS["small"], ms=9, mec="white", label=small["label"])
-        _frame(axes)
+        axes.margins(0.06, 0.1)
+        dress(axes)
     _exact(left, right, result["speculative"])
     left.set_xlabel("share of tokens written by the large model", color=INK, fontsize=10.5)
     left.set_ylabel("guarded regret  (lower is better)", color=INK, fontsize=10.5)
     right.set_xlabel("priced speedup over the large model alone, decisions counted", color=INK, fontsize=10.5)
     right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     _words(picture, right, result)
-    png = BytesIO()
-    canvas.print_png(png)
-    atomic.write(path, png.getvalue())
+    save(picture, path)
 
 
 def _line(axes: Axes, rows: list[dict], name: str, key: str) -> None:
@@ -71,21 +66,9 @@ def _exact(left: Axes, right: Axes, speculative: dict) -> None:
         axes.plot(x, 0.0, "s", color=COLOURS["large"], ms=9, mec="white", label="large model alone")
 
 
-def _frame(axes: Axes) -> None:
-    axes.margins(0.06, 0.1)
-    axes.grid(color=GRID, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(colors=FAINT, length=0, labelsize=9.5)
-
-
 def _words(picture: Figure, axes: Axes, result: dict) -> None:
     title = f"Who writes the next token: {' / '.join(result['models'])}"
     picture.text(0.026, 0.945, title[:110], fontsize=14, color=INK, weight="bold", parse_math=False)
     below = f"{result['prompts']} unseen prompts, texts written live  ·  bars: 95 % bootstrap over prompts"
     picture.text(0.026, 0.905, below + "  ·  oracles priced as if they knew for nothing", fontsize=9, color=FAINT)
-    handles, labels = axes.get_legend_handles_labels()
-    picture.legend(
-        handles, labels, loc="lower left", bbox_to_anchor=(0.02, 0.01), ncols=4, frameon=False, fontsize=9,
-        labelcolor=INK,
-    )  # fmt: skip
+    legend(axes, columns=4)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from train.common.progress import say
 from train.evaluation.live import LARGE, bootstrap, speedup
 from train.reports.tables import format_number, with_interval
+from train.reports.terminal import print_rows
 
 Columns = dict[str, np.ndarray]
 TITLES = {  # key in a row: title, format; narrow enough for 80 columns, all else is in result.json
@@ -73,15 +73,15 @@ def against_chance(name: str, own: Columns, chance: Sequence[Columns], at: Calla
     return {name: difference(np.arange(n)), f"{name}_interval": bootstrap(difference, n)}
 
 
-def show(result: dict, console: Console) -> None:
+def show(result: dict) -> None:
     """The rows on the console: ``large`` is the share of the large model's tokens, ``loss`` the guarded regret,
     ``speed`` the priced speedup, ``cost`` a decision's share of a small token, ``run`` tokens between large ones.
     """
-    table = Table("method", *(title for title, _ in TITLES.values()), box=None, padding=(0, 1, 0, 0))
+    rows = []
     for row in result["methods"]:
         shown = {key: format_number(row.get(key), form) for key, (_, form) in TITLES.items()}
         shown["difference"] = with_interval(row.get("difference"), row.get("difference_interval"), "+.3f")
-        table.add_row(row["key"], *shown.values())
-    console.print(table)
+        rows.append((row["key"], *shown.values()))
+    print_rows(("method", *(title for title, _ in TITLES.values())), rows)
     for note in result["notes"]:
-        console.print(note)
+        say(note)

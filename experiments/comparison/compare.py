@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.comparison.plots import HOW, WORTH, draw, how_timed, write_html
 from experiments.comparison.settings import ComparisonSettings
 from experiments.comparison.study import describe, measure, prepare
 from experiments.comparison.summary import Measured
 from train.common import atomic
 from train.common.cli import checking
-from train.reports.tables import print_table
+from train.common.progress import say
+from train.reports.terminal import print_table
 
 
 def compare(config: ComparisonSettings, texts: tuple[str, ...]) -> tuple[dict, Measured]:
@@ -30,10 +29,7 @@ def compare(config: ComparisonSettings, texts: tuple[str, ...]) -> tuple[dict, M
 
 def show(result: dict, folder: Path) -> None:
     """Print two tables: quality and speed of each method, and how it reaches them."""
-    console = Console()
-    if not console.is_terminal:  # a file need not be narrow
-        console = Console(width=180)
-    print_table(result, console, WORTH)
-    print_table(result, console, HOW)
-    console.print(f"{how_timed(result)}; intervals: 95 % over prompts; minus baseline: {result['baseline']}")
-    console.print(f"wrote {folder}/result.json, frontier.png, frontier.html")
+    print_table(result, WORTH)
+    print_table(result, HOW)
+    say(f"{how_timed(result)}; minus baseline: {result['baseline']}")
+    say(f"wrote {folder}/result.json, frontier.png, frontier.html")

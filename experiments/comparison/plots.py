@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from train.common import atomic
-from train.reports import page
-from train.reports.figure import COLOURS, FAINT, GRID, INK, legend, scales
-from train.reports.tables import bars, cells, format_number, label, loss_name, measured, with_interval
+from policies.storage import atomic
+from train.reports import charts
+from train.reports.figure import dress, legend, save, scales
+from train.reports.markup import faint, grid, page, section
+from train.reports.plane import COLOURS, FAINT, INK, bars, measured
+from train.reports.tables import cells, format_number, label, loss_name, with_interval
+from train.search.goal import pareto
 
 WORTH = {
     "tokens_per_second": ("tokens/s", ".1f"),
@@ -42,24 +43,15 @@ SHAPES = ("o", "D", "^", "v", "s", "P", "X", "<", ">", "h", "*", "p", "d")
 
 
 def colour(method: dict[str, Any]) -> str:
-    """One colour for each way to decide: alone, hand-off, drafts with the large model's own text, drafts without."""
+    """One colour for each kind of method: alone, hand-off, exact drafts, lossy drafts."""
     role = method.get("role")
     if role == "draft":
         return COLOURS["speculative" if method["lossless"] else "tuned"]
     return COLOURS.get({"handoff": "random_low", "beam": "llamacpp"}.get(role, role), INK)
 
 
-def pareto(methods: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    """(speedup, loss) of the methods that no other beats in one without losing in the other, slowest first."""
-    best: list[tuple[float, float]] = []
-    for speed, loss in sorted(((m["speedup"], m["loss"]) for m in measured(methods)), key=lambda p: (-p[0], p[1])):
-        if not best or loss < best[-1][1]:
-            best.append((speed, loss))
-    return best[::-1]
-
-
 def how_timed(result: dict[str, Any]) -> str:
-    """What the numbers were measured on."""
+    """Number of prompts, and how time was measured, for the reader."""
     clock = f"{result['timed']} timed one by one" if result["timed"] else "time priced from calls, not measured"
     return f"{result['prompts']} prompts, {clock}"
 
@@ -68,24 +60,23 @@ def draw(result: dict[str, Any], path: Path | str) -> None:
     """Every method a numbered point with its intervals; the line joins those that no other beats."""
     methods = measured(result["methods"])
     below = 0.21 * ((len(methods) + 2) // 2) + 0.75  # inches for the legend and the axis above it
-    picture = Figure(figsize=(10, 5 + below), dpi=160, facecolor="white")
-    canvas = FigureCanvasAgg(picture)
     height = 5 + below
+    picture = Figure(figsize=(10, height), dpi=160, facecolor="white")
     axes = picture.add_axes((0.08, below / height, 0.9, 4.2 / height))
-    axes.plot(*zip(*pareto(methods), strict=True), "--", color=FAINT, lw=1.2, zorder=1, label="not beaten in both")
+    front = [(m["speedup"], m["loss"]) for m in reversed(pareto(methods))]
+    axes.plot(*zip(*front, strict=True), "--", color=FAINT, lw=1.2, zorder=1, label="not beaten in both")
     for i, method in enumerate(methods):
         _point(axes, i, method)
     scales(axes, result)
     picture.text(0.02, 1 - 0.32 / height, str(result["name"])[:75], fontsize=14, color=INK, parse_math=False)
     picture.text(0.02, 1 - 0.58 / height, f"{how_timed(result)}; 95 % intervals", fontsize=9, color=FAINT)
     legend(axes)
-    save(canvas, path)
+    save(picture, path)
 
 
 def draw_lines(result: dict[str, Any], lines: dict, axis: str, path: Path | str) -> None:
     """Accepted tokens, speedup and loss against one setting; ``lines`` are series of (setting, row of a method)."""
     picture = Figure(figsize=(12, 4.4), dpi=160, facecolor="white")
-    canvas = FigureCanvasAgg(picture)
     colours = dict(zip(lines, (COLOURS[key] for key in LINES), strict=False))
     titles = {"accepted": "accepted draft tokens a round", "speedup": "speedup", "loss": loss_name(result)}
     for i, (key, title) in enumerate(titles.items()):
@@ -97,20 +88,10 @@ def draw_lines(result: dict[str, Any], lines: dict, axis: str, path: Path | str)
             axes.errorbar(x, [row[key] for row in rows], up, label=name, **style)
         axes.set_title(title, fontsize=10.5, color=INK, parse_math=False)
         axes.set_xlabel(axis, color=INK, fontsize=10)
-        axes.grid(color=GRID, lw=0.8)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(colors=FAINT, length=0, labelsize=9)
-    handles, names = axes.get_legend_handles_labels()
-    picture.legend(handles, names, loc="lower left", ncols=4, frameon=False, fontsize=9, bbox_to_anchor=(0.03, 0.01))
+        dress(axes, size=9)
+    legend(axes, columns=4)
     picture.text(0.02, 0.93, f"{result['name']}: {how_timed(result)}; 95 % intervals", fontsize=11, parse_math=False)
-    save(canvas, path)
-
-
-def save(canvas: FigureCanvasAgg, path: Path | str) -> None:
-    """Write the picture whole or not at all."""
-    png = BytesIO()
-    canvas.print_png(png)
-    atomic.write(path, png.getvalue())
+    save(picture, path)
 
 
 def _point(axes: Axes, i: int, method: dict[str, Any]) -> None:
@@ -124,24 +105,24 @@ def _point(axes: Axes, i: int, method: dict[str, Any]) -> None:
 
 
 def write_html(result: dict[str, Any], path: Path | str) -> None:
-    """Tables and a plot with a choice of prompt families, in one page that loads nothing."""
-    name = escape(str(result["name"]))
-    models = [(m["name"], m["weights"]) for m in result["models"]]
-    machine = escape("  ·  ".join(f"{key} {value}" for key, value in result["machine"].items()))
+    """Write the tables, and a chart with a choice of prompt families, as one page that loads nothing."""
+    name = str(result["name"])
+    models = grid(("model", "weights"), [(m["name"], m["weights"]) for m in result["models"]])
+    machine = faint(f"{key} {value}" for key, value in result["machine"].items())
     sections = [
-        f'<h1>{name}</h1><p class="faint">{escape(how_timed(result))}; {escape(result["created"])}</p>',
-        page.section("Quality against speed", _plot(result), "Choose a family; point at a method for its numbers."),
-        page.section("What a method is worth", _table(result, WORTH), f"Baseline: {escape(result['baseline'])}."),
-        page.section("How it does it", _table(result, HOW)),
-        page.section(f"{loss_name(result).capitalize()} by family", _families(result)),
-        page.section("Models and machine", page.grid(("model", "weights"), models) + f"<p>{machine}</p>"),
+        f"<h1>{escape(name)}</h1>{faint([how_timed(result), result['created']])}",
+        section("Quality against speed", _chart(result), "Choose a family; point at a method for its numbers."),
+        section("Quality and speed", _table(result, WORTH), f"Baseline: {result['baseline']}."),
+        section("How each method reaches them", _table(result, HOW)),
+        section(f"{loss_name(result).capitalize()} by family", _families(result)),
+        section("Models and machine", models + machine),
     ]
-    atomic.write(path, page.page(name, sections).encode())
+    atomic.write(path, page(name, sections).encode())
 
 
 def _table(result: dict[str, Any], columns: dict) -> str:
     head, *rows = cells(result, columns)
-    return page.grid(head, rows)
+    return grid(head, rows)
 
 
 def _families(result: dict[str, Any]) -> str:
@@ -150,21 +131,21 @@ def _families(result: dict[str, Any]) -> str:
         [label(m), *(with_interval(one["loss"], one["loss_interval"], ".2f") for one in m["families"].values())]
         for m in result["methods"]
     ]
-    return page.grid(["method", *(f"{family} ({n})" for family, n in families.items())], rows)
+    return grid(["method", *(f"{family} ({n})" for family, n in families.items())], rows)
 
 
-def _plot(result: dict[str, Any]) -> str:
-    plot = page.axes(result)
+def _chart(result: dict[str, Any]) -> str:
+    chart = charts.axes(result)
     for i, method in enumerate(result["methods"]):
         marker = {"size": 11, "color": colour(method), "symbol": i % 25}
         point = {key.replace(".", "_"): value for key, value in _shown(method, method).items()}
         bar = {"type": "data", "symmetric": False}
-        plot.add_scatter(mode="markers", marker=marker, name=escape(label(method)), error_x=bar, error_y=bar, **point)
+        chart.add_scatter(mode="markers", marker=marker, name=escape(label(method)), error_x=bar, error_y=bar, **point)
     families = result["families"]
     buttons = [_button("all prompts", [_shown(m, m) for m in result["methods"]])]
     buttons += [_button(f, [_shown(m, m["families"][f]) for m in result["methods"]]) for f in families]
-    plot.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.12}], height=620)
-    return page.drawn(plot, "frontier")
+    chart.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.12}], height=620)
+    return charts.drawn(chart, "frontier")
 
 
 def _button(name: str, points: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from experiments.engine_speed.summary import BASES
-from policies.storage import atomic
-from train.reports.figure import COLOURS, FAINT, GRID, INK
+from train.reports.figure import dress, save
+from train.reports.plane import COLOURS, INK
 
 ENGINES = {
     "transformers": ("transformers", COLOURS["large"]),
@@ -28,14 +26,11 @@ def draw(result: dict, path: Path | str) -> None:
     first, found = next(iter(batches.items()))
     width = 16 if len(batches) > 1 else 9
     picture = Figure(figsize=(width, 1.8 + 0.34 * len(found["methods"])), dpi=150, facecolor="white", layout="tight")
-    canvas = FigureCanvasAgg(picture)
     axes = picture.subplots(1, 2 if len(batches) > 1 else 1, squeeze=False)[0]
     _bars(axes[0], found, f"batch {first}, {found['groups']} groups of prompts")
     if len(batches) > 1:
         _throughput(axes[1], batches)
-    png = BytesIO()
-    canvas.print_png(png)
-    atomic.write(path, png.getvalue())
+    save(picture, path)
 
 
 def engine(method: str) -> tuple[str, str]:
@@ -63,7 +58,7 @@ def _bars(axes: Axes, found: dict, title: str) -> None:
     axes.set_ylim(len(methods) - 0.4, -0.6)
     tick = "; dark tick: limit of a hand-off" if any(row["limit"] is not None for row in methods.values()) else ""
     axes.set_xlabel(f"times as fast as {base}, median over prompts{tick}", fontsize=9.5, color=INK)
-    _dress(axes, title)
+    _frame(axes, title)
 
 
 def _throughput(axes: Axes, batches: dict) -> None:
@@ -79,15 +74,12 @@ def _throughput(axes: Axes, batches: dict) -> None:
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("rows written at once", fontsize=9.5, color=INK)
-    _dress(axes, "tokens per second, all rows together")
+    _frame(axes, "tokens per second, all rows together")
 
 
-def _dress(axes: Axes, title: str) -> None:
+def _frame(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=11, color=INK, loc="left", weight="bold")
-    axes.grid(color=GRID, lw=0.8, axis="x")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(colors=FAINT, length=0, labelsize=8.5)
+    dress(axes, "x", 8.5)
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         once = dict(zip(labels, handles, strict=True))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from rich.table import Table
 
+from train.common.progress import say
 from train.evaluation.live import bootstrap
+from train.reports.tables import with_interval
+from train.reports.terminal import print_rows
 
 BASES = ("transformers", "autoregressive")
 """What every method is compared with, where it was measured; texts are compared with the first of them."""
@@ -102,30 +104,24 @@ COLUMNS = {
 """Titles and texts of the columns; one that is empty in all rows is left out."""
 
 
-def show(result: dict, console) -> None:
+def show(result: dict) -> None:
     """A table per batch size, the fastest setting of each method marked."""
     for batch, found in result["batches"].items():
         cells = {title: [column(row) for row in found["methods"].values()] for title, column in COLUMNS.items()}
         cells = {title: column for title, column in cells.items() if any(column)}
-        table = Table(title=f"batch {batch}: {found['groups']} groups of prompts")
-        for title in ("method", *cells):
-            table.add_column(title, no_wrap=True, justify="left" if title == "method" else "right")
         chosen = set(found["best"].values())
-        for i, method in enumerate(found["methods"]):
-            table.add_row(f"{method} *" if method in chosen else method, *(column[i] for column in cells.values()))
-        console.print(table)
+        names = [f"{method} *" if method in chosen else method for method in found["methods"]]
+        title = f"batch {batch}: {found['groups']} groups of prompts"
+        print_rows(("method", *cells), list(zip(names, *cells.values(), strict=True)), title)
     first = next(iter(result["batches"].values()))
-    console.print(
+    say(
         f"* the fastest of its kind; overhead: wall time / bare forwards; memory copies {_gigabytes(result)} GB/s, "
         f"read and written; one token costs the small model {first['cost_ratio']:.3f} of the large one"
     )
 
 
 def _ratio(value: dict | None) -> str:
-    if value is None:
-        return ""
-    spread = value["interval"]
-    return f"{value['median']:.2f}" + ("" if spread is None else f" ({spread[0]:.2f} to {spread[1]:.2f})")
+    return "" if value is None else with_interval(value["median"], value["interval"], ".2f")
 
 
 def _number(value: float | None, form: str) -> str:

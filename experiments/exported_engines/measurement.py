@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from decoding.models.defaults import DRAFTER, load_model, target_source
 from experiments.engine_speed.summary import per_token, ratio
@@ -22,13 +20,12 @@ from train.common import atomic, run_folder
 from train.common.cli import at_least, checking
 from train.data.prompts import Prompt, load_prompts
 from train.data.splits import split_hash
+from train.reports.tables import with_interval
+from train.reports.terminal import print_rows
 
 WAYS = ("alone", "default", "exported")
 DEFAULT_LENGTH = 3
 """llama.cpp's own ``--spec-draft-n-max``; its ``p_min`` is 0."""
-console = Console()
-if not console.is_terminal:
-    console = Console(width=120)  # a file or a pipe holds the whole table
 
 
 def run(config) -> dict:
@@ -165,18 +162,14 @@ def summary(rows: Sequence[dict], engine: str) -> dict:
 
 
 def show(result: dict) -> None:
-    table = Table(title=f"{result['prompts']} prompts")
-    for title in ("engine", "way", "tokens/s", "x alone", "x default", "same text as alone"):
-        table.add_column(title, no_wrap=True)
+    rows = []
     for engine, ways in result["engines"].items():
         for way, row in ways.items():
             cells = [_ratio(row["ratios"].get(base)) for base in ("alone", "default")]
-            table.add_row(engine, way, f"{row['tokens_per_second']:.1f}", *cells, "{}/{}".format(*row["equal"]))
-    console.print(table)
+            rows.append((f"{engine} {way}", f"{row['tokens_per_second']:.1f}", *cells, "{}/{}".format(*row["equal"])))
+    head = ("engine, way", "tokens/s", "x alone", "x default", "same text as alone")
+    print_rows(head, rows, f"{result['prompts']} prompts")
 
 
 def _ratio(found: dict | None) -> str:
-    if found is None:
-        return ""
-    spread = found["interval"]
-    return f"{found['median']:.2f}" + ("" if spread is None else f" [{spread[0]:.2f}, {spread[1]:.2f}]")
+    return "" if found is None else with_interval(found["median"], found["interval"], ".2f")

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 from result_specimens import found
 
-from train.reports import figure
+from train.reports import figure, plane
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def test_figure_is_a_picture_of_the_points(result, tmp_path):
     pixels = imread(tmp_path / "frontier.png")[..., :3]
     assert pixels.shape == (1140, 1800, 3)
     for colour in ("large", "small", "tuned", "speculative", "llamacpp", "random_low"):
-        rgb = np.array([int(figure.COLOURS[colour][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        rgb = np.array([int(plane.COLOURS[colour][i : i + 2], 16) / 255 for i in (1, 3, 5)])
         assert (np.abs(pixels - rgb).max(-1) < 0.01).sum() > 200, colour
     assert [p.name for p in tmp_path.iterdir()] == ["frontier.png"]
 

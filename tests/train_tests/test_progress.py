@@ -58,10 +58,13 @@ def test_short_steps_print_one_line_and_empty_ones_none(capsys):
 
 
 def test_a_step_that_fails_says_nothing_more_and_leaves_no_thread(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "EVERY", 0.01)
-    with pytest.raises(KeyboardInterrupt):
+    def stopped():
         for _ in progress.track([1], "decoding"):
             raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     capsys.readouterr()
     time.sleep(0.1)
     assert capsys.readouterr().out == ""

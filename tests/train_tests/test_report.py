@@ -44,10 +44,10 @@ def test_page_has_every_method_and_section(result, page):
     assert "1.32x faster &amp; better than random &lt;b&gt;hand-off&lt;/b&gt;" in text
     assert "<td>large</td><td>50.00</td><td>52.00</td><td>77.70</td>" in text
     assert text.index("<td>entropy</td><td>+1.25</td>") < text.index("<td>margin</td><td>-0.2</td>")
-    assert "0.081; difference -0.033 [-0.045, -0.020] (95% confidence)" in text
+    assert "0.081; tuned minus random: -0.033 [-0.045, -0.020] (95% confidence)" in text
     assert "0.0312" in text
-    assert "0.97 times its replayed speedup and 1.10 its loss" in text
-    assert "Brier score 0.0625 (the best constant: 0.0811), mean distance from the diagonal 0.0123" in text
+    assert "0.97 times its predicted speedup and 1.10 times its predicted loss" in text
+    assert "Brier score 0.0625 (of the best constant: 0.0811), mean distance from the diagonal 0.0123" in text
 
 
 def test_page_escapes_what_others_wrote(page):

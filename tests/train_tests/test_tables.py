@@ -1,13 +1,12 @@
 """Tables show the result's own numbers, and nothing where there is none."""
 
-import io
 import re
 
 import pytest
-from result_specimens import found
-from rich.console import Console
+from result_specimens import HOSTILE, found
+from rich.cells import cell_len
 
-from train.reports import tables
+from train.reports import tables, terminal
 
 
 @pytest.fixture
@@ -44,16 +43,83 @@ def test_a_tiny_negative_loss_has_no_sign(result):
     assert "-0.000" not in tables.table(result)
 
 
-def test_rich_table_takes_labels_literally(result):
-    out = io.StringIO()
-    tables.print_table(result, Console(file=out, width=200))
-    assert "tuned policy $5 [x]" in out.getvalue()
-    assert "1.32 [1.29, 1.35]" in out.getvalue()
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """What the terminal shows of a result at a width of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def table(result):
+        terminal.print_table(result)
+        return capsys.readouterr().out
+
+    return table
 
 
-def test_missing_keys_leave_a_table(result):
+def test_the_terminal_shows_short_names_and_intervals_below(result, printed):
+    lines = [line.rstrip() for line in printed(result).splitlines()]
+    (large,) = (i for i, line in enumerate(lines) if line.split()[:2] == ["large", "18.2"])
+    assert lines[large].split() == ["large", "18.2", "1.00", "0.000", "100%", "1.02"]
+    (tuned,) = (i for i, line in enumerate(lines) if line.startswith("tuned $5 [x] "))
+    assert lines[tuned].split()[-5:] == ["24.1", "1.32", "0.048", "48%", "1.02"]
+    assert lines[tuned + 1].split() == ["[1.29,", "1.35]", "[0.040,", "0.056]"]
+    assert "in brackets: 95 % intervals over prompts" in lines
+
+
+LABELS = [
+    "large model alone",
+    "small model alone",
+    "large model alone in llama.cpp",
+    "random hand-off, rate 0.66",
+    "speculative, exact, length 12",
+    "speculative, exact, the best 4 at once",
+    "speculative, best constant length 12",
+    "speculative, tuned: logistic stop, at most 12",
+    "tuned logistic policy",
+    "MMTAD, 4 beams of 12, tau 0.5",
+    "BiLD, fallback 0.6, rollback 5",
+    "best leniency alone: constant length 12, Divergence 0.25, 0.125",
+    "tuned: SpecInfer, exact, 4 branches of 12",
+    "speculative:length=2,accept=block@sampling:temperature=1,top_k=10",
+    "policy:runs/default/policy.json",
+]
+
+
+@pytest.mark.parametrize("text", LABELS)
+def test_no_word_is_broken_at_80_columns(result, printed, text):
+    result["methods"][5]["label"] = text
+    for row in result["methods"]:
+        row |= {"loss": -0.111, "loss_interval": [-0.123, 0.456], "speedup_interval": [10.25, 10.75]}
+    out = printed(result)
+    assert all(cell_len(line) <= 80 for line in out.splitlines())
+    column = " ".join(line[:26] for line in out.splitlines())
+    words = [word for word in re.split(r"[\s,:/=]+", text) if word in column]
+    left_out = {"model", "alone", "hand-off", "rate", "speculative", "the", "length", "policy"}
+    assert set(re.split(r"[\s,:/=]+", text)) - set(words) <= left_out
+
+
+@pytest.mark.parametrize("text", [HOSTILE * 9, "漢" * 70, "a\nb\tc", "[bold]x[/bold]", ""])
+@pytest.mark.parametrize("loss", ["guarded regret", "score lost (experiments.answer_numbers:exact_number)", "x" * 99])
+def test_hostile_names_stay_within_80_columns(result, printed, text, loss):
+    result["methods"][5]["label"], result["loss_name"] = text, loss
+    out = printed(result | {"name": HOSTILE * 9})
+    assert all(cell_len(line) <= 80 for line in out.splitlines())
+    assert "".join(text.split())[:16] in "".join(out.split())
+
+
+def test_columns_that_do_not_fit_follow_below(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    head = ["name", *(f"title{i}" for i in range(12))]
+    terminal.print_rows(head, [["one", *(f"{i}.25 [{i}.0, {i}.5]" for i in range(12))]])
+    out = capsys.readouterr().out
+    assert all(cell_len(line) <= 80 for line in out.splitlines())
+    assert out.split().count("one") > 1
+    for i in range(12):
+        assert f"title{i}" in out and f"{i}.25" in out and f"[{i}.0, {i}.5]" in out
+
+
+def test_missing_keys_leave_a_table(result, printed):
     for key in result:
         partial = {name: value for name, value in result.items() if name != key}
         tables.table(partial)
-        tables.print_table(partial, Console(file=io.StringIO()))
+        printed(partial)
     assert tables.table({}).splitlines()[0] == "| method |"

@@ -1,4 +1,4 @@
-"""The frontier of a result as a PNG: loss against speedup, or where nothing is lost, speedup against draft length."""
+"""The frontier of a result as a PNG, and the look of every PNG."""
 
 from __future__ import annotations
 
@@ -11,20 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from train.common import atomic
-from train.reports.tables import axis_titles, bars, format_number, label, measured, plane
+from policies.storage import atomic
+from train.reports.plane import COLOURS, FAINT, FORMATS, GRID, INK, axis_titles, bars, curves, measured, plane
+from train.reports.tables import format_number, label
 
-INK, FAINT, GRID = "#1f2430", "#6b7280", "#e7e9ee"
-COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; the small and the large model's also colour tokens
-    "large": "#0072b2",
-    "small": "#d55e00",
-    "tuned": "#009e73",
-    "random_low": "#737985",
-    "random_high": "#737985",
-    "speculative": "#9a4f86",
-    "tree": "#9a4f86",
-    "llamacpp": "#8c6510",
-}
 MARKERS = {
     "large": "s",
     "speculative": "D",
@@ -37,47 +27,20 @@ MARKERS = {
     "stop": "X",
     "tree": "*",
 }
-CURVES = {
-    "policy": ("policy, any threshold", "tuned"),
-    "random": ("random hand-off, any rate", "random_low"),
-    "front": ("best of all candidates", "front"),
-    "stop": ("tuned stop, any longest draft", "tuned"),
-    "constant": ("constant length", "speculative"),
-}
-"""what a reader calls a predicted curve, and the points that it predicts"""
-FORMATS = {"speedup": (".2f", "×"), "loss": (".3f", ""), "length": ("g", " tokens")}
 
 
 def draw(result: dict[str, Any], path: Path | str) -> None:
     """Measured methods as points with intervals, predictions as dashed lines, the goal as a dotted one."""
     picture = Figure(figsize=(9, 5.7), dpi=200, facecolor="white")
-    canvas = FigureCanvasAgg(picture)
     axes = picture.add_axes((0.088, 0.31, 0.887, 0.57))
     _goal(axes, result.get("goal", {}))
-    for name, points in curves(result).items():
-        axes.plot(*zip(*points, strict=True), "--", color=curve_colour(name), lw=1.6, label=curve_name(name))
+    for name, colour, points in curves(result):
+        axes.plot(*zip(*points, strict=True), "--", color=colour, lw=1.6, label=name)
     for method in measured(result.get("methods", []), plane(result)):
         _point(axes, method, plane(result))
     scales(axes, result)
     _words(axes, result)
-    png = BytesIO()
-    canvas.print_png(png)
-    atomic.write(path, png.getvalue())
-
-
-def curves(result: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """The predicted curves that have points, each a list of points in the ``plane`` of the result."""
-    return {name: points for name, points in result.get("frontier", {}).items() if points}
-
-
-def curve_name(name: str) -> str:
-    """What a reader calls the curve."""
-    return f"{CURVES.get(name, (name,))[0]} (predicted)"
-
-
-def curve_colour(name: str) -> str:
-    """The colour of the points that the curve predicts."""
-    return COLOURS.get(CURVES.get(name, (name, name))[1], INK)
+    save(picture, path)
 
 
 def _goal(axes: Axes, goal: dict[str, float]) -> None:
@@ -96,15 +59,19 @@ def _point(axes: Axes, method: dict[str, Any], keys: tuple[str, str]) -> None:
     values = ", ".join(format_number(method[key], FORMATS[key][0]) + FORMATS[key][1] for key in keys)
     style = {"color": COLOURS.get(method["key"], INK), "zorder": 5 if tuned else 4}
     axes.errorbar(x, y, up, across, fmt="none", elinewidth=1.6, **style)
-    axes.plot(
-        x,
-        y,
-        MARKERS.get(method["key"], "o"),
-        ms=12 if tuned else 9,
-        mec="white",
-        label=f"{label(method)}:  {values}",
-        **style,
-    )
+    style |= {"marker": MARKERS.get(method["key"], "o"), "ms": 12 if tuned else 9, "mec": "white", "ls": ""}
+    axes.plot(x, y, label=f"{label(method)}:  {values}", **style)
+
+
+def _words(axes: Axes, result: dict[str, Any]) -> None:
+    """The titles, and below the plot what every mark is: points that nearly coincide leave no room for labels."""
+    prompts = result.get("splits", {}).get("holdout", {}).get("prompts")
+    below = f"points: measured on {prompts} held-out prompts, 95 % intervals" if prompts else "points: measured"
+    below += "  ·  dashed: predicted from the tuning prompts" if curves(result) else ""
+    title = {"fontsize": 14, "color": INK, "weight": "bold", "parse_math": False}
+    axes.figure.text(0.026, 0.945, str(result.get("name", "frontier"))[:75], **title)
+    axes.figure.text(0.026, 0.905, below, fontsize=9, color=FAINT)
+    legend(axes)
 
 
 def scales(axes: Axes, result: dict[str, Any]) -> None:
@@ -118,30 +85,31 @@ def scales(axes: Axes, result: dict[str, Any]) -> None:
     for key, axis in zip(keys, (axes.xaxis, axes.yaxis), strict=True):
         if key == "speedup":
             axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
-    axes.grid(color=GRID, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(colors=FAINT, length=0, labelsize=9.5)
+    dress(axes)
     for put, title in zip((axes.set_xlabel, axes.set_ylabel), axis_titles(result), strict=True):
         put(title, color=INK, fontsize=10.5, parse_math=False)
 
 
-def _words(axes: Axes, result: dict[str, Any]) -> None:
-    """The titles, and below the plot what every mark is: points that nearly coincide leave no room for labels."""
-    prompts = result.get("splits", {}).get("holdout", {}).get("prompts")
-    below = f"points: measured on {prompts} hold-out prompts, with intervals" if prompts else "points: measured"
-    below += "  ·  dashes: predicted on the tuning prompts" if curves(result) else ""
-    title = {"fontsize": 14, "color": INK, "weight": "bold", "parse_math": False}
-    axes.figure.text(0.026, 0.945, str(result.get("name", "frontier"))[:75], **title)
-    axes.figure.text(0.026, 0.905, below, fontsize=9, color=FAINT)
-    legend(axes)
+def dress(axes: Axes, grid: str = "both", size: float = 9.5) -> None:
+    """A faint grid behind the data (along "x", "y" or "both"), tick labels of ``size``, no frame but the lower line."""
+    axes.grid(color=GRID, lw=0.8, axis=grid)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(colors=FAINT, length=0, labelsize=size)
 
 
-def legend(axes: Axes) -> None:
-    """Below the plot, in two columns; labels are taken literally."""
-    if axes.get_legend_handles_labels()[1]:
-        shown = axes.figure.legend(
-            loc="lower left", bbox_to_anchor=(0.012, 0.01), ncols=2, frameon=False, fontsize=9, labelcolor=INK
-        )
+def legend(axes: Axes, columns: int = 2) -> None:
+    """What is drawn in ``axes``, below all plots of their picture; labels are taken literally."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        style = {"loc": "lower left", "bbox_to_anchor": (0.012, 0.01), "frameon": False, "fontsize": 9}
+        shown = axes.figure.legend(handles, labels, ncols=columns, labelcolor=INK, **style)
         for text in shown.get_texts():
             text.set_parse_math(False)
+
+
+def save(picture: Figure, path: Path | str) -> None:
+    """Write the picture as a PNG, whole or not at all."""
+    png = BytesIO()
+    FigureCanvasAgg(picture).print_png(png)
+    atomic.write(path, png.getvalue())

@@ -1,4 +1,4 @@
-"""The methods of a result as a table: Markdown, or for the terminal.
+"""The methods of a result as cells of text, and as a Markdown table.
 
 A column without a number is left out; a number that is missing, null or not finite is a dash.
 """
@@ -8,10 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 DASH = "–"
 COLUMNS = {  # key in a method: title (None: the name of the loss), format; `key`_interval is shown where there is one
@@ -34,18 +30,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
 
 
-def print_table(result: dict[str, Any], console: Console, columns: dict = COLUMNS) -> None:
-    """The methods as a rich table, the tuned policy in bold."""
-    titles, *rows = cells(result, columns)
-    shown = Table(title=Text(result["name"]) if result.get("name") else None, title_justify="left")
-    for i, title in enumerate(titles):
-        # Names of methods may differ only at their ends.
-        shown.add_column(Text(title), justify="left" if i == 0 else "right", overflow="fold")
-    for method, row in zip(result.get("methods", []), rows, strict=True):
-        shown.add_row(*map(Text, row), style="bold" if method["key"] == "tuned" else None)
-    console.print(shown)
-
-
 def cells(result: dict[str, Any], columns: dict = COLUMNS) -> list[list[str]]:
     """The table's text: the titles, then one row for each method."""
     methods = result.get("methods", [])
@@ -58,39 +42,13 @@ def cells(result: dict[str, Any], columns: dict = COLUMNS) -> list[list[str]]:
     return [titles, *rows]
 
 
-def plane(result: dict[str, Any]) -> tuple[str, str]:
-    """What the pictures of a result show, across and up: what is lost, or where nothing is, how long the drafts are."""
-    return ("length", "speedup") if result.get("method") == "speculative" else ("speedup", "loss")
-
-
-def measured(methods: list[dict[str, Any]], keys: Sequence[str] = ("speedup", "loss")) -> list[dict[str, Any]]:
-    """The methods, or trials, that have all ``keys``: the points of a plot."""
-    return [m for m in methods if None not in (number(m.get(key)) for key in keys)]
-
-
-def axis_titles(result: dict[str, Any]) -> list[str]:
-    """The names of what ``plane`` says."""
-    names = {
-        "speedup": "speedup over the large model alone",
-        "loss": f"{loss_name(result)} (lower is better)",
-        "length": "longest draft, tokens",
-    }
-    return [names[key] for key in plane(result)]
-
-
-def bars(method: dict[str, Any], key: str) -> tuple[float, float]:
-    """Lengths of an interval's parts below and above its point; never negative, zero where there is no interval."""
-    low, high = _ends(method.get(f"{key}_interval")) or (method[key], method[key])
-    return max(0.0, method[key] - low), max(0.0, high - method[key])
-
-
 def label(method: dict[str, Any]) -> str:
-    """What a reader calls the method."""
+    """The name of the method for a reader."""
     return str(method.get("label", method["key"]))
 
 
 def loss_name(result: dict[str, Any]) -> str:
-    """What the loss is called: another grader has another name."""
+    """The name of the loss: that of a grader has another."""
     return str(result.get("loss_name", "guarded regret"))
 
 
@@ -109,12 +67,13 @@ def format_number(value: Any, form: str) -> str:
 
 def with_interval(value: Any, interval: Sequence[Any] | None, form: str) -> str:
     """`1.31 [1.25, 1.37]`; the bare number where the interval is missing or one point, as for the reference."""
-    shown, ends = format_number(value, form), _ends(interval)
+    shown, ends = format_number(value, form), ends_of(interval)
     if ends is None or ends[0] == ends[1] == value:
         return shown
     return f"{shown} [{format_number(ends[0], form)}, {format_number(ends[1], form)}]"
 
 
-def _ends(interval: Sequence[Any] | None) -> Sequence[float] | None:
+def ends_of(interval: Sequence[Any] | None) -> Sequence[float] | None:
+    """Both ends of an interval; None unless both are finite."""
     ends = [number(end) for end in interval or ()]
     return None if None in ends or len(ends) != 2 else ends
