@@ -1,4 +1,4 @@
-"""generate: the one place where decoding starts, stops, is counted and is timed."""
+"""``generate``: the one loop that starts, stops, counts and times decoding."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NEUTRAL = {
     "eta_cutoff": 0.0,
     "watermarking_config": None,
 }
-"""Settings of a generation_config that change logits, with the values at which they do nothing."""
+"""Settings of a generation_config that change logits, with the values at which they have no effect."""
 
 
 class Decoder(Protocol):
@@ -60,18 +60,19 @@ class Result:
     """What ``generate`` returns."""
 
     sequences: Tensor
-    """[batch, prompt + new] prompt as given and answer, right-padded"""
+    """[batch, prompt + new] the prompt as given and the answer, right-padded"""
     lengths: Tensor
-    """[batch] new tokens, EOS kept and counted"""
+    """[batch] new tokens, a final EOS included"""
     writers: Tensor
-    """int8 [batch, new] index of the model that wrote each token (of what was given as draft and target, also where
-    the draft is no model), -1 where padded"""
+    """int8 [batch, new] index of the model that wrote each token, -1 for padding; a draft is 0 and its target 1, also
+    if the draft is not a model"""
     counts: dict
-    """calls and tokens read per model; drafted, accepted (those of them in the answers), escalated; sums over rows"""
+    """sums over rows: "calls" and "tokens_read" per model; "drafted", "accepted" (drafted tokens that are in the
+    answers), "escalated" per policy"""
     reads: list[list[int]]
-    """per model the tokens that each forward read, sums over rows: what ``decoding.cost`` has a price for"""
+    """per model the tokens that each forward read, summed over rows; ``decoding.cost`` prices them"""
     seconds: dict
-    """total wall time; prefill and per model (inside forwards, host clock: meaningful on CPU)"""
+    """"total" wall time; "prefill" and "models", inside forwards (host clock: meaningful on CPU)"""
 
 
 def generate(
@@ -89,13 +90,14 @@ def generate(
 ) -> Result:
     """Write at most ``max_new_tokens`` after each row of ``input_ids`` [batch, length] (left-padded when ragged).
 
-    ``eos_token_id`` None means the last model's generation_config, ``()`` never ends early; a stop string ends a row
-    after the token that completes it. Row r of a batch seeded s draws what a single run seeded s + r draws; ``seed``
-    None takes a fresh one. ``stream(piece)`` is called for every token (``streaming.Piece``). Where it is known
-    what the models cost here (``decoding.measure_cost``), a draft length that loses is warned of, once.
+    ``eos_token_id`` None takes that of the last model's generation_config, ``()`` disables it. A stop string ends a row
+    after the token that completes it. Row r of a batch with seed s draws what a single run with seed s + r draws;
+    ``seed`` None takes a random one. ``stream(piece)`` is called for every token (``streaming.Piece``). If the models'
+    costs on this machine are stored (``decoding.measure_cost``), a draft length slower than the large model alone logs
+    one warning.
 
-    Raises ValueError before any work for input that does not fit (shapes, context length, memory, unequal tokenizers,
-    logits processors that would be ignored), FloatingPointError at the step in which a model returns NaN.
+    Raises ValueError before any forward for input that cannot be decoded (shapes, context length, memory, unequal
+    tokenizers, logits processors that would be ignored), FloatingPointError in the step in which a model returns NaN.
     """
     began = time.perf_counter()
     with torch.inference_mode():
@@ -113,7 +115,7 @@ def generate(
 
 
 def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed) -> GenerationState:
-    """Check everything and open the sessions; see ``generate``."""
+    """Check the arguments of ``generate`` and open a session per model."""
     attention_mask = _check_input(input_ids, attention_mask, max_new_tokens)
     models = decoder.models
     vocab = check_compatible(models)
@@ -140,7 +142,7 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
 def commits(
     decoder: Decoder, state: GenerationState, stops: StopStrings | None = None, pieces: PieceStream | None = None
 ) -> Iterator[Commit]:
-    """Drive a decoder to the end of every row; each commit has been written to ``state.buffer`` when it is yielded."""
+    """Drive a decoder until every row has ended; a commit is in ``state.buffer`` before it is yielded."""
     writing = decoder.write(state)
     stop = (lambda row, new: stops.find(state.buffer, row, new)) if stops is not None else None
     while len(state.buffer.rows):

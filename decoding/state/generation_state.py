@@ -1,4 +1,4 @@
-"""One decoder at work on one batch: everything that has state."""
+"""The state of one decoder on one batch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from decoding.state.token_buffer import TokenBuffer
 
 @dataclass(slots=True)
 class GenerationState:
-    """What a decoder's ``write`` is given: the text, one session per model slot, and counters it may raise."""
+    """The argument of ``Decoder.write``: the tokens, one session per model, and counters that it may increase."""
 
     buffer: TokenBuffer
     sessions: list[Session]
     sampling: Sampling
     drafted: int | Tensor = 0
-    """a tensor where counting would make the host wait"""
+    """a tensor where reading it would make the host wait"""
     escalated: list[int] = field(default_factory=list)
-    """per policy: how often it said True (or an EOS was handed on)"""
+    """per policy, the tokens escalated by it or for an EOS"""
 
     def draw(self, logits: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
-        """The next token [r] of ``rows`` [r], of ``lengths`` [r] tokens, by ``logits`` [r, vocab]."""
-        if self.sampling.greedy:  # the noise is what costs
+        """The token [r] after the first ``lengths`` [r] of ``rows`` [r], drawn from ``logits`` [r, vocab]."""
+        if self.sampling.greedy:  # noise is expensive
             return self.sampling.draw(logits, None)
         return self.sampling.draw(logits, self.buffer.uniform(rows, lengths - self.buffer.prompts[rows], DRAW))
 
     @property
     def accepted(self) -> int:
-        """Drafted tokens that are in the answers: what an EOS, the budget or a stop string cut off was not kept."""
+        """Drafted tokens that are in the answers: those cut off by an EOS, the budget or a stop string do not count."""
         buffer = self.buffer
         written = torch.arange(buffer.capacity, device=buffer.device) < buffer.lengths[:, None]
         return int(((buffer.writers == 0) & written).sum()) if int(self.drafted) else 0

@@ -1,4 +1,4 @@
-"""Temperature, top-k, top-p and min-p, and noise that depends on nothing but seed, row and position."""
+"""Temperature, top-k, top-p and min-p, and noise that depends only on seed, row and position."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 DRAW, ACCEPT, REPLACE, POLICY = range(4)
-"""Streams of noise: drawing a token, accepting a draft, the token after a draft, and policies from here on."""
+"""Streams of noise: to draw a token, to accept a draft, to draw the token after a draft, and from here on policies."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a distribution becomes a token, in transformers' order: temperature, then top-k, top-p and min-p.
+    """Draws tokens from logits, filtered in transformers' order: temperature, top-k, top-p, min-p.
 
-    ``temperature=0`` is greedy; ``min_p`` is the least probability kept, in units of the greatest. Raises ValueError
-    for values outside temperature >= 0, top_k an int >= 1, 0 < top_p <= 1, 0 <= min_p <= 1.
+    ``temperature=0`` is greedy; ``min_p`` is the least probability kept, as a share of the greatest. Raises ValueError
+    unless 0 <= temperature < inf, top_k is an int >= 1, 0 < top_p <= 1 and 0 <= min_p <= 1.
     """
 
     temperature: float = 0.0
@@ -56,7 +56,7 @@ class Sampling:
         return probabilities
 
     def _nucleus(self, probabilities: Tensor) -> Tensor:
-        """Keep the fewest most likely tokens whose mass reaches ``top_p``. After a top-k only those are sorted."""
+        """Keep the fewest most likely tokens whose mass reaches ``top_p``; after a top-k only its tokens are sorted."""
         few = self.top_k if self.top_k is not None else probabilities.shape[-1]
         ranked, where = probabilities.topk(min(few, probabilities.shape[-1]))
         kept = ranked.masked_fill(ranked.cumsum(-1) - ranked >= self.top_p, 0.0)
@@ -64,10 +64,7 @@ class Sampling:
         return kept / kept.sum(-1, keepdim=True)
 
     def draw(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
-        """[...] token ids drawn from ``logits`` [..., vocab] by inverting the distribution at ``uniform`` [...].
-
-        Greedy reads no noise.
-        """
+        """[...] token ids from ``logits`` [..., vocab], drawn at the quantile ``uniform`` [...], unused if greedy."""
         return logits.argmax(-1) if self.greedy else sample_from_weights(self.probabilities(logits), uniform)
 
 
@@ -79,10 +76,10 @@ def sample_from_weights(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def counter_noise(seeds: Tensor, positions: Tensor, stream: int) -> Tensor:
-    """Uniform [0, 1) float32 from a counter: splitmix64 of (seed, position, stream), the same on every device.
+    """Uniform [0, 1) float32, splitmix64 of the counter (seed, position, stream), the same on every device.
 
-    Multiplication wraps; arithmetic shifts are masked into logical ones. 23 bits are kept so that ``u * total`` can
-    never round up to ``total``.
+    Multiplication wraps around; arithmetic shifts are masked into logical ones. Only 23 bits are used, so that
+    ``u * total`` cannot round up to ``total``.
     """
     x = seeds * -7046029254386353131 + positions * -4417276706812531889 + (stream + 1) * 1609587929392839161
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687

@@ -1,4 +1,4 @@
-"""Tokens to text while they are being written: pieces for a stream, and stop strings."""
+"""Text from tokens while they are being written: pieces of a stream, and stop strings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from decoding.state.token_buffer import TokenBuffer
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One new token of a row: its id, who wrote it, and the text it completes.
+    """One new token of a row: its id, the index of its writer, and the text that it completes.
 
-    ``text`` is empty while a multi-byte character is unfinished; the pieces of a row join to its decoded answer.
+    ``text`` is empty while a multi-byte character is incomplete; joined, the pieces of a row are its decoded answer.
     """
 
     row: int
@@ -31,7 +31,7 @@ class PieceStream:
         self.shown = [0] * rows
 
     def update(self, buffer: TokenBuffer, rows: Sequence[int]) -> None:
-        """Send what ``rows`` have gained since the last call."""
+        """Send the tokens that ``rows`` have gained since the last call."""
         for row in rows:
             answer, closed = buffer.answer(row), row not in buffer.rows.tolist()
             writers = buffer.writers_of(row)
@@ -41,7 +41,7 @@ class PieceStream:
             self.sent[row] = len(answer)
 
     def _piece(self, row: int, answer: list[int], last: bool) -> str:
-        """Text that ``answer`` adds. Decoding starts a little earlier, so that spaces between words survive."""
+        """Text completed by the last token of ``answer``, decoded with the tokens before it to keep spaces."""
         if self.tokenizer is None:
             return ""
         before = self._decode(answer[self.prefix[row] : self.shown[row]])
@@ -56,7 +56,7 @@ class PieceStream:
 
 
 def pieces(tokenizer, answer: list[int]) -> list[str]:
-    """The text that each token of ``answer`` completes, as a stream sends it."""
+    """The text completed by each token of ``answer``, as in a stream."""
     stream = PieceStream(lambda piece: None, tokenizer, 1)
     return [stream._piece(0, answer[:end], end == len(answer)) for end in range(1, len(answer) + 1)]
 
@@ -70,7 +70,7 @@ class StopStrings:
         self.strings, self.tokenizer = [strings] if isinstance(strings, str) else list(strings), tokenizer
 
     def find(self, buffer: TokenBuffer, row: int, new: int) -> int | None:
-        """Length at which the answer of ``row`` first contains a stop string, looking at its last ``new`` tokens."""
+        """Least length, among those of the last ``new`` tokens, at which the answer of ``row`` has a stop string."""
         answer = buffer.answer(row)
         for length in range(len(answer) - new + 1, len(answer) + 1):
             written = self.tokenizer.decode(answer[:length])

@@ -1,4 +1,4 @@
-"""The text being written: ids, who wrote them, and where each row ends."""
+"""The tokens of a batch while they are being written: ids, writers, and where each row ends."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from decoding.state.sampling import counter_noise
 
 @dataclass(slots=True)
 class Commit:
-    """Tokens a decoder has decided on, for the rows ``rows`` of the batch.
+    """Tokens that a decoder has decided on, for the rows ``rows`` [r] of the batch.
 
-    ``tokens`` [rows, k] and ``writers`` [rows, k]; only the first ``counts`` [rows] of each row are meant.
+    ``tokens`` [r, k] and ``writers`` [r, k], of which the first ``counts`` [r] of each row are committed.
     """
 
     rows: Tensor
@@ -26,26 +26,33 @@ class Commit:
 
     @classmethod
     def one(cls, rows: Tensor, tokens: Tensor, writers: Tensor) -> Commit:
-        """One token [rows] for each row."""
+        """One token [r] in each row."""
         return cls(rows, tokens[:, None], writers[:, None], torch.ones_like(rows))
 
     @classmethod
     def checked(cls, rows: Tensor, tokens: Tensor, accepted: Tensor, after: Tensor) -> Commit:
-        """The first ``accepted`` [rows] of drafted ``tokens`` [rows, k] by writer 0, and ``after`` [rows] by 1."""
+        """The first ``accepted`` [r] of drafted ``tokens`` [r, k], by writer 0; then ``after`` [r], by writer 1."""
         tokens = torch.cat([tokens, after[:, None]], 1).scatter(1, accepted[:, None], after[:, None])
         writers = torch.zeros_like(tokens).scatter(1, accepted[:, None], 1)
         return cls(rows, tokens, writers, accepted + 1)
 
 
+def left_pad(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """(input_ids, attention_mask) [rows, longest], left-padded with 0."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
+    return ids, torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+
+
 class TokenBuffer:
-    """The rows of a batch, left-aligned: ``ids[r, :lengths[r]]`` is prompt and answer of row r.
+    """The rows of a batch, left-aligned: ``ids[r, :lengths[r]]`` is the prompt and the answer of row r.
 
-    ``writers`` is who wrote each. What lies beyond ``lengths`` is scratch
-    for drafts. ``rows`` lists the rows still open. Ends (EOS, the budget) are
-    known here and nowhere else; ``append`` reads the device once.
+    ``writers``, of the same shape, is the index of the model that wrote each token, -1 in the prompt. Columns after
+    ``lengths`` are scratch for drafts. ``rows`` lists the rows still open. Only this class decides where a row ends
+    (EOS, the budget), in ``append``, the one place that waits for the device.
 
-    What the host knows since then, of all rows that were open before it: none is longer than ``longest`` or has less
-    than ``room`` tokens of its budget left, and ``gained`` is the fewest and the most tokens that one got.
+    After an ``append`` the host knows, of all rows that were open before it: the greatest length ``longest``, the least
+    remaining budget ``room``, and in ``gained`` the least and the greatest number of tokens that a row gained.
     """
 
     def __init__(
@@ -66,16 +73,16 @@ class TokenBuffer:
         self.rows = torch.arange(batch, device=self.device)
 
     def uniform(self, rows: Tensor, positions: Tensor, stream: int) -> Tensor:
-        """Noise for ``rows`` [r] at ``positions`` [r] or [r, k], counted from the first token of the answer."""
+        """Noise for ``rows`` [r] at ``positions`` [r] or [r, k] of the answer, from 0."""
         seeds = self.seeds[rows]
         return counter_noise(seeds if positions.dim() == 1 else seeds[:, None], positions, stream)
 
     def span(self, unread: int, drafted: int = 0) -> ReadSpan | None:
-        """For open rows with ``unread`` tokens to read, ``drafted`` of them after the text; None for the prompts."""
+        """Read range of rows with ``unread`` tokens, of which ``drafted`` are after the text; None for the prompts."""
         return ReadSpan(self.longest + drafted, unread) if self.gained[1] else None
 
     def ends(self, tokens: Tensor) -> Tensor:
-        """True where a token would end the answer."""
+        """True where a token is an EOS."""
         return torch.isin(tokens, self.eos)
 
     def append(
@@ -84,10 +91,10 @@ class TokenBuffer:
         stop: Callable[[int, int], int | None] | None = None,
         flags: Sequence[Tensor] = (),
     ) -> list[bool]:
-        """Write a commit, cut at EOS and at the budget, and close the rows that ended.
+        """Write a commit, cut at EOS and at the budget, and close the rows that end.
 
-        ``stop(row, new)`` may name a shorter length of the answer at which the row ends (stop strings). Returns
-        ``flags`` [1], which are read along: reading is what takes time.
+        ``stop(row, new)`` may return a shorter length of the answer at which the row ends (stop strings). Returns the
+        values of ``flags`` [1], read together with the lengths: each read from a device costs a wait.
         """
         rows, tokens = commit.rows, commit.tokens
         start, k = self.lengths[rows], tokens.shape[1]

@@ -10,7 +10,7 @@ import torch
 
 from decoding import LM
 from decoding.state.generation_state import GenerationState
-from decoding.state.token_buffer import Commit
+from decoding.state.token_buffer import Commit, left_pad
 from experiments.engines_under_test.peers import twin
 
 
@@ -34,10 +34,8 @@ class BeamSearch:
 
     def write(self, run: GenerationState) -> Iterator[Commit]:
         text, rows = run.buffer, run.buffer.rows
-        longest = int(text.prompts.max())
-        place = torch.arange(-longest, 0, device=rows.device) + text.prompts[:, None]
-        mask = (place >= 0).long()
-        ids = text.ids.gather(1, place.clamp(min=0)) * mask
+        prompts = [text.ids[row, :length].tolist() for row, length in enumerate(text.prompts)]
+        ids, mask = left_pad(prompts, rows.device)
         out = self.model.generate(
             ids,
             attention_mask=mask,
@@ -47,6 +45,6 @@ class BeamSearch:
             eos_token_id=text.eos.tolist() or None,
             pad_token_id=int(text.eos[0]) if len(text.eos) else 0,
         )
-        answers = out[:, longest:]
+        answers = out[:, ids.shape[1] :]
         # What stands behind an EOS is padding; the text is cut there.
         yield Commit(rows, answers, torch.zeros_like(answers), torch.full_like(rows, answers.shape[1]))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tiny_models import nudged, successor, tiny, words
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
+from decoding.state.token_buffer import left_pad
 from policies import Random, Rule
 
 target = LM(tiny(seed=1).model, words())
@@ -30,9 +31,7 @@ DECODERS = {
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_accepted_is_what_is_in_the_answers(prompts, name, length, budget, eos, stops, temperature):
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    ids, mask = left_pad(prompts)
     options = {"max_new_tokens": budget, "eos_token_id": sorted(eos), "sampling": Sampling(temperature)}
     options["stop_strings"] = [f"w{i}" for i in sorted(stops)]
     batch = generate(DECODERS[name](length), ids, mask, seed=5, **options)

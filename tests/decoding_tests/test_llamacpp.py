@@ -13,6 +13,7 @@ from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Spe
 from decoding.__main__ import main
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, load_model, target_source
 from decoding.models.lm import check_compatible
+from decoding.state.token_buffer import left_pad
 from experiments.engines_under_test.catalogue import Models, build, runnable
 from policies import Random, Rule
 from train.data.prompts import load_prompts
@@ -66,9 +67,7 @@ def llamacpp():
 def batch(small):
     """(input_ids, attention_mask) of four ragged prompts, of which the cache of one row holds each in 256 tokens."""
     prompts = [p for p in load_prompts(None, small.tokenizer) if len(p.ids) < 100][:4]
-    width = max(len(p.ids) for p in prompts)
-    ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts])
-    return ids, torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts])
+    return left_pad([prompt.ids for prompt in prompts])
 
 
 def fresh(lm, ids, length, keep):

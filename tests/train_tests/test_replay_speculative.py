@@ -17,12 +17,12 @@ from tiny_runs import toy_pair, toy_prompts
 from decoding import LM, Sampling, Speculative, generate
 from decoding.cost.costs import ModelCosts, seconds
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, default_target
+from decoding.state.token_buffer import left_pad
 from policies import FEATURES, MLP, Logistic, Periodic, Random, Rule, Survival, token_classes
-from train.common.generations import batch_of
 from train.data.prompts import load_prompts
 from train.data.splits import split
 from train.replay.oracle import oracle
-from train.replay.rounds import LoggedTexts, runs
+from train.replay.rounds import LoggedTexts, run_lengths
 from train.replay.speculative import Replay, expected, gap
 from train.traces import collect_drafts as collecting
 from train.traces.collect_drafts import collect_drafts
@@ -209,7 +209,7 @@ def every_way(run, prompt, longest, budget):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=6), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2))
 def test_the_oracle_is_the_best_of_all_ways(agree, prompt, longest, room):
-    run = runs(np.array(agree))
+    run = run_lengths(np.array(agree))
     n = len(agree)
     texts = LoggedTexts(np.array([0]), np.array([n]), np.array([prompt]), run)
     assert oracle(texts, longest, n + room, cost) == pytest.approx(min(every_way(run, prompt, longest, n + room)))
@@ -230,7 +230,7 @@ SAMPLED = Sampling(temperature=1.2, top_k=12)
     ("stop", "keep"), [(None, False), (Rule("top1", 0.2, "<="), True), (Rule("mean_entropy", 3.0), False)]
 )
 def test_sampling_on_average(stop, keep, sampled):
-    ids, mask = batch_of(sampled.prompts, torch.device("cpu"))
+    ids, mask = left_pad([prompt.ids for prompt in sampled.prompts])
     decoder = Speculative(pair(), length=4, stop=stop, keep_stop_token=keep)
     result = generate(decoder, ids, mask, max_new_tokens=NEW, sampling=SAMPLED, seed=10_000)
     replayed = expected(sampled.replays, stop=stop, length=4, keep_stop_token=keep)

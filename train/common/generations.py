@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from decoding import LM, Autoregressive, Sampling, generate
+from decoding.state.token_buffer import left_pad
 from train.common.atomic import append_rows, read_rows
 from train.common.progress import track
 from train.data.prompts import Prompt
@@ -54,15 +53,8 @@ def counted(
     decoder, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
 ) -> tuple[list[tuple[list[int], list[int]]], dict]:
     """The same, and what the batch took (``decoding.generation.Result.counts``)."""
-    ids, mask = batch_of(prompts, decoder.models[-1].device)
+    ids, mask = left_pad([p.ids for p in prompts], decoder.models[-1].device)
     result = generate(decoder, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
     answers = result.sequences[:, ids.shape[1] :].tolist()
     rows = zip(answers, result.writers.tolist(), result.lengths.tolist(), strict=True)
     return [(row[:n], writers[:n]) for row, writers, n in rows], result.counts
-
-
-def batch_of(prompts: Sequence[Prompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(input_ids, attention_mask) [prompts, longest], left-padded."""
-    width = max(len(p.ids) for p in prompts)
-    ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=device)
-    return ids, torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)

@@ -17,9 +17,8 @@ from decoding.generation import commits, start
 from decoding.state.generation_state import GenerationState
 from decoding.state.policy_state import PolicyState, entropy
 from decoding.state.sampling import DRAW, REPLACE, sample_from_weights
-from decoding.state.token_buffer import Commit
+from decoding.state.token_buffer import Commit, left_pad
 from policies import feature_columns, token_classes
-from train.common.generations import batch_of
 from train.data.prompts import Prompt
 from train.data.splits import split_hash
 from train.traces.collect_handoff import SHARD, missing_shards, write_rows
@@ -52,7 +51,7 @@ def collect_drafts(
     classes = token_classes(large.tokenizer).to(large.device)
     for i, shard in missing_shards(folder, prompts, 0, "collecting draft traces", batch):
         logger = DraftLogger([small, large], longest, classes)
-        ids, mask = batch_of(shard, large.device)
+        ids, mask = left_pad([prompt.ids for prompt in shard], large.device)
         with torch.inference_mode():
             run = start(logger, ids, mask, max_new_tokens, None, sampling, seed + i * batch)
             for _ in commits(logger, run):
