@@ -51,7 +51,7 @@ class Policy(nn.Module):
         return table
 
     def scaling(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The means that ``_scaled`` subtracts, the scales it divides by, and where NaN becomes 0; [len(names)] each."""
+        """The means that ``_scaled`` subtracts, its divisors, and where NaN becomes 0; [len(names)] each."""
         n = len(self.names)
         return torch.zeros(n), torch.ones(n), torch.zeros(n, dtype=torch.bool)
 
@@ -79,7 +79,7 @@ class Policy(nn.Module):
         return self.score_table(table, step.hidden if self.needs_hidden else None)
 
     def score_table(self, table, hidden=None) -> Tensor:
-        """``score`` from columns [..., len(names)] already computed, an array or a tensor; ValueError for another width."""
+        """``score`` from computed columns [..., len(names)], an array or a tensor. ValueError for another width."""
         table = torch.as_tensor(table, dtype=torch.float32)
         if table.shape[-1] != len(self.names):
             raise ValueError(f"a table of {table.shape[-1]} columns; this policy reads {len(self.names)}: {self.names}")
@@ -167,7 +167,7 @@ class Policy(nn.Module):
             "history": list(self.history),
             "window": self.window,
             "settings": self.settings(),
-            "weights": {name: _rounded(value.tolist()) for name, value in self.numbers().items()},
+            "weights": {name: short(value.tolist()) for name, value in self.numbers().items()},
             "models": identities(self.models if models is None else models),
             "provenance": self.provenance if provenance is None else provenance,
         }
@@ -178,7 +178,3 @@ def _threshold(value: float) -> Tensor:
     if math.isnan(value):
         raise ValueError("a threshold of NaN would never escalate; use a number")
     return torch.zeros((), dtype=torch.float32).fill_(value)
-
-
-def _rounded(value: float | list) -> float | list:
-    return [_rounded(item) for item in value] if isinstance(value, list) else short(value)

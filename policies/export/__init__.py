@@ -1,1 +1,4 @@
-"""Policies leave home: the same decisions, or their nearest setting, in other engines."""
+"""Export: the same decisions, or the nearest setting, in other engines.
+
+A target writes its files in ``engines``; ``targets`` lists them.
+"""

@@ -1,4 +1,4 @@
-"""A folder of files with a manifest: written whole or not at all, and believed only when every byte is the same."""
+"""An exported folder: the files of a target, a manifest with their hashes, and the hash of the manifest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from policies.storage.atomic import replacing
 
 FORMAT, VERSION = "decision-policy-export", 1
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
-"""The seal is the hash of the manifest, which has those of all other files."""
+"""The manifest holds the hash of every other file, the seal that of the manifest."""
 
 
 def write_bundle(source: Source, target: Target, folder: Path) -> list[str]:
-    """Write the files of ``target`` and their manifest to the new ``folder``; returns their paths within it.
+    """Write the files of ``target`` and a manifest to the new ``folder``, all or nothing; returns their paths in it.
 
-    ExportError when the target cannot carry the policy, or the folder holds something already.
+    ExportError if the target cannot carry the policy, or the folder exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder} exists and is not an empty folder; give another --output")
@@ -36,7 +36,7 @@ def write_bundle(source: Source, target: Target, folder: Path) -> list[str]:
 
 
 def seal(manifest: bytes) -> bytes:
-    """What ``sha256sum -c`` reads."""
+    """The hash of ``manifest`` as ``sha256sum -c`` reads it."""
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 

@@ -1,6 +1,6 @@
-"""Whether an exported folder is what was written, for this pair of models and the engines that are installed.
+"""Check of an exported folder: its bytes, its models, and the versions of the installed engines.
 
-Reads bytes and JSON; nothing in the folder is imported or run.
+It reads bytes and JSON; nothing in the folder is imported or run.
 """
 
 from __future__ import annotations
@@ -19,48 +19,34 @@ from policies.storage.identity import compare, identities
 
 
 def check(folder: Path, models: list[dict[str, str]] | None = None, policy: str | None = None) -> dict[str, Any]:
-    """The manifest of ``folder``. ``models``: identities that it must be for; ``policy``: the sha256 it must be of.
+    """The manifest of ``folder``. ``models``: identities of the models it must be for; ``policy``: its policy's sha256.
 
-    Raises ExportError, one sentence, for a byte that changed, a file that is missing or was added, another version of
-    the format or of an engine, other models, or another policy.
+    Raises ExportError, one sentence, for a changed byte, a missing or an added file, another version of the format or
+    of an engine, other models, or another policy.
     """
-    folder = Path(folder)
-    manifest = _manifest(folder)
+    folder, models = Path(folder), None if models is None else identities(models)
+    data = _read(folder, MANIFEST)
+    if _read(folder, SEAL) != seal(data):
+        raise ExportError(_changed(folder, MANIFEST))
     try:
+        manifest = _manifest(folder, data)
         _check_files(folder, manifest["files"])
-        problem = out_of_range(manifest["engines"])
-        if problem is None:
-            problem = _other(folder, manifest["provenance"], models, policy)
-    except (KeyError, TypeError, AttributeError) as error:
+        problem = out_of_range(manifest["engines"]) or _other(folder, manifest["provenance"], models, policy)
+    except ExportError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ExportError(f"{folder}: {MANIFEST} is not a manifest of this package; export the policy again") from error
     if problem is not None:
         raise ExportError(f"{folder}: {problem}; export the policy again")
     return manifest
 
 
-def _other(folder: Path, source: dict[str, Any], models: list[dict[str, str]] | None, policy: str | None) -> str | None:
-    if models is not None and source["models"]:
-        try:
-            compare(folder, source["models"], identities(models), strict=True)
-        except PolicyError as error:
-            raise ExportError(str(error)) from error
-    return "it was made from another policy file" if policy not in (None, source["policy"]["sha256"]) else None
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    data = _read(folder, MANIFEST)
-    if _read(folder, SEAL) != seal(data):
-        raise ExportError(
-            f"{folder}: {MANIFEST} was changed or cut short (its sha256 differs); export the policy again"
-        )
-    try:
-        manifest = json.loads(data)
-        form, version, target = manifest["format"], manifest["version"], manifest["target"]
-        known = all(isinstance(manifest[key], dict) for key in ("files", "engines", "provenance"))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ExportError(f"{folder}: {MANIFEST} is not a manifest of this package; export the policy again") from error
-    if form != FORMAT or not known or not isinstance(target, str):
-        raise ExportError(f"{folder}: {MANIFEST} is not a manifest of this package; export the policy again")
+def _manifest(folder: Path, data: bytes) -> dict[str, Any]:
+    manifest = json.loads(data)
+    version, target = manifest["version"], manifest["target"]
+    known = all(isinstance(manifest[key], dict) for key in ("files", "engines", "provenance"))
+    if manifest["format"] != FORMAT or not known or not isinstance(target, str):
+        raise TypeError("no manifest")
     if version != VERSION:
         raise ExportError(
             f"{folder}: its format has version {show(version)}, this package reads {VERSION}; export again"
@@ -70,19 +56,30 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _other(folder: Path, source: dict[str, Any], models: list[dict[str, str]] | None, policy: str | None) -> str | None:
+    if models is not None and source["models"]:
+        try:
+            compare(folder, source["models"], models, strict=True)
+        except PolicyError as error:
+            raise ExportError(str(error)) from error
+    return "it was made from another policy file" if policy not in (None, source["policy"]["sha256"]) else None
+
+
 def _check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     for name, wanted in files.items():
         data = _read(folder, name)
         if hashlib.sha256(data).hexdigest() != wanted["sha256"]:
-            raise ExportError(
-                f"{folder}: {name} was changed or cut short (its sha256 differs); export the policy again"
-            )
-    # What Python makes of a module that was imported is no change of it.
+            raise ExportError(_changed(folder, name))
+    # Python writes __pycache__ beside a module that is imported.
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     there = {path.as_posix() for path in paths if "__pycache__" not in path.parts}
     added = sorted(there - set(files) - {MANIFEST, SEAL})
     if added:
         raise ExportError(f"{folder}: {added[0]} is not in the manifest; remove it, or export the policy again")
+
+
+def _changed(folder: Path, name: str) -> str:
+    return f"{folder}: {name} was changed or cut short (its sha256 differs); export the policy again"
 
 
 def _read(folder: Path, name: str) -> bytes:

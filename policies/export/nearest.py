@@ -1,6 +1,6 @@
-"""The nearest setting that an engine can hold, fitted on traces, and how often it decides as the policy does.
+"""The setting of an engine that decides most like a policy, fitted on traces, and how often the two agree.
 
-Agreement is of single decisions along the traces' own text: it is no speed and no loss, which only the engine can show.
+Agreement counts single decisions along the texts of the traces. Speed and loss have to be measured in the engine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.export.settings import why_not
+from policies.export.draft_settings import why_not
 from policies.export.source import ExportError, Source
 from policies.export.target import Target
 from policies.features.table import FEATURES
@@ -20,16 +20,16 @@ from policies.kinds.rule import Rule
 
 @dataclass(frozen=True)
 class Fit:
-    """``agreement``: share of the ``rows``, of prompts that it was not fitted on, on which both decide the same."""
+    """``agreement`` is the share of ``rows``, of prompts that it was not fitted on, with the same decision."""
 
     source: Source
     agreement: float
     rows: int
     wanted: float
-    """share of the rows on which the policy itself ends a draft"""
+    """share of the rows at which the policy ends a draft"""
 
     def describe(self) -> str:
-        """One line for a person; the number to beat is that of never ending a draft, or always."""
+        """One line for a reader; the baseline is to end every draft, or none."""
         blind = max(self.wanted, 1 - self.wanted)
         return (
             f"nearest setting: {self.source.policy.describe()}; it decides as the policy on {self.agreement:.1%} of "
@@ -37,7 +37,7 @@ class Fit:
         )
 
     def recorded(self) -> Source:
-        """What is exported instead of the policy, and says so in its provenance."""
+        """The source to export in place of the policy; its provenance says so."""
         setting = self.source.policy.describe()
         note = {"setting": setting, "agreement": self.agreement, "rows": self.rows, "policy_ends": self.wanted}
         return replace(self.source, approximation=note)
@@ -46,7 +46,7 @@ class Fit:
 def nearest(source: Source, target: Target, traces: Path) -> Fit:
     """The setting of ``target`` that agrees most with the policy on the rows of ``traces``.
 
-    ExportError where the target has no setting at all for such a policy, or the traces do not have what it reads.
+    ExportError if the target has no setting for such a policy, or the traces lack a feature that it reads.
     """
     if target.roles != ("stop",):
         raise ExportError(f"{target.name} carries no approximations; leave out --approximate")
@@ -73,22 +73,22 @@ def nearest(source: Source, target: Target, traces: Path) -> Fit:
 
 
 def _best(probability: np.ndarray, ends: np.ndarray) -> float | None:
-    """x such that "at most x" says most often what ``ends`` says; None for never."""
+    """x such that "at most x" agrees most often with ``ends``; None for never."""
     known = np.isfinite(probability)
     order = np.argsort(probability[known], kind="stable")
     values, wanted = probability[known][order], ends[known][order]
-    # Correct when the first n end: those of them that should, and those after them that should not.
+    # If the first n end: the correct ones are those of them that should end, and the later ones that should not.
     right = np.concatenate([[0], np.cumsum(wanted)]) + (~wanted).sum() - np.concatenate([[0], np.cumsum(~wanted)])
-    last = np.append(values[1:] != values[:-1], True)  # a threshold cannot part equal values
+    last = np.append(values[1:] != values[:-1], True)  # a threshold cannot separate equal values
     right[1:][~last] = -1
     count = int(right.argmax())
     return None if count == 0 else float(values[count - 1])
 
 
 def read_columns(folder: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Feature columns [rows, len(names)] of all Parquet shards in ``folder``, and the rows [rows] to fit on.
+    """Feature columns [rows, len(names)] of all Parquet shards in ``folder``, and bool [rows], the rows to fit on.
 
-    These are of every other group of prompts: agreement is measured on the others.
+    Every other group of prompts is fitted on; agreement is measured on the rest.
     """
     import pyarrow as pa
     import pyarrow.parquet as parquet

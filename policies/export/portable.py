@@ -1,27 +1,28 @@
-"""A policy as plain data: every kind is a small network, a period or a constant."""
+"""A policy as plain data: each kind is a small network, a period or a constant."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-import numpy as np
-
+from policies.export.source import Source
 from policies.features.table import FEATURES
 from policies.policy import Policy
 from policies.storage.files import short
 
 FORMAT, VERSION = "decision-policy", 1
 CARRIED = ("always", "never", "rule", "random", "periodic", "logistic", "mlp")
-"""The kinds that the format holds."""
+"""the kinds that the format can hold"""
 
 
-def portable(policy: Policy, role: str = "handoff") -> dict[str, Any]:
-    """``policy`` as JSON takes it; ``policies.export.engines.portable_json`` says what the fields mean."""
+def document(source: Source) -> dict[str, Any]:
+    """The policy of ``source`` as JSON takes it; ``policies.export.engines.portable_json`` documents the fields."""
+    policy = source.policy
     return {
         "format": FORMAT,
         "version": VERSION,
         "kind": policy.kind,
-        "role": role,
+        "role": source.role,
         "features": list(policy.names),
         "threshold": short(policy.threshold.item()),
         "score": _score(policy),
@@ -29,7 +30,14 @@ def portable(policy: Policy, role: str = "handoff") -> dict[str, Any]:
         "window": policy.window,
         "classes": None if policy.classes is None else policy.classes.tolist(),
         "description": policy.describe(),
+        "length": source.length,
+        "provenance": source.provenance(),
     }
+
+
+def dumps(value: Any, indent: int | None = None) -> bytes:
+    """JSON that every parser reads; ValueError for a number that is not finite."""
+    return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
 
 
 def _score(policy: Policy) -> dict[str, Any]:
@@ -50,15 +58,14 @@ def _linear(weight: float, bias: float) -> dict[str, Any]:
 
 
 def _learned(policy: Policy) -> dict[str, Any]:
-    weights = {name: value.cpu().numpy() for name, value in policy.weights().items()}
+    weights = {name: short(value.tolist()) for name, value in policy.weights().items()}
     if policy.kind == "logistic":
-        pairs = [(weights["coef"][None], weights["intercept"][None])]
+        layers = [{"weight": [weights["coef"]], "bias": [weights["intercept"]]}]
     else:
-        pairs = [(weights[f"weight{i}"], weights[f"bias{i}"]) for i in range(len(policy.hidden) + 1)]
-    layers = [{"weight": _numbers(weight), "bias": _numbers(bias)} for weight, bias in pairs]
+        layers = [{"weight": weights[f"weight{i}"], "bias": weights[f"bias{i}"]} for i in range(len(policy.hidden) + 1)]
     optional = [FEATURES[name].optional for name in policy.names]
     width = policy.hidden_width_ if policy.needs_hidden else 0
-    return _network(_numbers(weights["mean"]), _numbers(weights["scale"]), optional, layers, "sigmoid", width)
+    return _network(weights["mean"], weights["scale"], optional, layers, "sigmoid", width)
 
 
 def _network(mean, scale, impute, layers, output: str, hidden_width: int) -> dict[str, Any]:
@@ -71,7 +78,3 @@ def _network(mean, scale, impute, layers, output: str, hidden_width: int) -> dic
         "output": output,
         "hidden_width": hidden_width,
     }
-
-
-def _numbers(value: np.ndarray) -> list:
-    return [_numbers(row) if row.ndim else short(row) for row in value]

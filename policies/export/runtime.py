@@ -1,4 +1,4 @@
-"""A decision policy in numpy alone: its features, its score, its threshold and its answer.
+"""A decision policy in numpy alone: features, score, threshold and decision.
 
 ``Decision(document)`` takes the document of the ``json`` target. Probabilities are the softmax of the raw logits over
 the whole vocabulary, in float32.
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class View:
-    """One or many positions as the features see them; ``state`` holds whatever else the caller knows."""
+    """Logits [..., vocab] and the other inputs of the features, by name; each intermediate result is computed once."""
 
     def __init__(self, document, logits=None, **state):
         self.document, self.state = document, state
@@ -44,7 +44,7 @@ class View:
         return (np.exp(self.log_probs) * (self.log_probs + self.entropy[..., None]) ** 2).sum(axis=-1)
 
     def mean(self, base):
-        """Mean over the window where it was known; NaN when it never was."""
+        """Mean over the positions of the window where ``base`` was known; NaN if it never was."""
         column = self.field("history")[..., self.document["history"].index(base)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -79,7 +79,7 @@ FEATURES = {
 
 
 class Decision:
-    """The policy of a document: ``decide`` says True where the token is too risky, or where the risk is NaN."""
+    """The policy of a document: ``decide`` is True where the score reaches the threshold, or is NaN."""
 
     def __init__(self, document):
         self.document = document
@@ -88,14 +88,14 @@ class Decision:
         self.threshold = np.float32(document["threshold"])
 
     def features(self, logits=None, names=None, **state):
-        """float32 [..., features] of logits [..., vocab] and of what ``state`` tells: position=, agreed= ..."""
+        """float32 [..., features] of logits [..., vocab] and the inputs that it reads: position=, agreed= ..."""
         view = View(self.document, logits, **state)
         with np.errstate(all="ignore"):
             columns = [FEATURES[name](view) for name in (self.names if names is None else names)]
         return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float32)
 
     def score(self, table, hidden=None):
-        """Risk [...] from columns [..., features] and, where the policy reads them, hidden states [..., width]."""
+        """Risk [...] of columns [..., features] and, if the policy reads them, hidden states [..., width]."""
         table, program = np.asarray(table, dtype=np.float32), self.document["score"]
         with np.errstate(all="ignore"):
             if program["type"] == "constant":
@@ -113,16 +113,16 @@ class Decision:
         return ~(self.score(table, hidden) < self.threshold)
 
 
-class Trail:
-    """What one answer has been through, for an engine that has no such memory; ``decision`` reads it."""
+class PolicyState:
+    """The inputs of ``decision`` along one answer, for an engine that does not keep them."""
 
     def __init__(self, decision):
         self.decision, self.checked = decision, 0
         self.agreed = self.large_entropy = np.nan
-        self.seen = {}
+        self.recorded = {}
 
     def decide(self, logits, answer, last_token, hidden=None):
-        """Whether the token after ``answer`` (a list of ids) is too risky, given the small model's logits [vocab]."""
+        """The decision on the token after ``answer`` (a list of ids), given the small model's logits [vocab]."""
         position = len(answer)
         state = {
             "position": position,
@@ -139,22 +139,22 @@ class Trail:
         decision = self.decision
         unknown = np.full(len(decision.history), np.nan, dtype=np.float32)
         window = range(position - decision.document["window"], position)
-        history = np.array([self.seen.get(place, unknown) for place in window])
+        history = np.array([self.recorded.get(place, unknown) for place in window])
         if decision.history:
-            self.seen[position] = decision.features(logits, decision.history, **state)
-            # The next one may come from a draft that was dropped; it is unknown until it is seen again.
-            self.seen.pop(position + 1, None)
+            self.recorded[position] = decision.features(logits, decision.history, **state)
+            # The next position may hold the values of a discarded draft.
+            self.recorded.pop(position + 1, None)
         return history
 
     def checked_by_large(self, position, agreed, large_logits=None):
-        """The large model has read ``position`` tokens of the answer; ``agreed`` with the small model or not."""
+        """The large model has read ``position`` tokens of the answer; ``agreed``: its choice was the small model's."""
         self.checked, self.agreed = position, float(agreed)
         if large_logits is not None:
             self.large_entropy = float(View({}, large_logits).entropy)
 
 
 def longest_repeated_suffix(answer, limit=8):
-    """Length of the longest end of ``answer`` that occurs earlier in it too, at most ``limit``."""
+    """Length, at most ``limit``, of the longest suffix of ``answer`` that also occurs earlier in it."""
     for length in range(min(limit, len(answer) - 1), 0, -1):
         end = list(answer[-length:])
         if any(list(answer[i : i + length]) == end for i in range(len(answer) - length)):

@@ -1,4 +1,4 @@
-"""What a target is: an engine, what it can carry, and a function that writes its files."""
+"""A target: an engine, the policies it can carry, and a function that writes its files."""
 
 from __future__ import annotations
 
@@ -7,38 +7,39 @@ from dataclasses import dataclass, field
 
 from policies.export.portable import CARRIED
 from policies.export.source import ROLES, ExportError, Source
+from policies.features.table import FEATURES
 
 Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Target:
-    """``write(source)`` returns the files by path. What ``refuse(source)`` names is the reason not to write them."""
+    """``write(source)`` returns the files by path; ``refuse(source)`` the reason why it cannot, or None."""
 
     name: str
     summary: str
-    """One line: what is written and what runs it."""
+    """one line: the files, and the program that reads them"""
     write: Callable[[Source], Files]
     refuse: Callable[[Source], str | None]
     carries: str
-    """One line for ``--list``: which policies fit."""
+    """one line for ``--list``: the policies that it takes"""
     roles: tuple[str, ...] = ROLES
     probability: str | None = None
-    """The feature that the engine compares with its threshold, where it has one."""
+    """the feature that the engine compares with a threshold, if it has one"""
     engines: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Distributions and the versions, from (included) to (excluded), that the files were written for."""
+    """distributions, and the versions from (included) and to (excluded) that the files are for"""
     evidence: str = "run"
-    """``run``: the tests run the engine where it is installed; ``notes``: its keys are recorded, not run."""
+    """``run``: the tests run the engine if it is installed; ``notes``: the keys are from its documentation"""
 
     def files(self, source: Source) -> Files:
-        """The files of ``source``. ExportError with the reason where this target cannot carry it."""
+        """The files of ``source``. ExportError with the reason if this target cannot carry it."""
         reason = self.reason(source)
         if reason is not None:
             raise ExportError(f"{self.name} cannot carry this policy: {reason}")
         return self.write(source)
 
     def reason(self, source: Source) -> str | None:
-        """Why this target cannot carry ``source``; None where it can."""
+        """The reason why this target cannot carry ``source``; None if it can."""
         if source.policy.kind not in CARRIED:
             return f"a {source.policy.kind} policy is a baseline to compare with, and no engine was taught it"
         if source.role not in self.roles:
@@ -48,10 +49,18 @@ class Target:
 
 HANDOFF = (
     "it decides who writes (backoff), and this engine checks every token with the large model; "
-    "pass --role stop if it is to end drafts"
+    "pass --role stop to end drafts with it"
 )
 
 
 def carries_all(source: Source) -> str | None:
-    """For targets that hold any policy."""
+    """``refuse`` of targets that carry any policy."""
+    return None
+
+
+def no_verification(source: Source) -> str | None:
+    """``refuse`` of targets that see no logits of the large model at a drafted token."""
+    for name in source.policy.names:
+        if FEATURES[name].needs_target:
+            return f"{name!r} is a feature of drafted tokens that the large model has read; use --to json"
     return None

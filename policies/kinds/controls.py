@@ -1,4 +1,4 @@
-"""Policies that look at no distribution: what any useful one must beat."""
+"""Policies that read no distribution: the baselines that a useful policy must beat."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from policies.policy import Policy
 
 
 class Random(Policy):
-    """Escalate a share ``rate`` in [0, 1] of positions, chosen by the step's own noise: where uniform < rate.
+    """Escalate a share ``rate`` in [0, 1] of positions at random: where the step's noise ``uniform`` < rate.
 
-    The score is 1 - uniform, in (0, 1]. The rate lives in the threshold, so that a search over thresholds moves it.
+    The score is 1 - uniform, in (0, 1]. The threshold is one float above 1 - rate: another threshold is another rate.
     """
 
     kind = "random"
@@ -21,12 +21,12 @@ class Random(Policy):
     def __init__(self, rate: float):
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"rate is {rate!r}; it must be in [0, 1]")
-        # One float above 1 - rate, so that "score >= threshold" excludes equality and a rate of 0 is exactly never.
+        # "score >= threshold" then excludes a score of 1 - rate, and a rate of 0 is exactly never.
         super().__init__(("uniform",), float(np.nextafter(np.float32(1.0 - rate), np.float32(2.0))))
 
     @property
     def rate(self) -> float:
-        """The share escalated at the present threshold."""
+        """The share of positions that it escalates."""
         return min(max(1.0 - self.threshold.item(), 0.0), 1.0)
 
     def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
@@ -41,7 +41,10 @@ class Random(Policy):
 
 
 class Periodic(Policy):
-    """Escalate at positions 0, every, 2 * every ... of the answer; the score is 1 there and 0 elsewhere."""
+    """Escalate at positions 0, every, 2 * every ... of the answer; the score is 1 there and 0 elsewhere.
+
+    Raises ValueError unless ``every`` is a whole number from 1 to 2**24 - 1.
+    """
 
     kind = "periodic"
 

@@ -1,4 +1,4 @@
-"""What the learned kinds share: a checked training table and its standardisation."""
+"""The base class of the learned kinds: a checked training table and its standardisation."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Rows(NamedTuple):
 
 
 class LearnedPolicy(Policy):
-    """A policy with learned weights, kept as buffers ``mean_``, ``scale_`` and those that ``shapes`` adds.
+    """A policy with learned weights: the buffers ``mean_``, ``scale_`` and those that ``shapes`` adds.
 
-    A feature that may be unknown (``agreed`` before the larger model was asked) counts as its training mean.
-    A NaN anywhere else comes from broken logits, stays NaN, and escalates.
+    An unknown feature (``agreed`` before the first call of the larger model) counts as its training mean. Any other NaN
+    comes from broken logits, stays NaN, and escalates.
     """
 
     def __init__(self, features: Sequence[str], threshold: float, classes: Tensor | None):
@@ -55,7 +55,7 @@ class LearnedPolicy(Policy):
         buffer = getattr(self, name, None)
         value = value.to(self.threshold.device, torch.float32)
         if buffer is not None and buffer.shape == value.shape:
-            buffer.copy_(value)  # in place: a captured graph sees the refitted weights
+            buffer.copy_(value)  # in place: a captured graph reads the refitted weights
         else:
             self.register_buffer(name, value.clone())
 
@@ -73,7 +73,7 @@ class LearnedPolicy(Policy):
         return torch.where(self._optional & z.isnan(), 0.0, z)  # 0 is the training mean
 
     def _rows(self, x, y, weight=None, groups=None) -> Rows:
-        """The training table as float64, one group per row by default. ValueError says what is wrong with it."""
+        """The training table as float64; each row is a group of its own by default. ValueError for a wrong table."""
         x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         n = len(y)
         weight = np.ones(n) if weight is None else np.asarray(weight, dtype=np.float64)
@@ -92,7 +92,7 @@ class LearnedPolicy(Policy):
 
 
 def scaling(x: np.ndarray) -> dict[str, Tensor]:
-    """Mean and standard deviation of each column of x [n, f] over what is known; 0 and 1 where nothing varies."""
+    """Mean and standard deviation of the finite numbers of each column of x [n, f]; 1 for a constant column."""
     known = np.isfinite(x)
     count = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, x, 0.0).sum(axis=0) / count

@@ -1,4 +1,4 @@
-"""Logistic regression on a few features: the smallest policy that learns."""
+"""Logistic regression on a few features."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from policies.kinds.learned import LearnedPolicy, scaling
 class Logistic(LearnedPolicy):
     """sigmoid(coef . standardised features + intercept), so a threshold is a risk in [0, 1].
 
-    ``C`` is scikit-learn's inverse strength of the L2 penalty. Learned: ``mean_``, ``scale_``, ``coef_`` [features]
-    and ``intercept_``. ``classes`` is ``token_classes(tokenizer)``, for token-class features only.
+    ``C`` is scikit-learn's inverse strength of the L2 penalty; ``classes`` is ``token_classes(tokenizer)``, for
+    token-class features only. Learned: ``mean_``, ``scale_``, ``coef_`` [features] and ``intercept_``.
     """
 
     kind = "logistic"
@@ -35,8 +35,8 @@ class Logistic(LearnedPolicy):
     def fit(self, x, y, weight=None, groups=None) -> Logistic:
         """Fit columns x [n, features] to soft labels y [n] in [0, 1]; ``weight`` [n] counts rows.
 
-        A soft label is its row twice, as a 1 of weight y and a 0 of weight 1 - y: the cross-entropy is the same.
-        ``groups`` changes nothing; every learned kind takes it. ValueError when the labels are all 0 or all 1.
+        A soft label becomes two rows, a 1 of weight y and a 0 of weight 1 - y: the cross-entropy is the same.
+        ``groups`` is not used; every learned kind takes it. ValueError if the labels are all 0 or all 1.
         """
         from sklearn.linear_model import LogisticRegression
 

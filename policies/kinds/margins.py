@@ -1,4 +1,4 @@
-"""A logistic regression on the margin of the two best tokens, of its own at each place in a draft."""
+"""Logistic regressions on the margin of the two best tokens, one for each place in a draft."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from policies.policy import Policy
 
 
 class Margins(LearnedPolicy):
-    """sigmoid(intercept[place] - slope[place] * margin), the margin being log p of the best token minus the second's.
+    """sigmoid(intercept[place] - slope[place] * margin); the margin is log p of the best token minus the second's.
 
-    What vLLM estimates acceptance with to choose how much to verify (its adaptive verification: two numbers for each
-    place in the draft). ``place`` is the tokens since the larger model was last heard, those from ``places`` - 1 on
-    sharing the last regression; a place at which the labels do not differ, or that has no row, uses one of all rows.
-    As the risk of ``Survival``, or of a hand-off. Learned: ``slope_`` and ``intercept_`` [places].
+    vLLM's adaptive verification estimates acceptance by it, with two numbers for each place in the draft. ``place`` is
+    the number of tokens since the larger model was last called; those from ``places`` - 1 on share the last regression.
+    A place without rows, or whose labels are all alike, uses a regression on all rows. It serves as the risk of
+    ``Survival`` or of a hand-off. Learned: ``slope_`` and ``intercept_`` [places].
 
     Raises ValueError unless ``places`` is a whole number of at least 1.
     """
@@ -33,7 +33,7 @@ class Margins(LearnedPolicy):
         super().__init__(("top1", "margin", "since_large"), threshold, None)
 
     def fit(self, x, y, weight=None, groups=None) -> Margins:
-        """Fit columns x [n, 3] to soft labels y [n] in [0, 1]; see ``Logistic.fit``, which ``C`` is of too."""
+        """Fit columns x [n, 3] to soft labels y [n] in [0, 1]; the other arguments are those of ``Logistic.fit``."""
         rows = self._rows(x, y, weight, groups)
         margin, place = (part.numpy() for part in self._read(torch.from_numpy(rows.x)))
         pooled = self._line(margin, rows.y, rows.weight)
@@ -47,7 +47,7 @@ class Margins(LearnedPolicy):
         return self
 
     def _line(self, margin: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-        """(slope, intercept) of one regression, in nats."""
+        """(slope, intercept) of one regression on the margin in nats."""
         one = Logistic(("margin",), self.C).fit(margin[:, None], y, weight)
         slope = float(one.coef_[0] / one.scale_[0])
         return -slope, float(one.intercept_ - slope * one.mean_[0])
@@ -67,9 +67,9 @@ class Margins(LearnedPolicy):
             raise RuntimeError(f"this {self.kind} policy has no weights yet; call fit, or load one")
 
     def _read(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        """The margin of log-probabilities [...], and the place [...] it is judged by."""
+        """The margin of log-probabilities [...], and its place [...]."""
         best, apart, since = table.unbind(-1)
-        # Where the second best is less than float32 can tell from 0 beside the best, the margin is 16 nats.
+        # float32 cannot tell a smaller second probability from 0; the margin is at most 16 nats.
         second = (best - apart).clamp(min=1e-7)
         return best.log() - second.log(), since.clamp(max=self.places - 1).long()
 

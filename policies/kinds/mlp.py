@@ -1,4 +1,4 @@
-"""A small network on features and, if wanted, on the model's last hidden state."""
+"""A small network on features and, optionally, the model's last hidden state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MLP(LearnedPolicy):
 
     ``use_hidden`` adds the last hidden state of the model about to write, normalised per row. ``validation`` is the
     share of groups held out to choose the epoch; 0 runs all ``epochs``. Learned: ``mean_``, ``scale_``, ``weight0_``,
-    ``bias0_`` ...; ``validation_loss_`` in nats. The seed decides everything and no global generator is touched.
+    ``bias0_`` ...; ``validation_loss_`` in nats. Only ``seed`` matters: no global generator is read or changed.
     """
 
     kind = "mlp"
@@ -54,8 +54,8 @@ class MLP(LearnedPolicy):
     def fit(self, x, y, weight=None, groups=None, hidden=None) -> MLP:
         """Fit columns x [n, features] and hidden states [n, width] to soft labels y [n] in [0, 1].
 
-        ``groups`` [n]: rows of one group (a prompt) stay on one side of the validation split. Runs on the policy's
-        device. ValueError when ``hidden`` is missing, or when there is only one group to split.
+        ``groups`` [n]: rows of one group (a prompt) stay on one side of the validation split. It runs on the policy's
+        device. ValueError if ``hidden`` is missing, or if there is only one group to split.
         """
         rows = self._rows(x, y, weight, groups)
         states = self._states(hidden, len(rows.y))
@@ -83,11 +83,11 @@ class MLP(LearnedPolicy):
             return table
         if states is None:
             raise ValueError("this policy reads hidden states and was given none")
-        # Normalised by itself, a hidden state needs no statistics, and a row depends on no other.
+        # Normalising per row needs no statistics, and a row depends on no other.
         return torch.cat([table, F.layer_norm(states.float(), states.shape[-1:])], dim=-1)
 
     def _train(self, inputs: Tensor, rows: Rows) -> list[Tensor]:
-        """The weights of the best epoch on the held-out groups; of the last one without any."""
+        """The weights of the epoch that is best on the held-out groups; of the last epoch if none are held out."""
         generator = torch.Generator().manual_seed(self.seed)
         held = _held_out(rows.groups, self.validation, generator)
         y, weight = (torch.from_numpy(value).float().to(inputs.device) for value in (rows.y, rows.weight))

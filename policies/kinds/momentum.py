@@ -1,4 +1,4 @@
-"""Uncertainty that is remembered: R2R's momentum and rolling strategies as one score and one threshold."""
+"""R2R's momentum and rolling strategies as one score and one threshold."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from policies.policy import Policy
 
 
 class Momentum(Policy):
-    """Escalate where the mixture memory * (mean entropy of the 8 positions before) + (1 - memory) * entropy is high.
+    """Escalate where memory * (mean entropy of the 8 positions before) + (1 - memory) * entropy is high.
 
-    "Roads to Rome" (2505.21600): its code's momentum and rolling switches have two thresholds, and a model that has the
-    word keeps it in between. Here the one to go back is ``gap`` nats below ``threshold``: right after a token of the
-    larger model (``since_large`` is 0; before the first one too, as there) the score is that much higher. With
-    ``memory`` 1 it is a rolling mean, with 0 the plain entropy. Their momentum averages yes and no for ever and reads
-    a variance of evidence; this reads entropy over a window, for a score has to move with its threshold. Before there
-    is a memory it counts as the entropy itself.
+    After "Roads to Rome" (2505.21600), whose momentum and rolling switches have two thresholds, between which the model
+    that is writing goes on. Here the lower one is ``gap`` nats below ``threshold``: right after a token of the larger
+    model (``since_large`` is 0, also before the first one) the score is higher by ``gap``. A ``memory`` of 1 is a
+    rolling mean, 0 the plain entropy; without earlier positions the mean counts as the entropy. The paper's momentum
+    averages decisions, without a window, on a variance of evidence; a score cannot average decisions, for these depend
+    on its threshold.
 
     Raises ValueError for a memory outside [0, 1] or a negative gap.
     """

@@ -1,4 +1,4 @@
-"""The policies of one line: compare one feature with a threshold."""
+"""Policies without weights: one feature against a threshold, always, and never."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from policies.policy import Policy
 class Rule(Policy):
     """Escalate where a feature is high (``>=``) or low (``<=``), as in ``Rule("top1", 0.4, "<=")``.
 
-    The constructor's threshold is in the feature's units. ``policy.threshold`` is in the score's, and the score of a
-    ``<=`` rule is minus the feature, since a score always rises with the risk.
+    The constructor's threshold is in the feature's units, ``policy.threshold`` in the score's: the score of a ``<=``
+    rule is minus the feature, for a score rises with the risk.
     """
 
     kind = "rule"
@@ -43,17 +43,17 @@ class Rule(Policy):
 
     @staticmethod
     def always() -> Policy:
-        """Escalate everywhere: the larger model writes all."""
+        """Escalate everywhere: the larger model writes every token."""
         return Always()
 
     @staticmethod
     def never() -> Policy:
-        """Escalate nowhere: the smaller model writes all."""
+        """Escalate nowhere: the smaller model writes every token."""
         return Never()
 
 
 class _Constant(Policy):
-    """The same answer everywhere. The risk is infinite: every finite threshold gives it, and files hold none."""
+    """The same answer everywhere: the risk is infinite, so any finite threshold gives it."""
 
     risk: float
 
@@ -75,7 +75,7 @@ class Always(_Constant):
 
 
 class Never(_Constant):
-    """Escalate nowhere, not even on NaN logits, which it does not read."""
+    """Escalate nowhere, not even at NaN logits: it reads none."""
 
     kind = "never"
     risk = -math.inf

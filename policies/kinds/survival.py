@@ -1,4 +1,4 @@
-"""Will the whole draft survive? The risk that any token of it is rejected."""
+"""The risk that any token of a draft is rejected."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from policies.policy import Policy
 class Survival:
     """End a draft where 1 - the product of its tokens' chances to be accepted exceeds ``threshold``.
 
-    SpecDec++ (Huang et al. 2405.19715): a threshold on this risk is optimal when the chances are right.
-    A token's chance is 1 - ``risk.score``, clamped to [0, 1]: a ``Logistic`` or ``MLP`` fitted to rejections, or any
-    policy whose score is a probability. Without a ``risk`` it is the draft's largest probability. A draft is at least
-    ``least`` tokens, and at most ``window`` of them are multiplied; give the decoder
-    ``keep_stop_token=True``, for the paper stops after the token. A file holds only ``risk``, the part that is learned.
+    SpecDec++ (Huang et al. 2405.19715): a threshold on this risk is optimal if the chances are right. A token's chance
+    is 1 - ``risk.score``, clamped to [0, 1]; ``risk`` is a ``Logistic`` or ``MLP`` fitted to rejections, or any policy
+    whose score is a probability. Without a ``risk`` the chance is the draft's largest probability. A draft has at least
+    ``least`` tokens; the product covers at most ``window`` of them. The paper stops after the token: give the decoder
+    ``keep_stop_token=True``. There is no file for it; save ``risk``, the part that is learned.
 
     Raises ValueError for a threshold outside [0, 1), ``least`` below 1, or a ``risk`` that reads a history of its own.
     """
@@ -32,13 +32,13 @@ class Survival:
         self.names, self.needs_hidden = (("top1",), False) if risk is None else (risk.names, risk.needs_hidden)
 
     def observe(self, step) -> Tensor:
-        """[..., 1] the chance that the token at this position is accepted."""
+        """[..., 1] chance that the token at this position is accepted."""
         if self.risk is None:
             return feature_columns(step, self.names)
         return (1 - self.risk.score(step)).clamp(0, 1).unsqueeze(-1)
 
     def score(self, step) -> Tensor:
-        """[...] chance that a token is rejected: of this draft so far and the one about to be drawn."""
+        """[...] chance that a token of this draft, or the one about to be drawn, is rejected."""
         earlier = step.history[..., 0]
         back = torch.arange(earlier.shape[-1], 0, -1, device=earlier.device)
         drafted = back <= step.since_large.unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Whether the models a policy was measured on are the models it is about to serve."""
+"""Comparison of the models that a policy was fitted on with those it is to serve."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from policies.storage.files import PolicyError, show
 
 IDENTITY = ("name", "tokenizer", "config", "weights")
-"""What a model is known by: its name, and hashes of the three things that can change under it."""
+"""a model's name, and the hashes of its tokenizer, config and weights"""
 
 
 def identities(models: Any) -> list[dict[str, str]]:
-    """``models`` as it came, once it is a list of dicts with the strings of ``IDENTITY``; else ValueError."""
+    """``models`` unchanged. ValueError unless it is a list of dicts with the strings of ``IDENTITY``."""
     if isinstance(models, list) and all(map(_is_identity, models)):
         return models
     raise ValueError(f"'models' is {show(models)}; it must be a list of dicts with the strings {', '.join(IDENTITY)}")
 
 
 def compare(path: Path, saved: list[dict[str, str]], live: list[dict[str, str]], strict: bool) -> None:
-    """Refuse another tokenizer, and other configs or weights too when ``strict``; warn of those otherwise."""
+    """PolicyError for another tokenizer and, if ``strict``, for another config or weights; else a warning."""
     if len(saved) != len(live):
         raise PolicyError(f"{path}: made for {len(saved)} models, not {len(live)}; pass as many, cheapest first")
     for i, (then, now) in enumerate(zip(saved, live, strict=True)):

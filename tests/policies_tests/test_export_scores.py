@@ -153,7 +153,7 @@ def test_a_loop_is_as_long_as_the_engine_says(answer):
     assert numpy_repeated(answer) == int(longest_repeated_suffix(padded, torch.tensor([len(answer)])))
 
 
-def test_a_trail_decides_as_the_engine_does(prompts):
+def test_a_policy_state_decides_as_the_engine_does(prompts):
     """Token by token along an answer, with everything a policy can remember."""
     small, large = tiny(seed=1), tiny(seed=2)
     names = ("entropy", "position", "since_large", "agreed", "large_entropy", "mean_entropy", "mean_agreed", "repeated")
@@ -163,14 +163,14 @@ def test_a_trail_decides_as_the_engine_does(prompts):
     policy.set_weights(weights)
     ids = prompts[0][:1]
     result = generate(Backoff([small, large], policy, verify_eos=False), ids, max_new_tokens=30, eos_token_id=())
-    answer, trail, writers = [], Trail(Decision(document(source(policy)))), []
+    answer, state, writers = [], PolicyState(Decision(document(source(policy)))), []
     for token in result.sequences[0, ids.shape[1] :].tolist():
         text = torch.cat([ids, torch.tensor([answer], dtype=torch.long)], 1)
         with torch.inference_mode():
             by_small, by_large = (lm.model(text).logits[0, -1].numpy() for lm in (small, large))
-        escalated = trail.decide(by_small, answer, int(text[0, -1]))
+        escalated = state.decide(by_small, answer, int(text[0, -1]))
         if escalated:
-            trail.checked_by_large(len(answer) + 1, by_small.argmax() == by_large.argmax(), by_large)
+            state.checked_by_large(len(answer) + 1, by_small.argmax() == by_large.argmax(), by_large)
         writers.append(int(escalated))
         answer.append(token)
     assert writers == result.writers[0].tolist()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import shlex
 
-from policies.export.engines.portable_json import dumps
-from policies.export.settings import threshold, why_not
+from policies.export.draft_settings import setting_target, threshold
+from policies.export.portable import dumps
 from policies.export.source import Source
-from policies.export.target import Files, Target
+from policies.export.target import Files
 from policies.export.templates import template
 
 TYPE = "draft-simple"
@@ -42,13 +42,11 @@ def xllamacpp(path: str, n_max: int, n_min: int, p_min: float) -> dict:
     return {"speculative": {"types": ["COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE"], "draft": draft}}
 
 
-TARGET = Target(
-    name="llama.cpp",
-    summary="arguments and environment of llama-server, settings for xllamacpp",
-    write=write,
-    refuse=lambda source: why_not(source, PROBABILITY),
-    carries="a fixed draft length, with or without a threshold on the top-10 share ('top10')",
-    roles=("stop",),
-    probability=PROBABILITY,
-    engines={"xllamacpp": ("2026.10", "2026.11")},
+TARGET = setting_target(
+    "llama.cpp",
+    "arguments and environment of llama-server, settings for xllamacpp",
+    write,
+    ("xllamacpp", "2026.10", "2026.11"),
+    PROBABILITY,
+    "a fixed draft length, with or without a threshold on the top-10 share ('top10')",
 )

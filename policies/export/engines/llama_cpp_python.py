@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.export.engines.proposers import proposer_module, refuse
+from policies.export.modules import no_proposer, proposer_module
 from policies.export.source import Source
 from policies.export.target import Files, Target
 
@@ -15,7 +15,7 @@ TARGET = Target(
     name="llama-cpp-python",
     summary="policy_draft_model.py: a LlamaDraftModel for Llama(draft_model=...)",
     write=write,
-    refuse=refuse,
+    refuse=no_proposer,
     carries="every policy that reads no distribution of the large model, no noise and no hidden state",
     roles=("stop",),
     engines={"llama-cpp-python": ("0.3", "0.4")},

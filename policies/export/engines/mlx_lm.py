@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import shlex
 
-from policies.export.engines.fixed_length import fixed_length
-from policies.export.engines.portable_json import dumps
+from policies.export.draft_settings import setting_target
+from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 
@@ -24,4 +24,4 @@ def write(source: Source) -> Files:
     }
 
 
-TARGET = fixed_length("mlx-lm", "arguments and request field of mlx-lm", write, ("mlx-lm", "0.32", "0.33"))
+TARGET = setting_target("mlx-lm", "arguments and request field of mlx-lm", write, ("mlx-lm", "0.32", "0.33"))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policies.export.engines.portable_json import document, dumps
+from policies.export.portable import document, dumps
 from policies.export.source import ExportError, Source
 from policies.export.target import Files, Target, carries_all
 

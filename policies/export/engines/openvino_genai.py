@@ -8,10 +8,10 @@ Keys: OpenVINO GenAI 2026.4, which was run.
 
 from __future__ import annotations
 
-from policies.export.engines.portable_json import dumps
-from policies.export.settings import threshold, why_not
+from policies.export.draft_settings import setting_target, threshold
+from policies.export.portable import dumps
 from policies.export.source import Source
-from policies.export.target import Files, Target
+from policies.export.target import Files
 
 KEYS = ("num_assistant_tokens", "assistant_confidence_threshold", "logprobs")
 PROBABILITY = "top1"
@@ -24,13 +24,11 @@ def write(source: Source) -> Files:
     return {"generation_config.json": dumps(settings, indent=2)}
 
 
-TARGET = Target(
-    name="openvino",
-    summary="generation_config.json for OpenVINO GenAI with a draft_model",
-    write=write,
-    refuse=lambda source: why_not(source, PROBABILITY),
-    carries="a fixed draft length, or a threshold on the largest probability ('top1') without any cap on the length",
-    roles=("stop",),
-    probability=PROBABILITY,
-    engines={"openvino-genai": ("2026.4", "2026.5")},
+TARGET = setting_target(
+    "openvino",
+    "generation_config.json for OpenVINO GenAI with a draft_model",
+    write,
+    ("openvino-genai", "2026.4", "2026.5"),
+    PROBABILITY,
+    "a fixed draft length, or a threshold on the largest probability ('top1') without any cap on the length",
 )

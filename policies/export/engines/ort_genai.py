@@ -6,8 +6,8 @@ Keys: onnxruntime-genai 0.18, which was run; at most 16 tokens, batch 1, no conf
 
 from __future__ import annotations
 
-from policies.export.engines.fixed_length import fixed_length
-from policies.export.engines.portable_json import dumps
+from policies.export.draft_settings import setting_target
+from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 
@@ -19,10 +19,10 @@ def write(source: Source) -> Files:
     return {"speculative_options.json": dumps({KEYS[0]: source.length}, indent=2)}
 
 
-TARGET = fixed_length(
+TARGET = setting_target(
     "onnxruntime-genai",
     "keywords of set_speculative_options",
     write,
     ("onnxruntime-genai", "0.18", "0.19"),
-    MOST,
+    most=MOST,
 )

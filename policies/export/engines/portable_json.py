@@ -2,16 +2,17 @@
 
 Fields of ``policy.json`` (version 1):
 
-- ``format`` "decision-policy", ``version`` 1, ``kind``, ``role`` ("handoff": True hands the next token to the large
-  model; "stop": True ends the draft before this token), ``description`` for a person.
+- ``format`` "decision-policy", ``version`` 1, ``kind``, ``role`` ("handoff": True gives the next token to the large
+  model; "stop": True ends the draft before this token), ``description`` for a reader.
 - ``features``: the columns, in order. ``entropy`` (nats), ``varentropy``, ``top1``, ``margin``, ``top10`` (largest of
-  the ten largest probabilities renormalised) and ``top10_mass`` are of the small model's softmax over the whole
-  vocabulary, before temperature; ``position`` counts the answer's tokens; ``since_large`` those since the large model
-  wrote or checked one; ``agreed`` is 1 where it then chose the small model's token, 0 where not, NaN before;
-  ``large_entropy`` its entropy then; ``repeated`` the length of the longest end of the answer that occurs earlier in
-  it, at most 8; ``mean_x`` the mean of x at the ``window`` positions before this one, skipping NaN; ``last_is_x`` a
-  bit of ``classes[last token]`` (1 word start, 2 digit, 4 punctuation, 8 newline); ``uniform`` noise in [0, 1).
-  The features of drafted tokens that the large model has read (``kl``, ``tv`` ...) are in ``verification.py``.
+  the ten largest probabilities, renormalised) and ``top10_mass`` are of the small model's softmax over the whole
+  vocabulary, before temperature. ``position`` is the number of the answer's tokens; ``since_large`` the number since
+  the large model wrote or checked one; ``agreed`` is 1 if it then chose the small model's token, 0 if not, NaN before;
+  ``large_entropy`` is its entropy then; ``repeated`` the length, at most 8, of the answer's longest suffix that also
+  occurs earlier in it; ``mean_x`` the mean of x at the ``window`` positions before this one, skipping NaN;
+  ``last_is_x`` a bit of ``classes[last token]`` (1 word start, 2 digit, 4 punctuation, 8 newline); ``uniform`` noise
+  in [0, 1). The features of drafted tokens that the large model has read (``kl``, ``tv`` ...) are defined in
+  ``verification.py``.
 - ``score`` by ``type``. "network": z = (features - ``mean``) / ``scale``, NaN becoming 0 in columns with ``impute``;
   then, when ``hidden_width`` > 0, the small model's last hidden state (normalised to mean 0 and variance 1, epsilon
   1e-5) is appended; then ``layers`` (weight [out, in] and bias) with SiLU between them and ``output`` ("sigmoid" or
@@ -26,7 +27,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from policies.export.portable import FORMAT, VERSION, portable
+from policies.export.portable import FORMAT, VERSION, document, dumps
 from policies.export.source import ROLES, Source
 from policies.export.target import Files, Target, carries_all
 from policies.features.table import FEATURES
@@ -35,16 +36,6 @@ from policies.features.table import FEATURES
 def write(source: Source) -> Files:
     schema = json.dumps(SCHEMA, indent=2) + "\n"
     return {"policy.json": dumps(document(source), indent=2), "policy.schema.json": schema.encode()}
-
-
-def document(source: Source) -> dict[str, Any]:
-    """The portable policy with where it comes from."""
-    return portable(source.policy, source.role) | {"length": source.length, "provenance": source.provenance()}
-
-
-def dumps(value: Any, indent: int | None = None) -> bytes:
-    """JSON that every parser reads: a number that is not finite is refused by ValueError."""
-    return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
 
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}

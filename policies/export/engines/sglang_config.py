@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shlex
 
-from policies.export.engines.fixed_length import fixed_length
-from policies.export.engines.portable_json import dumps
+from policies.export.draft_settings import setting_target
+from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 
@@ -31,7 +31,7 @@ def write(source: Source) -> Files:
     return {"sglang.args": (shlex.join(words) + "\n").encode(), "adaptive.json": dumps(adaptive, indent=2)}
 
 
-TARGET = fixed_length(
+TARGET = setting_target(
     "sglang",
     "arguments of the server, and its adaptive table",
     write,

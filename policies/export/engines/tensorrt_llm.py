@@ -5,8 +5,8 @@ Keys: the documentation of TensorRT-LLM 1.3 and 1.4; drafts have the same length
 
 from __future__ import annotations
 
-from policies.export.engines.fixed_length import fixed_length
-from policies.export.engines.portable_json import dumps
+from policies.export.draft_settings import setting_target
+from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 
@@ -18,7 +18,7 @@ def write(source: Source) -> Files:
     return {"draft_target_decoding_config.json": dumps(settings, indent=2)}
 
 
-TARGET = fixed_length(
+TARGET = setting_target(
     "tensorrt-llm",
     "keywords of DraftTargetDecodingConfig",
     write,

@@ -6,10 +6,10 @@ threshold is on the drafted token's probability in the whole vocabulary, and the
 
 from __future__ import annotations
 
-from policies.export.engines.portable_json import dumps
-from policies.export.settings import threshold, why_not
+from policies.export.draft_settings import setting_target, threshold
+from policies.export.portable import dumps
 from policies.export.source import Source
-from policies.export.target import Files, Target
+from policies.export.target import Files
 from policies.export.templates import template
 
 KEYS = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
@@ -32,13 +32,11 @@ def settings(source: Source) -> dict:
     return dict(zip(KEYS, (source.length, "constant", 0.0 if limit is None else limit), strict=True))
 
 
-TARGET = Target(
-    name="transformers-config",
-    summary="the draft's generation_config.json for model.generate(assistant_model=...)",
-    write=write,
-    refuse=lambda source: why_not(source, PROBABILITY),
-    carries="a fixed draft length, with or without a threshold on the largest probability ('top1')",
-    roles=("stop",),
-    probability=PROBABILITY,
-    engines={"transformers": ("5.17", "5.24")},
+TARGET = setting_target(
+    "transformers-config",
+    "the draft's generation_config.json for model.generate(assistant_model=...)",
+    write,
+    ("transformers", "5.17", "5.24"),
+    PROBABILITY,
+    "a fixed draft length, with or without a threshold on the largest probability ('top1')",
 )

@@ -1,7 +1,7 @@
 """Target ``transformers``: a folder for ``model.generate(..., custom_generate=DIR, trust_remote_code=True)``.
 
-It holds copies of this package's own engine and policies, as text, so that what is decided there is decided here.
-transformers copies a folder file by file and only follows ``from .x import``: the copies lie flat, one name each.
+It holds copies of this package's own engine and policies, so that both decide alike. transformers copies a folder file
+by file and only follows ``from .x import``: the copies lie in one folder, each under a name of its own.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import importlib.util
 import re
 from pathlib import Path
 
-from policies.export.source import ExportError, Source
-from policies.export.target import Files, Target
+from policies.export.source import DECODERS, ExportError, Source
+from policies.export.target import Files, Target, no_verification
 from policies.export.templates import template
-from policies.features.table import FEATURES
 
 ROOTS = {
     "decoding.decoders.backoff": "Backoff",
@@ -25,10 +24,10 @@ ROOTS = {
     "decoding.state.sampling": "Sampling",
     "policies.loading": "load",
 }
-"""Modules that ``generate.py`` imports, and the names it uses."""
+"""modules that ``generate.py`` imports, and the names it uses"""
 PACKAGE_IMPORT = re.compile(r"^(\s*)from ((?:decoding|policies)\.[\w.]+) import", re.MULTILINE)
-METHOD = {"handoff": "backoff", "stop": "speculative"}
-DATA = '''"""The policy's own files, and how it is used unless generate is told otherwise."""
+METHOD = {role: decoder for decoder, role in DECODERS.items()}
+DATA = '''"""The policy's own files, and the defaults of generate."""
 
 FILES = {files!r}
 OPTIONS = {options!r}
@@ -46,7 +45,7 @@ def write(source: Source) -> Files:
 
 
 def copied_sources() -> dict[str, str]:
-    """The text of every module that the engine and the policies need, with imports that stay in one folder."""
+    """The text of every module that the engine and the policies import, with imports from the same folder."""
     found: dict[str, str] = {}
     waiting = list(ROOTS)
     while waiting:
@@ -75,7 +74,7 @@ def _file(module: str) -> Path:
 
 
 def _imports() -> str:
-    """The imports of ``generate.py``: what it uses, and all others, as some versions copy only what it imports itself."""
+    """The imports of ``generate.py``: every copied module, for some versions copy only what it imports itself."""
     used = [f"from .{_flat(module)} import {names}" for module, names in ROOTS.items()]
     rest = sorted({name.removesuffix(".py") for name in copied_sources()} - {_flat(module) for module in ROOTS})
     return "\n".join(
@@ -104,16 +103,11 @@ def _readme(source: Source) -> str:
     )
 
 
-def refuse(source: Source) -> str | None:
-    judged = [name for name in source.policy.names if FEATURES[name].needs_target]
-    return f"{judged[0]!r} is a feature of drafted tokens that the large model has read" if judged else None
-
-
 TARGET = Target(
     name="transformers",
     summary="custom_generate/: backoff, speculative and MTAD inside model.generate, on transformers 5.17 to 5.23",
     write=write,
-    refuse=refuse,
+    refuse=no_verification,
     carries="every policy but judges of drafts",
     engines={"transformers": ("5.17", "5.24"), "torch": ("2.11", "2.14")},
 )

@@ -5,8 +5,8 @@ Keys: vLLM 0.33, as noted; its released versions have no threshold on the draft'
 
 from __future__ import annotations
 
-from policies.export.engines.fixed_length import fixed_length
-from policies.export.engines.portable_json import dumps
+from policies.export.draft_settings import setting_target
+from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 
@@ -18,4 +18,4 @@ def write(source: Source) -> Files:
     return {"speculative_config.json": dumps(settings, indent=2)}
 
 
-TARGET = fixed_length("vllm", "speculative_config.json for vllm serve", write, ("vllm", "0.32", "0.34"))
+TARGET = setting_target("vllm", "speculative_config.json for vllm serve", write, ("vllm", "0.32", "0.34"))

@@ -5,8 +5,8 @@ The interface is that of vLLM 0.33 and marked experimental there: ``Class(vllm_c
 
 from __future__ import annotations
 
-from policies.export.engines.portable_json import dumps
-from policies.export.engines.proposers import proposer_module, refuse
+from policies.export.modules import no_proposer, proposer_module
+from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files, Target
 
@@ -24,7 +24,7 @@ TARGET = Target(
     name="vllm-custom-class",
     summary="policy_proposer.py and the speculative_config that names it; the folder must be on PYTHONPATH",
     write=write,
-    refuse=refuse,
+    refuse=no_proposer,
     carries="every policy that reads no distribution of the large model, no noise and no hidden state",
     roles=("stop",),
     engines={"vllm": ("0.33", "0.34")},

@@ -1,17 +1,44 @@
-"""A policy as the two knobs that engines have: the most tokens of a draft, and a probability below which it ends."""
+"""Targets of engines that take settings only: a draft length and, for some, a probability below which a draft ends."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from policies.export.source import Source
+from policies.export.target import Files, Target
 from policies.policy import Policy
+
+LENGTH_ONLY = "a fixed draft length (a policy of kind 'never', and --length)"
+
+
+def setting_target(
+    name: str,
+    summary: str,
+    write: Callable[[Source], Files],
+    engine: tuple[str, str, str],
+    probability: str | None = None,
+    carries: str = LENGTH_ONLY,
+    most: int | None = None,
+    evidence: str = "run",
+) -> Target:
+    """A target for ``engine`` (distribution, versions from and to), which drafts at most ``most`` tokens.
+
+    It ends a draft where the feature ``probability`` is below a threshold; None for an engine without a threshold.
+    """
+
+    def refuse(source: Source) -> str | None:
+        if most is not None and source.length > most:
+            return f"it drafts at most {most} tokens, not {source.length}; pass a smaller --length"
+        return why_not(source, probability)
+
+    return Target(name, summary, write, refuse, carries, ("stop",), probability, {engine[0]: engine[1:]}, evidence)
 
 
 def why_not(source: Source, probability: str | None) -> str | None:
-    """Why an engine with a threshold on ``probability`` (None: with none) cannot do what the policy does."""
+    """The reason why a threshold on ``probability``, or none, cannot decide as the policy does; None if it can."""
     policy = source.policy
     if policy.kind == "never":
         return None
@@ -30,9 +57,9 @@ def why_not(source: Source, probability: str | None) -> str | None:
 
 
 def threshold(policy: Policy) -> float | None:
-    """The number that engines take: they end a draft where the probability is below it. None: never.
+    """The probability below which the engine ends a draft; None for never.
 
-    Ours ends where it is at most the limit, so theirs is the next float32.
+    A policy ends a draft at its limit too, so the engine's number is the next float32.
     """
     if policy.kind == "never":
         return None
@@ -40,7 +67,7 @@ def threshold(policy: Policy) -> float | None:
 
 
 def _limit(policy: Policy) -> float | None:
-    """x such that the policy says True where its one feature is at most x; None where it says so above."""
+    """The value of its one feature up to which the policy says True; None if it says True above a value."""
     risk = policy.threshold.item()
     if policy.kind == "rule":
         return -risk if policy.direction == "<=" else None
