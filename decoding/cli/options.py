@@ -101,7 +101,7 @@ def settings_of(options: Options, method: str) -> dict[str, Any]:
         if value is None:
             continue
         if method not in users:
-            raise ValueError(f"leave out {flag}: {method} reads none, only {' and '.join(users)} do")
+            raise ValueError(f"leave out {flag}: {method} has no such setting; it is one of {', '.join(users)}")
         users[method].check(flag, value)
         given[name] = value
     return given

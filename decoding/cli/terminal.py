@@ -1,4 +1,4 @@
-"""What a person sees of two models writing: whose token each is, and one line of statistics."""
+"""The text on the terminal, in its writers' colours, and one line of statistics."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ STYLES = {"small": "green", "large": "black on yellow"}
 
 
 def painter(names: Sequence[str]) -> Callable:
-    """Shows a ``Piece`` in its writer's colours on a terminal, elsewhere (or with NO_COLOR) as plain text."""
-    sys.stdout.reconfigure(errors="replace")  # a character that the terminal cannot show must not end the answer
+    """What prints a ``Piece``: in its writer's colours on a terminal, as plain text elsewhere and with NO_COLOR."""
+    sys.stdout.reconfigure(errors="replace")  # else a character that the terminal cannot show raises
     console = Console(soft_wrap=True)
     if console.color_system is None or console.no_color:
         return lambda piece: print(piece.text, end="", flush=True)

@@ -318,7 +318,7 @@ def test_what_a_grader_lacks_is_said_before_any_work(toys, tmp_path, monkeypatch
     ("methods", "changes", "said"),
     [
         (["mtd"], {}, "unknown method 'mtd'"),
-        (["mtad:beams=0"], {}, "beams and length must be at least 1"),
+        (["mtad:beams=0"], {}, "beams must be at least 1, not 0"),
         (["mtad", "mtad:beams=4"], {}, "'mtad' and 'mtad:beams=4' are the same method"),
         (["mtad"], {"baseline": "fsd"}, "--baseline fsd is not among the methods"),
         (["policy:nowhere.json"], {}, "nowhere.json"),
