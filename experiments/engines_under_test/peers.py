@@ -9,11 +9,12 @@ import torch
 
 from decoding import LM
 from decoding.kernels.packed_products import PackedLinear
+from decoding.state.token_buffer import left_pad
 from train.data.prompts import Prompt
 
 
 def twin(lm: LM):
-    """The same weights, shared, in a model as transformers itself runs it: sdpa attention, plain linear layers."""
+    """A model that shares the weights of ``lm`` and runs as transformers would: sdpa attention, plain linear layers."""
     shared = {id(weight): weight for weight in lm.model.parameters()}
     model = copy.deepcopy(lm.model, shared)
     for module in model.modules():
@@ -26,9 +27,9 @@ def twin(lm: LM):
 class Transformers:
     """Greedy ``generate`` of ``model``; with ``options`` such as ``prompt_lookup_num_tokens``.
 
-    With a ``draft`` of ``length`` tokens it is assisted generation at a fixed length. The knobs are read from the
-    draft's generation_config only (as arguments of generate they are ignored), and a confidence threshold other than
-    0 would be fitted anew in every round where scikit-learn is installed.
+    With a ``draft`` of ``length`` tokens it is assisted generation at a fixed length. transformers reads these settings
+    from the draft's generation_config only and ignores them as arguments of generate; where scikit-learn is installed,
+    it would fit a confidence threshold other than 0 anew in every round.
     """
 
     def __init__(self, model, draft=None, length: int | None = None, **options):
@@ -38,19 +39,17 @@ class Transformers:
         self.eos = {eos} if isinstance(eos, int) else set(() if eos is None else eos)
 
     def __call__(self, prompts: Sequence[Prompt], new: int, seed: int) -> list[tuple[list[int], list[int]]]:
-        """(token ids, EOS included, and nothing of who wrote them) of each answer."""
+        """(token ids with EOS, no writers) of each answer."""
         if self.draft is not None:
-            knobs = self.draft.generation_config
-            knobs.num_assistant_tokens, knobs.num_assistant_tokens_schedule = self.length, "constant"
-            knobs.assistant_confidence_threshold = 0.0
-        width, device = max(len(p.ids) for p in prompts), self.model.get_input_embeddings().weight.device
-        ids = torch.tensor([[0] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
+            settings = self.draft.generation_config
+            settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = self.length, "constant"
+            settings.assistant_confidence_threshold = 0.0
+        ids, mask = left_pad([prompt.ids for prompt in prompts], self.model.get_input_embeddings().weight.device)
         with torch.inference_mode():
             out = self.model.generate(
                 ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0, **self.options
             )
-        return [(self._cut(row), []) for row in out[:, width:].tolist()]
+        return [(self._cut(row), []) for row in out[:, ids.shape[1] :].tolist()]
 
     def _cut(self, answer: list[int]) -> list[int]:
         ends = [i + 1 for i, token in enumerate(answer) if token in self.eos]

@@ -23,7 +23,7 @@ from train.data.prompts import load_prompts
 from train.data.splits import split
 from train.replay.oracle import oracle
 from train.replay.rounds import LoggedTexts, run_lengths
-from train.replay.speculative import Replay, expected, gap
+from train.replay.speculative import Replay, gap
 from train.traces import collect_drafts as collecting
 from train.traces.collect_drafts import collect_drafts
 from train.traces.draft_traces import read_drafts
@@ -233,7 +233,9 @@ def test_sampling_on_average(stop, keep, sampled):
     ids, mask = left_pad([prompt.ids for prompt in sampled.prompts])
     decoder = Speculative(pair(), length=4, stop=stop, keep_stop_token=keep)
     result = generate(decoder, ids, mask, max_new_tokens=NEW, sampling=SAMPLED, seed=10_000)
-    replayed = expected(sampled.replays, stop=stop, length=4, keep_stop_token=keep)
+    runs = [replay(stop=stop, length=4, keep_stop_token=keep) for replay in sampled.replays]
+    names = ("tokens", "drafted", "accepted", "target_calls")
+    replayed = {name: np.mean([getattr(run, name) for run in runs]) for name in names}
     n = len(ids)
     ended = result.lengths < NEW
     last = result.writers.gather(1, result.lengths[:, None] - 1)[:, 0]

@@ -27,14 +27,12 @@ def grow(
     """
     old = drafter.config
     config = LlamaConfig.from_dict(old.to_dict())
-    per_head = old.hidden_size // old.num_attention_heads
     config.hidden_size = old.hidden_size if width is None else width
     config.num_hidden_layers = old.num_hidden_layers if layers is None else layers
-    config.num_attention_heads = config.hidden_size // per_head if heads is None else heads
+    config.num_attention_heads = config.hidden_size // old.head_dim if heads is None else heads
     config.num_key_value_heads = config.num_attention_heads * old.num_key_value_heads // old.num_attention_heads
     config.intermediate_size = old.intermediate_size * config.hidden_size // old.hidden_size if inner is None else inner
-    config.head_dim = per_head
-    _check(old, config, per_head)
+    _check(old, config)
     large = LlamaForCausalLM(config)
     places = _places(old.num_hidden_layers, config.num_hidden_layers)
     source = {_moved(name, places): weight for name, weight in drafter.state_dict().items()}
@@ -69,11 +67,11 @@ def _places(few: int, many: int) -> list[int]:
     return [i * many // few for i in range(few)]
 
 
-def _check(old: LlamaConfig, new: LlamaConfig, per_head: int) -> None:
+def _check(old: LlamaConfig, new: LlamaConfig) -> None:
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
     least = {name: getattr(old, name) for name in sizes}
     less = [f"{name} {getattr(new, name)} (it has {n})" for name, n in least.items() if getattr(new, name) < n]
     if less:
         raise ValueError(f"a drafter can only grow from --init, not shrink: {', '.join(less)}")
-    if new.num_attention_heads * per_head != new.hidden_size:
-        raise ValueError(f"heads of --init are {per_head} wide; --width must be --heads times that")
+    if new.num_attention_heads * new.head_dim != new.hidden_size:
+        raise ValueError(f"heads of --init are {new.head_dim} wide; --width must be --heads times that")

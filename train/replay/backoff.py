@@ -1,8 +1,8 @@
-"""Replay: what a policy would have cost and lost on logged traces, in milliseconds.
+"""Replay on hand-off traces: the speed and the loss that a decoder would have had, computed in milliseconds.
 
-Greedy speculative decoding replays exactly: its output is the large model's text whatever the draft length. Backoff
-is approximate (``exact=False`` in spirit): the trace's own text is kept, as if every kept token had been followed by
-it, so a live run has to confirm the figures.
+Greedy speculative decoding replays exactly, because its output is the large model's text at any draft length. Backoff
+replays approximately: a token that the policy would have changed is followed by the trace's own text all the same, so
+a live run has to confirm the figures.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from decoding.cost.costs import ModelCosts, seconds, text_seconds
-from train.replay.rounds import LoggedTexts, Rounds, play, runs
+from train.replay.rounds import LoggedTexts, Rounds, play, run_lengths
 from train.traces.handoff_traces import Traces
 
 
@@ -20,10 +20,10 @@ def alone(traces: Traces, cost: ModelCosts) -> np.ndarray:
 
 
 def backoff(traces: Traces, escalate: np.ndarray, cost: ModelCosts) -> tuple[float, float]:
-    """(speedup over the large model alone, mean loss per prompt) had ``escalate`` [rows] decided the hand-offs.
+    """(speedup over the large model alone, mean loss per prompt) with the hand-offs ``escalate`` [rows].
 
-    What the small model would end is handed on in any case, as ``verify_eos`` does. A loop that the large model goes
-    on with is charged once a token was kept that it would not have written: before that the text is its own.
+    An EOS of the small model escalates in any case, as with ``verify_eos``. A loop that the large model continues is
+    charged only after a token that it would not have written was kept: until then the text is its own.
     """
     escalate = escalate | traces["small_ends"]
     kept = ~escalate & (traces["small_token"] != traces["large_token"])
@@ -34,7 +34,7 @@ def backoff(traces: Traces, escalate: np.ndarray, cost: ModelCosts) -> tuple[flo
     last = np.where(escalate, position, -1)
     before = np.concatenate([[-1], _last_so_far(last, traces)[:-1]])
     before[traces.starts[:-1]] = -1
-    # The large model reads the gap since it was last asked, and the prompt the first time.
+    # The large model reads the gap since its last call, and the prompt in its first.
     gap = np.where(before < 0, prompt + position, position - before)
     large = np.where(escalate, seconds(cost.large, gap), 0.0).sum()
     first = traces.starts[:-1]
@@ -43,13 +43,13 @@ def backoff(traces: Traces, escalate: np.ndarray, cost: ModelCosts) -> tuple[flo
 
 
 def _last_so_far(last: np.ndarray, traces: Traces) -> np.ndarray:
-    """Running maximum that starts anew with every trajectory."""
+    """Running maximum of ``last`` [rows] that starts anew with every trajectory."""
     offset = traces.trajectory_of * (last.max() + 2)
     return np.maximum.accumulate(last + offset) - offset
 
 
 def _any_before(flags: np.ndarray, traces: Traces) -> np.ndarray:
-    """[rows] whether any earlier row of the same trajectory has its flag."""
+    """bool [rows]: an earlier row of the same trajectory is flagged."""
     count = np.cumsum(flags) - flags
     return count > np.repeat(count[traces.starts[:-1]], np.diff(traces.starts))
 
@@ -58,11 +58,13 @@ def rounds(traces: Traces, length: int, budget: int) -> Rounds:
     """The rounds of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
     first = traces.starts[:-1]
     agree = traces["small_token"] == traces["large_token"]
-    return play(LoggedTexts(first, np.diff(traces.starts), traces["prompt_tokens"][first], runs(agree)), length, budget)
+    return play(
+        LoggedTexts(first, np.diff(traces.starts), traces["prompt_tokens"][first], run_lengths(agree)), length, budget
+    )
 
 
 def speculative(traces: Traces, length: int, cost: ModelCosts, budget: int) -> float:
-    """Speedup of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
+    """Speedup of those ``rounds`` over the large model alone."""
     return float(alone(traces, cost).sum() / rounds(traces, length, budget).seconds(cost).sum())
 
 

@@ -1,4 +1,4 @@
-"""The best draft lengths in hindsight: what no policy can beat on these texts and with these costs."""
+"""The oracle of draft lengths: the least time that any stop policy could take on given texts, found in hindsight."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from train.replay.rounds import LoggedTexts
 def oracle(texts: LoggedTexts, longest: int, budget: int, cost: ModelCosts) -> np.ndarray:
     """[texts] least seconds in which rounds of 0 to ``longest`` drafted tokens can write each text.
 
-    Dynamic programming from the end of the text. A round without a draft costs the draft model nothing now; it reads
-    the gap when it is next asked. No policy of ``Speculative`` is faster as long as reading tokens at once costs no
+    Dynamic programming from the end of the text. In a round without a draft the draft model does not run; it reads
+    the gap in its next call. No stop policy of ``Speculative`` is faster, provided that reading tokens at once costs no
     more than reading them in parts.
     """
     most = int((texts.prompt_tokens + np.minimum(texts.tokens, budget)).max()) + longest + 2
     small, large = (np.append(0.0, seconds(table, np.arange(1, most))) for table in (cost.small, cost.large))
     parts = zip(texts.first, np.minimum(texts.tokens, budget), texts.prompt_tokens, strict=True)
-    return np.array([_least(texts.run[a : a + n], prompt, longest, budget, small, large) for a, n, prompt in parts])
+    return np.array(
+        [_least(texts.accepted_run[a : a + n], prompt, longest, budget, small, large) for a, n, prompt in parts]
+    )
 
 
 def _least(run: np.ndarray, prompt: int, longest: int, budget: int, small: np.ndarray, large: np.ndarray) -> float:
     n, width = len(run), prompt + len(run) + 1
-    # left[i, b]: least seconds for what follows position i when the draft model is b tokens behind.
+    # left[i, b]: least seconds for the text from position i on, when the draft model has b tokens left to read.
     left = np.zeros((n + 1, width + 1))
     for i in reversed(range(n)):
         unread = 1 if i else prompt

@@ -1,4 +1,4 @@
-"""Rounds of speculative decoding on known texts, all texts at once: only where drafts end is asked for."""
+"""Rounds of speculative decoding on texts that are known, played for all texts at once without a model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from decoding.cost.costs import ModelCosts, seconds
 
 
 class LoggedTexts(NamedTuple):
-    """The target's own texts, one after the other."""
+    """The target's own texts, their positions one after the other."""
 
     first: np.ndarray
-    """[texts] index of each one's first position"""
+    """[texts] index of the first position of each text"""
     tokens: np.ndarray
-    """[texts] how many tokens it has"""
+    """[texts] length in tokens"""
     prompt_tokens: np.ndarray
     """[texts]"""
-    run: np.ndarray
-    """[positions] how many tokens are accepted of a long draft that begins here"""
+    accepted_run: np.ndarray
+    """[positions] tokens accepted of an endless draft that begins there"""
 
 
 class Rounds(NamedTuple):
@@ -29,11 +29,11 @@ class Rounds(NamedTuple):
     text: np.ndarray
     """index of the text"""
     asked: np.ndarray
-    """calls of the draft; one more than drafted where it was asked and told to stop"""
+    """calls of the draft model; one more than ``drafted`` where the stop policy ended the draft"""
     drafted: np.ndarray
     accepted: np.ndarray
     small_reads: np.ndarray
-    """tokens that the draft's first call of the round reads; its others read 1, and without a call there is none"""
+    """tokens read by the first call of the draft model in the round; its other calls read 1"""
     large_reads: np.ndarray
 
     def seconds(self, cost: ModelCosts) -> np.ndarray:
@@ -43,7 +43,7 @@ class Rounds(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """Where rounds begin: what a policy may know of the past, as arrays [r]."""
+    """The beginnings of r rounds, with what a stop policy may know of the past; arrays [r]."""
 
     text: np.ndarray
     position: np.ndarray
@@ -51,11 +51,11 @@ class Starts(NamedTuple):
     room: np.ndarray
     """the longest draft"""
     agreed: np.ndarray
-    """1.0 where the round before was accepted whole, else 0.0; NaN in the first"""
+    """1.0 where the round before was accepted in full, else 0.0; NaN in the first round"""
 
 
-def runs(agree: np.ndarray) -> np.ndarray:
-    """[positions] how many of ``agree`` [positions] are true from each on, without a break."""
+def run_lengths(agree: np.ndarray) -> np.ndarray:
+    """[positions] length of the unbroken run of True in ``agree`` [positions] that begins at each."""
     n = len(agree)
     broken = np.where(agree, n, np.arange(n))
     return np.minimum.accumulate(broken[::-1])[::-1] - np.arange(n)
@@ -68,11 +68,11 @@ def play(
     stop: Callable[[Starts], np.ndarray] | None = None,
     keep_stop_token: bool = False,
 ) -> Rounds:
-    """The rounds of decoding with drafts of at most ``length`` tokens, of which the last may be cut by ``budget``.
+    """The rounds of decoding with drafts of at most ``length`` tokens, cut where the answer reaches ``budget``.
 
-    ``stop(starts)`` [r] is the place in the draft (0: before its first token) at which a stop policy says True, or
-    anything from ``room`` on when it never does; ``keep_stop_token`` as in ``Speculative``. A draft does not foresee an
-    EOS. What would be accepted beyond one is not counted: it is no text.
+    ``stop(starts)`` [r] is the index in the draft at which the stop policy says True, ``room`` or more where it never
+    does; ``keep_stop_token`` as in ``Speculative``. A draft may run past the EOS; tokens after it are not counted as
+    accepted.
     """
     tokens = np.minimum(texts.tokens, budget)
     text, position = np.arange(len(tokens)), np.zeros(len(tokens), int)
@@ -83,10 +83,10 @@ def play(
         said = room if stop is None else np.minimum(stop(Starts(text, position, room, agreed)), room)
         asked = said + (said < room)
         drafted = asked if keep_stop_token else said
-        right = np.minimum(drafted, texts.run[texts.first[text] + position])
+        right = np.minimum(drafted, texts.accepted_run[texts.first[text] + position])
         accepted = np.minimum(right, tokens[text] - position)
         found.append((text, asked, drafted, accepted, small, large + drafted))
-        # The draft has not read the last token that it wrote, and never what it was not asked to go on from.
+        # The draft model has not read the last token that it drafted, nor the one that the target wrote.
         behind = right + 1 - np.minimum(asked - 1, right)
         position = position + right + 1
         on = position < tokens[text]

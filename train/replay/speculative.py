@@ -1,9 +1,9 @@
 """Replay of speculative decoding from draft traces, without a model: any stop policy, any draft length.
 
-Exact for greedy decoding: the output is the target's text whatever is drafted, on that text the draft's steps are
-logged, and off it they depend only on where the draft went wrong. With sampling it is exact in distribution: given the
-text, a drafted position is accepted with probability min(1, q / p) of its token, whatever happened elsewhere, and what
-the draft goes on with after a rejection was drawn when it was logged. Every seed is then one run.
+Greedy decoding replays exactly: the output is the target's text at any draft, the draft's steps on that text are
+logged, and its steps off the text depend only on where it went wrong. Sampling replays exactly in distribution: given
+the text, a drafted position is accepted with probability min(1, q / p) of its token, independently of the others, and
+the draft's continuation of a rejected token was drawn when it was logged. Each seed is one run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from decoding.cost.costs import ModelCosts
-from train.replay.rounds import LoggedTexts, Rounds, play, runs
+from train.replay.rounds import LoggedTexts, Rounds, play, run_lengths
 from train.replay.stop_decisions import (
     Drafts,
     PrecomputedStops,
@@ -30,7 +30,7 @@ from train.traces.draft_traces import DraftTraces
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a run over the prompts of the traces would have counted; arrays [prompts]."""
+    """The counts of a decoding run over the prompts of the traces; arrays [prompts]."""
 
     rounds: Rounds
     tokens: np.ndarray
@@ -52,11 +52,11 @@ class Replayed:
 
     @property
     def accepted(self) -> np.ndarray:
-        """tokens of the answer that the draft wrote"""
+        """Tokens of the answer that the draft model wrote."""
         return self._sum(self.rounds.accepted).astype(int)
 
     def lengths(self) -> np.ndarray:
-        """[longest + 1] rounds by drafted tokens, over all prompts."""
+        """Rounds by number of drafted tokens, from 0 on, over all prompts."""
         return np.bincount(self.rounds.drafted)
 
     def seconds(self, cost: ModelCosts) -> np.ndarray:
@@ -65,18 +65,18 @@ class Replayed:
 
 
 class Replay:
-    """Draft traces made ready to be replayed many times.
+    """Draft traces, prepared once and replayed many times.
 
-    ``seed`` is that of the live runs: of every single one if the policy reads noise, and with sampling of what is
-    accepted.
+    ``seed`` is the seed of the live run of every prompt: it gives the noise that a policy may read and, with sampling,
+    which drafted tokens are accepted.
     """
 
     def __init__(self, traces: DraftTraces, seed: int = 0):
         self.traces = traces
-        # A chance of 1 is never missed and one of 0 never met: greedy text replays alike with every seed.
-        run = runs(np.random.default_rng(seed).random(len(traces.chance)) < traces.chance)
-        self.texts = LoggedTexts(traces.first, traces.tokens, traces.prompt_tokens, run)
-        self.drafts = Drafts(traces, run, seed)
+        # Greedy text has chances of 0 and 1 only, so it replays alike with every seed.
+        accepted_run = run_lengths(np.random.default_rng(seed).random(len(traces.chance)) < traces.chance)
+        self.texts = LoggedTexts(traces.first, traces.tokens, traces.prompt_tokens, accepted_run)
+        self.drafts = Drafts(traces, accepted_run, seed)
 
     def __call__(
         self,
@@ -88,8 +88,8 @@ class Replay:
     ) -> Replayed:
         """As ``Speculative(pair, length, stop, keep_stop_token=...)`` for ``max_new_tokens=budget``, prompt by prompt.
 
-        ``length`` and ``budget`` default to what was logged. ``score`` is ``scores(stop)``, if it was kept from
-        another threshold. ValueError for more than was logged, and for a policy that reads what was not.
+        ``length`` and ``budget`` default to the longest that was logged. ``score``: ``scores(stop)``, when it is known
+        from another threshold. ValueError for more than was logged, and for a policy that reads what was not.
         """
         length = self.traces.longest if length is None else length
         budget = self.traces.budget if budget is None else budget
@@ -102,9 +102,9 @@ class Replay:
         return Replayed(rounds, np.minimum(self.texts.tokens, budget))
 
     def scores(self, policy) -> torch.Tensor:
-        """[positions, longest] risk of a ``Policy`` at each step of a round that begins at a position.
+        """[positions, longest] score of ``policy`` at each step of a round that begins at each position.
 
-        ValueError for one that looks back over rounds: its scores depend on its own threshold.
+        ValueError for a policy that looks back over rounds: its scores depend on its own threshold.
         """
         check(policy)
         if not is_memoryless(policy):
@@ -121,19 +121,11 @@ class Replay:
         return PrecomputedStops(self.texts.first, first_true(said))
 
 
-def expected(replays: Sequence[Replay], cost=None, **options) -> dict[str, float]:
-    """Expected counts a prompt (and seconds by ``cost``) over ``replays`` that differ in their seed."""
-    names = ("target_calls", "draft_calls", "drafted", "accepted", "tokens")
-    runs = [replay(**options) for replay in replays]
-    counts = {name: float(np.mean([getattr(run, name) for run in runs])) for name in names}
-    return counts if cost is None else counts | {"seconds": float(np.mean([run.seconds(cost) for run in runs]))}
-
-
 def gap(replayed: Replayed, live: Sequence[dict], cost=None) -> dict:
-    """Replay against the same prompts decoded live: ``live`` holds ``counts`` and ``seconds`` of each, one by one.
+    """Compare a replay with ``live``: ``counts`` and ``seconds`` of each prompt, decoded alone.
 
-    ``equal`` [prompts]: calls of both models and drafted tokens are the same. ``predicted`` and ``measured`` are
-    seconds in all, ``ratio`` measured / predicted; only with ``cost``.
+    Returns ``equal`` [prompts]: calls of both models and drafted tokens are the same. With ``cost`` also ``predicted``
+    and ``measured``, total seconds, and their ``ratio``, measured / predicted.
     """
     own = zip(replayed.draft_calls.tolist(), replayed.target_calls.tolist(), replayed.drafted.tolist(), strict=True)
     theirs = [(*row["counts"]["calls"], row["counts"]["drafted"]) for row in live]

@@ -203,7 +203,7 @@ def rejections(traces: DraftTraces, names, classes) -> tuple[np.ndarray, np.ndar
     """
     replay = Replay(traces)
     place = torch.arange(traces.longest)
-    run = torch.from_numpy(replay.texts.run)[:, None]
+    run = torch.from_numpy(replay.texts.accepted_run)[:, None]
     used = within(traces) & (place <= run)
     table = feature_columns(replay.drafts.everywhere, names, classes=classes)[used]
     groups = np.repeat(traces["group"][traces.on_path], used.sum(1).numpy())
