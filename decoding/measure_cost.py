@@ -90,15 +90,19 @@ def load(options: MeasureCost) -> list:
 def show(costs: ModelCosts, options: MeasureCost) -> None:
     from decoding.cost.speedup import speedup, token_seconds
 
-    print("tokens read" + "".join(f"{n:>9}" for n in costs.small) + "   1,000 more cached")
-    for name, table, cached in zip(("small", "large"), costs.tables, costs.cached, strict=True):
-        print(f"{name:>8} ms" + "".join(f"{1e3 * s:>9.2f}" for s in table.values()) + f"{1e6 * cached:>+9.2f}")
+    print("tokens read" + "".join(f"{n:>9}" for n in costs.small))
+    for name, table in zip(("small", "large"), costs.tables, strict=True):
+        print(f"{name:>8} ms" + "".join(f"{1e3 * s:>9.2f}" for s in table.values()))
+    small, large = costs.cached
+    print(f"1,000 more cached tokens, ms: {1e6 * small:+.2f} small, {1e6 * large:+.2f} large")
     outside = {
         "token of the large model alone": costs.token_overhead,
         "round of drafting": costs.round_overhead,
         "drafted token": costs.draft_overhead,
     }
-    print(f"outside of forwards, ms: {', '.join(f'{1e3 * s:.2f} per {what}' for what, s in outside.items())}")
+    print("outside forward passes, ms:")
+    for what, seconds in outside.items():
+        print(f"{1e3 * seconds:>11.2f} per {what}")
     print("\nspeedup by draft length" + "".join(f"{n:>7}" for n in DRAFTS))
     for rate in RATES:
         print(f"{rate:>14.0%} accepted" + "".join(f"{speedup(costs, n, [rate]):>7.2f}" for n in DRAFTS))

@@ -107,6 +107,7 @@ def test_the_command_measures_shows_and_stores(tmp_path, monkeypatch, capsys):
     assert f"{17.5 / 1.02:.1f}" in said and "alone 10.0" in said
     assert "small ms     1.00" in said and "large ms   100.00" in said
     assert "50% accepted" in said and f"{1.75 / 1.02:.2f}" in said
+    assert all(len(line) <= 80 for line in said.splitlines() if not line.startswith("stored in"))
     assert cost_cache.stored([LM.load(tmp_path / name) for name in ("small", "large")]) == CHEAP
 
 
