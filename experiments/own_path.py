@@ -155,7 +155,7 @@ def compare(measured: dict, name: str) -> dict:
 
     That speed is halfway between the two thresholds of one round, so that both losses are interpolated alike.
     """
-    from train.evaluation.holdout import against_random
+    from train.evaluation.rivals import against_random
     from train.evaluation.live import LARGE, speedup
 
     points = {
@@ -171,12 +171,12 @@ def compare(measured: dict, name: str) -> dict:
     }
     pair = {"random_low": measured[f"{name} slow"], "random_high": measured[f"{name} fast"]}
     found = against_random(pair | {LARGE: measured[LARGE], "tuned": base})
-    low, high = found["interval"]
+    low, high = found.interval
     return points | {
-        "loss_at_the_speed_of_one_round": found["random_loss_at_same_speed"],
-        "difference": -found["difference"],
+        "loss_at_the_speed_of_one_round": found.random_loss_at_same_speed,
+        "difference": -found.difference,
         "interval": [-high, -low],
-        "bracketed": found["bracketed"],
+        "bracketed": found.bracketed,
     }
 
 

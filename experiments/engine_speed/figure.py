@@ -17,11 +17,11 @@ ENGINES = {
     "llamacpp": ("llama.cpp, its own quantised weights", COLOURS["llamacpp"]),
     "": ("this engine", COLOURS["tuned"]),
 }
-"""By how the name of a method begins: who wrote it, and its colour."""
+"""Engine and colour, by the prefix of a method's name; the first match counts."""
 
 
 def draw(result: dict, path: Path | str) -> None:
-    """Bars with intervals, relative to the first base; in them a token's time and how many texts are the base's own."""
+    """Bars of the speed relative to the first base, with intervals, a token's time and the number of equal texts."""
     batches = result["batches"]
     first, found = next(iter(batches.items()))
     width = 16 if len(batches) > 1 else 9
@@ -34,7 +34,7 @@ def draw(result: dict, path: Path | str) -> None:
 
 
 def engine(method: str) -> tuple[str, str]:
-    """(name, colour) of who runs a method."""
+    """(name, colour) of the engine that runs a method."""
     return next(value for prefix, value in ENGINES.items() if method.startswith(prefix))
 
 

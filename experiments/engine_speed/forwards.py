@@ -1,4 +1,4 @@
-"""What a decoder's time consists of: the forwards it made, what these cost bare, and what reading weights costs."""
+"""The parts of a decoder's time: the forwards it made, their bare cost, and the cost of reading weights."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Call(NamedTuple):
 
 
 class Recorder:
-    """Notes every forward of ``modules`` (by name) in ``calls``; a few microseconds each, in every method alike.
+    """Notes every forward of ``modules`` (by name) in ``calls``, at a few microseconds each in every method.
 
-    Those of ``lms`` are noted where a session makes them, whichever way it takes: around the module, or from a graph.
+    Forwards of ``lms`` are noted in their session, since a session may bypass the module or replay a graph.
     """
 
     def __init__(self, modules: dict[str, nn.Module], lms: dict[str, LM]):
@@ -62,7 +62,7 @@ class Recorder:
         self.calls.append(Call(name, rows, query, keep if 0 < keep < query else query, context))
 
     def take(self) -> list[Call]:
-        """The calls since the last time."""
+        """The calls since the last ``take``."""
         taken, self.calls = self.calls, []
         return taken
 
@@ -73,9 +73,9 @@ class Recorder:
 
 
 class BareForwards:
-    """What forwards of ``modules`` (by name) cost when nothing is done between them.
+    """Times forwards of ``modules`` (by name) with nothing done between them.
 
-    Those of ``lms`` are the sessions' own, at their cache; the others plain ones with transformers' cache.
+    Forwards of ``lms`` go through a session and its cache, all others through transformers' cache.
     """
 
     def __init__(self, modules: dict[str, nn.Module], lms: dict[str, LM]):
@@ -83,17 +83,20 @@ class BareForwards:
 
     @torch.inference_mode()
     def seconds(self, calls: Sequence[Call]) -> float:
-        """All ``calls`` of a method again, in their order: after a large model a small one finds its weights gone from
-        the processor's caches, so either alone in a loop would be faster than it can be in any decoder."""
+        """Seconds of all ``calls`` of a method, repeated in their order.
+
+        The order matters: after a large model's forward a small model's weights are gone from the processor's caches,
+        so a loop over either alone would be faster than any decoder can be.
+        """
         prepare = {name: self._preparing(name, calls) for name in {call.model for call in calls}}
         recorded = any(self.lms[name].recorders is not None for name in prepare if name in self.lms)
-        for _ in range(1 + recorded):  # first come the graphs
+        for _ in range(1 + recorded):  # the first pass records the graphs
             total = sum(self._timed(prepare[call.model](call), call.model) for call in calls)
         return total
 
     @torch.inference_mode()
     def one(self, call: Call) -> float:
-        """Median seconds of the same forward a few times in a row."""
+        """Median seconds of one forward, a few times in a row."""
         forward = self._preparing(call.model, [call])(call)
         return statistics.median([self._timed(forward, call.model) for _ in range(4)][1:])
 
@@ -106,10 +109,10 @@ class BareForwards:
         return clock() - began
 
     def _preparing(self, name: str, calls: Sequence[Call]) -> Callable[[Call], Callable]:
-        """What makes a call of ``name``, one of ``calls``, ready to be timed."""
+        """A function that makes a call of ``name``, one of ``calls``, ready to be timed."""
         own = [call for call in calls if call.model == name]
         prepare = self._in_session(name, own) if name in self.lms else self._plain(name)
-        prepare(own[0])()  # what is made at the first forward
+        prepare(own[0])()  # the first forward allocates
         return prepare
 
     def _in_session(self, name: str, calls: Sequence[Call]) -> Callable[[Call], Callable]:
@@ -144,7 +147,7 @@ class BareForwards:
         return prepare
 
     def _cache(self, name: str, rows: int, context: int):
-        """transformers' cache with ``context`` tokens in it; which ones does not matter to the time."""
+        """transformers' cache filled with ``context`` zeros: the values do not matter to the time."""
         from transformers import DynamicCache
 
         model = self.modules[name]
@@ -159,7 +162,7 @@ class BareForwards:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes that writing one token must read: all weights, of an embedding that is not also the head only a row."""
+    """Bytes read to write one token: all weights, but only one row of an embedding that is not also the head."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     sizes = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
     if embedding.data_ptr() != head.data_ptr():
@@ -168,7 +171,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def copy_bandwidth(device: torch.device, size: int = 2**28, repeats: int = 7) -> float:
-    """Bytes per second of ``torch.Tensor.copy_``, read and written counted: the median of a few of ``size`` bytes."""
+    """Bytes per second, read and written, of ``torch.Tensor.copy_``: the median of a few copies of ``size`` bytes."""
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target, times = torch.empty_like(source), []
     for _ in range(repeats + 1):
@@ -181,7 +184,7 @@ def copy_bandwidth(device: torch.device, size: int = 2**28, repeats: int = 7) ->
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was told."""
+    """Block until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -39,7 +39,7 @@ def run(config) -> dict:
     rows = measure(groups, methods, models, config)
     head = {"settings": describe_setting(config, models, methods), "prompts": len(prompts), "left_out": lacking}
     result = head | measure_limits(methods, models)
-    result["batches"] = {str(b): summary.summary(rows, b, methods, result) for b in config.batch}
+    result["batches"] = {str(b): summary.summarize(rows, b, methods, result) for b in config.batch}
     atomic.write_json(config.output / "result.json", result)
     figure.draw(result, config.output / "speed.png")
     summary.show(result)

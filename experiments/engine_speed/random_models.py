@@ -1,4 +1,4 @@
-"""Pairs of published shapes with random weights: speed depends on shapes, and needs no download."""
+"""Pairs of published shapes with random weights: speed depends on the shapes, so no download is needed."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SHAPES: dict[str, tuple[dict, dict]] = {
         | {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024},
     ),
 }
-"""(small, large) configurations of Llama: 3.1 8B with 3.2 1B, and one to try the command with."""
+"""(small, large) configurations of Llama: 3.1 8B with 3.2 1B, and a tiny pair to try the command."""
 
 
 def random_pair(name: str, device: str, dtype: str) -> tuple[LM, LM]:
-    """(small, large) without tokenizers, made where they will run. They never end an answer."""
+    """(small, large) without tokenizers, made on ``device``. They never end an answer."""
     return tuple(_random(shape, device, dtype, seed) for seed, shape in enumerate(SHAPES[name]))
 
 
@@ -44,7 +44,7 @@ def _random(shape: dict, device: str, dtype: str, seed: int) -> LM:
 
 
 def random_prompts(vocab: int, count: int, shortest: int = 32, longest: int = 128) -> list[Prompt]:
-    """``count`` prompts of random tokens and random lengths, the same ones every time."""
+    """``count`` prompts of random tokens and lengths, always the same."""
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(shortest, longest + 1, (count,), generator=draw).tolist()
     ids = [tuple(torch.randint(vocab, (n,), generator=draw).tolist()) for n in lengths]

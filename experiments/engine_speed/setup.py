@@ -1,4 +1,4 @@
-"""What ``experiments/speed.py`` measures: checked settings, the pair, the prompts, and a list of tasks."""
+"""The setting of ``experiments/speed.py``: checked settings, the pair, and the prompts in groups."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ RANDOM = ("transformers", "autoregressive", *(f"backoff:0.{n}" for n in range(1,
 
 
 @dataclass
-class Task:
-    """All prompts of one row of measurements: they are written at once, ``repeat`` times."""
+class PromptGroup:
+    """Prompts answered in one batch, in one of the repeats: every method's measurements of them are one row."""
 
     batch: int
     repeat: int
@@ -40,12 +40,12 @@ class Task:
 
     @property
     def names(self) -> list[str]:
-        """The prompts by id and content."""
+        """The prompts by id and hash of their content."""
         return [f"{p.id}:{split_hash([p])[:8]}" for p in self.prompts]
 
 
-def checked(config):
-    """The settings with their automatic values. ValueError for whatever can be wrong without loading a model."""
+def check_settings(config):
+    """The settings with their defaults. ValueError for all that can be found wrong without loading a model."""
     at_least(config, dict.fromkeys(("limit", "max_new_tokens", "repeats"), 1))
     if not config.batch or min(config.batch) < 1 or len(set(config.batch)) < len(config.batch):
         raise ValueError(f"--batch must be different numbers of at least 1, not {config.batch}")
@@ -68,12 +68,13 @@ def checked(config):
 
 
 def check_bases(methods: Sequence[str]) -> None:
+    """ValueError when there is nothing to compare the methods with."""
     if not set(BASES) & set(methods):
         raise ValueError(f"--methods must hold {' or '.join(BASES)}: the others are compared with these")
 
 
-def load(config) -> tuple[Models, list[Prompt]]:
-    """The pair and the prompts that fit it."""
+def load_models(config) -> tuple[Models, list[Prompt]]:
+    """The pair, and prompts that fit it."""
     if config.random_weights is not None:
         models = Models(*random_pair(config.random_weights, config.device, config.dtype))
         prompts = random_prompts(models.large.vocab, config.limit)
@@ -88,17 +89,17 @@ def load(config) -> tuple[Models, list[Prompt]]:
     return models, prompts
 
 
-def tasks(config, prompts: Sequence[Prompt]) -> list[Task]:
-    """Repeat by repeat all prompts, in full batches of each size."""
+def group_prompts(config, prompts: Sequence[Prompt]) -> list[PromptGroup]:
+    """All prompts in full batches of each size, repeat by repeat."""
     groups = [(b, list(prompts[i : i + b])) for b in config.batch for i in range(0, len(prompts) - b + 1, b)]
     missing = [b for b in config.batch if b > len(prompts)]
     if missing:
-        raise ValueError(f"--batch {missing[0]} needs as many prompts, and there are {len(prompts)}; see --limit")
-    return [Task(b, repeat, group) for repeat in range(config.repeats) for b, group in groups]
+        raise ValueError(f"--batch {missing[0]} needs as many prompts, and there are {len(prompts)}; raise --limit")
+    return [PromptGroup(b, repeat, group) for repeat in range(config.repeats) for b, group in groups]
 
 
-def settings(config, models: Models, methods: Sequence[str]) -> dict:
-    """What every row depends on; prompts, batch and repeat are in the rows themselves."""
+def describe_setting(config, models: Models, methods: Sequence[str]) -> dict:
+    """All that rows depend on, except for their own prompts, batch and repeat."""
     return {
         "methods": list(methods),
         "max_new_tokens": config.max_new_tokens,
@@ -107,7 +108,8 @@ def settings(config, models: Models, methods: Sequence[str]) -> dict:
     }
 
 
-def remember(config, models: Models, methods: Sequence[str]) -> None:
-    """Refuse to go on with a run of other settings: its rows would be mixed with these."""
+def refuse_other_setting(config, models: Models, methods: Sequence[str]) -> None:
+    """ValueError when the folder holds rows of another setting, with which these would be mixed."""
     otherwise = f"name another --output or delete {config.output}"
-    run_folder.ensure_same_run(config.output / "settings.json", settings(config, models, methods), config, otherwise)
+    setting = describe_setting(config, models, methods)
+    run_folder.ensure_same_run(config.output / "settings.json", setting, config, otherwise)

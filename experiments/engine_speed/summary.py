@@ -1,4 +1,4 @@
-"""Rows of measurements to the figures of the table, and the table."""
+"""Figures of each method from rows of measurements, and their table."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from train.reports.tables import with_interval
 from train.reports.terminal import print_rows
 
 BASES = ("transformers", "autoregressive")
-"""What every method is compared with, where it was measured; texts are compared with the first of them."""
+"""Methods with which all others are compared, where they were measured; texts only with the first."""
 
 
-def summary(rows: Sequence[dict], batch: int, methods: Sequence[str], head: dict) -> dict:
-    """Of the rows of one batch size: ``cost_ratio`` and per method its figures, None where there is none."""
+def summarize(rows: Sequence[dict], batch: int, methods: Sequence[str], head: dict) -> dict:
+    """``cost_ratio`` and the figures of each method, from the rows of one batch size; None where there is no figure."""
     rows = [row for row in rows if row["batch"] == batch]
     methods = [method for method in methods if method in rows[0]["methods"]]
     cost = float(np.median([row["cost"]["small"] / row["cost"]["large"] for row in rows]))
-    times = {method: per_token(rows, method) for method in methods}
+    times = {method: seconds_per_token(rows, method) for method in methods}
     figures = {method: _figures(rows, method, times, head, batch) for method in methods}
     base = figures.get("autoregressive", {}).get("ms_per_token")
     for row in figures.values():
-        row["limit"] = limit(row["share"], cost) if batch == 1 else None
+        row["limit"] = handoff_limit(row["share"], cost) if batch == 1 else None
         known = row["limit"] is not None and base is not None
         row["of_limit"] = base / row["ms_per_token"] / row["limit"] if known else None
-    return {"cost_ratio": cost, "groups": len(set(_groups(rows))), "best": best(figures), "methods": figures}
+    groups = len(set(_groups(rows)))
+    return {"cost_ratio": cost, "groups": groups, "best": fastest_settings(figures), "methods": figures}
 
 
-def limit(share: float | None, cost: float) -> float | None:
-    """Speedup of hand-off that costs nothing but its forwards: each token one small step, some a large one too."""
+def handoff_limit(share: float | None, cost: float) -> float | None:
+    """Speedup of hand-off that takes no time outside of forwards: a small one for each token, a large one for some."""
     return None if share is None else 1 / (cost + share)
 
 
-def per_token(rows: Sequence[dict], method: str) -> np.ndarray:
-    """Seconds per token [groups]: of each group of prompts the median over repeats."""
+def seconds_per_token(rows: Sequence[dict], method: str) -> np.ndarray:
+    """Seconds per token [groups], of each group of prompts the median over repeats."""
     groups = _groups(rows)
     seconds = np.array([row["methods"][method]["seconds"] / row["methods"][method]["tokens"] for row in rows])
     return np.array([np.median(seconds[[g == group for g in groups]]) for group in dict.fromkeys(groups)])
 
 
-def best(figures: dict[str, dict]) -> dict[str, str]:
-    """Of every method that was measured at several settings the fastest: the same choice for all of them."""
+def fastest_settings(figures: dict[str, dict]) -> dict[str, str]:
+    """The fastest setting of each method that was measured at several."""
     families = {}
     for method in sorted(figures, key=lambda name: figures[name]["ms_per_token"]):
         families.setdefault(method.partition(":")[0], []).append(method)
-    # A rate of hand-off is no setting to choose by speed alone.
+    # A rate of hand-off is not chosen by speed alone.
     return {family: some[0] for family, some in families.items() if len(some) > 1 and family != "backoff"}
 
 
@@ -64,8 +65,8 @@ def _figures(rows: Sequence[dict], method: str, times: dict[str, np.ndarray], he
     return {
         "ms_per_token": float(np.median(own) * 1e3),
         "tokens_per_second": float(1 / np.median(own)),
-        "ratios": {base: ratio(times[base], own) for base in BASES if base in times and base != method},
-        "equal": equal(rows, method),
+        "ratios": {base: paired_ratio(times[base], own) for base in BASES if base in times and base != method},
+        "equal": count_equal(rows, method),
         "overhead": float(np.median(overhead)) if overhead else None,
         "bandwidth_percent": float(100 * floor / np.median(own)),
         "share": float(np.mean(share)) if share else None,
@@ -74,14 +75,14 @@ def _figures(rows: Sequence[dict], method: str, times: dict[str, np.ndarray], he
     }
 
 
-def ratio(base: np.ndarray, own: np.ndarray) -> dict:
-    """How many times as fast: median over groups of paired ratios, and its interval where there is more than one."""
+def paired_ratio(base: np.ndarray, own: np.ndarray) -> dict:
+    """Speed relative to ``base``: the median of paired ratios over groups, and its interval if there are several."""
     pairs = base / own
     spread = bootstrap(lambda drawn: np.median(pairs[drawn]), len(pairs)) if len(pairs) > 1 else None
     return {"median": float(np.median(pairs)), "interval": spread}
 
 
-def equal(rows: Sequence[dict], method: str) -> list[int]:
+def count_equal(rows: Sequence[dict], method: str) -> list[int]:
     """[texts that were equal in every repeat, texts]."""
     least = {}
     for group, row in zip(_groups(rows), rows, strict=True):
@@ -101,11 +102,11 @@ COLUMNS = {
     "peak GiB": lambda row: "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f}",
     "J/token": lambda row: _number(row["joules_per_token"], ".3g"),
 }
-"""Titles and texts of the columns; one that is empty in all rows is left out."""
+"""Titles and texts of the columns; a column without any text is left out."""
 
 
 def show(result: dict) -> None:
-    """A table per batch size, the fastest setting of each method marked."""
+    """Print a table for each batch size, with the fastest setting of each method marked."""
     for batch, found in result["batches"].items():
         cells = {title: [column(row) for row in found["methods"].values()] for title, column in COLUMNS.items()}
         cells = {title: column for title, column in cells.items() if any(column)}
@@ -114,9 +115,10 @@ def show(result: dict) -> None:
         title = f"batch {batch}: {found['groups']} groups of prompts"
         print_rows(("method", *cells), list(zip(names, *cells.values(), strict=True)), title)
     first = next(iter(result["batches"].values()))
+    bandwidth = result["copy_bytes_per_second"] / 1e9
     say(
-        f"* the fastest of its kind; overhead: wall time / bare forwards; memory copies {_gigabytes(result)} GB/s, "
-        f"read and written; one token costs the small model {first['cost_ratio']:.3f} of the large one"
+        "* the fastest setting of its method; overhead: wall time / bare forwards; memory copies, read and written, "
+        f"{bandwidth:.1f} GB/s; one token costs the small model {first['cost_ratio']:.3f} of the large one"
     )
 
 
@@ -126,7 +128,3 @@ def _ratio(value: dict | None) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _gigabytes(result: dict) -> str:
-    return f"{result['copy_bytes_per_second'] / 1e9:.1f}"

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI on the same GGUF files, in a process of its own. It converts them by itself, once."""
+"""OpenVINO GenAI on the same GGUF files, which it converts once, in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MADE = "openvino_model.xml"
 
 
 class OpenVINO(SubprocessEngine):
-    """Greedy decoding by OpenVINO GenAI at batch 1, with torch's number of threads and its own number formats.
+    """Greedy decoding by OpenVINO GenAI at batch 1, with torch's number of threads and its own weight formats.
 
-    ``large`` and ``small`` are folders that ``convert`` made. With ``settings``, keys of its GenerationConfig, it
-    speculates with ``small``; an empty dict is its own default. RuntimeError when its process ends.
+    ``large`` and ``small`` are folders that ``convert`` made. With ``small`` it speculates, under ``settings``, keys of
+    its GenerationConfig (default: its own). RuntimeError when its process ends.
     """
 
     def __init__(self, large: Path, small: Path | None = None, settings: dict | None = None):
@@ -33,7 +33,7 @@ class OpenVINO(SubprocessEngine):
 
 
 def convert(gguf: str, folder: Path) -> Path:
-    """``folder`` with the model of ``gguf`` as OpenVINO reads it; what was made before is used again."""
+    """``folder`` with the model of ``gguf`` converted for OpenVINO, unless it is there already."""
     import openvino_genai
 
     if not (folder / MADE).exists():
@@ -46,7 +46,7 @@ def convert(gguf: str, folder: Path) -> Path:
 
 
 def pipeline(large: str, small: str | None, threads: int):
-    """The engine in this process, without its cache of prompts: every answer is to be paid for in full."""
+    """The engine in this process, without its prompt cache, which would make repeated answers cheaper."""
     import openvino_genai
 
     scheduler, options = openvino_genai.SchedulerConfig(), {"INFERENCE_NUM_THREADS": threads}

@@ -1,4 +1,4 @@
-"""The measurement behind ``experiments/exported.py``."""
+"""The measurement of ``experiments/exported.py``: engines in turns, every row kept, and a summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from decoding.models.defaults import DRAFTER, load_model, target_source
-from experiments.engine_speed.summary import per_token, ratio
+from experiments.engine_speed.summary import paired_ratio, seconds_per_token
 from experiments.engines_under_test.openvino_engine import OpenVINO, convert
 from policies.export.checking import check
 from train.baselines.xllamacpp_server import XllamacppServer
@@ -29,89 +29,92 @@ DEFAULT_LENGTH = 3
 
 
 def run(config) -> dict:
-    """Measure what is not yet measured and write the result. Raises InputError before any work is done."""
+    """Measure what is not measured yet and write the result. Raises InputError before any work is done."""
     with checking():
-        told = read_folders(config)
-        small, large = models = gguf_files(config)
+        settings = read_folders(config)
+        small, large = models = find_ggufs(config)
         prompts, tokenizer = prepare(config)
-        remember(config, told, models)
+        refuse_other_setting(config, settings, models)
     context = max(len(p.ids) for p in prompts) + config.max_new_tokens + 64
     ways = {}
-    for engine, settings in told.items():
-        built = ENGINES[engine].build(settings, small, large, tokenizer, context, config.output)
+    for engine, told in settings.items():
+        built = ENGINES[engine].build(told, small, large, tokenizer, context, config.output)
         ways |= {f"{engine} {way}": answer for way, answer in zip(WAYS, built, strict=True)}
     rows = measure(config, ways, prompts)
-    result = {"settings": told, "prompts": len(prompts), "engines": {name: summary(rows, name) for name in told}}
+    result = {"settings": settings, "prompts": len(prompts)}
+    result["engines"] = {engine: summarize(rows, engine) for engine in settings}
     atomic.write_json(config.output / "result.json", result)
     show(result)
     return result
 
 
 def read_folders(config) -> dict[str, dict]:
-    """What each folder tells its engine, by target. ValueError, one sentence, for whatever can be wrong with them."""
+    """The exported settings of each folder, by target. ValueError for folders that cannot be measured."""
     at_least(config, dict.fromkeys(("limit", "max_new_tokens", "repeats", "threads"), 1))
-    told = {}
+    settings = {}
     for folder in config.folders:
         target = check(folder)["target"]
-        if target not in ENGINES or target in told:
+        if target not in ENGINES or target in settings:
             raise ValueError(f"{folder} is an export to {target}; give at most one of each: {', '.join(ENGINES)}")
         if importlib.util.find_spec(ENGINES[target].module) is None:
             raise ValueError(f"{folder} is for {target}, which is not installed; pip install {ENGINES[target].package}")
-        told[target] = json.loads((folder / ENGINES[target].file).read_bytes())
-    if not told:
+        settings[target] = json.loads((folder / ENGINES[target].file).read_bytes())
+    if not settings:
         raise ValueError("give at least one folder that python -m policies.export wrote")
-    return told
+    return settings
 
 
-def gguf_files(config) -> tuple[str, str]:
-    """(small, large): both engines read the files themselves."""
+def find_ggufs(config) -> tuple[str, str]:
+    """(small, large) files: both engines read them themselves. ValueError for anything that is no file."""
     small = str(DRAFTER) if config.small is None else config.small
     large = target_source() if config.large is None else config.large
     for file in (small, large):
         if not file.endswith(".gguf") or not Path(file).is_file():
-            raise ValueError(f"{file} is no .gguf file; these engines are measured on one")
+            raise ValueError(f"{file} is no .gguf file, which these engines need")
     return small, large
 
 
 def prepare(config) -> tuple[list[Prompt], object]:
-    """(prompts, the tokenizer that both models share), read from the file of the small one, which is quick to load."""
+    """(prompts, the tokenizer of both models), which the small model is loaded for: it is quick to load."""
     import torch
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     small = load_model("small", config.small)
-    return load_prompts(config.prompts, small.tokenizer, config.limit, small.context - config.max_new_tokens), (
-        small.tokenizer
-    )
+    room = small.context - config.max_new_tokens
+    return load_prompts(config.prompts, small.tokenizer, config.limit, room), small.tokenizer
 
 
-def remember(config, told: dict, models: tuple[str, str]) -> None:
-    """Refuse to mix rows with those of other settings."""
+def refuse_other_setting(config, settings: dict, models: tuple[str, str]) -> None:
+    """ValueError when the folder holds rows of another setting, with which these would be mixed."""
     import torch
 
-    engines = {ENGINES[name].package: version(ENGINES[name].package) for name in told}
-    now = {"told": told, "models": list(models), "max_new_tokens": config.max_new_tokens, "engines": engines}
+    now = {
+        "told": settings,
+        "models": list(models),
+        "max_new_tokens": config.max_new_tokens,
+        "engines": {ENGINES[name].package: version(ENGINES[name].package) for name in settings},
+        "threads": torch.get_num_threads(),
+    }
     otherwise = f"name another --output or delete {config.output}"
-    run_folder.ensure_same_run(
-        config.output / "settings.json", now | {"threads": torch.get_num_threads()}, config, otherwise
-    )
+    run_folder.ensure_same_run(config.output / "settings.json", now, config, otherwise)
 
 
 def llama_cpp(told: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:
-    """Answers of llama.cpp by each of ``WAYS``."""
+    """A function that answers with llama.cpp, in each of ``WAYS``."""
     draft = told["speculative"]["draft"]
     settings = [(), (small, DEFAULT_LENGTH, 0.0), (small, draft["n_max"], draft["p_min"])]
     return [XllamacppServer(large, tokenizer, context, *some).answer for some in settings]
 
 
 def openvino(told: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:
-    """Answers of OpenVINO by each of ``WAYS``."""
+    """A function that answers with OpenVINO GenAI, in each of ``WAYS``."""
     folders = [convert(source, folder / name) for source, name in ((large, "large"), (small, "small"))]
     return [OpenVINO(*some).answer for some in (folders[:1], folders, (*folders, told))]
 
 
 class Engine(NamedTuple):
-    """``file`` of an export is what it is told, ``module`` what must be there, ``build`` gives a callable a way."""
+    """The ``file`` of an export with its settings, what must be installed, and how to ``build`` an answer function."""
 
     file: str
     module: str
@@ -126,12 +129,12 @@ ENGINES = {
 
 
 def measure(config, ways: dict[str, Callable], prompts: Sequence[Prompt]) -> list[dict]:
-    """Rows as ``experiments/speed.py`` keeps them, one a prompt and repeat, those measured before among them."""
+    """A row for each repeat and prompt, as ``experiments/speed.py`` keeps them; missing ones are measured first."""
     path = config.output / "rows.jsonl"
     done = {(row["repeat"], row["prompts"][0]): row for row in atomic.read_rows(path)}
     todo = [(r, p) for r in range(config.repeats) for p in prompts]
     for answer in ways.values():
-        answer(prompts[0].ids, min(8, config.max_new_tokens))  # the first answer pays for what an engine prepares
+        answer(prompts[0].ids, min(8, config.max_new_tokens))  # the first answer includes the engine's preparations
     rows, names = [], list(ways)
     for turn, (repeat, prompt) in enumerate(todo):
         key = repeat, f"{prompt.id}:{split_hash([prompt])[:8]}"
@@ -148,20 +151,21 @@ def measure(config, ways: dict[str, Callable], prompts: Sequence[Prompt]) -> lis
     return rows
 
 
-def summary(rows: Sequence[dict], engine: str) -> dict:
-    """Per way: tokens per second, texts equal to those without speculation, and how many times as fast as others."""
-    times = {way: per_token(rows, f"{engine} {way}") for way in WAYS}
+def summarize(rows: Sequence[dict], engine: str) -> dict:
+    """For each way: tokens per second, texts equal to those without speculation, and speed relative to the others."""
+    times = {way: seconds_per_token(rows, f"{engine} {way}") for way in WAYS}
     return {
         way: {
             "tokens_per_second": float(1 / np.median(times[way])),
             "equal": [sum(row["methods"][f"{engine} {way}"]["equal"] for row in rows), len(rows)],
-            "ratios": {base: ratio(times[base], times[way]) for base in WAYS if base != way},
+            "ratios": {base: paired_ratio(times[base], times[way]) for base in WAYS if base != way},
         }
         for way in WAYS
     }
 
 
 def show(result: dict) -> None:
+    """Print a line for each engine and way."""
     rows = []
     for engine, ways in result["engines"].items():
         for way, row in ways.items():

@@ -118,8 +118,9 @@ def test_a_run_goes_on_and_refuses_other_settings(result, saved, monkeypatch):
     rows = (output / "rows.jsonl").read_bytes().splitlines(keepends=True)
     (output / "rows.jsonl").write_bytes(b"".join(rows[:-2]) + rows[-2][:20])
     measured = []
-    row = measurement.Turn.row
-    monkeypatch.setattr(measurement.Turn, "row", lambda self, task, i: measured.append(task.key) or row(self, task, i))
+    row = measurement.MethodTimer.row
+    note = lambda self, group, i: measured.append(group.key) or row(self, group, i)  # noqa: E731
+    monkeypatch.setattr(measurement.MethodTimer, "row", note)
     measurement.run(config(output, saved, batch=(1, 2)))
     assert [key[:2] for key in measured] == [(1, 1), (2, 1)]
     with pytest.raises(InputError, match="a run with another --max-new-tokens; name another --output"):
@@ -135,14 +136,14 @@ def test_damaged_settings_are_said(saved, tmp_path):
 
 
 def test_a_stop_keeps_what_was_measured(saved, tmp_path, monkeypatch, capsys):
-    row = measurement.Turn.row
+    row = measurement.MethodTimer.row
 
     def stop(self, task, i):
         if i == 2:
             raise KeyboardInterrupt
         return row(self, task, i)
 
-    monkeypatch.setattr(measurement.Turn, "row", stop)
+    monkeypatch.setattr(measurement.MethodTimer, "row", stop)
     arguments = [f"--{name}={value}" for name, value in saved.items()]
     output = tmp_path / "stopped"
     code = speed.main([
@@ -181,12 +182,12 @@ def fresh():
 
 
 def turn(models, methods):
-    return measurement.Turn({m: catalogue.build(m, models) for m in methods}, models, NEW)
+    return measurement.MethodTimer({m: catalogue.build(m, models) for m in methods}, models, NEW)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_with_forwards_alone_the_overhead_is_one(fresh, monkeypatch, batch):
-    task = setup.Task(batch, 0, toy_prompts(batch, seed=3))
+    task = setup.PromptGroup(batch, 0, toy_prompts(batch, seed=3))
     measuring = turn(fresh, METHODS)
     monkeypatch.setattr(forwards, "clock", Clock(fresh.modules))
     row = measuring.row(task, 1)
@@ -199,7 +200,7 @@ def test_with_forwards_alone_the_overhead_is_one(fresh, monkeypatch, batch):
 def test_what_is_done_between_forwards_is_overhead(fresh, monkeypatch):
     from decoding.state.token_buffer import TokenBuffer
 
-    task = setup.Task(1, 0, toy_prompts(1, seed=3))
+    task = setup.PromptGroup(1, 0, toy_prompts(1, seed=3))
     measuring = turn(fresh, ("autoregressive",))
     clock, append = Clock(fresh.modules), TokenBuffer.append
     monkeypatch.setattr(forwards, "clock", clock)
@@ -252,7 +253,7 @@ HEAD = {"weight_bytes": {"transformers": 10, "autoregressive": 10, "backoff:0.5"
 def test_the_summary_is_of_medians_and_pairs():
     base = [[20.0, 40.0, 100.0], [22.0, 44.0, 900.0], [24.0, 48.0, 110.0]]
     own = [[10.0, 20.0, 50.0], [11.0, 22.0, 60.0], [12.0, 24.0, 55.0]]
-    found = summary.summary(
+    found = summary.summarize(
         rows({"transformers": base, "autoregressive": own}), 1, ("transformers", "autoregressive"), HEAD
     )
     row = found["methods"]["autoregressive"]
@@ -263,7 +264,7 @@ def test_the_summary_is_of_medians_and_pairs():
 
 def test_hand_off_is_compared_with_its_own_limit():
     methods = ("autoregressive", "backoff:0.5")
-    found = summary.summary(
+    found = summary.summarize(
         rows({"autoregressive": [[10.0]], "backoff:0.5": [[8.0]]}, share=0.55, bare=5.0, joules=3.0), 1, methods, HEAD
     )
     row = found["methods"]["backoff:0.5"]
@@ -275,12 +276,13 @@ def test_hand_off_is_compared_with_its_own_limit():
 def test_a_text_that_differs_once_is_not_equal():
     some = rows({"autoregressive": [[1.0, 1.0], [1.0, 1.0]]})
     some[2]["methods"]["autoregressive"]["equal"] = 0
-    assert summary.equal(some, "autoregressive") == [1, 2]
+    assert summary.count_equal(some, "autoregressive") == [1, 2]
 
 
 def test_the_fastest_setting_is_found():
     times = {"speculative:1": 3.0, "speculative:2": 2.0, "mtad:4": 1.0, "backoff:0.1": 1.0, "backoff:0.9": 2.0}
-    assert summary.best({m: {"ms_per_token": t} for m, t in times.items()}) == {"speculative": "speculative:2"}
+    figures = {method: {"ms_per_token": time} for method, time in times.items()}
+    assert summary.fastest_settings(figures) == {"speculative": "speculative:2"}
 
 
 def test_the_figure_shows_who_is_who(result, tmp_path):
