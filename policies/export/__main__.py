@@ -1,9 +1,9 @@
-"""Write a tuned policy for another engine, or check what was written.
+"""Write a tuned policy for another engine, or check an exported folder.
 
 python -m policies.export runs/NAME/policy.json --to python --output exported
 python -m policies.export --list
 python -m policies.export --check exported
-python -m policies.export runs/NAME/policy.json --check exported      # and that it is of this policy and its models
+python -m policies.export runs/NAME/policy.json --check exported      # made from this policy, for its models
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ class Export:
     policy: Annotated[Path | None, tyro.conf.Positional, arg(metavar="POLICY", help_behavior_hint="")] = None
     """policy.json, as train/fit_policy.py writes it"""
     to: Annotated[str | None, arg(metavar="TARGET", help_behavior_hint="")] = None
-    """where it goes; --list names the targets"""
+    """engine or format to write for; --list names them"""
     output: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """new folder for the files and their manifest"""
+    """new folder for the files and a manifest"""
     role: Annotated[str | None, arg(metavar="ROLE", help_behavior_hint="(default: as tuned, else handoff)")] = None
-    """what it decides: handoff (who writes the next token) or stop (whether a draft ends here)"""
+    """the decision it takes: handoff (which model writes the next token) or stop (whether the draft ends)"""
     length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as tuned, else 4)")] = None
     """most tokens of a draft"""
     draft: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(default: its name)")] = None
     """path of the small model, for engines that take it as an argument"""
     approximate: bool = False
-    """where the target cannot carry the policy, write its nearest setting, fitted on --traces"""
+    """if the target cannot carry the policy, write its nearest setting, fitted on --traces"""
     traces: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: traces/ beside the policy)")] = None
     """traces that the nearest setting is fitted on"""
     list: bool = False
-    """say what each target can carry"""
+    """print the targets and the policies that each can carry"""
     check: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """say whether an exported folder is whole and fits what is installed"""
+    """check that an exported folder is unchanged and fits the installed engines"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 2 bad input, a policy that the target cannot carry, or a folder that is not as written."""
-    config = tyro.cli(Export, args=argv, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    """Exit code: 0 done; 2 for bad input, a policy that the target cannot carry, or a changed folder."""
+    options = {"prog": "python -m policies.export", "description": __doc__, "config": (tyro.conf.FlagCreatePairsOff,)}
+    config = tyro.cli(Export, args=argv, **options)
     from policies.storage.files import PolicyError
 
     try:
@@ -67,7 +68,7 @@ def show_targets(config: Export) -> None:
     from policies.export.targets import TARGETS
 
     for target in TARGETS.values():
-        tried = "" if target.evidence == "run" else " [keys recorded, engine not run]"
+        tried = "" if target.evidence == "run" else " [keys from its documentation]"
         print(f"{target.name}: {target.summary}{tried}\n    carries {target.carries}; as {' or '.join(target.roles)}")
 
 
@@ -98,7 +99,7 @@ def export(config: Export) -> None:
 
 
 def approximated(config: Export, source, target):
-    """The nearest setting, with a word about how near it is. On traces of hand-offs it is an estimate for drafts."""
+    """The nearest setting, after printing its agreement; on traces of hand-offs that is an estimate for drafts."""
     from policies.export.nearest import nearest
 
     traces = config.policy.parent / "traces" if config.traces is None else config.traces

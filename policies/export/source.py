@@ -1,4 +1,4 @@
-"""What is exported: a policy, the file it came from, and how a decoder is to use it."""
+"""The source of an export: a policy, its files, and how an engine is to use it."""
 
 from __future__ import annotations
 
@@ -9,47 +9,48 @@ from pathlib import Path
 from typing import Any
 
 from policies.decoder_spec import EXACT, DecoderSpec, spec_of
+from policies.export.versions import installed
 from policies.loading import load
 from policies.policy import Policy
 
 DECODERS = {"backoff": "handoff", "speculative": "stop"}
-"""The decoders that other engines can follow, and what their policy decides: who writes, or when a draft ends."""
+"""the decoders that other engines can follow, and the role of their policy: who writes, or whether a draft ends"""
 ROLES = tuple(DECODERS.values())
 LENGTH = 4
-"""most tokens of a draft where nothing was tuned"""
+"""most tokens of a draft, unless it was tuned"""
 
 
 class ExportError(ValueError):
-    """An export that cannot be made, or an artifact that cannot be trusted; the message is one sentence."""
+    """An export that cannot be made, or a folder that is not as it was written; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A policy to export; ``length`` is the most tokens of a draft, and ``draft`` where the small model is."""
+    """A policy to export; ``length`` is the most tokens of a draft, ``draft`` the path of the small model."""
 
     policy: Policy
     files: dict[str, bytes]
-    """The policy's own files by the names that its JSON knows them by; ``policy.json`` is one of them."""
+    """the policy's own files by the names in its JSON; ``policy.json`` is one of them"""
     role: str = "handoff"
     length: int = LENGTH
     draft: str | None = None
     approximation: dict[str, Any] | None = None
-    """What was fitted in place of the policy in the files, where it had to be."""
+    """the setting that was fitted in place of the policy in ``files``, if any"""
 
     @property
     def sha256(self) -> str:
-        """Of the policy's JSON, which holds the hash of what lies beside it."""
+        """The hash of the policy's JSON, which holds that of its safetensors file."""
         return hashlib.sha256(self.files["policy.json"]).hexdigest()
 
     @property
     def draft_model(self) -> str:
-        """Path or name of the small model, for engines that are told by their arguments."""
+        """Path or name of the small model, for engines that take it as an argument."""
         if self.draft is not None:
             return self.draft
         return self.policy.models[0]["name"] if self.policy.models else "DRAFT_MODEL"
 
     def provenance(self) -> dict[str, Any]:
-        """Where the policy comes from: models, tokenizer, engine, machine, prompts, certificate and all it holds."""
+        """Models, tokenizer, engine, machine, prompts and certificate of the policy, and all of its own provenance."""
         held, models = self.policy.provenance, self.policy.models
         return {
             "policy": {"sha256": self.sha256},
@@ -57,7 +58,7 @@ class Source:
             "length": self.length,
             "models": models,
             "tokenizer": models[0]["tokenizer"] if models else None,
-            "engine": {"name": "two-model-decoding", "version": package_version()},
+            "engine": {"name": "two-model-decoding", "version": installed("two-model-decoding")},
             "machine": held.get("machine"),
             "prompts": prompts_hash(held.get("splits")),
             "certificate": held.get("certificate"),
@@ -67,9 +68,9 @@ class Source:
 
 
 def open_source(path: Path, role: str | None, length: int | None, draft: str | None = None) -> Source:
-    """The policy at ``path``, in the role and with the longest draft that it was tuned for if None says so.
+    """The policy at ``path``; a ``role`` or ``length`` of None is the one that it was tuned for.
 
-    ExportError or PolicyError, one sentence, when it cannot be exported at all.
+    ExportError or PolicyError, one sentence, if no target can carry it.
     """
     policy, path = load(path), Path(path)
     tuned = spec_of(policy.provenance)
@@ -88,28 +89,18 @@ def open_source(path: Path, role: str | None, length: int | None, draft: str | N
 
 
 def _role(path: Path, tuned: DecoderSpec) -> str:
-    """The decision that the policy was tuned for. ExportError where only this package follows it."""
+    """The role that the policy was tuned for. ExportError if only this package has its decoder."""
     if tuned.name in DECODERS and tuned.settings.get("accept", EXACT) == EXACT:
         return DECODERS[tuned.name]
     raise ExportError(
-        f"{path} was tuned for the decoder {tuned.name} with {tuned.settings}, which only python -m decoding follows; "
+        f"{path} was tuned for the decoder {tuned.name} with {tuned.settings}, which only python -m decoding runs; "
         f"pass --role {' or '.join(ROLES)} to export its decision alone, for drafts that are accepted exactly"
     )
 
 
 def prompts_hash(splits: Any) -> str | None:
-    """One hash of the hashes of all splits; None where the policy does not say on which prompts it was tuned."""
+    """One hash of the hashes of all splits; None if the policy does not name the prompts it was tuned on."""
     if not isinstance(splits, dict) or not splits:
         return None
     hashes = [f"{name}:{split.get('hash') if isinstance(split, dict) else split}" for name, split in splits.items()]
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
-
-
-def package_version() -> str | None:
-    """Version of this package where it is installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("two-model-decoding")
-    except PackageNotFoundError:
-        return None

@@ -1,4 +1,4 @@
-"""Every target by name: a new one is a file with a ``TARGET`` and a line here."""
+"""The registry of targets: a new one is a file with a ``TARGET`` and a line here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Inside transformers' generate an exported policy decides what it decides here."""
 
 import importlib.util
+import subprocess
 import sys
 
 import pytest
@@ -100,6 +101,34 @@ def test_backoff_decides_token_by_token_as_ours(pair, prompts, kind, form, tmp_p
     check(folder, models=identities(pair))
 
 
+ALONE = """
+import sys
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("decoding", "policies"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+sys.path.insert(0, sys.argv[1])
+from custom_generate.generate import decode
+size = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=40)
+small, large = (LlamaForCausalLM(LlamaConfig(**size)) for _ in range(2))
+for method in ("backoff", "speculative", "mtad"):
+    options = dict(small_model=small, method=method, allow_other_models=True, eos_token_id=None, pad_token_id=0)
+    written = large.generate(torch.tensor([[3, 4]]), custom_generate=decode, max_new_tokens=6, **options)
+    assert written.shape == (1, 8), method
+"""
+
+
+def test_it_runs_without_our_packages(tmp_path):
+    folder = exported(POLICIES["logistic"](), "transformers", tmp_path, models=[])
+    done = subprocess.run([sys.executable, "-c", ALONE, str(folder)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def recorded(monkeypatch, speculative):
     """Draft lengths of a class's rounds, as they come: [rows still open] each."""
     rounds, plain = [], speculative._draft
@@ -121,7 +150,7 @@ def test_drafts_are_as_long_as_ours_round_by_round(pair, prompts, keep, form, tm
     call(pair, folder, *prompts, callable=form == "callable")  # imports the copy
     copies = [name for name in sys.modules if name.endswith(".decoding_decoders_speculative")]
     theirs = recorded(monkeypatch, sys.modules[copies[-1]].Speculative)
-    found = call(pair, folder, *prompts, keep=keep, callable=form == "callable", fresh=False)
+    found = call(pair, folder, *prompts, keep_stop_token=keep, callable=form == "callable", fresh=False)
     mine = recorded(monkeypatch, Speculative)
     ours = generate(decoder, *prompts, max_new_tokens=NEW, pad_token_id=0)
     same(found, ours)

@@ -1,8 +1,8 @@
 """Target ``llama.cpp``: arguments and environment of llama-server, and settings for xllamacpp.
 
 llama.cpp ends a draft where the largest probability, renormalised over the ten largest, is below ``p_min``, and drops
-that token. A threshold on any other probability is another policy: it is refused, not converted. Without the draft
-type the draft model is loaded and never used, so the type is always written. Keys: llama.cpp b11434.
+that token. A threshold on any other probability is another policy, and is refused. Without a draft type, llama.cpp
+loads the draft model and never uses it: the type is always written. Keys: llama.cpp b11434.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def write(source: Source) -> Files:
     knobs = (source.length, 0, 0.0 if limit is None else limit)
     values = dict(zip(ARGUMENTS, (TYPE, source.draft_model, *knobs), strict=True))
     words = [str(word) for pair in values.items() for word in pair]
-    # The type and the model have no variable of their own in that build.
+    # Type and model have no environment variable in that build.
     environment = "".join(f"{name}={value}\n" for name, value in zip(ENVIRONMENT, knobs, strict=True))
     return {
         "llama-server.args": (shlex.join(words) + "\n").encode(),
@@ -37,7 +37,7 @@ def write(source: Source) -> Files:
 
 
 def xllamacpp(path: str, n_max: int, n_min: int, p_min: float) -> dict:
-    """What to set on ``CommonParams``, nested as its attributes are."""
+    """Attributes of ``CommonParams``, nested as there."""
     draft = {"mparams": {"path": path}, "n_max": n_max, "n_min": n_min, "p_min": p_min}
     return {"speculative": {"types": ["COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE"], "draft": draft}}
 

@@ -1,6 +1,6 @@
 """Target ``mlx-lm``: the draft length for mlx_lm.generate, its server, and ``speculative_generate_step``.
 
-Keys: mlx-lm 0.32, as noted; it verifies by exact match and knows no confidence.
+Keys: mlx-lm 0.32. It verifies by exact match, and has no threshold on a probability.
 """
 
 from __future__ import annotations

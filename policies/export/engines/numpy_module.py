@@ -16,6 +16,6 @@ TARGET = Target(
     summary="policy.py: features, score, threshold and decide in numpy, for any loop in Python",
     write=write,
     refuse=no_verification,
-    carries="every policy but judges of drafts",
+    carries="every policy but those that verify drafted tokens",
     engines={"numpy": ("1.24", "3")},
 )

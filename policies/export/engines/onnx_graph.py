@@ -1,4 +1,4 @@
-"""Target ``onnx``: the score as a graph from features to risk and decision, checked in ONNX Runtime as it is made."""
+"""Target ``onnx``: a graph from features to score and decision, compared with the policy when it is written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(source: Source) -> Files:
 
 
 def check_parity(source: Source, session) -> None:
-    """ExportError when the graph's score is not the policy's, on 2000 random and extreme rows."""
+    """ExportError if the graph's score is not the policy's on 2000 random and extreme rows."""
     table, hidden = rows(source.policy, 2000)
     expected = source.policy.score_table(table, None if hidden is None else torch.from_numpy(hidden)).numpy()
     feed = {"features": table} | ({} if hidden is None else {"hidden": hidden})
@@ -41,7 +41,7 @@ def check_parity(source: Source, session) -> None:
 
 
 def rows(policy, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
-    """float32 features [count, f], a third of the rows with an extreme value, and hidden states where they are read."""
+    """float32 features [count, f], a third of the rows with an extreme value; and hidden states, None if not read."""
     draw = np.random.default_rng(seed)
     table = draw.normal(scale=3.0, size=(count, len(policy.names))).astype(np.float32)
     if len(policy.names):
@@ -52,7 +52,7 @@ def rows(policy, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | No
 
 
 class _Graph:
-    """Nodes and constants as they are added; every method returns the name of what it made."""
+    """The nodes and constants added so far; each method returns the name of its output."""
 
     def __init__(self, onnx):
         self.onnx, self.nodes, self.constants = onnx, [], []

@@ -1,9 +1,9 @@
 """Target ``openvino``: generation settings for OpenVINO GenAI's speculative decoding (continuous batching).
 
-Its threshold is on the drafted token's probability in the whole vocabulary, the token that fails stays, and length and
-threshold exclude each other. In greedy decoding the probability is only known with ``logprobs`` of at least 1: with
-the default of 0 every draft is one token long, whatever the threshold. A draft also ends at an end-of-text token.
-Keys: OpenVINO GenAI 2026.4, which was run.
+Its threshold is on the drafted token's probability in the whole vocabulary, a token below it stays in the draft, and
+length and threshold exclude each other. Greedy decoding computes the probability only with ``logprobs`` of at least 1:
+with the default of 0 every draft has one token, whatever the threshold. A draft also ends at an end-of-text token.
+Keys: OpenVINO GenAI 2026.4; the tests run it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Target ``onnxruntime-genai``: keywords of ``GeneratorParams.set_speculative_options``.
 
-Keys: onnxruntime-genai 0.18, which was run; at most 16 tokens, batch 1, no confidence. The small model is the block
-``model.draft`` of the large one's genai_config.json, and both files lie below that folder: paths with ".." are refused.
+Keys: onnxruntime-genai 0.18; the tests run it. It drafts at most 16 tokens, at batch 1, without a threshold. The small
+model is the block ``model.draft`` of the large one's genai_config.json; both files lie below that folder, for it
+refuses paths with "..".
 """
 
 from __future__ import annotations

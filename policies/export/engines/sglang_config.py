@@ -1,7 +1,7 @@
 """Target ``sglang``: arguments of its server for a draft model, and the table of its adaptive EAGLE.
 
-Keys: SGLang 0.5.23, as noted. Its acceptance thresholds are on the large model's probability and make the output lossy:
-no policy is ever mapped onto them. The adaptive table, which EAGLE alone reads, has one step here: the tuned length.
+Keys: SGLang 0.5.23. Its acceptance thresholds are on the large model's probability and make the output lossy: no policy
+is written as one. The adaptive table, which only EAGLE reads, has one step here, the tuned length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADAPTIVE = ("candidate_steps", "up_hysteresis", "down_hysteresis", "ceiling_coef
 
 
 def write(source: Source) -> Files:
-    # The tokens that are checked are those of the chain and the one before it.
+    # The large model verifies the draft and the token before it.
     values = ("STANDALONE", source.draft_model, source.length, 1, source.length + 1)
     words = [str(word) for pair in zip(ARGUMENTS, values, strict=True) for word in pair]
     adaptive = {"1": dict(zip(ADAPTIVE, ([source.length], 0, -0.25, 0), strict=True))}

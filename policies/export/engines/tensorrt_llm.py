@@ -1,6 +1,6 @@
 """Target ``tensorrt-llm``: keywords of ``DraftTargetDecodingConfig``.
 
-Keys: the documentation of TensorRT-LLM 1.3 and 1.4; drafts have the same length in every round.
+Keys: the documentation of TensorRT-LLM 1.3 and 1.4. Every draft has the same length.
 """
 
 from __future__ import annotations

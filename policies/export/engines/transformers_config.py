@@ -1,7 +1,7 @@
 """Target ``transformers-config``: the draft model's generation config for transformers' own assisted generation.
 
-transformers reads these keys from the assistant's config only; passed to ``generate`` they are ignored in silence. Its
-threshold is on the drafted token's probability in the whole vocabulary, and the token that fails stays in the draft.
+transformers reads these keys from the assistant's config only, and silently ignores them as arguments of ``generate``.
+Its threshold is on the drafted token's probability in the whole vocabulary; a token below it stays in the draft.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def write(source: Source) -> Files:
 
 
 def settings(source: Source) -> dict:
-    """0 turns the threshold off: left out, it would be 0.4."""
+    """The keys and values. A threshold of 0 turns it off; the default is 0.4."""
     limit = threshold(source.policy)
     return dict(zip(KEYS, (source.length, "constant", 0.0 if limit is None else limit), strict=True))
 

@@ -108,6 +108,6 @@ TARGET = Target(
     summary="custom_generate/: backoff, speculative and MTAD inside model.generate, on transformers 5.17 to 5.23",
     write=write,
     refuse=no_verification,
-    carries="every policy but judges of drafts",
+    carries="every policy but those that verify drafted tokens",
     engines={"transformers": ("5.17", "5.24"), "torch": ("2.11", "2.14")},
 )

@@ -1,6 +1,6 @@
 """Target ``vllm``: the ``speculative_config`` of vLLM with a draft model. ``vllm-custom-class`` carries policies.
 
-Keys: vLLM 0.33, as noted; its released versions have no threshold on the draft's confidence.
+Keys: vLLM 0.33. Its released versions have no threshold on the draft's confidence.
 """
 
 from __future__ import annotations
