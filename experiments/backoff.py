@@ -1,13 +1,13 @@
-"""Backoff Decoding's tables at the size reachable here: who should write the next token, at every share of large ones.
+"""The Backoff Decoding tables on a small pair: loss and speed of hand-off policies at several shares of large tokens.
 
     python experiments/backoff.py runs/default --limit 96 --rates 0.2 0.4 0.6 0.8
 
-The published way is a classifier that predicts from the small model alone whether KL(small || large) > T, its cut
-calibrated. Beside it are what it imitates (the KL oracle), what would be best token by token (the regret oracle),
-simple rules, a classifier of what handing on saves, and chance. Policies are fitted on the run's fit split and
-calibrated on its tune split; texts are written live, on prompts of groups that the run has not seen. Time is priced at
-a timing table, decisions included; that of oracles as if they knew for nothing. The same command goes on where it was
-stopped, and more --rates and --methods may be added.
+The published policy is a classifier that predicts from the small model alone whether KL(small || large) > T, with a
+calibrated cut. It is compared with its own label (the KL oracle), the best choice token by token (the regret oracle),
+simple rules, a classifier of the loss that escalation saves, and random hand-off. Policies are fitted on the run's fit
+split and calibrated on its tune split. Texts are written live, on prompts of groups that the run has not used. Time is
+priced at measured costs, decisions included; the large model's work for the oracles' answers is left out. The same
+command goes on after a stop, and more --rates and --methods may be added.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from train.common.progress import say
 
 @dataclass
 class BackoffTables:
-    """Ways to hand tokens on from the small model to the large one, at several shares of large tokens."""
+    """Policies that escalate tokens from the small model to the large one, at several shares of large tokens."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """folder of a finished run of train/fit_policy.py: its models, traces and splits are used"""
     limit: int = 96
-    """prompts that the run has not seen, spread over their families"""
+    """prompts that the run has not used, spread over their families"""
     rates: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
-    """shares of tokens to hand on"""
+    """shares of tokens to escalate"""
     methods: tuple[str, ...] = (
         "kl_logistic", "kl_mlp", "saving", "entropy", "top1", "periodic", "kl_oracle", "regret_oracle"
     )  # fmt: skip
-    """what to compare with random hand-off, which always runs"""
+    """methods to compare with random hand-off, which always runs"""
     middle: str | None = None
     """folder, hub id or .gguf of a model between the two: adds hand-off among three"""
     kl_cut: float | None = None
@@ -44,7 +44,7 @@ class BackoffTables:
     kl_quantile: float = 0.5
     """the same cut as a quantile over the fit split"""
     retime: bool = False
-    """measure the timing table anew instead of taking the run's (always so with --middle)"""
+    """measure costs anew instead of taking the run's (always so with --middle)"""
     batch: int = 16
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
@@ -54,7 +54,8 @@ class BackoffTables:
     """results go to OUTPUT/NAME: result.json, backoff.png, texts/"""
 
 
-def main(config: BackoffTables) -> dict:
+def run(config: BackoffTables) -> dict:
+    """Measure what is not measured yet and write the result. Raises InputError before any work is done."""
     import torch
 
     from experiments.backoff_tables.figure import draw
@@ -67,7 +68,7 @@ def main(config: BackoffTables) -> dict:
         torch.set_num_threads(config.threads)
     with checking():
         setting = prepare(config)
-        decoders = decoders_of(config, setting)
+        decoders = build_decoders(config, setting)
         atomic.write_json(setting.folder / "setting.json", setting.about)
     result = measure(config, setting, decoders)
     atomic.write_json(setting.folder / "result.json", result)
@@ -77,7 +78,7 @@ def main(config: BackoffTables) -> dict:
     return result
 
 
-def decoders_of(config: BackoffTables, setting) -> dict[tuple[str, float], object]:
+def build_decoders(config: BackoffTables, setting) -> dict[tuple[str, float], object]:
     """A decoder for every method and rate. ValueError when a label tells nothing apart."""
     from experiments.backoff_tables.policies import METHODS
 
@@ -91,36 +92,36 @@ def decoders_of(config: BackoffTables, setting) -> dict[tuple[str, float], objec
 
 
 def measure(config: BackoffTables, setting, decoders: dict) -> dict:
-    """Write, judge and sum up."""
+    """Write and price the texts of all decoders, and summarize each."""
     from decoding import Autoregressive, Backoff
     from experiments.backoff_tables.policies import METHODS
-    from experiments.backoff_tables.table import summary
-    from experiments.backoff_tables.texts import columns, texts
+    from experiments.backoff_tables.table import summarize
+    from experiments.backoff_tables.texts import price_texts, write_texts
     from policies import Rule
     from train.evaluation.live import LARGE
 
     pair, prompts = [setting.models[0], setting.models[-1]], setting.prompts
-    first = texts(setting, LARGE, Autoregressive(pair[1]), config.batch, None)
+    first = write_texts(setting, LARGE, Autoregressive(pair[1]), config.batch, None)
     references = [row["answer"] for row in first]
-    small = texts(setting, "small", Backoff(pair, Rule.never(), verify_eos=False), config.batch, references)
+    small = write_texts(setting, "small", Backoff(pair, Rule.never(), verify_eos=False), config.batch, references)
     ends = [setting.cost.small, setting.cost.large]
-    measured = {LARGE: columns(first, prompts, ends[1:], ()), "small": columns(small, prompts, ends, (0.0,))}
-    spent = decisions(setting, decoders)
+    measured = {LARGE: price_texts(first, prompts, ends[1:], ()), "small": price_texts(small, prompts, ends, (0.0,))}
+    spent = measure_decisions(setting, decoders)
     for (key, rate), decoder in decoders.items():
-        rows = texts(setting, f"{key}-{rate:g}", decoder, config.batch, references)
+        rows = write_texts(setting, f"{key}-{rate:g}", decoder, config.batch, references)
         tables = setting.cost.tables if METHODS[key].three else ends
         seconds = [share * table[1] for share, table in zip(spent[key], tables, strict=False)]
-        measured[f"{key}-{rate:g}"] = columns(rows, prompts, tables, seconds)
+        measured[f"{key}-{rate:g}"] = price_texts(rows, prompts, tables, seconds)
     chance = [measured[name] for name in (LARGE, "small", *(f"random-{rate:g}" for rate in config.rates))]
-    rows = [{"key": "small", "label": "small model alone", "rate": 0.0} | summary(measured, "small", chance)]
+    rows = [{"key": "small", "label": "small model alone", "rate": 0.0} | summarize(measured, "small", chance)]
     for key, rate in decoders:
         about = {"key": key, "label": METHODS[key].label, "rate": rate, "decision_share": spent[key][0]}
-        rows.append(about | summary(measured, f"{key}-{rate:g}", chance))
-    return described(config, setting) | {"methods": rows}
+        rows.append(about | summarize(measured, f"{key}-{rate:g}", chance))
+    return describe(config, setting) | {"methods": rows}
 
 
-def decisions(setting, decoders: dict) -> dict[str, list[float]]:
-    """Per method the cost of each decision, as a share of a token of the model that it watches; kept once measured."""
+def measure_decisions(setting, decoders: dict) -> dict[str, list[float]]:
+    """Cost of each method's decisions, as shares of a token of the model that they watch; kept once measured."""
     import json
 
     from experiments.backoff_tables.oracles import Oracle
@@ -142,8 +143,8 @@ def decisions(setting, decoders: dict) -> dict[str, list[float]]:
     return known
 
 
-def described(config: BackoffTables, setting) -> dict:
-    """What the figures are of, and what they do not say."""
+def describe(config: BackoffTables, setting) -> dict:
+    """The setting of the figures, and notes on their limits."""
     from train.search.labels import KL_CUT
 
     fits, (length, speed) = setting.fits[0], setting.draft
@@ -152,12 +153,12 @@ def described(config: BackoffTables, setting) -> dict:
         f"{len(setting.prompts)} unseen prompts; the published label is KL > {fits.cut:.3g} nats, true of "
         f"{(fits.fit['kl'] > fits.cut).mean():.0%} of the fit split (KL > {KL_CUT}: {share:.0%}).",
         f"Exact speculative decoding at its best length, {length}: {speed:.2f}x at loss 0 (replayed, fit split).",
-        "Oracles ask the large model about every token; their price leaves that out.",
+        "Oracles ask the large model about every token; their priced time leaves that out.",
     ]
     if len(setting.models) == 3:
         notes.append(
             "Three models: each hand-off is fitted and calibrated on its own traces against the large model, at the "
-            "square root of the rate; the second in truth decides only where the first handed on."
+            "square root of the rate; in decoding, the second decides only where the first escalated."
         )
     return {
         "name": setting.folder.name,
@@ -171,11 +172,11 @@ def described(config: BackoffTables, setting) -> dict:
     }
 
 
-def command(argv: list[str] | None = None) -> int:
-    """0 when it is done, 2 after one sentence about what was wrong with the input."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
     config = tyro.cli(BackoffTables, args=argv, description=__doc__)
-    return attempt("backoff", lambda: main(config), config.output)
+    return attempt("backoff", lambda: run(config), config.output)
 
 
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main())

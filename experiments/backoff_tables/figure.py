@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from train.reports.figure import dress, legend, save
 from train.reports.plane import COLOURS, FAINT, INK, bars
 
-STYLES = {  # Okabe and Ito; what knows the large model is hollow, chance is grey
+STYLES = {  # Okabe and Ito; oracles are hollow, chance is grey
     "kl_logistic": (COLOURS["large"], "o", "-"),
     "kl_mlp": ("#56b4e9", "s", "-"),
     "saving": (COLOURS["tuned"], "D", "-"),
@@ -70,5 +70,5 @@ def _words(picture: Figure, axes: Axes, result: dict) -> None:
     title = f"Who writes the next token: {' / '.join(result['models'])}"
     picture.text(0.026, 0.945, title[:110], fontsize=14, color=INK, weight="bold", parse_math=False)
     below = f"{result['prompts']} unseen prompts, texts written live  ·  bars: 95 % bootstrap over prompts"
-    picture.text(0.026, 0.905, below + "  ·  oracles priced as if they knew for nothing", fontsize=9, color=FAINT)
+    picture.text(0.026, 0.905, below + "  ·  the price of oracles leaves their knowledge out", fontsize=9, color=FAINT)
     legend(axes, columns=4)

@@ -1,4 +1,4 @@
-"""Oracles: hand-off by someone who asks the next model about every token. Upper bounds of what a policy can know."""
+"""Oracles: hand-off by policies that see the next model's answer for every token, an upper bound for any policy."""
 
 from __future__ import annotations
 
@@ -15,38 +15,30 @@ from policies import Rule
 
 
 class Oracle(Backoff):
-    """Backoff whose policies also see what the next model says, as ``target_logits``, and the ``token`` in question.
+    """Backoff whose policies also see the next model's ``target_logits`` and the drawn ``token``.
 
-    The next model reads every token, so this is never fast. Who wrote what is the same as if it had been asked only
-    where it writes: a time priced from the writers is that of a policy which would know the answer for nothing.
+    The next model reads every token, so this is slow. The writers are the same as if it had been called only where it
+    writes, so a time priced from the writers is that of a policy that knows the answer at no cost.
     """
 
-    def _escalates(
-        self,
-        run: GenerationState,
-        i: int,
-        trail: PolicyState,
-        rows: Tensor,
-        seen: tuple[Tensor, Tensor | None],
-        drawn: Tensor,
-    ) -> Tensor:
-        lengths = run.buffer.lengths[rows]
-        step = trail.step(seen[0], rows, lengths, seen[1])
-        step.target_logits, _ = run.sessions[i + 1].next(run.buffer.ids, lengths, rows)
+    def _escalates(self, state: GenerationState, i: int, policy_state: PolicyState, rows, seen, drawn) -> Tensor:
+        lengths = state.buffer.lengths[rows]
+        step = policy_state.step(seen[0], rows, lengths, seen[1])
+        step.target_logits, _ = state.sessions[i + 1].next(state.buffer.ids, lengths, rows)
         step.token = drawn
-        return trail.policy(step)
+        return policy_state.policy(step)
 
 
 def kl_oracle(models: Sequence[LM], cut: float, verify_eos: bool = True) -> Oracle:
-    """Hand on where KL(small || large) > ``cut`` nats: the ideal that "Backoff Decoding" trains its classifier on."""
+    """Escalate where KL(small || large) > ``cut`` nats: the label of the Backoff Decoding paper's classifier."""
     return Oracle(models, [_above("kl", cut) for _ in models[1:]], verify_eos)
 
 
 def regret_oracle(models: Sequence[LM], cut: float, verify_eos: bool = True) -> Oracle:
-    """Hand on where the next model's regret of the token is > ``cut`` nats: at 0, wherever its best is another."""
+    """Escalate where the next model's regret of the token is > ``cut`` nats; at 0, wherever its best token differs."""
     return Oracle(models, [_above("target_regret", cut) for _ in models[1:]], verify_eos)
 
 
 def _above(feature: str, cut: float) -> Rule:
-    # A rule escalates at its threshold too, so that is the next number above, in the float32 in which it is kept.
+    # A rule escalates at its threshold too, so the threshold is the next float32 above the cut.
     return Rule(feature, float(np.nextafter(np.float32(cut), np.float32(math.inf))))

@@ -1,4 +1,4 @@
-"""The ways to hand on that the Backoff Decoding experiment compares, each calibrated to a share of large tokens."""
+"""The hand-off policies of the Backoff Decoding experiment, each calibrated to a share of escalated tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Evenly(Policy):
         self.rate = rate
 
     def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
-        # Counts that are due before and after it: rounding may move one a place, but never adds up.
+        # Counts due before and after a position: rounding may shift one by a position, but errors never add up.
         before, after = ((table[..., 0].double() + i) * self.rate - 1e-9 for i in (0, 1))
         return after.ceil().sub(before.ceil()).float()
 
@@ -51,7 +51,7 @@ class Fits:
         return calibrate(getattr(self, key), self.tune, rate)
 
     def quantile(self, column: str, rate: float) -> float:
-        """The value of a trace column that the share ``rate`` of the calibration traces is above."""
+        """The value of a trace column that the share ``rate`` of the calibration traces exceeds."""
         return float(np.quantile(self.tune[column], 1.0 - rate))
 
     @cached_property
@@ -81,7 +81,7 @@ class Fits:
 
 @dataclass(frozen=True)
 class Method:
-    """A line of the table: ``decoder(models, fits, rate)``; models and fits are one more where a middle one is used."""
+    """A line of the table: ``decoder(models, fits, rate)``, all three models and both fits if ``three``."""
 
     label: str
     decoder: Callable[[list[LM], list[Fits], float], Backoff]
@@ -93,7 +93,7 @@ def _fitted(key: str) -> Callable:
 
 
 def _three(key: str) -> Callable:
-    """Both hand-offs at the square root of the rate, so that their product is the share of the largest model."""
+    """Both hand-offs at the square root of the rate: their product is the share of the largest model."""
     return lambda models, fits, rate: Backoff(models, [one.at(key, math.sqrt(rate)) for one in fits])
 
 
@@ -120,4 +120,4 @@ METHODS = {
         three=True,
     ),
 }
-"""Every way to hand on, by its key."""
+"""Every method by its key."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from decoding import LM
 from decoding.cost.costs import ModelCosts
@@ -16,8 +15,6 @@ from experiments.backoff_tables.policies import Fits
 from train.common.load_run import FinishedRun
 from train.data.prompts import Prompt
 from train.traces.handoff_traces import Traces
-
-console = Console()
 
 
 @dataclass
@@ -50,7 +47,7 @@ def prepare(config) -> Setting:
         raise ValueError(f"the run in {config.run} has used every group of prompts; tune one with a smaller --limit")
     models = [run.small, run.large]
     if config.middle is not None:
-        models.insert(1, load_model("middle", config.middle, run.settings["device"], run.settings["dtype"]))
+        models.insert(1, load_model("middle", config.middle, run.settings.device, run.settings.dtype))
         check_compatible(models)
     folder = config.output / (config.run.resolve().name if config.name is None else config.name)
     about = _about(folder, config, models)
@@ -112,12 +109,11 @@ def _fits(config, run: FinishedRun, traces: Traces) -> Fits:
     from train.search.backoff import FEATURE_SETS
 
     policy, groups = run.policy, run.policy.provenance["groups"]
-    trial = next(t for t in run.result["trials"] if t["number"] == run.result["chosen_trial"])
     names = policy.names if isinstance(policy, LearnedPolicy) else FEATURE_SETS["confidence+history"]
     fit = traces.where(np.isin(traces["group"], groups["fit"]))
     tune = traces.where(np.isin(traces["group"], groups["tune"]) & (traces["trajectory"] != "large"))
     cut = float(np.quantile(fit["kl"], config.kl_quantile)) if config.kl_cut is None else config.kl_cut
-    return Fits(fit, tune, names, trial["params"].get("C", 0.1), cut, policy.classes)
+    return Fits(fit, tune, names, run.result.chosen.params.get("C", 0.1), cut, policy.classes)
 
 
 def _middle_traces(folder: Path, run: FinishedRun, middle: LM) -> Traces:
@@ -127,7 +123,7 @@ def _middle_traces(folder: Path, run: FinishedRun, middle: LM) -> Traces:
     from train.traces.handoff_traces import read_traces
 
     known = set(run.traces["prompt"].tolist())
-    prompts = [p for p in load_prompts(run.settings["prompts"], run.large.tokenizer, 10_000) if p.id in known]
+    prompts = [p for p in load_prompts(run.settings.prompts, run.large.tokenizer, 10_000) if p.id in known]
     about = {"models": [middle.identity(), run.large.identity()], "prompts": [p.id for p in prompts], "new": run.new}
     collect(middle, run.large, prompts, folder / "traces-middle", run.new, 0, about)
     return read_traces(folder / "traces-middle")

@@ -1,4 +1,4 @@
-"""The figures of the Backoff Decoding experiment: one row per method and rate, with its difference to chance."""
+"""The rows of the Backoff Decoding experiment, one for each method and rate, and their table."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TITLES = {  # key in a row: title, format; narrow enough for 80 columns, all els
 }
 
 
-def summary(measured: dict[str, Columns], key: str, chance: Sequence[Columns]) -> dict:
+def summarize(measured: dict[str, Columns], key: str, chance: Sequence[Columns]) -> dict:
     """One row; intervals are 95 % bootstrap over prompts.
 
-    ``chance``: random hand-off at some rates, the small model alone and the large one, between which its loss is
-    interpolated, drawn anew with the prompts. ``mean_run``: tokens in a row without the large model.
+    ``chance``: random hand-off at several rates, the small model alone and the large one; losses in between are
+    interpolated, on each draw of prompts. ``mean_run``: consecutive tokens without the large model.
     """
     own, large = measured[key], measured[LARGE]
     n = len(own["loss"])
@@ -57,9 +57,9 @@ def seconds_per_token(one: Columns, rows=slice(None)) -> float:
 
 
 def against_chance(name: str, own: Columns, chance: Sequence[Columns], at: Callable) -> dict:
-    """Loss minus that of random hand-off at the same ``at(columns, rows)``, paired; None where chance does not reach.
+    """Loss minus that of random hand-off at the same ``at(columns, rows)``, paired; None beyond the rates of chance.
 
-    Between two rates chance is a mixture of prompts, of which shares and seconds per token are the average.
+    Between two rates, chance is a mixture of prompts, whose shares and seconds per token are averages.
     """
 
     def difference(rows) -> float:

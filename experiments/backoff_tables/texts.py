@@ -1,4 +1,4 @@
-"""Texts of the Backoff Decoding experiment: written live in batches, judged, and kept; a killed run goes on."""
+"""Texts of the Backoff Decoding experiment: written live in batches, measured and kept; a killed run goes on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from train.quality.metric import QualityMetric
 from train.replay.pricing import handoff_seconds
 
 
-def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence[list[int]] | None) -> list[dict]:
-    """Per prompt ``answer`` and ``writers``, and with ``references``, the large model's answers, its losses.
+def write_texts(setting: Setting, name: str, decoder, batch: int, references: Sequence[list[int]] | None) -> list[dict]:
+    """A row for each prompt: ``answer``, ``writers``, and loss and regret against ``references``.
 
-    A batch is appended to texts/``name``.jsonl when it is whole; what is there already is not written again.
+    ``references`` are the large model's answers; None when ``decoder`` is the large model. Whole batches are appended
+    to texts/``name``.jsonl, and texts that it holds are not written again.
     """
     path = setting.folder / "texts" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,7 @@ def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence
     starts = [i for i in range(0, len(prompts), batch) if any(p.id not in done for p in prompts[i : i + batch])]
     for start in track(starts, name):
         some = prompts[start : start + batch]
-        # Seeds by place: every prompt has its own noise, and the same noise for every method.
+        # Seeded by position: every prompt has its own noise, the same for every method.
         written = write(decoder, some, setting.new, seed=start)
         own = None if references is None else references[start : start + batch]
         rows = [_row(setting, *row) for row in zip(some, written, own or [a for a, _ in written], strict=True)]
@@ -39,18 +40,17 @@ def texts(setting: Setting, name: str, decoder, batch: int, references: Sequence
 
 def _row(setting: Setting, prompt: Prompt, text: tuple[list[int], list[int]], reference: list[int]) -> dict:
     answer, writers = text
-    same = answer == reference  # which loses nothing, by definition
+    same = answer == reference  # no loss, by definition
     loss, regret = (0.0, 0.0) if same else QualityMetric(setting.models[-1])(prompt, answer, reference)
     return {"id": prompt.id, "answer": answer, "writers": writers, "loss": loss, "regret": regret}
 
 
-def columns(
+def price_texts(
     rows: Sequence[dict], prompts: Sequence[Prompt], tables: Sequence[Table], decisions: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """Per text [n]: tokens, those of the large model, runs of the others' tokens, priced seconds, losses.
+    """Columns [n]: tokens, those by the large model, runs of tokens by others, priced seconds, loss, regret.
 
-    tables: the timing table of every model that takes part, cheapest first; decisions: seconds of one decision of
-    every model but the last.
+    tables: of the models that take part, cheapest first. decisions: seconds of a decision about each but the last.
     """
     top = len(tables) - 1
     found = []

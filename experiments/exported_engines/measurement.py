@@ -171,7 +171,7 @@ def show(result: dict) -> None:
         for way, row in ways.items():
             cells = [_ratio(row["ratios"].get(base)) for base in ("alone", "default")]
             rows.append((f"{engine} {way}", f"{row['tokens_per_second']:.1f}", *cells, "{}/{}".format(*row["equal"])))
-    head = ("engine, way", "tokens/s", "x alone", "x default", "same text as alone")
+    head = ("engine, way", "tokens/s", "x alone", "x default", "same text")
     print_rows(head, rows, f"{result['prompts']} prompts")
 
 

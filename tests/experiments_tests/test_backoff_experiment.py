@@ -17,18 +17,19 @@ from trace_specimens import made_up
 
 from decoding.cost import cache
 from decoding.cost.costs import ModelCosts, seconds
-from experiments.backoff import command
+from experiments.backoff import main
 from experiments.backoff_tables import table as backoff_table
 from experiments.backoff_tables.policies import METHODS, Evenly, Fits
-from experiments.backoff_tables.table import against_chance, large_share, seconds_per_token, summary
-from experiments.backoff_tables.texts import columns
+from experiments.backoff_tables.table import against_chance, large_share, seconds_per_token, summarize
+from experiments.backoff_tables.texts import price_texts
 from experiments.shared.decision_cost import decision_share
 from policies import Periodic, Rule
 from train.common.preparation import prepare
+from train.common.result import Holdout, write_result
 from train.evaluation.live import bootstrap
 from train.evaluation.live_tuning import TunedBackoff
 from train.fit_policy import FitPolicy
-from train.methods.backoff import BackoffRun
+from train.methods.backoff import BackoffMethod
 from train.pipeline import describe
 from train.replay.pricing import handoff_seconds
 from train.search.study import open_study, run_study
@@ -61,7 +62,7 @@ def toys(tmp_path_factory):
     finish(FitPolicy(**pair, limit=12, max_new_tokens=12, quality_budget=0.95, output=folder / "runs"))
     start = [str(folder / "runs" / "default"), "--rates", "0.5", f"--middle={folder / 'middle'}"]
     arguments = [*start, *options(**HOW, output=folder / "out")]
-    assert command(arguments) == 0
+    assert main(arguments) == 0
     return SimpleNamespace(folder=folder, arguments=arguments, out=folder / "out" / "toy", run=folder / "runs/default")
 
 
@@ -71,16 +72,17 @@ def finish(config) -> None:
     folder.mkdir(parents=True)
     cache.write(folder / "cost.json", [], ModelCosts(TABLES[:2]))
     job = prepare(config)
-    method = BackoffRun(job)
+    method = BackoffMethod(job)
     search = method.search
     study = open_study(folder / "study.journal", 0, search.baselines())
     run_study(study, search, 1, [])
     (trial,) = [t for t in study.trials if t.values is not None]
     policy = search.policy(trial.params)
-    result = describe(job, method, study, TunedBackoff(policy, trial.number, 0.5, 1.0, 1.0))
+    unmeasured = Holdout(methods=[], live_over_table=1.0, samples=[], verdict="")
+    result = describe(job, method, study, TunedBackoff(policy, trial.number, 0.5, 1.0, 1.0), unmeasured)
     groups = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
-    policy.save(folder / "policy.json", result["models"], {"groups": groups})
-    (folder / "result.json").write_text(json.dumps(result))
+    policy.save(folder / "policy.json", result.models, {"groups": groups})
+    write_result(result, folder)
 
 
 def texts(out, name):
@@ -126,7 +128,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(toys, tmp_path):
     before = json.loads((out / "result.json").read_text())
     (out / "result.json").unlink()
     untouched = (out / "texts" / "entropy-0.5.jsonl").stat().st_mtime_ns
-    assert command([*toys.arguments[:-1], f"--output={tmp_path}"]) == 0
+    assert main([*toys.arguments[:-1], f"--output={tmp_path}"]) == 0
     assert {path.name: path.read_bytes() for path in (out / "texts").iterdir()} == whole
     assert (out / "texts" / "entropy-0.5.jsonl").stat().st_mtime_ns == untouched
     assert json.loads((out / "result.json").read_text()) == before
@@ -134,7 +136,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(toys, tmp_path):
 
 def test_two_models_at_the_runs_own_prices(toys, tmp_path):
     chosen = ["--rates", "0.3", "0.7", "--methods", "saving", "kl_oracle"]
-    assert command([str(toys.run), *chosen, *options(**HOW, output=tmp_path)]) == 0
+    assert main([str(toys.run), *chosen, *options(**HOW, output=tmp_path)]) == 0
     result = json.loads((tmp_path / "toy" / "result.json").read_text())
     cost = json.loads((toys.run / "result.json").read_text())["cost"]
     assert result["tables"] == [cost["small"], cost["large"]]
@@ -161,7 +163,7 @@ def test_two_models_at_the_runs_own_prices(toys, tmp_path):
 )
 def test_wrong_input_is_one_sentence_and_leaves_nothing(toys, tmp_path, capfd, wrong, says):
     capfd.readouterr()
-    assert command([str(toys.run), f"--output={tmp_path / 'out'}", *wrong]) == 2
+    assert main([str(toys.run), f"--output={tmp_path / 'out'}", *wrong]) == 2
     err = capfd.readouterr().err
     assert err.startswith("backoff: ")
     assert err.count("\n") == 1
@@ -170,9 +172,9 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(toys, tmp_path, capfd, w
 
 
 def test_a_folder_of_other_texts_or_no_run_is_refused(toys, tmp_path, capfd):
-    assert command([*toys.arguments, "--kl-cut=0.2"]) == 2
+    assert main([*toys.arguments, "--kl-cut=0.2"]) == 2
     assert "holds texts of another label" in capfd.readouterr().err
-    assert command([str(tmp_path)]) == 2
+    assert main([str(tmp_path)]) == 2
     assert "has no run.json; give the folder of a finished run" in capfd.readouterr().err
 
 
@@ -189,7 +191,7 @@ def test_columns_of_a_text_by_three():
     (prompt,) = toy_prompts(1)
     n = len(prompt.ids)
     row = {"answer": [5] * 6, "writers": [0, 2, 1, 0, 0, 2], "loss": 0.25, "regret": 0.5}
-    found = {name: float(values[0]) for name, values in columns([row], [prompt], TABLES, (0.5, 4.0)).items()}
+    found = {name: float(values[0]) for name, values in price_texts([row], [prompt], TABLES, (0.5, 4.0)).items()}
     first, second, third = TABLES
     small = seconds(first, n) + 5
     middle = seconds(second, n + 1) + seconds(second, 1) + seconds(second, 3)  # asked at 1, 2 and 5
@@ -217,7 +219,7 @@ def test_chance_is_interpolated_at_the_same_share_or_speed():
 
 def test_a_row():
     large = text_columns(10, [0, 0], 20)
-    row = summary({"large": large, "own": text_columns(6, [0.1, 0.3], 8)}, "own", [large, text_columns(0, [1, 1], 5)])
+    row = summarize({"large": large, "own": text_columns(6, [0.1, 0.3], 8)}, "own", [large, text_columns(0, [1, 1], 5)])
     assert row["mean_run"] == 2
     assert row["length_ratio"] == 1
     assert row["speedup"] == 2.5
