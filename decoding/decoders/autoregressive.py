@@ -1,4 +1,4 @@
-"""One model writes alone."""
+"""Autoregressive decoding by one model."""
 
 from __future__ import annotations
 

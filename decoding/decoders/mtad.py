@@ -1,4 +1,4 @@
-"""Multi-token assisted decoding: beams of the draft stand for the joint distribution of the target."""
+"""Multi-token assisted decoding: beams of the draft approximate the joint distribution of the target."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from decoding.state.token_buffer import Commit
 
 
 class MTAD:
-    """Draft ``length`` tokens by ``beams`` beams and keep the longest prefix that is likely enough as a whole.
+    """Draft ``length`` tokens by ``beams`` beams and keep the longest prefix that is jointly likely enough.
 
-    MTAD (Qin et al. 2407.09722): of the beams that are sampled (searched, when greedy) on the draft, the likeliest is
-    read by the target in one forward. Its longest prefix with log P - log Q > log ``tau`` is kept, P and Q the products
-    of p and q over it, also past prefixes that fail, and the next token is drawn from p. With ``tree`` (MMTAD) every
-    node that any beam went through is read in that forward, and passes where its own P is enough beside Q of the
-    likeliest beam at that depth (as the authors' code has it); the longest such path wins, then the one of greatest P.
-    So from one text a tree keeps at least what a chain keeps, and with one beam it is the chain.
+    MTAD (Qin et al. 2407.09722): beams are sampled (if greedy, searched) with the draft, and the target reads the
+    likeliest one in one forward. Its longest prefix with log P - log Q > log ``tau`` is kept, P and Q the products of p
+    and q over it, even past prefixes that fail; the next token is drawn from p. With ``tree`` (MMTAD) the target reads
+    the nodes of all beams in that forward. A node passes if its own P is large enough against Q of the likeliest beam
+    at that depth (as in the authors' code); the longest passing path is kept, of several the one of greatest P. So for
+    one text a tree keeps at least as much as a chain, and one beam is a chain.
 
-    Beams are drawn from what tokens are drawn from (temperature, top-k, top-p), each level without replacement: where
-    the draft is sure, drawing with it would make all beams the same. P and Q are of the unfiltered models, whose joint
-    distribution ``MTJD`` writes, or as published ``filtered`` too: then a token outside the target's filter rejects
-    all that follows it, and greedy, whose filter leaves one token, keeps the target's own text. A block that ends in
-    EOS stands for all its continuations; the last block is what the budget leaves.
+    Beams are drawn from the filtered distributions (temperature, top-k, top-p), each level without replacement: where
+    the draft is confident, drawing with replacement would make all beams equal. P and Q are unfiltered, as in ``MTJD``,
+    or ``filtered`` as published: then a token outside the target's filter rejects all that follow, and greedy, whose
+    filter leaves one token, keeps the target's own text. A block that ends in EOS stands for all its continuations;
+    the budget may cut the last block.
 
     Raises ValueError unless there are a draft and a target, ``beams`` and ``length`` are at least 1 and ``tau`` at
     least 0 (which rejects nothing; inf rejects everything), or where two tokens cannot share a position (ALiBi,
@@ -69,8 +69,7 @@ class MTAD:
     def _round(self, state: GenerationState, rows: Tensor) -> Commit:
         buffer, (small, large) = state.buffer, state.sessions
         lengths = buffer.lengths[rows]
-        # The target writes one token in any case: the budget leaves room for one drafted token fewer.
-        room = (buffer.prompts[rows] + buffer.budget - lengths - 1).clamp(max=self.length)
+        room = buffer.draft_room(rows, self.length)
         depth = max(1, int(room.max()))
         beams, q = sample_beams(state, rows, lengths, room, self.beams, depth, self.length)
         best = beams.path(beams.best())
@@ -80,13 +79,13 @@ class MTAD:
         path = drafted.path(node)
         if self.tree:
             large.keep_path(rows, lengths, path, accepted)
-        else:  # a chain lies where it belongs
+        else:  # the slots of a chain are its positions
             large.rollback(rows, lengths + accepted)
-        # Of the last level the draft has only written, not read.
+        # The draft has not read its last level.
         small.keep_path(rows, lengths, (path if self.tree else best)[:, : depth - 1], accepted.clamp(max=depth - 1))
         last = torch.where(accepted > 0, gather_at(path, accepted - 1) + 1, 0)
-        fresh = draft_noise(buffer, rows, lengths - buffer.prompts[rows], accepted, REPLACE, self.length)
-        after = state.sampling.draw(gather_at(p, last), fresh)
+        noise = draft_noise(buffer, rows, lengths - buffer.prompts[rows], accepted, REPLACE, self.length)
+        after = state.sampling.draw(gather_at(p, last), noise)
         state.drafted += int(drafted.sizes.amax(1).sum())
         return Commit.checked(rows, drafted.tokens.gather(1, path), accepted, after)
 
@@ -97,10 +96,10 @@ class MTAD:
         return state.sessions[1].catch_up(state.buffer.ids, lengths + n, rows, logits_to_keep=n + 1, tree=drafted.tree)
 
     def _accept(self, state: GenerationState, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):
-        """The last node [r] that is kept, and how many tokens [r] up to it, 0 for none.
+        """The last accepted node [r], the likeliest of the deepest that pass, and its path's length [r], 0 if none does.
 
-        The deepest of all that pass, and the likeliest of several. Logits of the draft q, those of
-        ``sample_beams``, and of the target p [r, 1 + n, vocab]; ``best`` [r, depth] is the likeliest beam.
+        ``q`` are the draft's logits, from ``sample_beams``, ``p`` [r, 1 + n, vocab] the target's; ``best`` [r, depth]
+        is the likeliest beam.
         """
         log_p = self._joint(state, drafted, p)
         before = (beams.parents.gather(1, best) % beams.width).unbind(1)
@@ -113,7 +112,7 @@ class MTAD:
         return node, gather_at(drafted.sizes, node) * passes.any(1)
 
     def _joint(self, state: GenerationState, drafted: Beams, logits: Tensor) -> Tensor:
-        """[r, n] log-probability of all tokens up to each node, by logits [r, 1 + n, vocab] after text and nodes."""
+        """[r, n] log-probability of the path to each node, from logits [r, 1 + n, vocab] after text and nodes."""
         logs = log_probabilities(logits, state.sampling, self.accept.filtered)
         rows = torch.arange(len(logits), device=logits.device)[:, None]
         return drafted.along(logs[rows, drafted.parents + 1, drafted.tokens])

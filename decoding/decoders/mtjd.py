@@ -1,4 +1,4 @@
-"""Multi-token joint decoding: a model writes blocks that are likely as a whole, not token by token."""
+"""Multi-token joint decoding: a model writes blocks of tokens by their joint probability."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from decoding.models.lm import LM
 from decoding.state.generation_state import GenerationState
 from decoding.state.token_buffer import Commit
 
-MOST = 1_000_000
-"""Blocks that are compared at most."""
+MAX_BLOCKS = 1_000_000
+"""Most blocks that are compared."""
 SLOTS = 256
-"""Blocks of one text that are read at once."""
+"""Most blocks of one text that are read at once."""
 
 
 class MTJD:
     """Write the jointly most likely ``block`` tokens, then the next ones (Qin et al. 2407.09722, section 3).
 
     A block is one token of a vocabulary of vocab ** block: greedy takes the likeliest, and temperature, top-k and
-    top-p act on the joint distribution of blocks. Without them a draw is one of the model's own (chain rule). A block
-    that ends in EOS is shorter, and the last one is what the budget leaves. ``beams`` None compares all blocks: what
-    MTAD approximates, slow, for small vocabularies and as a reference. With ``beams`` only the blocks that a beam
-    search of this width finds are compared, and drawn from.
+    top-p act on the joint distribution of blocks. At temperature 1 without filters the text is distributed as the
+    model's own (chain rule). An EOS ends a block early; the budget may cut the last one. With ``beams`` None all blocks
+    are compared: the reference that MTAD approximates, slow, for small vocabularies. With ``beams`` only the blocks
+    found by a beam search of this width are compared, and drawn from.
 
-    Raises ValueError unless ``block`` and ``beams`` are at least 1, and when more than a million blocks would have to
-    be compared.
+    Raises ValueError unless ``block`` and ``beams`` are at least 1, and for more than a million blocks to compare.
     """
 
     scratch = 0
@@ -37,16 +36,16 @@ class MTJD:
     def __init__(self, target: LM, block: int = 4, beams: int | None = None):
         if block < 1 or (beams is not None and beams < 1):
             raise ValueError(f"block and beams must be at least 1, not {block} and {beams}")
-        if beams is None and target.vocab**block > MOST:
+        if beams is None and target.vocab**block > MAX_BLOCKS:
             raise ValueError(
-                f"{target.vocab} ** {block} blocks are more than {MOST}; give beams, or a shorter block for this model"
+                f"{target.vocab} ** {block} blocks are more than {MAX_BLOCKS}; give beams, or a shorter block"
             )
         self.models, self.block, self.beams = [target], block, beams
 
     def write(self, state: GenerationState) -> Iterator[Commit]:
         buffer, search = state.buffer, BlockSearch(self, state)
         written = 0
-        while True:  # every open row has written as much as the others
+        while True:  # all open rows have written equally many tokens
             rows = buffer.rows
             size = min(self.block, buffer.budget - written)
             blocks, scores = search.blocks(rows, size)
@@ -57,11 +56,11 @@ class MTJD:
 
 
 class BlockSearch:
-    """Beam search from the end of every text, in a cache that holds each text once per slot."""
+    """Beam search from the end of every text, with a session of ``slots`` rows per text."""
 
     def __init__(self, decoder: MTJD, state: GenerationState):
         self.buffer, self.vocab = state.buffer, state.sessions[0].vocab
-        self.width = MOST if decoder.beams is None else decoder.beams
+        self.width = MAX_BLOCKS if decoder.beams is None else decoder.beams
         self.slots = min(self.width, self.vocab ** (decoder.block - 1), SLOTS)
         self.ids = state.buffer.ids.repeat_interleave(self.slots, 0)
         self.session: Session = decoder.models[0].session(len(self.ids), state.buffer.capacity)
@@ -69,14 +68,14 @@ class BlockSearch:
         state.sessions[:] = [self.session]  # so that it is checked and counted
 
     def blocks(self, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Blocks [r, n, size] and their joint log-probabilities [r, n]; after an EOS only more of it follow."""
+        """Blocks [r, n, size] and their joint log-probabilities [r, n]; an EOS is repeated up to the block's end."""
         blocks = rows.new_zeros(len(rows), 1, 0)
         scores = torch.zeros(len(rows), 1, device=rows.device)
         for _ in range(size):
             scores = (scores[..., None] + self._next(rows, blocks)).flatten(1)
             few = torch.arange(scores.shape[1], device=rows.device).expand_as(scores)
             if scores.shape[1] > self.width:
-                # In the order of the vocabulary: a draw does not depend on which of two near-equals is the better.
+                # In the order of the vocabulary, so that a draw does not depend on how near-ties are ranked.
                 few = scores.topk(self.width, sorted=False).indices.sort(1).values
             parents = blocks.gather(1, (few // self.vocab)[..., None].expand(-1, -1, blocks.shape[2]))
             blocks = torch.cat([parents, (few % self.vocab)[..., None]], 2)
@@ -94,7 +93,7 @@ class BlockSearch:
         return logp
 
     def _read(self, rows: Tensor, blocks: Tensor) -> Tensor:
-        """The same for at most as many blocks as there are slots."""
+        """``_next`` for at most ``slots`` blocks, without the rule for EOS."""
         r, n, d = blocks.shape
         slots = (rows[:, None] * self.slots + torch.arange(n, device=rows.device)).flatten()
         lengths = self.buffer.lengths[rows].repeat_interleave(n)

@@ -1,4 +1,4 @@
-"""Speculative decoding with a tree of drafted tokens, all of which the target reads in one forward."""
+"""Speculative decoding with a tree of drafted tokens, which the target reads in one forward."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from decoding.state.token_buffer import Commit
 
 
 class SpecInfer:
-    """Draft ``branches[l]`` different tokens after every node of level l, and keep the path that the target keeps.
+    """Draft ``branches[l]`` different tokens after every node of level l; the target accepts one path.
 
-    The tree and its verification are SpecInfer's (Miao et al. 2305.09781, section 4): at each node the children are
-    tried in the order in which they were drawn, x is kept with probability min(1, p(x) / q(x)), and where it is
-    rejected p becomes max(0, p - q), normalised. Children are drawn without replacement, so q then loses x too (as in
-    recursive rejection sampling, Jeon et al. 2402.14160): where the draft is sure, drawing with it would try one token
-    again and again. The output is the target's own. Greedy takes the draft's likeliest tokens.
+    Tree and verification are SpecInfer's (Miao et al. 2305.09781, section 4): the children of a node are tried in the
+    order in which they were drawn. Child x is accepted with probability min(1, p(x) / q(x)); a rejection replaces p by
+    max(0, p - q), normalised. Children are drawn without replacement, so q then loses x too (recursive rejection
+    sampling, Jeon et al. 2402.14160): where the draft is confident, drawing with replacement would try one token again
+    and again. The output is distributed as the target's own. Greedy takes the draft's likeliest tokens.
 
     Raises ValueError unless there are a draft and a target and every branch is at least 1, or where two tokens cannot
     share a position (ALiBi, llama.cpp).
@@ -39,7 +39,7 @@ class SpecInfer:
             if lm.chains_only:
                 raise ValueError(f"{lm.name} {lm.chains_only} and cannot read a tree; take branches of 1")
         self.models, self.branches = list(models), tuple(branches)
-        self.shape = Shape(self.branches)
+        self.shape = TreeShape(self.branches)
         self.scratch = self.shape.nodes + 1
 
     def write(self, state: GenerationState) -> Iterator[Commit]:
@@ -50,20 +50,19 @@ class SpecInfer:
     def _round(self, state: GenerationState, rows: Tensor) -> Commit:
         buffer, (small, large) = state.buffer, state.sessions
         lengths = buffer.lengths[rows]
-        # The target writes one token in any case: the budget leaves room for one drafted token fewer.
-        room = (buffer.prompts[rows] + buffer.budget - lengths - 1).clamp(max=len(self.branches))
+        room = buffer.draft_room(rows, len(self.branches))
         depth = max(1, int(room.max()))
         tree = self.shape.tree(lengths, room, depth)
         tokens, q = self._draft(state, rows, lengths, tree, depth)
         end = lengths + tokens.shape[1]
         logits = large.catch_up(buffer.ids, end, rows, logits_to_keep=tokens.shape[1] + 1, tree=tree)
         if state.sampling.greedy:
-            path, accepted, after = self._follow(room, tokens, logits.argmax(-1))
+            path, accepted, after = self._verify_greedy(room, tokens, logits.argmax(-1))
         else:
             p = state.sampling.probabilities(logits)
-            path, accepted, after = self._walk(state, rows, lengths - buffer.prompts[rows], room, tokens, q, p)
+            path, accepted, after = self._verify(state, rows, lengths - buffer.prompts[rows], room, tokens, q, p)
         large.keep_path(rows, lengths, path, accepted)
-        # Of the last level the draft has only written, not read.
+        # The draft has not read its last level.
         small.keep_path(rows, lengths, path[:, : depth - 1], accepted.clamp(max=depth - 1))
         state.drafted += int(room.sum())
         return Commit.checked(rows, tokens.gather(1, path), accepted, after)
@@ -71,8 +70,7 @@ class SpecInfer:
     def _draft(
         self, state: GenerationState, rows: Tensor, lengths: Tensor, tree: TokenTree, depth: int
     ) -> tuple[Tensor, Tensor | None]:
-        """The tokens [r, n] of all nodes, and what each level was drawn from, [r, 1 + n - leaves, vocab]; when greedy
-        they were not left to chance, and there is nothing to say of it."""
+        """Tokens [r, n] of all nodes and, unless greedy, q [r, 1 + n - leaves, vocab] after text and nodes."""
         buffer, session, shape = state.buffer, state.sessions[0], self.shape
         tokens, seen = lengths.new_zeros(len(rows), 0), []
         for level in range(depth):
@@ -92,14 +90,14 @@ class SpecInfer:
 
     def _children(self, state: GenerationState, rows: Tensor, q: Tensor, place: Tensor, width: int) -> Tensor:
         """[r, m, width] different tokens after each of m nodes, in the order in which they are drawn from q."""
-        vocab = q.shape[-1]
-        few = min(max(width, state.sampling.top_k or vocab), vocab)
-        q, tokens = q.topk(few)  # noise is what costs, and nothing else can be drawn
+        vocab, top_k = q.shape[-1], state.sampling.top_k
+        few = vocab if top_k is None else min(max(width, top_k), vocab)
+        q, tokens = q.topk(few)  # no other token can be drawn, and noise is expensive
         gumbels = gumbel(state.buffer, rows, (place[..., None] * vocab + tokens).flatten(1)).view_as(q)
         return tokens.gather(-1, (q.log() + gumbels).topk(width).indices)
 
-    def _follow(self, room: Tensor, tokens: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``_walk`` where nothing is left to chance: down the children that are ``best`` [r, n + 1] to the target."""
+    def _verify_greedy(self, room: Tensor, tokens: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``_verify`` for greedy decoding: accept the children that are the target's ``best`` [r, n + 1]."""
         node, accepted = torch.full_like(room, -1), torch.zeros_like(room)
         path = []
         for level in range(self.shape.begins.index(tokens.shape[1])):
@@ -112,32 +110,32 @@ class SpecInfer:
             path.append(torch.where(chosen, node, 0))
         return torch.stack(path, 1), accepted, gather_at(best, node + 1)
 
-    def _walk(
+    def _verify(
         self, state: GenerationState, rows: Tensor, starts: Tensor, room: Tensor, tokens: Tensor, q: Tensor, p: Tensor
     ):
-        """Down the tree: the nodes [r, depth] that are kept, how many [r] of them, and the token [r] after."""
+        """The accepted path [r, depth] from the root down, its length [r], and the token [r] after it."""
         buffer, shape = state.buffer, self.shape
-        fresh = lambda place, stream: draft_noise(buffer, rows, starts, place, stream, shape.nodes)  # noqa: E731
+        noise = lambda place, stream: draft_noise(buffer, rows, starts, place, stream, shape.nodes)  # noqa: E731
         node, accepted, left = torch.full_like(rows, -1), torch.zeros_like(rows), p[:, 0]
         path = []
         for level in range(shape.begins.index(tokens.shape[1])):
             children = shape.children(level, node)
             going = (accepted == level) & (level < room)
-            uniform = torch.stack([fresh(child, ACCEPT) for child in children.unbind(1)], 1)
+            uniform = torch.stack([noise(child, ACCEPT) for child in children.unbind(1)], 1)
             kept, left = try_children(left, gather_at(q, node + 1), tokens.gather(1, children), uniform, going)
             chosen = kept >= 0
             node = torch.where(chosen, gather_at(children, kept.clamp(min=0)), node)
             left = torch.where(chosen[:, None], gather_at(p, node + 1), left)
             accepted = accepted + chosen
             path.append(torch.where(chosen, node, 0))
-        return torch.stack(path, 1), accepted, sample_from_weights(left, fresh(accepted, REPLACE))
+        return torch.stack(path, 1), accepted, sample_from_weights(left, noise(accepted, REPLACE))
 
 
 def try_children(p: Tensor, q: Tensor, tokens: Tensor, uniform: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
-    """Which child [r] of a node is kept of ``tokens`` [r, width], -1 for none, and what is left of p [r, vocab].
+    """Index [r] of the accepted child among ``tokens`` [r, width], -1 for none, and the residual of p [r, vocab].
 
-    The tokens were drawn from q [r, vocab] in this order, without replacement. Rows that are not ``going`` [r] keep
-    nothing and lose nothing of p.
+    The tokens were drawn from q [r, vocab] in this order, without replacement. Rows that are not ``going`` [r] accept
+    nothing and keep p.
     """
     kept = torch.full_like(tokens[:, 0], -1)
     for i, token in enumerate(tokens.unbind(1)):
@@ -145,10 +143,10 @@ def try_children(p: Tensor, q: Tensor, tokens: Tensor, uniform: Tensor, going: T
         asked = going & (kept < 0)
         chance = p.gather(1, token).squeeze(1)
         drawn = q.gather(1, token).squeeze(1)
-        asked &= drawn > 0  # else there were fewer tokens to draw than children
-        keep = uniform[:, i] * drawn < chance
-        kept = torch.where(asked & keep, i, kept)
-        rejected = (asked & ~keep)[:, None]
+        asked &= drawn > 0  # 0 where there were fewer tokens than children
+        accepted = uniform[:, i] * drawn < chance
+        kept = torch.where(asked & accepted, i, kept)
+        rejected = (asked & ~accepted)[:, None]
         p = torch.where(rejected, _normalised((p - q).clamp(min=0), p), p)
         others = q.scatter(1, token, 0.0)
         q = torch.where(rejected, _normalised(others, others), q)
@@ -156,13 +154,13 @@ def try_children(p: Tensor, q: Tensor, tokens: Tensor, uniform: Tensor, going: T
 
 
 def _normalised(weights: Tensor, otherwise: Tensor) -> Tensor:
-    """``weights`` [r, vocab] to sum to 1; ``otherwise`` where rounding has left none."""
+    """``weights`` [r, vocab] scaled to sum to 1; ``otherwise`` where rounding has left no weight."""
     total = weights.sum(-1, keepdim=True)
     return torch.where(total > 0, weights / total, otherwise)
 
 
-class Shape:
-    """Which node is whose child, the same for every text: level by level, a node's children side by side."""
+class TreeShape:
+    """The parents of the nodes, the same for every text: nodes level by level, the children of a node adjacent."""
 
     def __init__(self, branches: Sequence[int]):
         self.branches, self.widths, self.begins = branches, [1], [0]
@@ -180,21 +178,21 @@ class Shape:
         self.levels, self.seen = self.levels.to(device), self.seen.to(device)
 
     def above(self, level: int) -> Tensor:
-        """[m] the nodes whose children are of ``level``, counted from 0 for the text."""
+        """[m] the parents of the nodes of ``level``, counted from 0 for the text."""
         begin = 1 + self.begins[level - 1] if level else 0
         return torch.arange(begin, begin + self.widths[level], device=self.levels.device)
 
     def children(self, level: int, node: Tensor) -> Tensor:
-        """[r, branch] the nodes of ``level`` after ``node`` [r], -1 for the text; any where it is of another level."""
-        place = (node - self.begins[level - 1]).clamp(0, self.widths[level] - 1) if level else torch.zeros_like(node)
+        """[r, branch] children of ``node`` [r], -1 for the text, of the level above ``level``; arbitrary for others."""
+        above = (node - self.begins[level - 1]).clamp(0, self.widths[level] - 1) if level else torch.zeros_like(node)
         branch = self.branches[level]
-        return self.begins[level] + place[:, None] * branch + torch.arange(branch, device=node.device)
+        return self.begins[level] + above[:, None] * branch + torch.arange(branch, device=node.device)
 
     def tree(self, lengths: Tensor, room: Tensor, depth: int) -> TokenTree:
-        """The first ``depth`` levels after texts of ``lengths`` [r]; positions stay within ``room`` [r] tokens."""
+        """The first ``depth`` levels after texts of ``lengths`` [r]; positions are clamped to ``room`` [r] tokens."""
         n, r = self.begins[depth], len(lengths)
-        places = torch.minimum(self.levels[:n] + 1, room.clamp(min=1)[:, None])
-        return TokenTree(lengths, places, self.seen[:n, :n].expand(r, -1, -1))
+        depths = torch.minimum(self.levels[:n] + 1, room.clamp(min=1)[:, None])
+        return TokenTree(lengths, depths, self.seen[:n, :n].expand(r, -1, -1))
 
 
 def from_settings(models: Sequence[LM], beams: int, length: int) -> SpecInfer:

@@ -94,8 +94,7 @@ class Speculative:
     def _draft(
         self, state: GenerationState, policy_state: PolicyState | None, rows: Tensor, lengths: Tensor
     ) -> DraftOutput:
-        # The target always writes one token of a round, which the budget must hold too.
-        room = (state.buffer.limits[rows] - lengths - 1).clamp(max=self.length)
+        room = state.buffer.draft_room(rows, self.length)
         if self.proposer is not None:
             return draft_with_proposer(state, self.proposer, rows, lengths, room, self.length)
         ahead = policy_state is not None and host_waits(rows.device) and state.buffer.room > self.length

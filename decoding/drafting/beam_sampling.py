@@ -1,4 +1,4 @@
-"""Beam sampling: several continuations at once, in one cache, each drawn by the weight of its whole past."""
+"""Beam sampling: several continuations in one cache, drawn in proportion to their joint probabilities."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from decoding.state.token_buffer import TokenBuffer
 
 @dataclass(slots=True)
 class Beams:
-    """All nodes that ``width`` beams went through: node i is beam ``i % width`` of level ``i // width``.
+    """All nodes of ``width`` beams: node i is beam ``i % width`` of level ``i // width``.
 
-    A beam that has met an EOS, or the end of its row's budget, repeats its last token for certain: such nodes are
-    ``idle`` and stand for the block that ended.
+    A beam that has ended, by an EOS or its row's budget, repeats its last token with probability 1: such nodes are
+    ``idle``.
     """
 
     tokens: Tensor
     """[r, n]"""
     parents: Tensor
-    """[r, n] node before each, -1 for the text"""
+    """[r, n] parent of each node, -1 for the text"""
     weights: Tensor
-    """[r, n] log-probability, as drawn, of all tokens up to each; -inf where there were fewer beams than ``width``"""
+    """[r, n] log-probability, as drawn, of the path to each node; -inf where there are fewer beams than ``width``"""
     idle: Tensor
     """[r, n]"""
     tree: TokenTree
@@ -35,46 +35,46 @@ class Beams:
 
     @classmethod
     def empty(cls, lengths: Tensor, room: Tensor, width: int, depth: int) -> Beams:
-        """No beams yet after texts of ``lengths`` [r]; positions stay within ``room`` [r] tokens."""
+        """No beams yet, after texts of ``lengths`` [r]; positions are clamped to ``room`` [r] tokens."""
         r, n = len(lengths), width * depth
         level = torch.arange(n, device=lengths.device) // width
-        places = torch.minimum(level + 1, room.clamp(min=1)[:, None])
+        depths = torch.minimum(level + 1, room.clamp(min=1)[:, None])
         seen = torch.eye(n, dtype=torch.bool, device=lengths.device).repeat(r, 1, 1)
         return cls(
             tokens=lengths.new_zeros(r, n),
             parents=lengths.new_full((r, n), -1),
             weights=torch.full((r, n), -torch.inf, device=lengths.device),
             idle=level >= room[:, None],
-            tree=TokenTree(lengths, places, seen),
+            tree=TokenTree(lengths, depths, seen),
             width=width,
         )
 
     @property
     def levels(self) -> Tensor:
-        """[n]"""
+        """[n] level of each node"""
         return torch.arange(self.tokens.shape[1], device=self.tokens.device) // self.width
 
     @property
     def alive(self) -> Tensor:
-        """[r, n]"""
+        """[r, n] nodes that exist"""
         return self.weights > -torch.inf
 
     @property
     def sizes(self) -> Tensor:
-        """[r, n] tokens from the text to each node, idle ones not counted."""
+        """[r, n] length of the path to each node, without idle nodes."""
         return (self.tree.seen & ~self.idle[:, None]).sum(-1) * self.alive
 
     def along(self, values: Tensor) -> Tensor:
-        """[r, n] sum of ``values`` [r, n] over each node and its ancestors that are not idle."""
+        """[r, n] sum of ``values`` [r, n] over the path to each node, without idle nodes."""
         return torch.where(self.tree.seen & ~self.idle[:, None], values[:, None], 0.0).sum(-1)
 
     def path(self, nodes: Tensor) -> Tensor:
-        """[r, depth] the nodes from the text to ``nodes`` [r]; on levels beyond them it means nothing."""
+        """[r, depth] the path to ``nodes`` [r]; arbitrary on deeper levels."""
         seen = gather_at(self.tree.seen, nodes).view(len(nodes), -1, self.width)
         return seen.int().argmax(-1) + self.width * torch.arange(seen.shape[1], device=nodes.device)
 
     def best(self) -> Tensor:
-        """[r] the last node of the beam of the greatest weight."""
+        """[r] the last node of the beam of greatest weight."""
         return self.tokens.shape[1] - self.width + self.weights[:, -self.width :].argmax(-1)
 
     def only(self, path: Tensor) -> Beams:
@@ -91,7 +91,7 @@ class Beams:
         )
 
     def grow(self, level: int, beams: Tensor, tokens: Tensor, weights: Tensor, over: Tensor) -> None:
-        """Level ``level``: ``tokens`` [r, width] after the ``beams`` [r, width] of the level before."""
+        """Add level ``level``: ``tokens`` [r, width] after the ``beams`` [r, width] of the level before."""
         here = slice(level * self.width, (level + 1) * self.width)
         self.tokens[:, here], self.weights[:, here] = tokens, weights
         self.idle[:, here] = over
@@ -103,12 +103,12 @@ class Beams:
 def sample_beams(
     state: GenerationState, rows: Tensor, lengths: Tensor, room: Tensor, width: int, depth: int, length: int
 ) -> tuple[Beams, list[Tensor]]:
-    """``width`` beams of ``depth`` tokens by the first model, and its logits: [r, 1, vocab] and, of each level after
-    the first, [r, width, vocab].
+    """``width`` beams of ``depth`` tokens by the first model, and its logits: [r, 1, vocab] on the first level,
+    [r, width, vocab] on the others.
 
-    Each level draws ``width`` different continuations of all beams in proportion to their weights, without
-    replacement; greedy takes the heaviest by unfiltered probability, which is beam search. At most ``room`` [r] tokens
-    of a row count. One forward a level.
+    Each level draws ``width`` of the continuations of all beams in proportion to their weights, without replacement;
+    greedy takes the heaviest by unfiltered probability, which is beam search. A beam ends after ``room`` [r] tokens.
+    One forward a level.
     """
     buffer, session = state.buffer, state.sessions[0]
     beams, logits = Beams.empty(lengths, room, width, depth), []
@@ -135,19 +135,21 @@ def sample_beams(
 
 
 def _continuations(logits: Tensor, sampling: Sampling, width: int) -> tuple[Tensor, Tensor]:
-    """Of ``logits`` [r, m, vocab], m beams or 1 for all of them, the tokens that may be among the next ``width`` beams
-    and their log-probabilities as drawn, or unfiltered if greedy; both [r, width, few]."""
+    """The tokens that may continue a beam, and their log-probabilities as drawn, unfiltered if greedy.
+
+    Both [r, width, few], from ``logits`` [r, width, vocab], or [r, 1, vocab] for all beams.
+    """
     log_q = log_probabilities(logits, sampling, filtered=not sampling.greedy).expand(-1, width, -1)
     vocab = logits.shape[-1]
-    few = min(width if sampling.greedy else sampling.top_k or vocab, vocab)
-    if few < vocab:  # nothing else can be drawn, and noise is what costs
+    few = width if sampling.greedy else vocab if sampling.top_k is None else sampling.top_k
+    if few < vocab:  # no other token can be drawn, and noise is expensive
         log_q, tokens = log_q.topk(few)
         return tokens, log_q
     return torch.arange(vocab, device=logits.device).expand_as(log_q), log_q
 
 
 def _repeated(tokens: Tensor, log_q: Tensor, last: Tensor, over: Tensor) -> tuple[Tensor, Tensor]:
-    """``tokens`` and ``log_q`` [r, width, few]; of beams that are ``over`` [r, width] their ``last``, for certain."""
+    """``tokens`` and ``log_q`` [r, width, few]; for beams that are ``over`` [r, width] the ``last``, with certainty."""
     certain = torch.full_like(log_q[:1, :1], -torch.inf)
     certain[..., 0] = 0.0
     return torch.where(over[..., None], last[..., None], tokens), torch.where(over[..., None], certain, log_q)
@@ -155,11 +157,11 @@ def _repeated(tokens: Tensor, log_q: Tensor, last: Tensor, over: Tensor) -> tupl
 
 def _choose(index: Tensor, scores: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
     """[r, width] a draw without replacement from ``index`` [r, width, few] in proportion to exp(``scores``), and the
-    scores of what is drawn.
+    scores of the drawn.
 
-    The greatest with Gumbel ``noise`` [r, width * few] are such a draw (Gumbel-top-k, 1903.06059); greedy has none. In
-    the order of their indices, so that what is drawn later does not depend on which of two near-equals is the better;
-    scores of -inf come last.
+    The greatest scores with Gumbel ``noise`` [r, width * few] are such a draw (Gumbel-top-k, 1903.06059); greedy has no
+    noise. The result is sorted by index, so that later draws do not depend on how near-ties are ranked; scores of -inf
+    come last.
     """
     width = scores.shape[1]
     index, scores = index.flatten(1), scores.flatten(1)
@@ -170,6 +172,6 @@ def _choose(index: Tensor, scores: Tensor, noise: Tensor | None) -> tuple[Tensor
 
 
 def gumbel(buffer: TokenBuffer, rows: Tensor, places: Tensor) -> Tensor:
-    """Noise [r, m] for ``rows`` [r] at ``places`` [r, m]."""
+    """Gumbel noise [r, m] for ``rows`` [r] at ``places`` [r, m]."""
     uniform = buffer.uniform(rows, places, DRAW) + 2.0**-24  # neither 0 nor 1
     return -(-uniform.log()).log()

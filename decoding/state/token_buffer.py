@@ -81,6 +81,10 @@ class TokenBuffer:
         """Read range of rows with ``unread`` tokens, of which ``drafted`` are after the text; None for the prompts."""
         return ReadSpan(self.longest + drafted, unread) if self.gained[1] else None
 
+    def draft_room(self, rows: Tensor, length: int) -> Tensor:
+        """[r] tokens that a draft may have, at most ``length``: the target writes one more within the budget."""
+        return (self.limits[rows] - self.lengths[rows] - 1).clamp(max=length)
+
     def ends(self, tokens: Tensor) -> Tensor:
         """True where a token is an EOS."""
         return torch.isin(tokens, self.eos)

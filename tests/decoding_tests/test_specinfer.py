@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import eager, greedy_text, nudged, tiny
 
 from decoding import PromptLookup, Sampling, SpecInfer, Speculative, generate
-from decoding.decoders.specinfer import Shape, try_children
+from decoding.decoders.specinfer import TreeShape, try_children
 
 target = tiny(seed=1)
 reference = eager(target)
@@ -104,7 +104,7 @@ def _law(lm, prompt, new, sampling):
 
 
 def test_the_shape_of_a_tree():
-    shape = Shape((2, 2))
+    shape = TreeShape((2, 2))
     assert (shape.nodes, shape.widths, shape.levels.tolist()) == (6, [1, 2, 4], [0, 0, 1, 1, 1, 1])
     assert [row.nonzero().flatten().tolist() for row in shape.seen] == [[0], [1], [0, 2], [0, 3], [1, 4], [1, 5]]
     assert shape.children(1, torch.tensor([0, 1])).tolist() == [[2, 3], [4, 5]]
