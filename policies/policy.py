@@ -102,7 +102,7 @@ class Policy(nn.Module):
         """A copy that decides by ``threshold``, which may be infinite. ValueError for NaN.
 
         It shares no buffer with this policy. A CUDA graph captured around a policy reads the buffers of that policy;
-        whoever holds both gives it another threshold by ``policy.threshold.copy_(other.threshold)``.
+        ``policy.threshold.copy_(other.threshold)`` gives it another threshold.
         """
         policy = copy.deepcopy(self)
         policy.threshold.copy_(_threshold(threshold))

@@ -1,9 +1,10 @@
 """Write a tuned policy for another engine, or check an exported folder.
 
-python -m policies.export runs/NAME/policy.json --to python --output exported
-python -m policies.export --list
-python -m policies.export --check exported
-python -m policies.export runs/NAME/policy.json --check exported      # made from this policy, for its models
+    python -m policies.export runs/NAME/policy.json --to python --output exported
+    python -m policies.export --list
+    python -m policies.export --check exported
+
+With a policy.json, --check also compares the folder with that policy and its models.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class LearnedPolicy(Policy):
         return {name: getattr(self, f"{name}_") for name in self.shapes()}
 
     def set_weights(self, weights: dict[str, Tensor]) -> None:
-        if not (weights["scale"] > 0).all():
+        if "scale" in weights and not (weights["scale"] > 0).all():
             raise ValueError("a scale is not positive; every one must be")
         for name in self.shapes():
             self._fill(f"{name}_", weights[name])

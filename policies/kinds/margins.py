@@ -58,10 +58,6 @@ class Margins(LearnedPolicy):
     def numbers(self) -> dict[str, Tensor]:
         return self.weights()
 
-    def set_weights(self, weights: dict[str, Tensor]) -> None:
-        for name in self.shapes():
-            self._fill(f"{name}_", weights[name])
-
     def _require_fit(self) -> None:
         if self.slope_ is None:
             raise RuntimeError(f"this {self.kind} policy has no weights yet; call fit, or load one")

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from decoding.state.sampling import POLICY, counter_noise
 from decoding.step import PolicyNeeds, Step
-from policies import Survival
-from policies.features.table import FEATURES
+from policies import FEATURES, Survival
 from train.replay.rounds import Starts
 from train.traces.draft_traces import OF_THE_ROUND, STEP_FEATURES, DraftTraces
 

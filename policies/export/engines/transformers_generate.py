@@ -77,13 +77,8 @@ def _imports() -> str:
     """The imports of ``generate.py``: every copied module, for some versions copy only what it imports itself."""
     used = [f"from .{_flat(module)} import {names}" for module, names in ROOTS.items()]
     rest = sorted({name.removesuffix(".py") for name in copied_sources()} - {_flat(module) for module in ROOTS})
-    return "\n".join(
-        [
-            *used,
-            "from .policy_data import FILES, OPTIONS",
-            *(f"from .{name} import __name__ as _{name}" for name in rest),
-        ]
-    )
+    unused = [f"from .{name} import __name__ as _{name}" for name in rest]
+    return "\n".join([*used, "from .policy_data import FILES, OPTIONS", *unused])
 
 
 def _data(source: Source) -> str:
