@@ -1,4 +1,4 @@
-"""A user's own grader, by name: ``module:function`` (prompt, reference, text) -> score in [0, 1], 1 is best."""
+"""Loads a user's own grader by name: ``module:function`` (prompt, reference, text) -> score in [0, 1], 1 is best."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable
 from train.common.cli import InputError
 
 Grader = Callable[[str, str | None, str], float | None]
-"""(prompt, reference or None, the text to judge) -> score in [0, 1], or None where the prompt cannot be graded"""
+"""(prompt, reference or None, text to grade) -> score in [0, 1], or None where the prompt cannot be graded"""
 
 
 def load_grader(name: str) -> Grader:
-    """The function ``module:function`` names; each of its scores is checked.
+    """The function that ``name``, ``module:function``, names; its scores are checked at every call.
 
-    Raises InputError, one sentence: no such module or function, one that does not take (prompt, reference, text), and
-    later, when called, a score that is neither None nor a number in [0, 1].
+    Raises InputError, one sentence, when there is no such function or it does not take (prompt, reference, text), and
+    when called, for a score that is neither None nor a number in [0, 1].
     """
     right = "write module:function, with the module's folder on PYTHONPATH"
     if name.count(":") != 1 or not all(name.split(":")):
-        raise InputError(f"the grader {name!r} is no name of a function; {right}")
+        raise InputError(f"the grader {name!r} is not the name of a function; {right}")
     try:
         function = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What an answer loses against the large model's own: guarded regret, or points that a grader of the user's gives."""
+"""The loss of an answer against the large model's own: guarded regret, or the difference of a user's grades."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.quality.guarded_regret import end_tokens, guarded_regret, score
 
 @dataclass
 class QualityMetric:
-    """Judges answers to prompts; ``grader`` is ``module:function``, for which see ``train.quality.graders``.
+    """Measures answers to prompts; ``grader`` is a name for ``train.quality.graders.load_grader``, None: no grader.
 
     With a grader the loss is signed: the score of the large model's own answer minus that of this one, in [-1, 1].
     """
@@ -22,7 +22,7 @@ class QualityMetric:
     large: LM
     grader: str | None = None
     scores: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
-    """by prompt and answer: a grader may run programs"""
+    """by prompt and answer, kept because a grader may be slow"""
 
     def __post_init__(self) -> None:
         self.grade = None if self.grader is None else load_grader(self.grader)
@@ -33,15 +33,15 @@ class QualityMetric:
 
     def __call__(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> tuple[float, float]:
         """(loss, mean plain regret) of one answer; ``reference`` is the large model's own."""
-        (one,) = score(self.large, [prompt.ids], [answer])
+        (scored,) = score(self.large, [prompt.ids], [answer])
         if self.grade is None:
-            loss = guarded_regret(one, answer, reference, end_tokens(self.large))
+            loss = guarded_regret(scored, answer, reference, end_tokens(self.large))
         else:
             loss = self._score(prompt, reference) - self._score(prompt, answer)
-        return loss, float(one.regret.mean())
+        return loss, float(scored.regret.mean())
 
     def check(self, prompts: Iterable[Prompt]) -> None:
-        """Raise InputError for the first prompt to which the grader gives no score; whatever it raises passes."""
+        """Raise InputError for the first prompt to which the grader gives no score; its own errors pass through."""
         for prompt in prompts if self.grade is not None else ():
             self._score(prompt, ())
 

@@ -1,4 +1,4 @@
-"""Collect draft traces: while the target writes, the draft is asked everywhere, and followed where it is wrong."""
+"""Collect draft traces: the draft model drafts at every position of the target's own text, on past its mistakes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from decoding import LM, Sampling
+from decoding.acceptance.draft_block import gather_at
 from decoding.drafting.draft_model import draft_noise
 from decoding.generation import commits, start
 from decoding.state.generation_state import GenerationState
 from decoding.state.policy_state import PolicyState, entropy
-from decoding.state.sampling import DRAW, REPLACE, sample_from_weights
+from decoding.state.sampling import REPLACE, sample_from_weights
 from decoding.state.token_buffer import Commit, left_pad
 from policies import feature_columns, token_classes
 from train.data.prompts import Prompt
@@ -39,10 +40,9 @@ def collect_drafts(
 ) -> None:
     """Write the draft traces of ``prompts`` to ``folder``; shards that are there already are kept.
 
-    ``longest`` is the longest draft they can replay, ``batch`` prompts are a
-    shard and are read together. In low precision a logit depends on how many rows are, so there a score next to its
-    threshold may fall on the other side live. TraceError when the folder holds those of another run; ValueError
-    for what ``generate`` refuses.
+    ``longest`` is the longest draft that can be replayed from them. ``batch`` prompts are a shard and are read in one
+    batch; in low precision a logit depends on the batch size, so a score close to its threshold may differ live.
+    TraceError when the folder holds traces of another run; ValueError for what ``generate`` refuses.
     """
     if longest < 1:
         raise ValueError(f"the longest draft must be at least 1 token, not {longest}")
@@ -53,14 +53,14 @@ def collect_drafts(
         logger = DraftLogger([small, large], longest, classes)
         ids, mask = left_pad([prompt.ids for prompt in shard], large.device)
         with torch.inference_mode():
-            run = start(logger, ids, mask, max_new_tokens, None, sampling, seed + i * batch)
-            for _ in commits(logger, run):
+            state = start(logger, ids, mask, max_new_tokens, None, sampling, seed + i * batch)
+            for _ in commits(logger, state):
                 pass
         write_rows(folder, i, [logger.columns(shard)])
 
 
 def about_drafts(small: LM, large: LM, prompts: Sequence[Prompt], longest: int, max_new_tokens: int) -> dict:
-    """What draft traces are of: written beside them, and compared with when they are given."""
+    """The description of draft traces for their meta.json: everything that they depend on but the sampling."""
     return {
         "drafts": DRAFT_SCHEMA,
         "longest": longest,
@@ -73,7 +73,7 @@ def about_drafts(small: LM, large: LM, prompts: Sequence[Prompt], longest: int, 
 def given_drafts(
     folder: Path, small: LM, large: LM, prompts: Sequence[Prompt], longest: int, max_new_tokens: int
 ) -> DraftTraces:
-    """The draft traces of greedy text in ``folder``. TraceError when they are of something else, or unfinished."""
+    """The draft traces of greedy text in ``folder``. TraceError when they are of another run, or unfinished."""
     traces, meta = read_drafts(folder), read_meta(folder)
     wanted = about_drafts(small, large, prompts, longest, max_new_tokens) | {"sampling": asdict(Sampling())}
     differing = [key for key, value in json.loads(json.dumps(wanted)).items() if meta.get(key) != value]
@@ -86,71 +86,77 @@ def given_drafts(
 
 
 class DraftLogger:
-    """A decoder that writes what the target alone would, and logs the draft beside it (``train.traces.draft_traces``).
+    """A decoder that writes the target's own text and logs the rows of ``train.traces.draft_traces``.
 
-    The draft reads one token at a time, as it does live: in low precision a whole text at once gives other logits.
+    The draft model reads one token at a time, as it does live: in low precision a text read at once gives other logits.
     """
 
     names = STEP_FEATURES
-    """what its ``PolicyState`` has to know of each step"""
+    """features that its ``PolicyState`` fills"""
 
     def __init__(self, models: Sequence[LM], longest: int, classes: Tensor):
         self.models, self.longest, self.classes = list(models), longest, classes
         self.scratch = longest
         self.logged: list[Tensor] = []
 
-    def write(self, run: GenerationState) -> Iterator[Commit]:
-        text, (small, large) = run.buffer, run.sessions
-        trail = PolicyState(self, text)
+    def write(self, state: GenerationState) -> Iterator[Commit]:
+        buffer, (small, large) = state.buffer, state.sessions
+        policy_state = PolicyState(self, buffer)
         while True:
-            rows = text.rows
-            lengths = text.lengths[rows]
-            position = lengths - text.prompts[rows]
-            target_logits, _ = large.next(text.ids, lengths, rows)
-            logits, _ = small.next(text.ids, lengths, rows)
-            token = run.sampling.draw(target_logits, text.uniform(rows, position, DRAW))
-            p, q = run.sampling.probabilities(target_logits), run.sampling.probabilities(logits)
-            wrong = (of(q, token) < of(p, token)).nonzero().squeeze(1)
+            rows = buffer.rows
+            lengths = buffer.lengths[rows]
+            position = lengths - buffer.prompts[rows]
+            target_logits, _ = large.next(buffer.ids, lengths, rows)
+            logits, _ = small.next(buffer.ids, lengths, rows)
+            token = state.draw(target_logits, rows, lengths)
+            p, q = state.sampling.probabilities(target_logits), state.sampling.probabilities(logits)
+            wrong = (gather_at(q, token) < gather_at(p, token)).nonzero().squeeze(1)
             own = token.clone()
-            fresh = draft_noise(text, rows, position, torch.zeros_like(position), REPLACE, self.longest)
+            fresh = draft_noise(buffer, rows, position, torch.zeros_like(position), REPLACE, self.longest)
             own[wrong] = sample_from_weights((q - p).clamp(min=0), fresh)[wrong]
-            said = torch.stack([of(q, token).log(), of(p, token).log(), entropy(target_logits)], 1)
-            self._log(trail, logits, rows, lengths, 0, token, own, said)
-            self._follow(run, trail, rows[wrong], lengths[wrong], own[wrong], wrong=True)
-            ended = text.ends(token).nonzero().squeeze(1)
-            self._follow(run, trail, rows[ended], lengths[ended], token[ended], wrong=False)
+            said = torch.stack([gather_at(q, token).log(), gather_at(p, token).log(), entropy(target_logits)], 1)
+            self._log(policy_state, logits, rows, lengths, 0, token, own, said)
+            self._follow(state, policy_state, rows[wrong], lengths[wrong], own[wrong], wrong=True)
+            ended = buffer.ends(token).nonzero().squeeze(1)
+            self._follow(state, policy_state, rows[ended], lengths[ended], token[ended], wrong=False)
             yield Commit.one(rows, token, torch.ones_like(token))
 
     def _follow(
-        self, run: GenerationState, trail: PolicyState, rows: Tensor, lengths: Tensor, token: Tensor, wrong: bool
+        self,
+        state: GenerationState,
+        policy_state: PolicyState,
+        rows: Tensor,
+        lengths: Tensor,
+        token: Tensor,
+        wrong: bool,
     ) -> None:
-        """Log where the draft goes after ``token`` [r] of its own, up to the longest draft or the budget."""
-        text, session = run.buffer, run.sessions[0]
+        """Log the draft that goes on from ``token`` [r] of its own, up to the longest draft or the budget."""
+        buffer, session = state.buffer, state.sessions[0]
         before = rows, lengths
         for place in range(1, self.longest):
-            within = (lengths + place - text.prompts[rows] < text.budget).nonzero().squeeze(1)
+            within = (lengths + place - buffer.prompts[rows] < buffer.budget).nonzero().squeeze(1)
             if not len(within):
                 break
             rows, lengths, token = rows[within], lengths[within], token[within]
-            text.ids[rows, lengths + place - 1] = token
-            logits, _ = session.next(text.ids, lengths + place, rows)
-            begin = lengths - text.prompts[rows]
-            fresh = draft_noise(text, rows, begin, torch.full_like(begin, place), REPLACE, self.longest)
-            token = run.sampling.draw(logits, fresh)
+            buffer.ids[rows, lengths + place - 1] = token
+            logits, _ = session.next(buffer.ids, lengths + place, rows)
+            begin = lengths - buffer.prompts[rows]
+            fresh = draft_noise(buffer, rows, begin, torch.full_like(begin, place), REPLACE, self.longest)
+            token = state.sampling.draw(logits, fresh)
             none = torch.full_like(token, -1)
             unknown = torch.full((len(rows), 3), torch.nan, device=rows.device)
-            self._log(trail, logits, rows, lengths + place, place if wrong else 0, none, token, unknown)
+            self._log(policy_state, logits, rows, lengths + place, place if wrong else 0, none, token, unknown)
         session.rollback(*before)
 
-    def _log(self, trail: PolicyState, logits, rows, lengths, depth: int, token, own, said) -> None:
-        step = trail.step(logits, rows, lengths)
+    def _log(self, policy_state: PolicyState, logits, rows, lengths, depth: int, token, own, said) -> None:
+        step = policy_state.step(logits, rows, lengths)
         seen = feature_columns(step, STEP_FEATURES, classes=self.classes)
         whole = [rows, step.position, torch.full_like(rows, depth), token, own, step.last_token]
-        # float64 holds token ids and float32 values alike
+        # float64 holds both token ids and float32 values exactly.
         self.logged.append(torch.cat([torch.stack(whole, 1).double(), said.double(), seen.double()], 1).cpu())
 
     def columns(self, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
-        """What was logged, as the columns of draft traces, in their order."""
+        """The logged rows as columns of draft traces, in their order."""
         table = torch.cat(self.logged).numpy()
         row, position, depth = table[:, :3].astype(int).T
         order = np.lexsort((depth, position - depth, row))
@@ -164,8 +170,3 @@ class DraftLogger:
             **{name: column.astype(np.int64) for name, column in whole.items()},
             **{name: column.astype(np.float32) for name, column in zip(names, table[:, 6:].T, strict=True)},
         }
-
-
-def of(probabilities: Tensor, token: Tensor) -> Tensor:
-    """[r] the probability of ``token`` [r] in ``probabilities`` [r, vocab]."""
-    return probabilities.gather(1, token[:, None]).squeeze(1)

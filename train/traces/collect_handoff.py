@@ -1,8 +1,9 @@
-"""Collect traces: let the models write, then ask both what they thought at every position.
+"""Collect hand-off traces: texts are written, then both models read them and their distributions are logged.
 
-Trajectories of a prompt: the large model alone; random hand-off at a rate drawn per shard, so that history features
-vary; and one more a round, what a policy fitted on all before writes. Only those show where a policy ends up: one that
-keeps what a small model is sure of walks into loops, in which it is surest.
+A prompt has a trajectory of the large model alone, one of random hand-off at a rate drawn per shard, so that history
+features vary, and one for each round of a policy that was fitted on all earlier ones. Only the last kind shows the
+texts that a policy gets itself into: one that keeps the tokens of which the small model is sure runs into loops, where
+the small model is surest.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from decoding import LM, Backoff, Step
+from decoding.acceptance.draft_block import gather_at
 from decoding.state.policy_state import entropy
 from decoding.state.suffix import longest_repeated_suffix
 from policies import Policy, Random, feature_columns, history_for, token_classes
@@ -33,7 +35,7 @@ GOLDEN = (5**0.5 - 1) / 2
 def collect(
     small: LM, large: LM, prompts: Sequence[Prompt], folder: Path, max_new_tokens: int, seed: int, meta: dict
 ) -> None:
-    """Write the traces of ``prompts`` to ``folder``; shards that are there already are kept."""
+    """Write the first two trajectories of ``prompts`` to ``folder``; shards that are there already are kept."""
     open_folder(folder, meta)
     classes = token_classes(large.tokenizer)
     for i, shard in missing_shards(folder, prompts, 0, "collecting traces"):
@@ -54,7 +56,7 @@ def _rate(shard: int, seed: int) -> float:
 
 
 def shards_of(prompts: Sequence[Prompt]) -> int:
-    """How many shards ``collect`` fills, and each round of ``explore`` after it."""
+    """Number of shards that ``collect`` fills, and then each round of ``explore``."""
     return math.ceil(len(prompts) / SHARD)
 
 
@@ -68,9 +70,9 @@ def explore(
     seed: int,
     number: int = 1,
 ) -> None:
-    """Add the trajectories of ``policy`` to traces that ``collect`` has made, as round ``number`` (from 1) of DAgger.
+    """Add the trajectories of ``policy`` to the traces of ``collect``, as round ``number`` (from 1) of DAgger.
 
-    Ross et al. 1011.0686: both models say what they think where the policy itself goes.
+    Ross et al. 1011.0686: a policy is fitted again on the states that it visits itself.
     """
     classes, traces = token_classes(large.tokenizer), read_traces(folder)
     decoder = Backoff([small, large], policy.to(large.device))
@@ -108,9 +110,10 @@ def trajectory(
     kind: str,
     rate: float,
 ) -> dict[str, np.ndarray]:
-    """The trace rows of one answer, as columns [n]: the features are those that a policy saw, or would have seen.
+    """The trace rows of one answer as columns [n], with the features that a policy would have seen.
 
-    ``reference`` is the large model's own answer.
+    ``writers`` [n]: 0 where the small model wrote the token, 1 where the large one did; ``reference``: the large
+    model's own answer; ``kind`` and ``rate``: the columns ``trajectory`` and ``rate``.
     """
     q_logits = answer_logits(small, prompt.ids, answer).float()
     p_logits = answer_logits(large, prompt.ids, answer).float()
@@ -118,21 +121,20 @@ def trajectory(
     token = torch.tensor(answer, device=q.device)
     best_q, best_p = q.argmax(-1), p.argmax(-1)
     step = _step(q_logits, p_logits, prompt, token, torch.tensor(writers, device=q.device))
-    names = FEATURE_COLUMNS
-    step.history = _history(feature_columns(step, history_for(names)))
-    table = feature_columns(step, names, history_for(names), classes.to(q.device))
-    at = lambda logp, ids: logp.gather(1, ids[:, None]).squeeze(1)  # noqa: E731
+    names, history = FEATURE_COLUMNS, history_for(FEATURE_COLUMNS)
+    step.history = _history(feature_columns(step, history))
+    table = feature_columns(step, names, history, classes.to(q.device))
     columns = {
         "position": step.position,
         "token": token,
         "writer": torch.tensor(writers),
         "small_token": best_q,
         "large_token": best_p,
-        "small_logprob": at(q, token),
-        "large_logprob": at(p, token),
-        "small_logprob_small": at(q, best_q),
-        "large_logprob_small": at(p, best_q),
-        "regret": p.amax(-1) - at(p, best_q),
+        "small_logprob": gather_at(q, token),
+        "large_logprob": gather_at(p, token),
+        "small_logprob_small": gather_at(q, best_q),
+        "large_logprob_small": gather_at(p, best_q),
+        "regret": p.amax(-1) - gather_at(p, best_q),
         "kl": (q.exp() * (q - p)).sum(-1),
     } | {name: table[:, i] for i, name in enumerate(names)}
     n = len(answer)
@@ -150,11 +152,11 @@ def trajectory(
 
 
 def _step(q_logits, p_logits, prompt: Prompt, token, writers) -> Step:
-    """What a policy saw at each position, from who wrote what: the large model was asked exactly where it wrote."""
+    """The step [n] at each position: the large model was last called where it last wrote."""
     n = len(token)
     position = torch.arange(n, device=token.device)
-    asked = torch.where(writers == 1, position, -1).cummax(0).values
-    before = torch.cat([asked.new_full((1,), -1), asked[:-1]])
+    last_call = torch.where(writers == 1, position, -1).cummax(0).values
+    before = torch.cat([last_call.new_full((1,), -1), last_call[:-1]])
     known = before >= 0
     agreed = (q_logits.argmax(-1) == p_logits.argmax(-1)).float()
     unknown = torch.full((n,), torch.nan, device=token.device)
@@ -171,6 +173,6 @@ def _step(q_logits, p_logits, prompt: Prompt, token, writers) -> Step:
 
 
 def _history(seen: torch.Tensor) -> torch.Tensor:
-    """[n, window, k] of [n, k]: what was recorded at the positions before each, NaN before the first."""
+    """[n, window, k] the values of ``seen`` [n, k] at the positions before each, NaN before the first."""
     padded = torch.cat([seen.new_full((WINDOW, seen.shape[1]), torch.nan), seen])
     return padded[:-1].unfold(0, WINDOW, 1).transpose(1, 2)

@@ -1,17 +1,17 @@
-"""Draft traces: what the draft says at every position of the target's own text, and where it goes when it is wrong.
+"""Draft traces: the draft model's steps at every position of the target's own text, and on past each of its mistakes.
 
-They are enough to replay speculative decoding exactly (``train.replay.speculative``). One row per step of a draft:
+They suffice to replay speculative decoding exactly (``train.replay.speculative``). One row per step of a draft:
 
-* ``depth`` 0: the draft stands on the true text. ``token`` is the target's.
-* ``depth`` d > 0: the draft has gone on from its own wrong token at ``position`` - d. This depends on that position
-  alone, not on where the round began, so one continuation per mismatch holds for every policy and draft length. It is
-  logged to the longest draft, never cut by a policy.
-* ``depth`` 0 with ``token`` -1: past the end. A draft does not foresee that the EOS it wrote ends the answer.
+* ``depth`` 0: the draft is still on the target's text, and ``token`` is the target's.
+* ``depth`` d > 0: the draft went wrong at ``position`` - d and has gone on from there. The continuation depends on that
+  position alone, not on where the round began, so one per mismatch holds for every policy and draft length. It is
+  logged up to the longest draft.
+* ``depth`` 0 with ``token`` -1: the answer has ended, and the draft goes on after its EOS.
 
 Columns: ``prompt``, ``group``, ``prompt_tokens``, ``position``, ``depth``, ``token``, ``drafted`` (the draft's own
-token; in sampled text the one it draws when it is rejected), ``small_logprob`` and ``large_logprob`` of ``token``
-after temperature and filters, ``target_entropy`` (nats), ``last_token``, and ``STEP_FEATURES``. What depends on the
-round (since_large, agreed, large_entropy, moving averages) is no column: replay works it out.
+token; in sampled text the one with which it goes on after a rejection), ``small_logprob`` and ``large_logprob`` of
+``token`` after temperature and filters, ``target_entropy`` (nats), ``last_token``, and ``STEP_FEATURES``. Features that
+depend on the round (since_large, agreed, large_entropy, moving averages) are computed in the replay.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ DRAFT_SCHEMA = 1
 
 @dataclass(frozen=True)
 class DraftTraces:
-    """Columns [rows] in the order of prompts, then of the position where a draft leaves the text, then of depth.
+    """Columns [rows], sorted by prompt, then by the position at which a draft leaves the text, then by depth.
 
-    ``longest`` is the longest draft, ``budget`` the longest answer that they can replay.
+    ``longest`` draft and ``budget``, the longest answer, bound what can be replayed from them.
     """
 
     columns: dict[str, np.ndarray]
@@ -59,7 +59,7 @@ class DraftTraces:
 
     @cached_property
     def on_path(self) -> np.ndarray:
-        """[positions] rows of the true text, past the end included."""
+        """[positions] rows of the target's text, past the end included."""
         return np.flatnonzero(self["depth"] == 0)
 
     @cached_property
@@ -79,27 +79,27 @@ class DraftTraces:
 
     @cached_property
     def answers(self) -> dict[str, list[int]]:
-        """The target's own text of each prompt, as token ids, EOS included."""
+        """The target's own answer to each prompt, as token ids, EOS included."""
         names, texts = self["prompt"][self.on_path[self.first]], np.split(self["token"][self.on_path], self.first[1:])
         return {name: text[text >= 0].tolist() for name, text in zip(names.tolist(), texts, strict=True)}
 
     @cached_property
     def chance(self) -> np.ndarray:
-        """[positions] that a draft is accepted there, given the text: min(1, q / p) of the token written.
+        """[positions] probability, given the text, that a drafted token is accepted there: min(1, q / p) of ``token``.
 
-        0 or 1 in greedy text. Past the end the draft follows itself, so it never leaves its path: 1.
+        0 or 1 in greedy text, and 1 past the end, where the logged draft follows itself.
         """
         rows = self.on_path
         ratio = np.minimum(self["small_logprob"][rows] - self["large_logprob"][rows], 0.0)
         return np.where(self["token"][rows] >= 0, np.exp(ratio), 1.0)
 
     def of(self, prompts: set[str]) -> DraftTraces:
-        """Those of the given prompts."""
+        """The traces of the given prompts."""
         keep = np.isin(self["prompt"], list(prompts))
         return DraftTraces({name: column[keep] for name, column in self.columns.items()}, self.longest, self.budget)
 
     def tiled(self, times: int) -> DraftTraces:
-        """The same prompts again and again, to see what replaying many would take."""
+        """The same prompts ``times`` over, to time the replay of many."""
         return DraftTraces({n: np.tile(c, times) for n, c in self.columns.items()}, self.longest, self.budget)
 
 

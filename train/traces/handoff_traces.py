@@ -1,12 +1,12 @@
-"""Traces: one row per written position, what both models said there, in Parquet shards.
+"""Hand-off traces in Parquet shards: one row per position of a text, with both models' distributions there.
 
 Columns of a row: ``prompt`` and ``group`` (ids), ``trajectory`` ("large", "mixed" or "policy") and ``rate`` of random
 hand-off, ``prompt_tokens``, ``position``, ``token``, ``writer`` (0 small, 1 large), ``small_token`` and
-``large_token`` (their best), ``small_logprob`` and ``large_logprob`` of the token written, ``small_logprob_small`` and
-``large_logprob_small`` of the small model's best, ``regret`` (nats lost under the large model by the small model's
-best token), ``small_repeats`` and ``large_repeats`` (that best token would complete a 6-gram that the answer holds
-already and the large model's own does not), ``small_ends`` and ``large_ends`` (it would end the answer), ``kl``
-(KL(small || large), nats), and every feature of ``FEATURE_COLUMNS``.
+``large_token`` (each model's best), ``small_logprob`` and ``large_logprob`` of the token written,
+``small_logprob_small`` and ``large_logprob_small`` of the small model's best, ``regret`` (nats lost under the large
+model by the small model's best token), ``small_repeats`` and ``large_repeats`` (that model's best token would complete
+a 6-gram that the answer already holds and the large model's own does not), ``small_ends`` and ``large_ends`` (it is an
+EOS), ``kl`` (KL(small || large), nats), and every feature of ``FEATURE_COLUMNS``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True)
 class Traces:
-    """Columns as arrays [rows], in the order they were written: trajectory by trajectory, position by position."""
+    """Columns as arrays [rows], sorted by trajectory, then by position."""
 
     columns: dict[str, np.ndarray]
 
@@ -72,27 +72,25 @@ class Traces:
         return Traces({name: column[keep] for name, column in self.columns.items()})
 
     def of(self, prompts: set[str], *trajectories: str) -> Traces:
-        """Rows of the given prompts, of the trajectories named or of all."""
+        """Rows of the given prompts, of the named kinds of trajectory or of all."""
         keep = np.isin(self["prompt"], list(prompts))
         return self.where(keep & np.isin(self["trajectory"], trajectories) if trajectories else keep)
 
     @cached_property
     def small_cost(self) -> np.ndarray:
-        """[rows] in [0, 1]: guarded cost of the small model's best token.
-
-        Its clipped regret, and 1 for a repetition or for going on where the large model would stop.
-        """
+        """[rows] in [0, 1] guarded cost of the small model's best token: its clipped regret, and 1 where it repeats or
+        goes on although the large model would stop."""
         late = self["large_ends"] & ~self["small_ends"] & (self["regret"] > STOP)
         return np.where(self["small_repeats"] | late, 1.0, np.minimum(self["regret"], CAP) / CAP)
 
     @cached_property
     def large_cost(self) -> np.ndarray:
-        """[rows] 0 or 1: guarded cost of the large model's best token, which may repeat a loop that has begun."""
+        """[rows] guarded cost of the large model's best token: 1 where it continues a loop, else 0."""
         return self["large_repeats"].astype(float)
 
     @property
     def risk(self) -> np.ndarray:
-        """[rows] in [0, 1]: what handing on would save. In a loop that both models go on with, that is nothing."""
+        """[rows] in [0, 1] loss that escalation saves: nothing in a loop that both models continue."""
         return np.clip(self.small_cost - self.large_cost, 0.0, 1.0)
 
     @cached_property
@@ -102,12 +100,12 @@ class Traces:
 
     @cached_property
     def trajectory_of(self) -> np.ndarray:
-        """[rows] number of the trajectory that a row belongs to."""
+        """[rows] index of each row's trajectory."""
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
 
 def write_shard(folder: Path, index: int, columns: dict[str, np.ndarray]) -> None:
-    """Write one shard; it appears whole or not at all."""
+    """Write one shard, whole or not at all."""
     with replacing(shard_path(folder, index)) as unfinished:
         parquet.write_table(pa.table(columns), unfinished)
 
@@ -117,7 +115,7 @@ def shard_path(folder: Path, index: int) -> Path:
 
 
 def open_folder(folder: Path, meta: dict) -> None:
-    """Make ``folder`` for traces of the run that ``meta`` describes; TraceError when it holds another run's."""
+    """Prepare ``folder`` for traces of the run that ``meta`` describes. TraceError when it holds another run's."""
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     path, meta = folder / "meta.json", json.loads(json.dumps(meta | {"schema": SCHEMA}))
@@ -150,8 +148,10 @@ def read_traces(folder: Path, shards: int | None = None) -> Traces:
 
 
 def read_columns(folder: Path, needed: Sequence[str], first: int | None = None) -> dict[str, np.ndarray]:
-    """The columns of all finished shards of ``folder``, or of the ``first`` so many. TraceError when there are none, or
-    one that is needed lacks."""
+    """The columns of all finished shards of ``folder``, or of the ``first`` so many.
+
+    TraceError when there are no shards, or a ``needed`` column is missing.
+    """
     read_meta(folder)
     shards = sorted(folder.glob("shard-*.parquet"))[:first]
     if not shards:
