@@ -155,8 +155,8 @@ def compare(measured: dict, name: str) -> dict:
 
     That speed is halfway between the two thresholds of one round, so that both losses are interpolated alike.
     """
-    from train.evaluation.rivals import against_random
     from train.evaluation.live import LARGE, speedup
+    from train.evaluation.rivals import against_random
 
     points = {
         key.removeprefix(f"{name} "): {"priced_speedup": speedup(measured, key), "loss": float(one["loss"].mean())}

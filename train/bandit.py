@@ -89,21 +89,16 @@ def check(config: Bandit) -> None:
 
 def arm_seconds(config: Bandit) -> tuple[np.ndarray, np.ndarray]:
     """Priced seconds [prompts, arms] of each arm, and [prompts] of the large model alone, on the run's own texts."""
-    import json
-
     from decoding.cost import cache
+    from train.common.run_folder import read_settings
     from train.replay.backoff import alone, rounds
     from train.traces.handoff_traces import read_traces
 
-    settings, costs = (config.run / "run.json", config.run / "cost.json")
-    if not settings.exists() or not costs.exists():
-        raise ValueError(f"{config.run} has no run.json and cost.json; give the folder of a run of train/fit_policy.py")
-    given = json.loads(settings.read_text(encoding="utf-8"))["settings"]
-    folder = config.run / "traces" if given["traces"] == "None" else Path(given["traces"])
-    traces, cost = read_traces(folder), cache.read(costs)
+    settings = read_settings(config.run)
+    traces, cost = read_traces(settings.traces or config.run / "traces"), cache.read(config.run / "cost.json")
     traces = traces.where(traces["trajectory"] == "large")
     reference = alone(traces, cost)
-    played = (rounds(traces, k, int(given["max_new_tokens"])) for k in range(1, config.longest + 1))
+    played = (rounds(traces, k, settings.max_new_tokens) for k in range(1, config.longest + 1))
     drafts = [np.bincount(one.text, one.seconds(cost), len(reference)) for one in played]
     return np.stack([reference, *drafts], 1), reference
 

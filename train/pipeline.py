@@ -34,13 +34,18 @@ def run(settings: FitPolicy) -> None:
     with checking():
         job = prepare(settings)
         study = join_study(**where(job)) if settings.join else None
-        method = tuning_method(settings.method)(job)
-    if study is not None:
-        return run_study(study, method.search, settings.trials, [])
-    with (
-        Tracker(settings.wandb, job.folder, settings.name, asdict(settings)) as tracker,
-        log_to(job.folder / "log.txt"),
-    ):
+    with log_to(job.folder / "log.txt"):
+        with checking():
+            method = tuning_method(settings.method)(job)
+        if study is None:
+            _tune(job, method)
+        else:
+            run_study(study, method.search, settings.trials, [])
+
+
+def _tune(job: Job, method: TuningMethod) -> None:
+    settings = job.settings
+    with Tracker(settings.wandb, job.folder, settings.name, asdict(settings)) as tracker:
         study = open_study(**where(job), seed=settings.seed, baselines=method.search.baselines())
         run_study(study, method.search, settings.trials, [tracker.trial])
         wait_for_trials(study)

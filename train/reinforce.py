@@ -77,7 +77,7 @@ def run(config: Reinforce) -> None:
         how = settings(config, found.policy, search)
         play = rollouts(config, found)
         folder = config.run / "reinforce"
-        about = {key: str(value) for key, value in asdict(config).items() if key not in ("run", "episodes", "threads")}
+        about = {key: value for key, value in asdict(config).items() if key not in ("run", "episodes", "threads")}
         start = {"settings": about, "policy": found.policy.describe(), "models": found.policy.models}
         run_folder.ensure_same_run(folder / "settings.json", start, config, f"delete {folder}")
     policy, rows = learn(found.policy.to(found.large.device), play, how, folder / "steps.jsonl")
@@ -143,17 +143,16 @@ def rollouts(config: Reinforce, found):
     own = {p.id: found.traces.of({p.id}, "large")["token"].tolist() for p in prompts}
     new = min(config.max_new_tokens, found.new)
     how = config.prompts, config.group, new, config.seed
-    return Rollouts(found.small, found.large, found.judge, prompts, own, found.cost, found.goal, *how)
+    return Rollouts(found.small, found.large, found.metric, prompts, own, found.cost, found.goal, *how)
 
 
 def recalibrate(policy, found, search) -> tuple:
-    """``policy`` at the threshold that replay on the tuning prompts gives, corrected as the run's was; and a summary."""
+    """``policy`` at the threshold that replay on the tuning prompts gives, corrected as that of the run; a summary."""
     from train.search.backoff import GRID
     from train.search.goal import solve
 
-    ratio = found.result["replay"]
-    curve = search.curve(policy)
-    i = solve(curve, found.goal, ratio["live_speedup_over_replayed"], max(1.0, ratio["live_loss_over_replayed"]))
+    ratio, curve = found.result.replay, search.curve(policy)
+    i = solve(curve, found.goal, ratio.live_speedup_over_replayed, max(1.0, ratio.live_loss_over_replayed))
     if i is None:
         return policy, {"threshold": "kept: by replay the goal is out of reach"}
     summary = {"quantile": float(GRID[i]), "replayed_speedup": float(curve[i, 0]), "replayed_loss": float(curve[i, 1])}

@@ -178,7 +178,7 @@ def test_target_calls_are_those_of_the_engine(name, pair):
     method = parse(name)
     for prompt in toy_prompts(4):
         ((answer, writers),), counts = counted(build(method, pair), [prompt], 9, seed=1)
-        calls = texts.target_calls(method.kind.role, writers)
+        calls = texts.count_target_calls(method.kind.role, writers)
         assert calls == counts["calls"][-1]
         drafted, verified = texts._draft_tokens(method.kind.role, [prompt], [calls], counts)
         if method.kind.role == "draft":
@@ -377,7 +377,7 @@ def test_differences_are_paired_with_the_baseline():
     losses = {"large": [0.0, 0.0, 0.0], "small": [0.5, 0.7, 0.9], "mtad": [0.4, 0.6, 0.8]}
     found = {key: {"loss": np.array(loss)} for key, loss in losses.items()}
     measured = summary.Measured({}, [], found, [], {}, "small")
-    mean, interval = summary.difference(measured, "mtad", "small")
+    mean, interval = summary.loss_difference(measured, "mtad", "small")
     assert [mean, *interval] == pytest.approx([-0.1] * 3)
 
 

@@ -51,7 +51,7 @@ def test_a_speedup_is_a_ratio_of_sums_and_a_median_of_prompts():
 def test_bad_input_is_one_sentence(runs, tuned_run, tmp_path, capfd):
     other = shutil.copytree(runs[0], tmp_path / "other")
     setting = json.loads((other / "run.json").read_text())
-    setting["settings"]["max_new_tokens"] = "99"
+    setting["settings"]["max_new_tokens"] = 99
     (other / "run.json").write_text(json.dumps(setting))
     result = json.loads((other / "result.json").read_text())
     (other / "result.json").write_text(json.dumps(result | {"goal": {"target_speedup": 3.0}}))

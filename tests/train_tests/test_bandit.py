@@ -10,6 +10,7 @@ from trace_specimens import COST, made_up
 
 from decoding.cost import cache
 from train.bandit import UCB, Bandit, arm_seconds, compare, main
+from train.common.run_folder import FORMAT
 from train.replay.backoff import speculative
 from train.traces.handoff_traces import write_shard
 
@@ -76,7 +77,7 @@ def folder(tmp_path):
     (tmp_path / "traces" / "meta.json").write_text('{"schema": 2}')
     names = np.where(np.isin(traces["prompt"], ["p0", "p1"]), "mixed", "large")
     write_shard(tmp_path / "traces", 0, traces.columns | {"trajectory": names})
-    (tmp_path / "run.json").write_text(json.dumps({"settings": {"max_new_tokens": "20", "traces": "None"}}))
+    (tmp_path / "run.json").write_text(json.dumps({"format": FORMAT, "settings": {"max_new_tokens": 20}}))
     cache.write(tmp_path / "cost.json", [], COST)
     return tmp_path
 
@@ -96,7 +97,7 @@ def test_the_command_replays_the_run(folder, capsys):
 
 def test_bad_input_is_one_sentence(folder, tmp_path, capsys):
     for options, message in (
-        ([str(tmp_path / "nowhere")], "has no run.json and cost.json"),
+        ([str(tmp_path / "nowhere")], "has no run.json; give the folder"),
         ([str(folder), "--orders", "0"], "--orders must be at least 1"),
         ([str(folder), "--width", "-1"], "--width must be at least 0"),
     ):

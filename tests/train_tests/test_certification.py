@@ -11,6 +11,7 @@ from tiny_runs import FAST, save_toys, typed
 from policies import load
 from train.certification import certification
 from train.certify import certify
+from train.common.result import Candidate
 from train.data.prompts import Prompt, PromptError
 from train.data.splits import refuse_overlap, reserve
 from train.fit_policy import main
@@ -132,7 +133,7 @@ def test_what_cannot_be_certified_falls_back_to_exact_decoding(toys, certified, 
     assert found["chosen"] is None
     assert found["bound"] > 0.6
     assert len(found["candidates"]) == 2
-    assert "pvalue" not in found["candidates"][1]  # not measured: the first had failed
+    assert found["candidates"][1]["pvalue"] is None  # not measured: the first had failed
     assert {row["candidate"] for row in lines(folder / "certify.jsonl")} == {"large", 0}
     assert result["verdict"].startswith("Cannot certify a loss of 0.6 on 60 prompts")
     exact = [m for m in result["methods"] if m["key"] in ("speculative", "tree")]
@@ -145,7 +146,7 @@ def test_what_cannot_be_certified_falls_back_to_exact_decoding(toys, certified, 
 
 
 def reckless(search, chosen):
-    return [{"quantile": q, "replayed_speedup": 2.0, "replayed_loss": 0.1} for q in (0.99, 1.0)]
+    return [Candidate(q, 2.0, 0.1) for q in (0.99, 1.0)]
 
 
 BAD = {

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from train.fit_policy import main
 from train.search.study import join_study
 
 SURELY = {"quality_budget": 0.95}
-RESULTS = ["frontier.png", "policy.json", "report.html", "result.json"]
+RESULTS = ["frontier.png", "log.txt", "methods.md", "policy.json", "report.html", "result.json"]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,11 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     assert finished.process.stderr == ""
     assert "held-out prompts the tuned policy is" in " ".join(finished.process.stdout.split())
     folder = finished.folder
+    # Standard output is no terminal here: it has the same lines as the log, from the first step in the folder on.
+    logged = (folder / "log.txt").read_text()
+    assert finished.process.stdout.endswith(logged)
+    assert re.search(r"^collecting traces (\d+)/\1, took 0:\d\d\n", logged)
+    assert "\nsearching 12/12, took 0:" in logged
     names = {path.name for path in folder.iterdir()}
     assert names - {"policy.safetensors"} == {
         *RESULTS, "study.journal", "traces", "run.json", "cost.json", "tune.jsonl", "threshold.jsonl", "holdout.jsonl"

@@ -22,8 +22,9 @@ from policies import Rule, load, token_classes
 from policies.decoder_spec import EXACT, DecoderSpec, spec_of
 from policies.export.source import ExportError, open_source
 from train.data.prompts import load_prompts
+from train.evaluation.rivals import beside_rival
 from train.fit_policy import main
-from train.methods.hybrid import HybridRun, against_single, described, verdict
+from train.methods.hybrid import HybridMethod, against_single, described
 from train.quality.metric import QualityMetric
 from train.search import leniency
 from train.search.draft_stop import StopSearch
@@ -152,7 +153,7 @@ def trial(number: int, speedup: float, loss: float):
 )
 def test_the_best_that_meets_the_goal_is_chosen_at_corrected_speeds(searching, goal, best, capsys):
     """Live, all turn out 0.9 times as fast as priced, and the fastest 0.8 times."""
-    run = HybridRun.__new__(HybridRun)
+    run = HybridMethod.__new__(HybridMethod)
     run.job, run.search = SimpleNamespace(goal=goal), searching(goal)
     run.trials = [trial(0, 1.6, 0.02), trial(1, 1.65, 0.08), trial(2, 1.7, 0.2), trial(3, 2.2, 0.4)]
     disturbed = np.array([0.9, 0.9, 0.1, 0.9, 0.9])
@@ -172,12 +173,11 @@ def test_the_comparison_is_with_the_fastest_that_loses_no_more():
         rows = {"seconds": [seconds * s for s in (1.0, 5.0, 30.0)], "tokens": [8.0] * 3, "loss": [loss] * 3}
         measured[name] = {key: np.array(values) for key, values in rows.items()}
     found = against_single(measured, {name: name for name in measured})
-    assert found["of"] == "speculative"
-    assert found["ratio"] == pytest.approx(1.25) and found["interval"] == pytest.approx([1.25, 1.25])
-    said = verdict(3, [{"key": "tuned", "label": "tuned: it", "speedup": 1.9, "loss": 0.1}], found)
-    assert "(it) is 1.90x" in said and "it is faster than the fastest other that loses no more, speculative" in said
+    assert found.of == "speculative"
+    assert found.ratio == pytest.approx(1.25) and found.interval == pytest.approx([1.25, 1.25])
+    assert "it is faster than speculative (ratio 1.250, 95 % interval" in beside_rival(found, found.of)
     measured["tuned"]["loss"] += 0.2
-    assert against_single(measured, {name: name for name in measured})["of"] == "bild"
+    assert against_single(measured, {name: name for name in measured}).of == "bild"
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ def reported(folder) -> list[str]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"certify": 300}, "leave out --certify: --method hybrid promises nothing so far"),
+        ({"certify": 300}, "leave out --certify: --method hybrid makes no certificate"),
         ({"target_speedup": 1.5}, "give --target-speedup or --quality-budget, not both"),
         ({"longest": 0}, "--longest must be at least 1"),
     ],

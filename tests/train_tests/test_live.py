@@ -9,9 +9,8 @@ from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff
 from policies import Random, Rule
-from train.evaluation import holdout, live
+from train.evaluation import holdout, live, rivals
 from train.quality.metric import QualityMetric
-from train.search.backoff import Goal
 
 NEW = 6
 prompts = toy_prompts(5)
@@ -155,23 +154,22 @@ def controls(tuned, low=2.0, high=4.0):
 )
 def test_a_mixture_of_two_rates_as_fast_as_the_policy(tuned, share):
     measured, rows = controls(tuned), np.arange(3)
-    assert holdout.mixture(measured, rows) == pytest.approx(share)
-    assert holdout.random_loss(measured, rows) == pytest.approx((1 - share) * 0.3 + share * 0.6)
-    assert holdout.random_loss(measured, np.array([0, 0])) == pytest.approx((1 - share) * 0.2 + share * 0.6)
-    compared = holdout.against_random(measured)
-    assert compared["bracketed"] == (0 <= share <= 1 + 1e-12)
-    assert compared["difference"] == pytest.approx(0.1 - compared["random_loss_at_same_speed"])
-    assert compared["interval"][0] <= compared["difference"] <= compared["interval"][1]
+    assert rivals.mixture(measured, rows) == pytest.approx(share)
+    assert rivals.random_loss(measured, rows) == pytest.approx((1 - share) * 0.3 + share * 0.6)
+    assert rivals.random_loss(measured, np.array([0, 0])) == pytest.approx((1 - share) * 0.2 + share * 0.6)
+    compared = rivals.against_random(measured)
+    assert compared.bracketed == (0 <= share <= 1 + 1e-12)
+    assert compared.difference == pytest.approx(0.1 - compared.random_loss_at_same_speed)
+    assert compared.interval[0] <= compared.difference <= compared.interval[1]
 
 
 @pytest.mark.parametrize(("tuned", "bracketed"), [(3.0, True), (2.0, False)])
 def test_two_rates_of_one_speed_bracket_that_speed_only(tuned, bracketed):
-    compared = holdout.against_random(controls(tuned, low=3.0, high=3.0))
-    assert compared["bracketed"] == bracketed
-    assert compared["random_loss_at_same_speed"] == pytest.approx(0.3)
-    job = SimpleNamespace(splits={"holdout": [1]}, goal=Goal(speedup=1.3))
-    said = holdout.verdict(job, [{"key": "tuned", "speedup": tuned, "loss": 0.1}], compared)
-    assert ("than chance" in said) == bracketed and (holdout.NOT_BRACKETED in said) != bracketed
+    compared = rivals.against_random(controls(tuned, low=3.0, high=3.0))
+    assert compared.bracketed == bracketed
+    assert compared.random_loss_at_same_speed == pytest.approx(0.3)
+    said = rivals.beside_random(compared)
+    assert ("than chance" in said) == bracketed and (rivals.NOT_BRACKETED in said) != bracketed
 
 
 def test_rates_bracket_the_policy():
@@ -179,7 +177,7 @@ def test_rates_bracket_the_policy():
     search = SimpleNamespace(
         random_curve=lambda: np.stack([speeds, speeds], 1), point=lambda policy, quantile: (2.0, 0.1)
     )
-    low, high = holdout.random_rates(search, SimpleNamespace(policy=None, quantile=0.5, faster=1.1))
+    low, high = rivals.random_rates(search, SimpleNamespace(policy=None, quantile=0.5, faster=1.1))
     for rate, factor in ((low, 0.85), (high, 1.18)):
         assert 0.8 + (1 - rate) * 3.2 == pytest.approx(2.0 * 1.1 * factor, abs=1e-6)  # random needs no correction
     assert low > high
@@ -190,13 +188,14 @@ def test_a_row_of_the_table():
     measured["small"] |= {"loss": np.array([0.5, 0.5, 0.8])}
     for columns in measured.values():
         columns |= {"regret": np.full(3, 0.7), "large_share": np.array([0.0, 0.5, 1.0])}
-    row = holdout.summary(measured, "small", "small model alone", ())
-    assert row["speedup"] == pytest.approx(1 / (2 / 8))
-    assert row["tokens_per_second"] == pytest.approx(4)
-    assert row["loss"] == pytest.approx(0.6)
-    assert row["length_ratio"] == pytest.approx(0.8)
-    assert row["total_time_ratio"] == pytest.approx(0.2)
-    assert row["recovered"] == pytest.approx(0)
-    assert row["large_share"] == pytest.approx(0.5)
-    assert holdout.summary(measured, "tuned", "tuned", ())["recovered"] == pytest.approx(1 - 0.1 / 0.6)
-    assert holdout.summary(measured, "large", "large", ())["speedup_interval"] == [1.0, 1.0]
+    row = holdout.summary(measured, "small", holdout.Contender("small model alone", None))
+    assert row.speedup == pytest.approx(1 / (2 / 8))
+    assert row.tokens_per_second == pytest.approx(4)
+    assert row.loss == pytest.approx(0.6)
+    assert row.length_ratio == pytest.approx(0.8)
+    assert row.total_time_ratio == pytest.approx(0.2)
+    assert row.recovered == pytest.approx(0)
+    assert row.large_share == pytest.approx(0.5)
+    tuned = holdout.summary(measured, "tuned", holdout.Contender("tuned", None, exact=True))
+    assert tuned.recovered == pytest.approx(1 - 0.1 / 0.6) and tuned.large_share is None
+    assert holdout.summary(measured, "large", holdout.Contender("large", None)).speedup_interval == [1.0, 1.0]

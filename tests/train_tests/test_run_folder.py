@@ -50,11 +50,27 @@ def test_settings_may_be_all_there_is(tmp_path):
         run_folder.check(tmp_path / "s.json", RUN["settings"] | {"lr": 2}, config, "take another")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"settings": 3}', '"\\ud800'])
+NO_SETTINGS = f'{{"format": {run_folder.FORMAT}, "settings": 3}}'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", NO_SETTINGS, '"\\ud800'])
 def test_a_damaged_file_is_said_to_be_one(path, content):
     path.write_text(content)
     with pytest.raises(ValueError, match=f"^{path} is damaged; take another$"):
         check(path)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"settings": {"lr": "0.1"}}', '{"format": 1}', '{"format": "2"}'])
+def test_a_file_of_another_version_is_refused(path, content):
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"^{path} was written by another version of this program; take another$"):
+        check(path)
+
+
+def test_paths_are_text(path):
+    run_folder.write(path, {"settings": {"output": path.parent}})
+    run_folder.check(path, {"settings": {"output": path.parent}}, config, "take another")
+    assert run_folder.read(path) == {"settings": {"output": str(path.parent)}}
 
 
 def test_what_is_remembered_stays_and_leftovers_go(path):

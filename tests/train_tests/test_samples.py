@@ -1,6 +1,6 @@
 """The samples of a report: texts as they were written, at the risk that the policy saw."""
 
-import json
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import pytest
@@ -59,9 +59,9 @@ def test_the_risk_is_what_the_policy_saw(pair, rows, feature, monkeypatch):
     known = {p.text: p for p in prompts}
     for sample in found:
         seen.clear()
-        ids = torch.tensor([known[sample["prompt"]].ids])
+        ids = torch.tensor([known[sample.prompt].ids])
         result = generate(Backoff(pair, policy), ids, max_new_tokens=NEW)
-        texts, writers, risk = zip(*sample["tokens"], strict=True)
+        texts, writers, risk = zip(*sample.tokens, strict=True)
         assert list(writers) == result.writers[0].tolist()
         answer = result.sequences[0, ids.shape[1] :]
         assert "".join(texts).split() == plain(pair[1].tokenizer, answer)
@@ -70,8 +70,8 @@ def test_the_risk_is_what_the_policy_saw(pair, rows, feature, monkeypatch):
         known_risk = torch.tensor([r for r in risk if r is not None])
         torch.testing.assert_close(known_risk, expected[~expected.isnan()].float(), atol=1e-4, rtol=1e-4)
         own = generate(Autoregressive(pair[1]), ids, max_new_tokens=NEW).sequences[0, ids.shape[1] :]
-        assert sample["large"].split() == plain(pair[1].tokenizer, own)
-    assert any("<eos>" in sample["large"] for sample in found)
+        assert sample.large.split() == plain(pair[1].tokenizer, own)
+    assert any("<eos>" in sample.large for sample in found)
 
 
 def test_one_of_each_family_and_the_shortest(pair, rows):
@@ -79,10 +79,10 @@ def test_one_of_each_family_and_the_shortest(pair, rows):
     measured = rows(policy)
     size = {p.text: len(p.ids) + measured[p.id]["methods"]["tuned"]["tokens"] for p in prompts}
     found = samples(pair, policy, prompts, measured)
-    assert sorted(sample["family"] for sample in found)[:2] == ["a", "b"]
+    assert sorted(sample.family for sample in found)[:2] == ["a", "b"]
     for family in "ab":
         of_family = [p.text for p in prompts if p.family == family]
-        assert size[next(s["prompt"] for s in found if s["family"] == family)] == min(size[text] for text in of_family)
+        assert size[next(s.prompt for s in found if s.family == family)] == min(size[text] for text in of_family)
     assert len(found) == 3
     assert len(samples(pair, policy, prompts, measured, count=9)) == 6
 
@@ -115,7 +115,7 @@ class Page(HTMLParser):
 
 def test_the_report_shows_them(pair, rows, tmp_path):
     policy = Rule("entropy", 2.6)
-    found = json.loads(json.dumps(samples(pair, policy, prompts, rows(policy))))
+    found = [asdict(sample) for sample in samples(pair, policy, prompts, rows(policy))]
     result = {"samples": found, "models": [{"name": "<s>"}, {"name": "big"}], "policy": {"threshold": 2.6}}
     write_html(result, tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +17,9 @@ from decoding.cost.costs import ModelCosts
 from policies import Rule, load
 from policies.decoder_spec import DecoderSpec, spec_of
 from policies.export.source import open_source
+from train.evaluation.rivals import against_rival, beside_rival
 from train.fit_policy import main
-from train.methods.speculative import TunedStop, against_constant, verdict
+from train.methods.speculative import TunedStop
 from train.reports import page
 
 COST = ModelCosts(({1: 1.0, 4: 1.05, 16: 1.2}, {1: 10.0, 4: 10.5, 16: 13.0}))
@@ -57,7 +59,7 @@ def finished(toys, tmp_path_factory):
 def test_it_leaves_a_stop_a_report_and_its_data(toys, finished):
     result = finished.result
     assert [m["key"] for m in result["methods"]] == ["large", "small", "speculative", "tuned"]
-    assert result["method"] == "speculative" and "goal" not in result
+    assert result["method"] == "speculative" and result["goal"] == {}
     exact = {m["key"]: m for m in result["methods"]}
     for key in ("speculative", "tuned"):
         assert exact[key]["loss"] == 0 and exact[key]["length_ratio"] == 1 and exact[key]["large_share"] is None
@@ -152,12 +154,11 @@ def test_the_comparison_is_paired():
     for name, factor in (("large", 3.0), ("speculative", 1.1), ("tuned", 1.0)):
         rows = {"seconds": [factor * s for s in seconds], "tokens": [8.0] * 4, "loss": [0.0] * 4}
         measured[name] = {key: np.array(values) for key, values in rows.items()}
-    found = against_constant(measured)
-    assert found["ratio"] == pytest.approx(1.1)
-    assert found["interval"] == pytest.approx([1.1, 1.1])
-    tuned = {"key": "tuned", "label": "it", "speedup": 3.0}
-    assert "it is faster than the best constant" in verdict(4, [tuned], found)
-    assert "not clearly" in verdict(4, [tuned], found | {"interval": [0.9, 1.2]})
+    found = against_rival(measured, "speculative", "the best constant length")
+    assert found.ratio == pytest.approx(1.1)
+    assert found.interval == pytest.approx([1.1, 1.1])
+    assert "it is faster than the best constant" in beside_rival(found, found.of)
+    assert "not clearly" in beside_rival(replace(found, interval=[0.9, 1.2]), found.of)
 
 
 OLD = {"role": "stop", "length": 3, "keep": True}
@@ -172,5 +173,5 @@ def test_a_decoder_that_cannot_be_read_is_refused(wrong):
 
 
 def test_a_report_of_drafts_needs_no_stop(tmp_path):
-    page.write_html({"method": "speculative", "frontier": {"constant": [(1, 1.2)]}}, tmp_path / "report.html")
+    page.write_html({"plane": ["length", "speedup"], "frontier": {"constant": [(1, 1.2)]}}, tmp_path / "report.html")
     assert "constant length (predicted)" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -45,9 +45,9 @@ def corrected(monkeypatch, goal, speedup, loss, grader=None, trials=(TRIAL,), te
         curve=lambda policy: CURVE,
         point=lambda policy, quantile: (1 + 4 * quantile, 0.6 * quantile),
     )
-    config, lm = SimpleNamespace(max_new_tokens=8), tiny(layers=1)
-    job = SimpleNamespace(small=lm, large=lm, splits={"tune": []}, config=config, folder=Path("unused"), goal=goal)
-    job.judge = SimpleNamespace(grader=grader)
+    settings, lm = SimpleNamespace(max_new_tokens=8), tiny(layers=1)
+    job = SimpleNamespace(small=lm, large=lm, splits={"tune": []}, settings=settings, folder=Path("unused"), goal=goal)
+    job.metric, job.models = SimpleNamespace(grader=grader), [lm, lm]
     return live_tuning.tune_live(job, search, list(trials))
 
 
@@ -127,7 +127,8 @@ def test_texts_are_written_once_for_each_threshold(tmp_path, monkeypatch):
         "trajectory": np.array(["large"] * sum(len(own[p.id]) for p in prompts[:3])),
     }
     job = SimpleNamespace(
-        small=small, large=large, judge=QualityMetric(large), cost=tables, config=SimpleNamespace(max_new_tokens=8),
+        large=large, models=[small, large], metric=QualityMetric(large), cost=tables,
+        settings=SimpleNamespace(max_new_tokens=8),
         splits={"fit": prompts[:3], "tune": prompts[3:]},
     )  # fmt: skip
     search = SimpleNamespace(fit=fit, threshold=lambda policy, quantile: -1.0 if quantile == 0 else 1e9)

@@ -1,4 +1,4 @@
-"""The certification of a run: candidates are frozen, then tested in order on prompts that nothing else has touched."""
+"""The certification of a run: thresholds are frozen, then tested in order on prompts that nothing else has touched."""
 
 from __future__ import annotations
 
@@ -13,59 +13,60 @@ from train.certify import Certificate, certify
 from train.common import atomic
 from train.common.cli import InputError
 from train.common.generations import answers, write
-from train.common.preparation import Job
+from train.common.job import Job
 from train.common.progress import track
+from train.common.result import Candidate, CertificateRecord
 from train.data.prompts import Prompt
 from train.data.splits import refuse_overlap, split_hash
-from train.evaluation.live_tuning import LEAST_SPEEDUP, TunedBackoff
+from train.evaluation.live_tuning import TunedBackoff
 from train.replay.pricing import alone, judged
 from train.search.backoff import GRID, Search
+from train.search.goal import LEAST_SPEEDUP
 
 CANDIDATES = 5
 BATCH = 16
 
 
-def certification(job: Job, search: Search, chosen: TunedBackoff) -> dict:
-    """The certificate of ``chosen``, whose threshold becomes that of the candidate that passed, if one did.
+def certification(job: Job, search: Search, tuned: TunedBackoff) -> CertificateRecord:
+    """The certificate of ``tuned``, whose threshold becomes that of the candidate that passed, if one did.
 
     Candidates are measured in their order, and none after the first that fails. Raises InputError when the
     certification prompts have already been used on other candidates: their losses are known by now.
     """
     refuse_overlap(job.splits)
-    frozen = freeze(job.folder / "candidates.json", job, chosen, candidates(search, chosen))
+    frozen = freeze(job.folder / "candidates.json", job, tuned, candidates(search, tuned))
     path, prompts = job.folder / "certify.jsonl", job.splits["certify"]
     references = _references(job, prompts, path)
     measured: list[dict[str, np.ndarray]] = []
     for i, candidate in enumerate(frozen):
-        policy = chosen.policy.with_threshold(search.threshold(chosen.policy, candidate["quantile"]))
+        policy = tuned.policy.with_threshold(search.threshold(tuned.policy, candidate.quantile))
         measured.append(_measure(job, i, policy, prompts, references, path))
         certificate = _certify(job, measured, len(frozen))
         if certificate.pvalues[-1] > certificate.level:
             break
     reference = alone(prompts, [references[p.id] for p in prompts], job.cost)
-    apply_certificate(search, chosen, frozen, certificate)
-    return record(job.config, job.judge.loss_name, certificate, frozen, measured, reference, prompts)
+    apply_certificate(search, tuned, frozen, certificate)
+    return record(job, certificate, frozen, measured, reference)
 
 
-def candidates(search: Search, chosen: TunedBackoff) -> list[dict]:
-    """Up to CANDIDATES thresholds of the tuned policy, safest first and the tuned one last, evenly spaced in the loss
-    that replay predicts; the careful ones that would be no speedup are left out."""
-    curve = search.curve(chosen.policy)
-    last = int(np.abs(GRID - chosen.quantile).argmin())
+def candidates(search: Search, tuned: TunedBackoff) -> list[Candidate]:
+    """Up to CANDIDATES thresholds of the tuned policy, safest first and its own last.
+
+    They are evenly spaced in the loss that replay predicts; those that would be no speedup are left out.
+    """
+    curve = search.curve(tuned.policy)
+    last = int(np.abs(GRID - tuned.quantile).argmin())
     losses = np.maximum.accumulate(curve[: last + 1, 1])
     picked = [int(np.searchsorted(losses, losses[-1] * i / CANDIDATES, "right")) - 1 for i in range(1, CANDIDATES)]
-    worth = [i for i in picked if i >= 0 and curve[i, 0] * chosen.faster >= LEAST_SPEEDUP]
-    return [
-        {"quantile": float(GRID[i]), "replayed_speedup": float(curve[i, 0]), "replayed_loss": float(curve[i, 1])}
-        for i in sorted({*worth, last})
-    ]
+    worth = [i for i in picked if i >= 0 and curve[i, 0] * tuned.faster >= LEAST_SPEEDUP]
+    return [Candidate(float(GRID[i]), float(curve[i, 0]), float(curve[i, 1])) for i in sorted({*worth, last})]
 
 
-def freeze(path: Path, job: Job, chosen: TunedBackoff, found: list[dict]) -> list[dict]:
+def freeze(path: Path, job: Job, tuned: TunedBackoff, found: list[Candidate]) -> list[Candidate]:
     """Write the candidates down before a certification prompt is touched; InputError when others were before."""
     now = {
-        "trial": chosen.trial,
-        "quantiles": [round(c["quantile"], 6) for c in found],
+        "trial": tuned.trial,
+        "quantiles": [round(c.quantile, 6) for c in found],
         "prompts": split_hash(job.splits["certify"]),
     }
     if not path.exists():
@@ -78,24 +79,24 @@ def freeze(path: Path, job: Job, chosen: TunedBackoff, found: list[dict]) -> lis
     return found
 
 
-def apply_certificate(search: Search, chosen: TunedBackoff, frozen: list[dict], certificate: Certificate) -> None:
-    """Make ``chosen`` the certified candidate, or what was tuned when there is none."""
+def apply_certificate(search: Search, tuned: TunedBackoff, frozen: list[Candidate], certificate: Certificate) -> None:
+    """Set ``tuned`` to the certified candidate; without one it stays as it was tuned."""
     if certificate.chosen is not None:
-        chosen.quantile = frozen[certificate.chosen]["quantile"]
-    chosen.policy = chosen.policy.with_threshold(search.threshold(chosen.policy, chosen.quantile))
+        tuned.quantile = frozen[certificate.chosen].quantile
+    tuned.policy = tuned.policy.with_threshold(search.threshold(tuned.policy, tuned.quantile))
 
 
 def _certify(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Certificate:
-    losses, config = np.stack([one["loss"] for one in measured], 1), job.config
-    ids = [prompt.id for prompt in job.splits["certify"]]
-    return certify(losses, config.quality_budget, config.confidence, config.loss_cap, ids, config.seed, frozen)
+    losses, ids = np.stack([one["loss"] for one in measured], 1), [prompt.id for prompt in job.splits["certify"]]
+    how = job.settings
+    return certify(losses, how.quality_budget, how.confidence, how.loss_cap, ids, how.seed, frozen)
 
 
 def _references(job: Job, prompts: list[Prompt], path: Path) -> dict[str, list[int]]:
     """The large model's own answers by prompt id."""
     done = {row["id"]: row["answer"] for row in atomic.read_rows(path) if row["candidate"] == "large"}
     for some in _batches(prompts, done, "certification, large model alone"):
-        written = answers(job.large, some, job.config.max_new_tokens)
+        written = answers(job.large, some, job.settings.max_new_tokens)
         rows = [{"id": p.id, "candidate": "large", "answer": a} for p, a in zip(some, written, strict=True)]
         atomic.append_rows(path, rows)
         done |= {row["id"]: row["answer"] for row in rows}
@@ -105,10 +106,10 @@ def _references(job: Job, prompts: list[Prompt], path: Path) -> dict[str, list[i
 def _measure(job: Job, number: int, policy, prompts: list[Prompt], references: dict, path: Path) -> dict:
     """Columns [prompts] of one candidate: loss, priced seconds, tokens, and those that the large model wrote."""
     done = {row["id"]: row for row in atomic.read_rows(path) if row["candidate"] == number}
-    decoder = Backoff([job.small, job.large], policy.to(job.large.device))
+    decoder = Backoff(job.models, policy.to(job.large.device))
     for some in _batches(prompts, done, f"certification, candidate {number + 1}"):
-        written = write(decoder, some, job.config.max_new_tokens)
-        found = judged(job.judge, some, written, [references[p.id] for p in some], job.cost)
+        written = write(decoder, some, job.settings.max_new_tokens)
+        found = judged(job.metric, some, written, [references[p.id] for p in some], job.cost)
         rows = [
             {"id": p.id, "candidate": number} | {name: float(column[i]) for name, column in found.items()}
             for i, p in enumerate(some)

@@ -1,12 +1,16 @@
-"""What a certificate says, as plain data for policy.json, result.json and the report."""
+"""The record of a certificate, for policy.json, result.json and the report: the claim and all that it rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from train.certify import Certificate
+from train.common.job import Job
+from train.common.result import Candidate, CertificateRecord, FamilyLosses, MethodRow
+from train.common.settings import FitPolicy
 from train.data.prompts import Prompt
 from train.evaluation.live import LARGE, bootstrap, speedup
 
@@ -27,91 +31,87 @@ TEST = (
 
 
 def record(
-    config,
-    loss_name: str,
+    job: Job,
     certificate: Certificate,
-    frozen: Sequence[dict],
+    frozen: Sequence[Candidate],
     measured: Sequence[dict[str, np.ndarray]],
     reference: dict[str, np.ndarray],
-    prompts: Sequence[Prompt],
-) -> dict:
+) -> CertificateRecord:
     """Everything that the promise rests on; ``measured`` are the columns of the candidates that were tested."""
-    shown = 0 if certificate.chosen is None else certificate.chosen
-    return {
-        "claim": claim_text(config, certificate, len(frozen)),
-        "chosen": certificate.chosen,
-        "budget": config.quality_budget,
-        "confidence": config.confidence,
-        "loss_cap": config.loss_cap,
-        "bound": certificate.bound,
-        "above_cap": certificate.above,
-        "level": certificate.level,
-        "above_cap_level": certificate.tail_level,
-        "prompts": certificate.n,
-        "seed": config.seed,
-        "test": TEST,
-        "candidates": [
-            *(
-                candidate | _tested(certificate, i, own, reference, config.loss_cap)
-                for i, (candidate, own) in enumerate(zip(frozen, measured, strict=False))
-            ),
-            *frozen[len(measured) :],
-        ],
-        "families": _families(prompts, measured[shown]["loss"], config.loss_cap),
-        "assumptions": [text.format(loss=loss_name) for text in ASSUMPTIONS],
-    }
+    settings, shown = job.settings, 0 if certificate.chosen is None else certificate.chosen
+    tested = [
+        _tested(candidate, certificate, i, own, reference, settings.loss_cap)
+        for i, (candidate, own) in enumerate(zip(frozen, measured, strict=False))
+    ]
+    return CertificateRecord(
+        claim=claim_text(settings, certificate, len(frozen)),
+        chosen=certificate.chosen,
+        budget=settings.quality_budget,
+        confidence=settings.confidence,
+        loss_cap=settings.loss_cap,
+        bound=float(certificate.bound),
+        above_cap=certificate.above,
+        level=certificate.level,
+        above_cap_level=certificate.tail_level,
+        prompts=certificate.n,
+        seed=settings.seed,
+        test=TEST,
+        candidates=[*tested, *frozen[len(measured) :]],
+        families=_families(job.splits["certify"], measured[shown]["loss"], settings.loss_cap),
+        assumptions=[text.format(loss=job.metric.loss_name) for text in ASSUMPTIONS],
+    )
 
 
-def claim_text(config, certificate: Certificate, frozen: int) -> str:
+def claim_text(settings: FitPolicy, certificate: Certificate, frozen: int) -> str:
     """The promise, or that there is none, in one sentence."""
+    n, bound, cap = certificate.n, certificate.bound, settings.loss_cap
     if certificate.chosen is None:
         return (
-            f"Cannot certify a loss of {config.quality_budget:g} on {certificate.n} prompts: all that is sure of the "
-            f"safest candidate is a loss of at most {certificate.bound:.4f} (confidence {config.confidence:g}, losses "
-            f"capped at {config.loss_cap:g})."
+            f"Cannot certify a loss of {settings.quality_budget:g} on {n} prompts: all that is sure of the safest "
+            f"candidate is a loss of at most {bound:.4f} (confidence {settings.confidence:g}, losses capped at "
+            f"{cap:g})."
         )
     return (
-        f"Certified (candidate {certificate.chosen + 1} of {frozen}): with probability {config.confidence:g} over the "
-        f"{certificate.n} certification prompts, the expected loss of a prompt, capped at {config.loss_cap:g}, is at "
-        f"most {certificate.bound:.4f}, and at most {certificate.above:.1%} of prompts lose more than the cap."
+        f"Certified (candidate {certificate.chosen + 1} of {frozen}): with probability {settings.confidence:g} over "
+        f"the {n} certification prompts, the expected loss of a prompt, capped at {cap:g}, is at most {bound:.4f}, and "
+        f"at most {certificate.above:.1%} of prompts lose more than the cap."
     )
 
 
-def instead(methods: Sequence[dict]) -> str:
-    """What to do without a promise, from the measured methods of the hold-out."""
-    exact = max((m for m in methods if m["key"] in ("speculative", "tree")), key=lambda method: method["speedup"])
+def instead(methods: Sequence[MethodRow]) -> str:
+    """What to use without a certificate, from the measured methods of the hold-out."""
+    exact = max((m for m in methods if m.key in ("speculative", "tree")), key=lambda method: method.speedup)
     return (
-        f"Use exact decoding, which loses nothing: {exact['label']} is {exact['speedup']:.2f}x as fast here. "
-        f"policy.json hands every token on; what was tuned is in uncertified.json."
+        f"Use exact decoding, which loses nothing: {exact.label} is {exact.speedup:.2f}x as fast here. "
+        f"policy.json escalates every token; the tuned policy is in uncertified.json."
     )
 
 
-def _tested(certificate: Certificate, i: int, own: dict, reference: dict, cap: float) -> dict:
-    """What was measured of one candidate."""
+def _tested(
+    candidate: Candidate, certificate: Certificate, i: int, own: dict, reference: dict, cap: float
+) -> Candidate:
+    """``candidate`` with what was measured of it."""
     capped = np.minimum(own["loss"], cap)
     both = {LARGE: reference, "own": own}
-    return {
-        "pvalue": float(certificate.pvalues[i]),
-        "upper": float(certificate.uppers[i]),
-        "capped_loss": float(capped.mean()),
-        "loss": float(own["loss"].mean()),
-        "sd": float(capped.std()),
-        "above_cap": int((own["loss"] > cap).sum()),
-        "priced_speedup": speedup(both, "own"),
-        "priced_speedup_interval": bootstrap(lambda rows: speedup(both, "own", rows), len(capped)),
-        "large_share": float(own["large"].sum() / own["tokens"].sum()),
-    }
+    return replace(
+        candidate,
+        pvalue=float(certificate.pvalues[i]),
+        upper=float(certificate.uppers[i]),
+        capped_loss=float(capped.mean()),
+        loss=float(own["loss"].mean()),
+        sd=float(capped.std()),
+        above_cap=int((own["loss"] > cap).sum()),
+        priced_speedup=speedup(both, "own"),
+        priced_speedup_interval=bootstrap(lambda rows: speedup(both, "own", rows), len(capped)),
+        large_share=float(own["large"].sum() / own["tokens"].sum()),
+    )
 
 
-def _families(prompts: Sequence[Prompt], losses: np.ndarray, cap: float) -> list[dict]:
-    """Per family, of the candidate that the bound is of."""
+def _families(prompts: Sequence[Prompt], losses: np.ndarray, cap: float) -> list[FamilyLosses]:
+    """Per family, the losses of the candidate that the bound is of."""
     names = np.array([prompt.family for prompt in prompts])
+    of = lambda name: losses[names == name]  # noqa: E731
     return [
-        {
-            "family": str(name),
-            "prompts": int((names == name).sum()),
-            "capped_loss": float(np.minimum(losses[names == name], cap).mean()),
-            "above_cap": int((losses[names == name] > cap).sum()),
-        }
+        FamilyLosses(str(name), len(of(name)), float(np.minimum(of(name), cap).mean()), int((of(name) > cap).sum()))
         for name in np.unique(names)
     ]

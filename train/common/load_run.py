@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from decoding import LM
+from decoding.cost.cache import read as read_costs
+from decoding.cost.costs import ModelCosts
 from decoding.models.defaults import load_model
 from decoding.models.lm import check_compatible
 from policies import Policy, load, token_classes
+from train.common.result import Result, read_result
+from train.common.run_folder import read_settings
+from train.common.settings import FitPolicy
 from train.data.prompts import Prompt, load_prompts
 from train.data.splits import split_hash
 from train.quality.metric import QualityMetric
-from train.replay.backoff import TimingTables
-from train.search.backoff import Goal, Search
+from train.search.backoff import Search
+from train.search.goal import Goal
 from train.traces.handoff_traces import Traces, read_traces
 
 
@@ -24,38 +28,36 @@ class FinishedRun:
     """A run that has a policy."""
 
     folder: Path
-    settings: dict
-    """those of train/fit_policy.py, as strings; None where there was none"""
-    result: dict
+    settings: FitPolicy
+    result: Result
     small: LM
     large: LM
     policy: Policy
     """that of policy.json"""
     splits: dict[str, list[Prompt]]
-    """the prompts that were fitted on, tuned on and held out"""
+    """the prompts of fit, tune and holdout"""
 
     @cached_property
-    def cost(self) -> TimingTables:
-        return TimingTables(self.result["cost"]["small"], self.result["cost"]["large"])
+    def cost(self) -> ModelCosts:
+        return read_costs(self.folder / "cost.json")
 
     @cached_property
-    def judge(self) -> QualityMetric:
-        return QualityMetric(self.large, self.settings.get("grader"))
+    def metric(self) -> QualityMetric:
+        return QualityMetric(self.large, self.settings.grader)
 
     @property
     def goal(self) -> Goal:
-        goal = self.result["goal"]
+        goal = self.result.goal
         return Goal(speedup=goal.get("target_speedup"), budget=goal.get("quality_budget"))
 
     @property
     def new(self) -> int:
         """tokens of an answer, at most"""
-        return int(self.settings["max_new_tokens"])
+        return self.settings.max_new_tokens
 
     @property
     def trace_folder(self) -> Path:
-        given = self.settings["traces"]
-        return self.folder / "traces" if given is None else Path(given)
+        return self.settings.traces or self.folder / "traces"
 
     @cached_property
     def traces(self) -> Traces:
@@ -63,29 +65,26 @@ class FinishedRun:
 
     def search(self, traces: Traces) -> Search:
         """What fits policies on ``traces`` and sets their thresholds by replay, as the run did."""
-        how = {"kind": self.settings["policy"], "label": self.settings["label"], "seed": int(self.settings["seed"])}
+        how = {"kind": self.settings.policy, "label": self.settings.label, "seed": self.settings.seed}
         classes = token_classes(self.large.tokenizer)
         return Search.on(traces, self.splits, cost=self.cost, goal=self.goal, classes=classes, **how)
 
 
 def load_run(folder: Path) -> FinishedRun:
-    """The run in ``folder``. ValueError or OSError, one sentence, when it is not finished or its inputs changed."""
-    for name in ("run.json", "result.json", "policy.json"):
+    """The run in ``folder``. ValueError or OSError, one sentence, when it is not finished, or of another version, or
+    its inputs changed."""
+    for name in ("run.json", "cost.json", "result.json", "policy.json"):
         if not (folder / name).exists():
             raise ValueError(f"{folder} has no {name}; give the folder of a finished run of train/fit_policy.py")
-    given = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
-    settings = {key: None if value == "None" else value for key, value in given.items()}
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    how = settings["device"], settings["dtype"]
-    small, large = (load_model(name, settings[name], *how) for name in ("small", "large"))
+    settings, result = read_settings(folder), read_result(folder)
+    how = settings.device, settings.dtype
+    small, large = load_model("small", settings.small, *how), load_model("large", settings.large, *how)
     check_compatible([small, large])
     policy = load(folder / "policy.json", models=[small.identity(), large.identity()])
-    limit = None if settings["limit"] is None else int(settings["limit"])
-    prompts = load_prompts(settings["prompts"], large.tokenizer, limit)
+    prompts = load_prompts(settings.prompts, large.tokenizer, settings.limit)
     groups = policy.provenance["groups"]
-    names = ("fit", "tune", "holdout")
-    splits = {name: [p for p in prompts if p.group in set(groups[name])] for name in names}
-    changed = [name for name in names if split_hash(splits[name]) != result["splits"][name]["hash"]]
+    splits = {name: [p for p in prompts if p.group in set(groups[name])] for name in ("fit", "tune", "holdout")}
+    changed = [name for name, some in splits.items() if split_hash(some) != result.splits[name].hash]
     if changed:
         raise ValueError(f"the prompts of {folder} have changed ({', '.join(changed)}); tune a policy on these first")
     return FinishedRun(folder, settings, result, small, large, policy, splits)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from policies.storage.atomic import sweep
 from train.common import atomic
+from train.common.settings import FitPolicy
 
 FORMAT = 2
 """of the JSON files that are read again; raised when one of them changes its meaning"""
@@ -71,6 +72,17 @@ def parse(kind: type[T], value: Any, path: Path, otherwise: str = AGAIN) -> T:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         raise _damaged(path, otherwise) from error
+
+
+def read_settings(folder: Path) -> FitPolicy:
+    """The settings of the run in ``folder``; those that may change on resume are at their defaults.
+
+    ValueError, one sentence, when there is no run of this version.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        raise ValueError(f"{folder} has no run.json; give the folder of a finished run of train/fit_policy.py")
+    return parse(FitPolicy, read(path).get("settings"), path)
 
 
 def _damaged(path: Path, otherwise: str) -> ValueError:

@@ -55,7 +55,7 @@ def measure(
             "id": prompt.id,
             "family": prompt.family,
             "setting": setting,
-            "methods": _judged(metric, prompt, answers),
+            "methods": _scored(metric, prompt, answers),
         }
         append_rows(path, [row])
         done[prompt.id] = row

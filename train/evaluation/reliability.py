@@ -1,12 +1,14 @@
-"""Is a predicted risk what it says? Bins of the risk beside the mean label, and the Brier score."""
+"""Reliability of predicted risks: bins of the risk beside the mean label, and the Brier score."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from train.common.result import Reliability, ReliabilityBin
 
-def reliability(risk: np.ndarray, label: np.ndarray, bins: int = 10) -> dict:
-    """Predicted ``risk`` [n] against what was found, ``label`` [n], both in [0, 1], as JSON.
+
+def reliability(risk: np.ndarray, label: np.ndarray, bins: int = 10) -> Reliability:
+    """Predicted ``risk`` [n] against what was found, ``label`` [n], both in [0, 1].
 
     ``bins`` hold equally many rows each, those of one risk together: where the risks are, not where they could be.
     ``brier`` is the mean squared difference (Brier 1950), ``constant`` that of the best constant, which is the labels'
@@ -20,15 +22,9 @@ def reliability(risk: np.ndarray, label: np.ndarray, bins: int = 10) -> dict:
     edges = np.unique(np.quantile(risk, np.arange(1, bins) / bins))
     bin_of = np.searchsorted(edges, risk, side="right")
     found = [
-        {"rows": int(own.sum()), "predicted": float(risk[own].mean()), "observed": float(label[own].mean())}
+        ReliabilityBin(int(own.sum()), float(risk[own].mean()), float(label[own].mean()))
         for own in (bin_of == i for i in range(len(edges) + 1))
         if own.any()
     ]
-    away = sum(b["rows"] * abs(b["predicted"] - b["observed"]) for b in found)
-    return {
-        "rows": len(risk),
-        "brier": float(((risk - label) ** 2).mean()),
-        "constant": float(label.var()),
-        "error": away / len(risk),
-        "bins": found,
-    }
+    error = sum(b.rows * abs(b.predicted - b.observed) for b in found) / len(risk)
+    return Reliability(len(risk), float(((risk - label) ** 2).mean()), float(label.var()), error, found)

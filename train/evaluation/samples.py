@@ -1,4 +1,4 @@
-"""Texts of held-out prompts to look at: who wrote each token by the tuned policy, and at what risk."""
+"""Texts of held-out prompts to look at: which model wrote each token under the tuned policy, and at what risk."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from decoding import LM
 from decoding.state.streaming import pieces
 from policies import Policy, token_classes
+from train.common.result import Sample
 from train.data.prompts import Prompt
 from train.evaluation.live import LARGE
 from train.traces.collect_handoff import trajectory
@@ -20,25 +21,19 @@ TUNED = "tuned"
 
 def samples(
     models: Sequence[LM], policy: Policy, prompts: Sequence[Prompt], rows: dict[str, dict], count: int = 3
-) -> list[dict]:
+) -> list[Sample]:
     """The shortest of ``prompts`` from ``count`` families, with the answers in ``rows`` of a live measurement.
 
-    Per prompt: family, prompt, ``tokens`` [[text, writer, risk]] of the tuned policy's answer, and ``large``, the large
-    model's own. A risk that the policy does not know is None.
+    A risk that the policy does not know is None.
     """
     tokenizer, found = models[-1].tokenizer, []
     for prompt in _shortest(prompts, rows, count):
         methods = rows[prompt.id]["methods"]
         answer, writers = methods[TUNED]["answer"], methods[TUNED]["writers"]
         risk = _risk(models, policy, prompt, answer, writers)
-        found.append(
-            {
-                "family": prompt.family,
-                "prompt": prompt.text,
-                "tokens": [list(token) for token in zip(_texts(tokenizer, answer), writers, risk, strict=True)],
-                "large": "".join(_texts(tokenizer, methods[LARGE]["answer"])),
-            }
-        )
+        tokens = [list(token) for token in zip(_texts(tokenizer, answer), writers, risk, strict=True)]
+        large = "".join(_texts(tokenizer, methods[LARGE]["answer"]))
+        found.append(Sample(prompt.family, prompt.text, tokens, large))
     return found
 
 
@@ -50,7 +45,7 @@ def _shortest(prompts: Sequence[Prompt], rows: dict[str, dict], count: int) -> l
 
 
 def _texts(tokenizer, answer: list[int]) -> list[str]:
-    """The text of each token; special ones are shown by name, for who ends an answer is part of the story."""
+    """The text of each token; special ones are shown by name, so that the end of an answer has a writer too."""
     special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     return [special.get(token, text) for token, text in zip(answer, pieces(tokenizer, answer), strict=True)]
 

@@ -1,7 +1,8 @@
-"""The last word on a threshold: texts that the policy writes at it, in batches, their time priced.
+"""The final correction of a threshold: texts that the policy writes at it, in batches, their time priced.
 
-Replay judges a policy on texts that others wrote. The more of a text the small model writes, the surer it is of itself,
-so that a policy tuned to 2x by replay may run at 3x; and a factor measured at one threshold is wrong at another.
+Replay evaluates a policy on texts that it did not write. The more of a text the small model writes, the surer it is of
+itself, so that a policy tuned to 2x by replay may run at 3x, and a factor measured at one threshold is wrong at
+another.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from train.search.backoff import GRID, Search
 from train.search.goal import Goal, solve
 
 if TYPE_CHECKING:
-    from train.common.preparation import Job
+    from train.common.job import Job
 
 ROUNDS = 4
 NEAR = 0.0101
@@ -81,17 +82,17 @@ class ThresholdProbe:
 
     def _written(self, policy: Policy, title: str) -> dict:
         job, texts = self.job, {}
-        decoder = Backoff([job.small, job.large], policy.to(job.large.device))
+        decoder = Backoff(job.models, policy.to(job.large.device))
         prompts = sorted(job.splits["fit"] + job.splits["tune"], key=lambda p: (len(p.ids), p.id))
         for start in track(range(0, len(prompts), BATCH), title):
             some = prompts[start : start + BATCH]
-            texts |= dict(zip((p.id for p in some), write(decoder, some, job.config.max_new_tokens), strict=True))
+            texts |= dict(zip((p.id for p in some), write(decoder, some, job.settings.max_new_tokens), strict=True))
         answers = [range(self._length(p.id)) for p in prompts]
         own = {
             "seconds": np.array([handoff_seconds(len(p.ids), texts[p.id][1], job.cost.tables) for p in prompts]),
             "tokens": np.array([len(texts[p.id][0]) for p in prompts]),
         }
-        losses = [job.judge(p, texts[p.id][0], self.references[p.id])[0] for p in job.splits["tune"]]
+        losses = [job.metric(p, texts[p.id][0], self.references[p.id])[0] for p in job.splits["tune"]]
         return {"speedup": speedup({LARGE: alone(prompts, answers, job.cost), "own": own}, "own"), "losses": losses}
 
     def _length(self, prompt: str) -> int:
@@ -102,7 +103,7 @@ class ThresholdProbe:
         return int(((fit["prompt"] == prompt) & (fit["trajectory"] == LARGE)).sum())
 
 
-def loss_correction(judge: QualityMetric, losses: np.ndarray, replayed: float) -> float:
+def loss_correction(metric: QualityMetric, losses: np.ndarray, replayed: float) -> float:
     """The factor from a replayed loss to the one that a budget is held against.
 
     A factor of a few prompts may make a budget stricter, not looser: a policy that happened to lose next to nothing on
@@ -111,6 +112,6 @@ def loss_correction(judge: QualityMetric, losses: np.ndarray, replayed: float) -
     """
     if replayed <= 0:
         return 1.0
-    if judge.grader is None:
+    if metric.grader is None:
         return max(float(losses.mean()) / replayed, 1.0)
     return max(float(losses.mean() + losses.std() / np.sqrt(len(losses))) / replayed, 0.0)

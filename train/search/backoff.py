@@ -88,7 +88,7 @@ class Search:
         return value
 
     def policy(self, params: dict) -> Policy:
-        """The fitted policy of ``params``, whatever its threshold: it is shared by all trials that differ in that only."""
+        """The fitted policy of ``params``, whatever its threshold: trials that differ in that only share it."""
         key = json.dumps({k: v for k, v in params.items() if k != "quantile"}, sort_keys=True)
         if key not in self.fitted:
             self.fitted[key] = self._fit(params)

@@ -1,6 +1,7 @@
 """Losses by guarded regret, and by a grader of the user's own: alone, and through the main job."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from tiny_runs import FAST, save_toys, toy_pair, toy_prompts, typed, word_tokenizer
@@ -22,28 +23,28 @@ def pair():
 def test_without_a_grader_it_is_guarded_regret(pair):
     prompt, (answer, reference) = toy_prompts(1)[0], ([5, 6, 7], [8, 9, 5])
     (one,) = score(pair[1], [prompt.ids], [answer])
-    judge = QualityMetric(pair[1])
-    assert judge(prompt, answer, reference) == (
+    metric = QualityMetric(pair[1])
+    assert metric(prompt, answer, reference) == (
         guarded_regret(one, answer, reference, end_tokens(pair[1])),
         pytest.approx(one.regret.mean()),
     )
-    assert judge.loss_name == "guarded regret"
+    assert metric.loss_name == "guarded regret"
 
 
 def test_a_grader_s_loss_is_what_it_takes_off_the_large_model_s_score(pair):
-    prompt, judge = toy_prompts(1)[0], QualityMetric(pair[1], "toy_graders:variety")
-    assert judge(prompt, [5, 5, 5, 5], [5, 6])[0] == 0.75
-    assert judge(prompt, [5, 6, 2], [5, 5])[0] == -0.5  # the end is no word
-    assert judge(prompt, [5, 5], [5, 5])[0] == 0
-    assert judge.loss_name == "score lost (toy_graders:variety)"
-    assert judge(prompt, [5, 6], [7, 8])[1] == QualityMetric(pair[1])(prompt, [5, 6], [7, 8])[1]
+    prompt, metric = toy_prompts(1)[0], QualityMetric(pair[1], "toy_graders:variety")
+    assert metric(prompt, [5, 5, 5, 5], [5, 6])[0] == 0.75
+    assert metric(prompt, [5, 6, 2], [5, 5])[0] == -0.5  # the end is no word
+    assert metric(prompt, [5, 5], [5, 5])[0] == 0
+    assert metric.loss_name == "score lost (toy_graders:variety)"
+    assert metric(prompt, [5, 6], [7, 8])[1] == QualityMetric(pair[1])(prompt, [5, 6], [7, 8])[1]
 
 
 def test_an_answer_is_graded_once(pair, monkeypatch):
-    prompt, judge, asked = toy_prompts(1)[0], QualityMetric(pair[1], "toy_graders:variety"), []
-    monkeypatch.setattr(judge, "grade", lambda *given: asked.append(given) or 0.5)
+    prompt, metric, asked = toy_prompts(1)[0], QualityMetric(pair[1], "toy_graders:variety"), []
+    monkeypatch.setattr(metric, "grade", lambda *given: asked.append(given) or 0.5)
     for answer in ([5, 6], [5, 7], [5, 6]):
-        judge(prompt, answer, [8, 9])
+        metric(prompt, answer, [8, 9])
     assert [text for *_, text in asked] == ["w8 w9", "w5 w6", "w5 w7"]
 
 
@@ -101,12 +102,12 @@ def test_what_cannot_be_graded_is_said_before_any_work(toys, tmp_path, changes, 
 
 def test_a_grader_that_does_not_tell_the_models_apart_is_no_evidence(pair):
     class Job:
-        judge = QualityMetric(pair[1], "toy_graders:variety")
+        metric = QualityMetric(pair[1], "toy_graders:variety")
 
-    small = {"key": "small", "loss": 0.02, "loss_interval": [-0.1, 0.14]}
+    small = SimpleNamespace(key="small", loss=0.02, loss_interval=[-0.1, 0.14])
     assert "does not tell the small model from the large one" in told_apart(Job, [small])
-    assert told_apart(Job, [small | {"loss_interval": [0.01, 0.3]}]) == ""
-    Job.judge = QualityMetric(pair[1])
+    assert told_apart(Job, [SimpleNamespace(**vars(small) | {"loss_interval": [0.01, 0.3]})]) == ""
+    Job.metric = QualityMetric(pair[1])
     assert told_apart(Job, [small]) == ""
 
 

@@ -1,0 +1,96 @@
+"""What a tuning method is to the main job: the one interface, which `train.pipeline` calls from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import optuna
+
+from policies import Policy
+from train.common.result import Holdout, Prediction
+from train.search.goal import Goal
+
+if TYPE_CHECKING:
+    from decoding import LM
+    from train.common.job import Job
+    from train.common.settings import FitPolicy
+    from train.data.prompts import Prompt
+
+
+class Search(Protocol):
+    """The objective of a study."""
+
+    def baselines(self) -> list[dict]:
+        """Parameters of the trials that every study begins with."""
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """The value to minimise; sets the constraint "goal" where there is one."""
+
+
+class Tuned(Protocol):
+    """What was tuned; a method adds what its decoder takes besides the policy."""
+
+    policy: Policy
+    trial: int
+    """number of the trial it came from"""
+    quantile: float | None
+    """share of the scores below the threshold; None without a threshold"""
+
+
+class TuningMethod(Protocol):
+    """A way to tune a decoder. Subclass it in a file of this folder and name the class in ``METHODS``.
+
+    The class is asked first, before models are loaded: ``goal`` and ``certifiable``, then ``check_traces``. An instance
+    holds the traces of its job, and is asked for its ``search``, ``tune``, ``measure_holdout``, ``predicted`` and
+    ``provenance``, in this order. The attributes from ``plane`` on are for the report.
+    """
+
+    certifiable: ClassVar[bool] = False
+    """whether ``measure_holdout`` makes the promise that ``--certify`` asks for"""
+    plane: ClassVar[tuple[str, str]] = ("speedup", "loss")
+    """the columns of a method that the report plots, across and up"""
+    threshold_note: ClassVar[str]
+    """what happens at a token whose risk reaches the threshold, a sentence"""
+    label: str
+    """what a learned policy of this method predicts"""
+    search: Search
+
+    def __init__(self, job: Job):
+        """Collect the traces of ``job``, or read those that it was given."""
+
+    @classmethod
+    def goal(cls, settings: FitPolicy) -> Goal | None:
+        """The goal asked for; None where nothing can be lost. ValueError, one sentence, for one that makes no sense."""
+        return asked_goal(settings)
+
+    @classmethod
+    def check_traces(cls, settings: FitPolicy, small: LM, large: LM, splits: dict[str, Sequence[Prompt]]) -> None:
+        """TraceError when the traces in ``settings.traces`` are not of these models and prompts."""
+
+    def tune(self, study: optuna.Study) -> Tuned | None:
+        """The finished study's best by live runs on the tuning prompts; None, and a printed reason, if none is."""
+
+    def measure_holdout(self, tuned: Tuned) -> Holdout:
+        """What the held-out prompts say of ``tuned`` and its controls. A certificate may lower its threshold."""
+
+    def predicted(self, tuned: Tuned) -> Prediction:
+        """What was expected of ``tuned`` before the held-out prompts were touched."""
+
+    def provenance(self, tuned: Tuned) -> dict:
+        """What a decoder has to know besides the policy (``policies.decoder_spec``)."""
+
+
+def asked_goal(settings: FitPolicy) -> Goal:
+    """The goal of a method that trades loss for speed: a speedup of 1.3 unless another or a budget is asked for."""
+    speedup, budget = settings.target_speedup, settings.quality_budget
+    if speedup is not None and budget is not None:
+        raise ValueError("give --target-speedup or --quality-budget, not both")
+    if budget is not None:
+        if not 0 < budget < 1:
+            raise ValueError(f"--quality-budget is a mean loss between 0 and 1, not {budget:g}")
+        return Goal(budget=budget)
+    speedup = 1.3 if speedup is None else speedup
+    if not 1 < speedup < 1000:
+        raise ValueError(f"--target-speedup is a factor over 1, not {speedup:g}")
+    return Goal(speedup=speedup)
