@@ -80,13 +80,13 @@ def canonical(text: str) -> str:
 
 def check_claim(measured: Measured, claim: Claim) -> dict:
     """The claim in numbers and as a sentence, against the fastest of its others as measured."""
-    from experiments.comparison.summary import difference, ratio, ratio_interval
+    from experiments.comparison.summary import loss_difference, speed_ratio, speed_ratio_interval
 
     key = canonical(claim.method)
-    best = max(claim.others, key=lambda text: ratio(measured, canonical(text), key))
+    best = max(claim.others, key=lambda text: speed_ratio(measured, canonical(text), key))
     other = canonical(best)
-    faster, (low, high) = ratio(measured, key, other), ratio_interval(measured, key, other)
-    more, (least, most) = difference(measured, key, other)
+    faster, (low, high) = speed_ratio(measured, key, other), speed_ratio_interval(measured, key, other)
+    more, (least, most) = loss_difference(measured, key, other)
     speed = "faster" if low > 1 else "slower" if high < 1 else "not clearly faster or slower"
     loss = "loses more" if least > 0 else "loses less" if most < 0 else "loses no clearly different amount"
     return {

@@ -1,4 +1,4 @@
-"""transformers' own beam search of the large model: the control for whoever searches for likely text."""
+"""transformers' own beam search of the large model: the control for methods that search for likely text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.engines_under_test.peers import twin
 
 
 class BeamSearch:
-    """The likeliest of ``width`` beams, by ``transformers.generate`` on the same weights; its time is its own.
+    """The likeliest of ``width`` beams, by ``transformers.generate`` on the same weights, at its own speed.
 
     Raises ValueError for a width under 2, which would be greedy decoding.
     """
@@ -29,7 +29,7 @@ class BeamSearch:
 
     @cached_property
     def model(self):
-        """The same weights as transformers runs them: this engine has another cache and attention."""
+        """The same weights with transformers' cache and attention."""
         return twin(self.models[0])
 
     def write(self, run: GenerationState) -> Iterator[Commit]:

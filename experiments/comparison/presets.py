@@ -1,4 +1,4 @@
-"""The tables of the MTAD paper as lists of methods, and what is claimed of them."""
+"""The tables of the MTAD paper as lists of methods, with the claims about them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from experiments.comparison.methods import SUFFIX
 from experiments.comparison.settings import PaperTables
 
+EXACT = "speculative, exact"
 LENGTHS, BEAMS, TAUS = (1, 2, 3, 4, 6, 8), (1, 2, 4, 8), (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """``method`` beside the fastest of ``others``, who are ``what``."""
+    """A comparison of ``method`` with the fastest of ``others``; ``what`` describes them."""
 
     method: str
     others: tuple[str, ...]
@@ -22,7 +23,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Preset:
-    """The methods of a table, what is claimed of them, and the lines of its plot: series of (setting, method)."""
+    """The methods of a table, the claims about them, and the lines of its plot: series of (setting, method)."""
 
     methods: tuple[str, ...]
     claims: tuple[Claim, ...]
@@ -30,18 +31,18 @@ class Preset:
 
 
 def _main(config: PaperTables) -> Preset:
-    """Who draws and who does not in tables of their own: their losses are not of one kind."""
+    """Greedy methods, or those that draw: their losses are not comparable, so each have a table."""
     joint = f"beams={config.beams},length={config.length},tau={config.tau:g}"
     alone, block = f"length={config.length},tau={config.tau:g}", f"length={config.length}"
     each = f"length={config.length},tau={per_token(config.tau, config.length)}"
-    # Greedy filters leave one token, so that MTAD with them writes the large model's own text.
+    # Greedy filters leave one token, so filtered MTAD writes the large model's own text.
     tree = "-".join(["1"] * config.length).replace("1", str(config.beams), 1)
     ways = ("verify=raw", f"verify=filtered{SUFFIX}", f"verify=raw{SUFFIX}")
     ours = [f"{kind}:{joint},{way}" for kind in ("mtad", "mmtad") for way in ways]
     methods = (
         *(f"beam:width={max(2, config.beams)}", "small", f"small{SUFFIX}", f"large{SUFFIX}"),
         *(*_exact(config, ""), *_exact(config, SUFFIX), f"speculative:{block},accept=block{SUFFIX}"),
-        # As many nodes as MMTAD's tree at most.
+        # A tree of as many nodes as MMTAD's largest.
         *(f"specinfer:branches={tree}", f"specinfer:branches={tree}{SUFFIX}"),
         *(f"mtad:{joint},verify=filtered", *ours),
         *(f"{kind},{way}" for kind in (f"joint:{alone}", f"fixed:{each}") for way in ways),
@@ -53,7 +54,7 @@ def _main(config: PaperTables) -> Preset:
 
 
 def _claims(config: PaperTables, text: str, fixed: str) -> list[Claim]:
-    """Who draws is compared with who draws."""
+    """Methods that draw are compared with methods that draw."""
     mode = SUFFIX if text.endswith(SUFFIX) else ""
     return [
         Claim(text, (f"speculative:length={config.length}{mode}",), "exact speculative decoding at the same length"),
@@ -68,52 +69,38 @@ def _exact(config: PaperTables, mode: str) -> tuple[str, ...]:
 
 
 def per_token(tau: float, length: int) -> float:
-    """What every token must have so that a block of ``length`` has ``tau``."""
+    """The ratio that each of ``length`` tokens needs for a product of ``tau``."""
     return float(f"{tau ** (1 / length):.4g}")
 
 
 def _gamma(config: PaperTables) -> Preset:
-    return _varied(
-        config,
-        LENGTHS,
-        {
-            "MTAD": lambda n: _text("mtad", config, length=n),
-            "MMTAD": lambda n: _text("mmtad", config, length=n),
-            "speculative, exact": lambda n: f"speculative:length={n}{_mode(config)}",
-        },
-    )
+    return _varied(config, LENGTHS, _both_mtads(config, "length") | {EXACT: lambda n: _exact_text(config, n)})
 
 
 def _beta(config: PaperTables) -> Preset:
-    return _varied(
-        config,
-        BEAMS,
-        {
-            "MTAD": lambda n: _text("mtad", config, beams=n),
-            "MMTAD": lambda n: _text("mmtad", config, beams=n),
-            "speculative, exact": lambda n: f"speculative:length={config.length}{_mode(config)}",
-        },
-    )
+    return _varied(config, BEAMS, _both_mtads(config, "beams") | {EXACT: lambda n: _exact_text(config)})
 
 
 def _tau(config: PaperTables) -> Preset:
     last = f"verify={_verify(config)}{_mode(config)}"
-    return _varied(
-        config,
-        TAUS,
-        {
-            "MTAD": lambda t: _text("mtad", config, tau=t),
-            "MTAD's rule without beams": lambda t: f"joint:length={config.length},tau={t:g},{last}",
-            "fixed ratio": lambda t: f"fixed:length={config.length},tau={per_token(t, config.length)},{last}",
-            "speculative, exact": lambda t: f"speculative:length={config.length}{_mode(config)}",
-        },
-    )
+    series = {
+        "MTAD": lambda t: _text("mtad", config, tau=t),
+        "MTAD's rule without beams": lambda t: f"joint:length={config.length},tau={t:g},{last}",
+        "fixed ratio": lambda t: f"fixed:length={config.length},tau={per_token(t, config.length)},{last}",
+        EXACT: lambda t: _exact_text(config),
+    }
+    return _varied(config, TAUS, series)
+
+
+def _both_mtads(config: PaperTables, setting: str) -> dict:
+    """MTAD and MMTAD as functions of one of their settings."""
+    return {kind.upper(): lambda x, kind=kind: _text(kind, config, **{setting: x}) for kind in ("mtad", "mmtad")}
 
 
 def _varied(config: PaperTables, values: Sequence[float], series: dict) -> Preset:
-    """One line a series; each setting of MTAD beside exact speculative decoding and the large model alone."""
+    """A line for each series; claims compare each setting of MTAD with exact decoding and the large model alone."""
     lines = {name: [(x, make(x)) for x in values] for name, make in series.items()}
-    exact, mode = dict(lines["speculative, exact"]), _mode(config)
+    exact, mode = dict(lines[EXACT]), _mode(config)
     texts = dict.fromkeys(text for line in lines.values() for _, text in line)
     claims = [
         Claim(text, others, what)
@@ -130,6 +117,10 @@ def _text(kind: str, config: PaperTables, **changes) -> str:
     options = {"beams": config.beams, "length": config.length, "tau": config.tau} | changes
     pairs = ",".join(f"{key}={value:g}" for key, value in options.items())
     return f"{kind}:{pairs},verify={_verify(config)}{_mode(config)}"
+
+
+def _exact_text(config: PaperTables, length: int | None = None) -> str:
+    return f"speculative:length={config.length if length is None else length}{_mode(config)}"
 
 
 def _verify(config: PaperTables) -> str:

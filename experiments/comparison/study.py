@@ -1,4 +1,4 @@
-"""A comparison of methods step by step: checked, written, timed or priced, and described."""
+"""A comparison of methods step by step: check, write, time or price, and describe."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from decoding.cli.options import use
 from decoding.cost.costs import ModelCosts, text_seconds
 from experiments.comparison.methods import Method, MethodError, build, parse
 from experiments.comparison.settings import ComparisonSettings
-from experiments.comparison.summary import Measured, summary
-from experiments.comparison.texts import columns, file_name, judged, write_texts
+from experiments.comparison.summary import Measured, summarize
+from experiments.comparison.texts import file_name, measure_loss, text_columns, write_texts
 from experiments.grading.families import grade
 from experiments.shared.energy import counter
 from train.common import run_folder
@@ -31,7 +31,7 @@ from train.replay.pricing import draft_seconds, handoff_seconds
 
 @dataclass
 class Study:
-    """Everything that has been checked and loaded."""
+    """A checked comparison, with everything loaded."""
 
     config: ComparisonSettings
     folder: Path
@@ -45,8 +45,8 @@ class Study:
 
 
 def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
-    """Check everything, and load models and prompts."""
-    methods, labels = chosen(texts)
+    """Check everything and load models and prompts. Raises ValueError or OSError, one sentence, for wrong input."""
+    methods, labels = parse_methods(texts)
     baseline = str(parse(config.baseline))
     if baseline not in methods:
         raise MethodError(f"--baseline {config.baseline} is not among the methods; add it to them")
@@ -57,7 +57,7 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     longest = min(small.context, large.context) - config.max_new_tokens
     prompts = load_prompts(config.prompts, large.tokenizer, config.limit, max_tokens=longest)
     for prompt in {p.family: p for p in prompts}.values():
-        grade(prompt, "")  # a package that a grader lacks is said now, not after an hour of texts
+        grade(prompt, "")  # fails now, not after an hour of texts, if a grader lacks a package
     decoders = {key: build(method, [small, large]) for key, method in methods.items()}
     kept = ("small", "large", "prompts", "max_new_tokens", "device", "dtype", "seed")
     settings = {key: str(value) for key, value in asdict(config).items() if key in kept}
@@ -66,8 +66,8 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline)
 
 
-def chosen(texts: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, str]]:
-    """Methods and what the user called them, by canonical text; the large model alone comes first, asked for or not."""
+def parse_methods(texts: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, str]]:
+    """(methods, their names as given) by canonical text; the large model alone is always there, and first."""
     methods, labels = {}, {}
     for text in ("large", *(text for text in texts if text != "large")):
         method = parse(text)
@@ -79,39 +79,42 @@ def chosen(texts: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, str]]:
 
 
 def measure(study: Study) -> Measured:
-    """Texts of all methods, judged, and their times."""
-    rows = written(study)
+    """Write the texts of all methods, measure their losses, and time or price them."""
+    rows = write_all(study)
     references = rows["large"]
-    texts = {key: columns(some, references, graded(study, some)) for key, some in rows.items()}
+    texts = {key: text_columns(some, references, grade_answers(study, some)) for key, some in rows.items()}
     if study.config.timed:
         timed = study.prompts[: study.config.timed]  # prompts take turns by family
-        return Measured(study.methods, study.prompts, texts, timed, clocked(study, timed), study.baseline)
-    return Measured(study.methods, study.prompts, texts, study.prompts, by_price(study, rows), study.baseline)
+        return Measured(study.methods, study.prompts, texts, timed, time_methods(study, timed), study.baseline)
+    return Measured(study.methods, study.prompts, texts, study.prompts, price_methods(study, rows), study.baseline)
 
 
-def written(study: Study) -> dict[str, list[dict]]:
-    """Rows of every method (see ``comparison.texts``), those of the large model first: the others' references."""
+def write_all(study: Study) -> dict[str, list[dict]]:
+    """Rows of every method (see ``texts.write_texts``); the large model comes first, as the others' reference."""
     config, rows, references = study.config, {}, {}
-    judge = lambda prompt, answer: judged(study.large, prompt, answer, references.get(prompt.id, answer))  # noqa: E731
+
+    def loss(prompt: Prompt, answer: list[int]) -> dict[str, float]:
+        return measure_loss(study.large, prompt, answer, references.get(prompt.id, answer))
+
     for key, method in study.methods.items():
         path = study.folder / "texts" / file_name(method)
         path.parent.mkdir(exist_ok=True)
-        how = config.max_new_tokens, config.batch, config.seed, judge
+        how = config.max_new_tokens, config.batch, config.seed, loss
         rows[key] = write_texts(method, study.decoders[key], study.prompts, path, *how)
         if key == "large":
             references = {row["id"]: row["answer"] for row in rows[key]}
     return rows
 
 
-def graded(study: Study, rows: list[dict]) -> list[float | None]:
+def grade_answers(study: Study, rows: list[dict]) -> list[float | None]:
     """The score of each answer in its task, None where the task has no grader."""
     decode = study.large.tokenizer.decode
     texts = [decode(row["answer"], skip_special_tokens=True) for row in rows]
     return [grade(prompt, text) for prompt, text in zip(study.prompts, texts, strict=True)]
 
 
-def clocked(study: Study, timed: list[Prompt]) -> dict:
-    """Seconds and tokens per method and prompt, one text at a time, methods in turn."""
+def time_methods(study: Study, timed: list[Prompt]) -> dict:
+    """Measured seconds and tokens by method and prompt, one text at a time, methods in turns."""
     setting = " ".join(method.identity() for method in study.methods.values())
     return live.measure(
         study.decoders,
@@ -125,8 +128,8 @@ def clocked(study: Study, timed: list[Prompt]) -> dict:
     )
 
 
-def by_price(study: Study, rows: dict[str, list[dict]]) -> dict:
-    """The same for all prompts, by the calls that the texts took."""
+def price_methods(study: Study, rows: dict[str, list[dict]]) -> dict:
+    """Priced seconds and tokens by method and prompt, from the calls that each text took."""
     cost = timing_table(study.folder, [study.small, study.large])
     found = {}
     for key, some in rows.items():
@@ -149,7 +152,7 @@ def price(prompt: int, row: dict, method: Method, decoder, cost: ModelCosts) -> 
 
 
 def describe(study: Study, measured: Measured) -> dict:
-    """What goes into result.json."""
+    """The content of result.json."""
     config = study.config
     return {
         "name": config.name,
@@ -161,5 +164,5 @@ def describe(study: Study, measured: Measured) -> dict:
         "timed": len(measured.timed) if config.timed else 0,
         "max_new_tokens": config.max_new_tokens,
         "baseline": study.labels[study.baseline],
-        "methods": [summary(measured, key, label) for key, label in study.labels.items()],
+        "methods": [summarize(measured, key, label) for key, label in study.labels.items()],
     }

@@ -1,4 +1,4 @@
-"""From what was written and timed to one row per method: means over prompts with 95 % paired bootstrap intervals."""
+"""One row for each method: means over prompts, with 95 % paired bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Columns = dict[str, np.ndarray]
 
 @dataclass
 class Measured:
-    """Everything that was measured, by canonical method; arrays over prompts."""
+    """Columns [prompts] of texts and times, by canonical method."""
 
     methods: dict[str, Method]
     prompts: Sequence[Prompt]
@@ -28,7 +28,7 @@ class Measured:
     baseline: str = LARGE
 
 
-def summary(measured: Measured, key: str, label: str) -> dict:
+def summarize(measured: Measured, key: str, label: str) -> dict:
     """One row of the table; a number that does not apply is None."""
     method, own, clock = measured.methods[key], measured.texts[key], measured.clock[key]
     kind = method.kind
@@ -45,16 +45,17 @@ def summary(measured: Measured, key: str, label: str) -> dict:
     }
 
 
-def ratio(measured: Measured, key: str, other: str, rows=slice(None)) -> float:
-    """How many times as fast ``key`` is as ``other``: seconds per token of sums over the same prompts."""
+def speed_ratio(measured: Measured, key: str, other: str, rows=slice(None)) -> float:
+    """Speed of ``key`` relative to ``other``: seconds per token, of sums over the same prompts."""
     return speedup(measured.clock, key, rows) / speedup(measured.clock, other, rows)
 
 
-def ratio_interval(measured: Measured, key: str, other: str) -> list[float]:
-    return _bootstrap(lambda rows: ratio(measured, key, other, rows), len(measured.timed))
+def speed_ratio_interval(measured: Measured, key: str, other: str) -> list[float]:
+    """The interval of ``speed_ratio``."""
+    return _bootstrap(lambda rows: speed_ratio(measured, key, other, rows), len(measured.timed))
 
 
-def difference(measured: Measured, key: str, other: str) -> tuple[float, list[float]]:
+def loss_difference(measured: Measured, key: str, other: str) -> tuple[float, list[float]]:
     """Mean guarded regret of ``key`` minus that of ``other``, paired by prompt, and its interval."""
     values = measured.texts[key]["loss"] - measured.texts[other]["loss"]
     return float(values.mean()), _bootstrap(lambda rows: values[rows].mean(), len(values))
@@ -73,7 +74,7 @@ def _speed(measured: Measured, key: str) -> dict:
 def _quality(measured: Measured, key: str) -> dict:
     own, large = measured.texts[key], measured.texts[LARGE]
     span = measured.texts["small"]["loss"].mean() if "small" in measured.texts else 0.0
-    more, interval = difference(measured, key, measured.baseline)
+    more, interval = loss_difference(measured, key, measured.baseline)
     return {
         "loss": float(own["loss"].mean()),
         "loss_interval": _interval(lambda rows: own["loss"][rows].mean(), own),
@@ -98,7 +99,7 @@ def _score(scores: np.ndarray) -> dict:
 
 
 def _family(measured: Measured, key: str, family: str) -> dict:
-    """The same of one family; speed only where one of its prompts was timed."""
+    """The same for one family; speed only where one of its prompts was timed."""
     here, timed = (np.flatnonzero([p.family == family for p in some]) for some in (measured.prompts, measured.timed))
     own = {name: values[here] for name, values in measured.texts[key].items()}
     row = {"prompts": len(here), "timed": len(timed), "loss": float(own["loss"].mean())}
@@ -112,14 +113,14 @@ def _family(measured: Measured, key: str, family: str) -> dict:
 
 
 def _large_share(role: str, own: Columns) -> float | None:
-    """Share of the tokens that the large model wrote, where someone decides who writes."""
+    """Share of the tokens that the large model wrote; None for drafts and beams, whose every token it reads."""
     if role in ("draft", "beam"):
         return None
     return 1.0 if role == LARGE else float(own["last_model"].sum() / own["tokens"].sum())
 
 
 def _accepted(role: str, own: Columns, rows) -> float | None:
-    """Draft tokens kept per round."""
+    """Accepted draft tokens a round."""
     if role != "draft":
         return None
     return float((own["tokens"] - own["last_model"])[rows].sum() / own["target_calls"][rows].sum())

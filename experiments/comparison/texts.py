@@ -1,4 +1,4 @@
-"""What each method writes on each prompt, and how it was judged: a jsonl per method that survives a kill."""
+"""The texts of each method and their losses: a jsonl for each method, which survives a kill."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from decoding import LM
 from experiments.comparison.methods import Method
 from train.common.atomic import append_rows, read_rows
+from train.common.progress import track
 from train.data.prompts import Prompt
 from train.data.splits import split_hash
 
@@ -25,29 +25,29 @@ def write_texts(
     max_new_tokens: int,
     batch: int,
     seed: int,
-    judge: Callable[[Prompt, list[int]], dict[str, float]],
+    measure: Callable[[Prompt, list[int]], dict[str, float]],
 ) -> list[dict]:
-    """Rows in the order of ``prompts``; those that ``path`` holds are not written again.
+    """Rows in the order of ``prompts``; texts that ``path`` holds are not written again.
 
-    A row: ``prompt`` (hash), ``id``, ``answer`` (token ids), ``writers``, what ``judge`` says of the answer, and
+    A row: ``prompt`` (hash), ``id``, ``answer`` (token ids), ``writers``, the numbers that ``measure`` gives, and
     ``target_calls``, ``drafted`` and ``verified`` (draft tokens that the target read). The engine counts the last two
-    per batch; of these each text has the share of its target calls.
+    per batch, and each text gets a share in proportion to its target calls.
     """
     done = {row["prompt"] for row in read_rows(path)}
-    # Side by side in a batch they need to be of similar length.
+    # Batches of similar length.
     todo = sorted((p for p in prompts if split_hash([p]) not in done), key=lambda p: len(p.ids))
-    for start in track(range(0, len(todo), batch), str(method), disable=not todo):
+    for start in track(range(0, len(todo), batch), str(method)):
         some = todo[start : start + batch]
-        append_rows(path, _written(method, decoder, some, max_new_tokens, seed + len(done) + start, judge))
+        append_rows(path, _written(method, decoder, some, max_new_tokens, seed + len(done) + start, measure))
     rows = {row["prompt"]: row for row in read_rows(path)}
     return [rows[split_hash([p])] for p in prompts]
 
 
-def _written(method, decoder, prompts, max_new_tokens, seed, judge) -> list[dict]:
-    from train.common.generations import counted
+def _written(method, decoder, prompts, max_new_tokens, seed, measure) -> list[dict]:
+    from train.common.generations import write_with_counts
 
-    texts, counts = counted(decoder, prompts, max_new_tokens, seed=seed)
-    calls = [target_calls(method.kind.role, writers) for _, writers in texts]
+    texts, counts = write_with_counts(decoder, prompts, max_new_tokens, seed=seed)
+    calls = [count_target_calls(method.kind.role, writers) for _, writers in texts]
     drafted, verified = _draft_tokens(method.kind.role, prompts, calls, counts)
     return [
         {
@@ -58,16 +58,16 @@ def _written(method, decoder, prompts, max_new_tokens, seed, judge) -> list[dict
             "target_calls": asked,
             "drafted": drafted * asked,
             "verified": verified * asked,
-            **judge(prompt, answer),
+            **measure(prompt, answer),
         }
         for prompt, (answer, writers), asked in zip(prompts, texts, calls, strict=True)
     ]
 
 
-def target_calls(role: str, writers: Sequence[int]) -> int:
-    """How often the large model was asked for a text, by who wrote its tokens (0: the first model, 1: the large one).
+def count_target_calls(role: str, writers: Sequence[int]) -> int:
+    """Calls of the large model for a text, from the writers of its tokens (0: the first model, 1: the large one).
 
-    A call that checks a draft writes the draft's accepted tokens and one of its own, but for what an EOS cuts off.
+    A call that verifies a draft commits the accepted tokens and one of the large model's, unless an EOS comes first.
     """
     if role in ("large", "beam"):
         return len(writers)
@@ -78,12 +78,12 @@ def _draft_tokens(role: str, prompts, calls: list[int], counts: dict) -> tuple[f
     """Tokens drafted, and draft tokens read by the target, per target call of a batch."""
     if role != "draft":
         return 0.0, 0.0
-    # Beside drafts the target reads the prompts once, and then in every later call the token that it wrote itself.
+    # Besides drafts, the target reads the prompts once and, in every later call, its own last token.
     own = sum(len(p.ids) for p in prompts) + sum(calls) - len(prompts)
     return counts["drafted"] / sum(calls), (counts["tokens_read"][-1] - own) / sum(calls)
 
 
-def judged(large: LM, prompt: Prompt, answer: list[int], reference: list[int]) -> dict[str, float]:
+def measure_loss(large: LM, prompt: Prompt, answer: list[int], reference: list[int]) -> dict[str, float]:
     """Guarded regret, mean plain regret and summed negative log-probability of an answer under the large model."""
     from train.quality.guarded_regret import end_tokens, guarded_regret, score
 
@@ -92,8 +92,10 @@ def judged(large: LM, prompt: Prompt, answer: list[int], reference: list[int]) -
     return {"loss": loss, "regret": float(one.regret.mean()), "nll": float(-one.logprob.sum())}
 
 
-def columns(rows: Sequence[dict], references: Sequence[dict], scores: Sequence[float | None]) -> dict[str, np.ndarray]:
-    """Arrays [prompts] of what the rows hold; ``score`` is NaN where there is no grader, ``same`` against the large."""
+def text_columns(
+    rows: Sequence[dict], references: Sequence[dict], scores: Sequence[float | None]
+) -> dict[str, np.ndarray]:
+    """Arrays [prompts] of the rows' numbers; ``score`` is NaN without a grader, ``same``: the large model's text."""
     fields = ("target_calls", "drafted", "verified", "loss", "regret", "nll")
     found = {field: np.array([row[field] for row in rows], float) for field in fields}
     found["tokens"] = np.array([len(row["answer"]) for row in rows], float)
@@ -105,7 +107,7 @@ def columns(rows: Sequence[dict], references: Sequence[dict], scores: Sequence[f
 
 
 def file_name(method: Method) -> str:
-    """Readable, and different for everything on which the texts depend."""
+    """A readable name, unique for all that the texts depend on."""
     identity = method.identity()
     readable = re.sub(r"[^\w.=+-]+", "_", str(method))[:80]
     return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}.jsonl"

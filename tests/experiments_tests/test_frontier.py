@@ -24,7 +24,7 @@ from experiments.shared import energy
 from policies import Random
 from train.common.atomic import read_rows
 from train.common.cli import InputError
-from train.common.generations import counted
+from train.common.generations import write_with_counts
 from train.search.recipes import RECIPES
 
 KINDS = kinds()
@@ -177,7 +177,7 @@ def test_target_calls_are_those_of_the_engine(name, pair):
     """Who wrote what says how often the target was called, in single runs as the engine counts them."""
     method = parse(name)
     for prompt in toy_prompts(4):
-        ((answer, writers),), counts = counted(build(method, pair), [prompt], 9, seed=1)
+        ((answer, writers),), counts = write_with_counts(build(method, pair), [prompt], 9, seed=1)
         calls = texts.count_target_calls(method.kind.role, writers)
         assert calls == counts["calls"][-1]
         drafted, verified = texts._draft_tokens(method.kind.role, [prompt], [calls], counts)
@@ -192,7 +192,7 @@ def test_target_calls_are_those_of_the_engine(name, pair):
 def test_a_batch_of_beam_searches_is_single_ones(pair):
     large, prompts = pair[1], toy_prompts(5)
     beam = BeamSearch(large, 3)
-    together, _ = counted(beam, prompts, 8)
+    together, _ = write_with_counts(beam, prompts, 8)
     for prompt, (answer, _) in zip(prompts, together, strict=True):
         ids = torch.tensor([list(prompt.ids)])
         alone = beam.model.generate(ids, num_beams=3, do_sample=False, max_new_tokens=8)[0, ids.shape[1] :].tolist()
@@ -255,9 +255,9 @@ def test_a_stopped_run_goes_on_and_a_new_method_writes_only_its_own(toys, tmp_pa
         asked.append([p.id for p in prompts])
         if len(asked) == stop:
             raise KeyboardInterrupt
-        return counted(decoder, prompts, *args, **options)
+        return write_with_counts(decoder, prompts, *args, **options)
 
-    monkeypatch.setattr("train.common.generations.counted", noted)
+    monkeypatch.setattr("train.common.generations.write_with_counts", noted)
     stop = 5
     assert run(toys, tmp_path, "random", "mtad@sampling") == 130
     assert not (tmp_path / "default/result.json").exists()

@@ -10,7 +10,7 @@ from experiments.comparison import presets, summary
 from experiments.comparison.methods import parse
 from experiments.comparison.presets import Claim
 from experiments.comparison.settings import PaperTables
-from experiments.comparison.study import chosen
+from experiments.comparison.study import parse_methods
 from experiments.mtad import check_claim, main, with_defaults
 
 TABLES = list(presets.PRESETS)
@@ -52,7 +52,7 @@ def run(toys, output, **changes):
 def test_presets_name_every_method_once_and_claim_only_what_is_measured(table, length, drawing):
     config = with_defaults(PaperTables(table=table, length=length, drawing=drawing))
     preset = presets.PRESETS[table](config)
-    methods, _ = chosen(preset.methods)
+    methods, _ = parse_methods(preset.methods)
     used = [text for claim in preset.claims for text in (claim.method, *claim.others)]
     used += [text for line in preset.lines.values() for _, text in line]
     assert {str(parse(text)) for text in used} <= set(methods)
