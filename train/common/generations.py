@@ -1,4 +1,4 @@
-"""The target's own answers: what a drafter is trained on, because it is what it will be asked to predict."""
+"""Texts that a decoder writes to prompts, in batches; the target's own answers, for a drafter, in a jsonl."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def write_generations(
 ) -> None:
     """Append one answer per prompt to the jsonl ``path`` (``prompt_ids``, ``new_ids``, ``temperature``).
 
-    Prompts go in batches of similar length; those that the file already answers at this temperature are skipped, so
-    a run that was killed goes on.
+    Prompts of similar length are batched. Those that the file already answers at this temperature are skipped, so a
+    run that was killed goes on.
     """
     done = {tuple(row["prompt_ids"]) for row in read_rows(path) if row["temperature"] == temperature}
     todo = sorted((p for p in prompts if p.ids not in done), key=lambda p: len(p.ids))
@@ -38,21 +38,21 @@ def write_generations(
 def answers(
     lm: LM, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
 ) -> list[list[int]]:
-    """What ``lm`` alone answers, all prompts in one batch: token ids, EOS included."""
+    """The answers of ``lm`` alone to all prompts, in one batch: token ids, EOS included."""
     return [answer for answer, _ in write(Autoregressive(lm), prompts, max_new_tokens, sampling, seed)]
 
 
 def write(
     decoder, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
 ) -> list[tuple[list[int], list[int]]]:
-    """(token ids, who wrote them) of each answer, EOS included, all prompts in one batch."""
-    return counted(decoder, prompts, max_new_tokens, sampling, seed)[0]
+    """(token ids, index of the writer of each) of the answers to all prompts, in one batch; EOS included."""
+    return write_with_counts(decoder, prompts, max_new_tokens, sampling, seed)[0]
 
 
-def counted(
+def write_with_counts(
     decoder, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
 ) -> tuple[list[tuple[list[int], list[int]]], dict]:
-    """The same, and what the batch took (``decoding.generation.Result.counts``)."""
+    """The texts of ``write``, and the ``counts`` of their ``decoding.generation.Result``."""
     ids, mask = left_pad([p.ids for p in prompts], decoder.models[-1].device)
     result = generate(decoder, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
     answers = result.sequences[:, ids.shape[1] :].tolist()

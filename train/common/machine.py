@@ -1,4 +1,4 @@
-"""What a speed depends on."""
+"""The machine and the libraries that a measured speed depends on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Log a search to Weights & Biases; tracking may fail, the run may not.
+"""Logs a tuning run to Weights & Biases (W&B). An error of W&B ends the tracking, never the run.
 
-Offline needs neither key nor network: the run lies under `folder`/wandb, `wandb leet folder/wandb` shows it in the
-terminal, `wandb sync` uploads it later.
+Offline tracking needs neither key nor network: the run is written under `folder`/wandb, `wandb leet folder/wandb` shows
+it in the terminal, and `wandb sync` uploads it later.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ FILES = {
     "traces": ("traces/*.json", "traces/*.parquet"),
     "policy": ("policy.json", "*.safetensors", "uncertified.json", "result.json"),
 }
-"""what is logged as an artifact of which kind, as patterns in the run's folder"""
+"""Kind of artifact -> its files, as patterns in the run's folder."""
 SETTINGS = {
     "silent": True,
-    "console": "off",  # the progress bars are the run's, not ours to capture
-    "x_disable_stats": True,  # a sampling thread beside a measurement is part of the measurement
+    "console": "off",  # do not capture the progress bars
+    "x_disable_stats": True,  # a sampling thread would disturb the measurements
     "init_timeout": 20,
     "login_timeout": 20,
-    "finish_timeout": 60,  # else a network lost in the middle holds the finished run for ever
+    "finish_timeout": 60,  # without it, a lost network blocks the finished run for ever
 }
 
 
 class Tracker:
-    """One W&B run as a context manager; whatever W&B raises costs one printed line and the tracking, nothing else.
+    """One W&B run as a context manager. An error of W&B prints one line and ends the tracking.
 
-    mode: "offline", "online" (offline when there is no key or network) or "disabled" (wandb is not even imported).
-    config: logged as it is; values that are not JSON are logged as text.
+    mode: "offline", "online" (offline when there is no key or network) or "disabled" (wandb is not imported).
+    config: the settings to log; values that are not JSON are logged as text.
     """
 
     def __init__(self, mode: str, folder: Path, name: str, config: dict[str, Any]):
@@ -67,21 +67,21 @@ class Tracker:
             os.environ.pop(key, None)
 
     def trial(self, study: Any, trial: Any) -> None:
-        """Optuna callback: one trial's parameters, values, constraints and scalar user attributes, step `trial`.
+        """Optuna callback: log a trial's parameters, values, constraints and scalar user attributes.
 
-        Each trial is logged once; those of other workers may be handed in afterwards.
+        A trial that is logged already is skipped, so trials of other workers may be passed in afterwards.
         """
         if self.run is not None and trial.number not in self._logged:
             self._logged.add(trial.number)
             self._guard(self._log_trial, study, trial)
 
     def table(self, result: dict[str, Any], picture: Path | None = None) -> None:
-        """Log a result's methods, summary values and the picture of its frontier (default: `folder`/frontier.png)."""
+        """Log the table of methods, the summary and the figure of the frontier (default: `folder`/frontier.png)."""
         if self.run is not None:
             self._guard(self._log_table, result, self.folder / "frontier.png" if picture is None else Path(picture))
 
     def files(self, *kinds: str) -> None:
-        """Log files of `folder` as artifacts, those that are there: any of "study", "traces" and "policy"."""
+        """Log the existing files of `kinds`, any of "study", "traces" and "policy", as artifacts."""
         if self.run is not None:
             self._guard(self._log_files, kinds)
 
@@ -93,7 +93,7 @@ class Tracker:
             _warn("W&B tracking is off", error)
 
     def _environment(self) -> None:
-        """What W&B reads from nowhere else: silence at login, files here and not in the home folder."""
+        """Set what W&B reads from the environment only: silence at login, files here and not in the home folder."""
         here = str(self.folder.absolute() / "wandb")
         for key, value in {"WANDB_SILENT": "true", "WANDB_DATA_DIR": here, "WANDB_CACHE_DIR": here}.items():
             if key not in os.environ:
@@ -155,7 +155,7 @@ class Tracker:
                 continue
             artifact = wandb.Artifact(f"{self.name}-{kind}", type=kind)
             for path in found:
-                # A link would do, but the run goes on: what is logged is what there was.
+                # A copy, not a link: the run goes on and changes its files.
                 artifact.add_file(str(path), str(path.relative_to(self.folder)))
             self.run.log_artifact(artifact)
 
@@ -166,7 +166,7 @@ def _warn(what: str, error: Exception) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with everything that JSON does not know turned into text."""
+    """The value, with everything that is not JSON turned into text."""
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
