@@ -96,7 +96,7 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     assert 0 <= result["calibration"]["brier"] <= 1 and result["calibration"]["bins"]
     assert policy.provenance["decoder"] == {"name": "backoff", "settings": {}}
     assert result["front"] and [[p["speedup"], p["loss"]] for p in result["front"]] == result["frontier"]["front"]
-    assert "<h2>Best of all candidates</h2>" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Predicted Pareto front</h2>" in (folder / "report.html").read_text(encoding="utf-8")
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
     assert "<html" in (folder / "report.html").read_text(encoding="utf-8").lower()
     assert sorted(path.name for path in finished.output.parent.iterdir()) == ["runs"]
