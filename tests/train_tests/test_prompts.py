@@ -162,7 +162,7 @@ def test_a_bad_line_is_named(tmp_path, line, pattern):
         ("x" * 5000, None, "does not exist"),
         ("nul\0.jsonl", None, "cannot be read"),
         (".", None, "is a directory"),
-        ("prompts.csv", b"a", "prompts.csv has an unknown ending.*jsonl"),
+        ("prompts.csv", b"a", "prompts.csv has an unknown suffix.*jsonl"),
         ("empty.jsonl", b"", "empty.jsonl is empty"),
         ("blank.txt", b"\n \n", "blank.txt holds no prompts"),
         ("bytes.txt", b"a\n\xc3\n", "bytes.txt, line 2.*UTF-8"),

@@ -1,4 +1,4 @@
-"""Prompts: read them, check every line, tokenise them."""
+"""Reads prompts from a file or a hub set, checks every line, and tokenises them."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ HUB_NAME = re.compile(
 
 
 class PromptError(ValueError):
-    """A prompt source that cannot be used. The message is one sentence: where, what is wrong, what would be right."""
+    """A prompt source that cannot be used; the message, one sentence, says where, what is wrong and what is right."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
@@ -30,7 +30,7 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: `text` is raw, `ids` its tokens after the chat template, `group` the upstream item it is from."""
+    """One prompt: `text` without and `ids` with the chat template; `group` is the upstream item that it comes from."""
 
     id: str
     family: str
@@ -52,17 +52,17 @@ class _Record:
 def load_prompts(
     source: str | Path | None, tokenizer: Any, limit: int | None = None, max_tokens: int | None = None
 ) -> list[Prompt]:
-    """Read, check and tokenise prompts. Every line is checked before the first one is tokenised.
+    """Read, check and tokenise prompts; every line is checked before the first is tokenised.
 
     source: None, the prompts that come with the project;
         a `.jsonl` file, one object per line with `prompt` (a string) or `messages` (a list of {role, content}), and
         optionally `id`, `family`, `group`, `reference`; blank lines are skipped;
         a `.txt` file, one prompt per line, spaces around it removed, blank lines skipped;
-        or a set of the `datasets` hub as `name`, `name:split` or `name:config:split` (split "train" when absent; slices
-        such as "train[:500]" work): the first column of HUB_COLUMNS is read, closing assistant turns are dropped.
+        or a set of the `datasets` hub as `name`, `name:split` or `name:config:split` (the split is "train" when absent;
+        slices such as "train[:500]" work): the first column of HUB_COLUMNS is read without closing assistant turns.
     limit: at most this many, taken in turn from each family in file order, so that every family is represented.
-    max_tokens: the longest prompt allowed, in tokens after the chat template; checked on what `limit` leaves.
-    Raises PromptError, one sentence, for whatever cannot be read, checked or tokenised.
+    max_tokens: the longest prompt allowed, in tokens with the chat template; checked on the prompts within `limit`.
+    Raises PromptError, one sentence, for whatever cannot be read, fails the checks or cannot be tokenised.
     """
     if limit is not None and limit < 1:
         raise PromptError(f"limit is {limit}; it must be at least 1, or None for all prompts")
@@ -73,7 +73,7 @@ def load_prompts(
 
 
 def template_hash(tokenizer: Any) -> str | None:
-    """SHA-256 of the tokenizer's chat template, None when it has none (prompts are then tokenised as plain text)."""
+    """SHA-256 of the chat template; None when the tokenizer has none and prompts are tokenised as plain text."""
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return None
@@ -83,14 +83,14 @@ def template_hash(tokenizer: Any) -> str | None:
 
 
 def _show(text: str) -> str:
-    """A text short enough for one line of an error."""
+    """``text`` as an error message quotes it: one short line."""
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 200 else text[:200] + "..."
 
 
 @contextmanager
 def _at(where: str) -> Iterator[None]:
-    """Errors raised inside begin with this place."""
+    """Prepend ``where`` to the message of a PromptError raised inside."""
     try:
         yield
     except PromptError as error:
@@ -100,15 +100,15 @@ def _at(where: str) -> Iterator[None]:
 def _records(source: str | Path | None) -> list[_Record]:
     path = DEFAULT_PROMPTS if source is None else Path(source)
     shown = _show(str(path))
-    if os.path.isdir(path):  # unlike Path.is_dir, never raises: the source may be anything, a whole prompt by mistake
+    if os.path.isdir(path):  # unlike Path.is_dir, it never raises, even if the source is a whole prompt by mistake
         raise PromptError(f"{shown} is a directory; give a .jsonl or .txt file, or a hub name")
     if path.suffix in (".jsonl", ".txt"):
         records = _file_records(path, shown)
     elif os.path.isfile(path):
-        raise PromptError(f"{shown} has an unknown ending; give a .jsonl or .txt file")
+        raise PromptError(f"{shown} has an unknown suffix; give a .jsonl or .txt file")
     else:
         match = HUB_NAME.fullmatch(source) if isinstance(source, str) else None
-        if match is None or path.suffix[1:].isalpha():  # prompts.json is a missing file, owner/name-1.5 is not
+        if match is None or path.suffix[1:].isalpha():  # prompts.json is a file, owner/name-1.5 is not
             raise PromptError(f"{shown} does not exist; give a .jsonl or .txt file, or a hub name (name:split)")
         records = _hub_records(match["name"], match["config"], match["split"] or "train")
     if not records:
@@ -143,13 +143,13 @@ def _hub_records(name: str, config: str | None, split: str) -> list[_Record]:
     try:
         from datasets import load_dataset
     except ImportError:
-        message = f"{name} is no file, and 'datasets' is not installed to fetch it; pip install datasets"
+        message = f"{name} is not a file, and fetching it from the hub needs 'datasets'; pip install datasets"
         raise PromptError(message) from None
     try:
         rows = load_dataset(name, config, split=split)
     except Exception as error:
         raise PromptError(
-            f"{name} is no file, and the hub set {name} (config {config}, split {split}) cannot be loaded: "
+            f"{name} is not a file, and the hub set {name} (config {config}, split {split}) cannot be loaded: "
             f"{_show(' '.join(str(error).split()))}; give a .jsonl or .txt file, or name:config:split"
         ) from error
     column = next((column for column in HUB_COLUMNS if column in rows.column_names), None)
@@ -164,7 +164,7 @@ def _hub_records(name: str, config: str | None, split: str) -> list[_Record]:
 
 
 def _hub_row(row: dict[str, Any], column: str) -> dict[str, Any]:
-    """Only what is surely meant is taken from a stranger's columns: strings for family, group and reference."""
+    """The row as a line of a jsonl; columns named family, group and reference are used only where they hold strings."""
     known = {key: row.get(key) for key in ("family", "group", "reference") if isinstance(row.get(key), str)}
     if not isinstance(row[column], list):
         return {"prompt": row[column], **known}
@@ -245,7 +245,7 @@ def _check_unique(records: Iterable[_Record]) -> None:
 
 
 def _by_turns(records: Iterable[_Record]) -> Iterator[_Record]:
-    """The first of each family, then the second of each, and so on; families in the order in which they appear."""
+    """The first of each family, then the second of each, and so on; families in their order of appearance."""
     families = defaultdict(list)
     for record in records:
         families[record.prompt.family].append(record)
@@ -261,11 +261,11 @@ def _tokenise(record: _Record, tokenizer: Any, max_tokens: int | None) -> Prompt
         else:
             try:
                 text = tokenizer.apply_chat_template(record.messages, tokenize=False, add_generation_prompt=True)
-            except Exception as error:  # a template is a program of the model's author; it may raise anything
+            except Exception as error:  # a template is a program and may raise anything
                 raise PromptError(f"the chat template refuses it ({error}); change its messages") from error
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
-            raise PromptError("the tokenizer makes no token of it; write some text it knows")
+            raise PromptError("the tokenizer gives no tokens for it; write some text that it knows")
         if max_tokens is not None and len(ids) > max_tokens:
             found = f"prompt {_show(prompt.id)} has {len(ids)} tokens and the limit is {max_tokens}"
             raise PromptError(f"{found}; shorten it or raise the limit")

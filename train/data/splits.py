@@ -1,4 +1,4 @@
-"""Splits: group prompts that belong together, share the groups out."""
+"""Groups of prompts that belong together, and splits that never share a group."""
 
 import hashlib
 import json
@@ -19,11 +19,11 @@ OVERLAP = 0.5
 
 
 def groups(prompts: Sequence[Prompt]) -> list[str]:
-    """Final group id of each prompt: two prompts of one group must never be in two splits.
+    """Group id of each prompt; prompts of one group must be in one split.
 
-    Joined are prompts with the same upstream `group`, with the same text (case, spacing and punctuation aside), or that
+    Prompts are joined that have the same upstream `group`, the same text (case, spacing and punctuation aside), or that
     share more than half of the 8-grams of the one that has fewer. An 8-gram in at least max(5, 2 %) of a family's
-    prompts is the family's template and does not count. The id is a hash of the members' ids, whatever their order.
+    prompts is part of the family's template and does not count. The id is a hash of the members' ids in any order.
     """
     words = [re.findall(r"\w+", prompt.text.lower()) for prompt in prompts]
     texts = [" ".join(w) if w else prompt.text for w, prompt in zip(words, prompts, strict=True)]
@@ -39,10 +39,10 @@ def groups(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def split(prompts: Sequence[Prompt], shares: dict[str, float] | None = None, seed: int = 0) -> dict[str, list[Prompt]]:
-    """Share prompts out by whole groups, each family in about the given shares; the order in `prompts` does not matter.
+    """Split prompts by whole groups, each family in about the given shares, whatever the order of `prompts`.
 
     shares: split name -> positive share, together 1; default fit .5, tune .25, holdout .25.
-    Raises PromptError when the shares are wrong or there are fewer groups than splits.
+    Raises PromptError for wrong shares, and when there are fewer groups than splits.
     """
     shares = {"fit": 0.5, "tune": 0.25, "holdout": 0.25} if shares is None else shares
     if not shares or not all(share > 0 for share in shares.values()) or not math.isclose(sum(shares.values()), 1):
@@ -61,7 +61,7 @@ def split(prompts: Sequence[Prompt], shares: dict[str, float] | None = None, see
 
 
 def reserve(pool: Sequence[Prompt], used: Sequence[Prompt], count: int) -> list[Prompt]:
-    """The first ``count`` prompts of ``pool`` whose group holds nothing of ``used``, one of each group: independent.
+    """The first ``count`` independent prompts of ``pool``: one of each group that holds none of ``used``.
 
     Raises PromptError when there are fewer.
     """
@@ -75,14 +75,14 @@ def reserve(pool: Sequence[Prompt], used: Sequence[Prompt], count: int) -> list[
             kept.append(prompt)
     if len(kept) < count:
         raise PromptError(
-            f"{len(kept)} prompts have a group that the {len(used)} of the other splits do not touch, and {count} are "
-            f"asked for; give more prompts, or a lower limit"
+            f"{len(kept)} groups hold no prompt of the {len(used)} in the other splits, and {count} are needed; give "
+            f"more prompts, or a lower limit"
         )
     return kept[:count]
 
 
 def refuse_overlap(splits: dict[str, list[Prompt]]) -> None:
-    """Raise PromptError when two splits share a prompt, or prompts that belong together."""
+    """Raise PromptError when two splits share a prompt or a group of prompts."""
     prompts = [prompt for part in splits.values() for prompt in part]
     places = [name for name, part in splits.items() for _ in part]
     first: dict[str, tuple[str, str]] = {}
@@ -90,13 +90,13 @@ def refuse_overlap(splits: dict[str, list[Prompt]]) -> None:
         known = first.setdefault(group, (place, prompt.id))
         if known[0] != place:
             raise PromptError(
-                f"prompt {prompt.id} of the split {place} belongs together with {known[1]} of {known[0]}; no group of "
+                f"prompt {prompt.id} of the split {place} is in one group with {known[1]} of {known[0]}; no group of "
                 f"prompts may be in two splits"
             )
 
 
 def split_hash(prompts: Iterable[Prompt]) -> str:
-    """SHA-256 over the prompts' ids and token ids, whatever their order: the same hash means the same split."""
+    """SHA-256 of the prompts' ids and token ids, in any order: equal hashes mean equal splits."""
     return _digest(sorted([prompt.id, list(prompt.ids)] for prompt in prompts))
 
 
@@ -111,7 +111,7 @@ def _equal(keys: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _content(families: list[str], words: list[list[str]]) -> list[set[tuple[str, ...]]]:
-    """The 8-grams of each prompt, less those that are its family's template."""
+    """The 8-grams of each prompt without those of its family's template."""
     grams = [{tuple(w[i : i + NGRAM]) for i in range(len(w) - NGRAM + 1)} for w in words]
     counts: dict[str, Counter] = defaultdict(Counter)
     for family, own in zip(families, grams, strict=True):
@@ -124,7 +124,7 @@ def _content(families: list[str], words: list[list[str]]) -> list[set[tuple[str,
 
 
 def _overlapping(grams: list[set[tuple[str, ...]]]) -> Iterator[tuple[int, int]]:
-    """Pairs that share more than OVERLAP of the smaller one's 8-grams, by an index from 8-gram to earlier prompts."""
+    """Pairs that share more than OVERLAP of the 8-grams of the one that has fewer."""
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, own in enumerate(grams):
         shared = Counter(j for gram in own for j in holders[gram])
@@ -134,7 +134,7 @@ def _overlapping(grams: list[set[tuple[str, ...]]]) -> Iterator[tuple[int, int]]
 
 
 def _assign(members: dict[str, list[Prompt]], shares: dict[str, float], seed: int) -> dict[str, str]:
-    """Group -> split: family by family, big groups first, each to the split that lacks most there and overall."""
+    """Group -> split: family by family, large groups first, each to the split that lacks most there and overall."""
     families = defaultdict(list)
     for name, prompts in members.items():
         families[min(prompts, key=lambda prompt: prompt.id).family].append(name)
