@@ -152,7 +152,7 @@ def reckless(search, chosen):
 BAD = {
     "without a budget": ({"certify": 40}, "--certify needs --quality-budget"),
     "too few to certify anything": ({"quality_budget": 0.02, "certify": 20}, "--certify 20 certifies nothing: 42"),
-    "more than there are": ({"quality_budget": 0.3, "loss_cap": 0.6, "certify": 95}, "and 95 are asked for"),
+    "more than there are": ({"quality_budget": 0.3, "loss_cap": 0.6, "certify": 95}, "and 95 are needed"),
     "negative": ({"quality_budget": 0.02, "certify": -1}, "--certify is a number of prompts, not -1"),
     "cap below the budget": ({"quality_budget": 0.3, "certify": 50}, "below the loss cap of 0.25"),
     "confidence": ({"quality_budget": 0.02, "certify": 50, "confidence": 1}, "the confidence is 1;"),
@@ -184,12 +184,12 @@ def test_reserved_prompts_are_of_groups_of_their_own():
         prompt(6, "Words of p0!"),
     ]
     assert [p.id for p in reserve(pool, used, 2)] == ["p3", "p5"]
-    with pytest.raises(PromptError, match="2 prompts have a group that the 2 of the other splits do not touch, and 3"):
+    with pytest.raises(PromptError, match="2 groups hold no prompt of the 2 in the other splits, and 3"):
         reserve(pool, used, 3)
 
 
 def test_splits_that_overlap_are_refused():
     refuse_overlap({"tune": [prompt(0), prompt(1)], "certify": [prompt(2)]})
     for twin in (prompt(0), prompt(7, group="p1"), prompt(8, text="WORDS of p1")):
-        with pytest.raises(PromptError, match="of the split certify belongs together with"):
+        with pytest.raises(PromptError, match="of the split certify is in one group with"):
             refuse_overlap({"tune": [prompt(0), prompt(1)], "certify": [prompt(2), twin]})
