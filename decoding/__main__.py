@@ -1,4 +1,4 @@
-"""The command line: two models write one answer, and you see who wrote what."""
+"""The command line: a small and a large model write one answer, and it shows which model wrote each token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from decoding.cli.options import Options, check_policy, parse, read_text, settings_of, use
 from decoding.decoders.registry import build_decoder, decoder_kind
 
-# torch and transformers take seconds to import: every function imports what it needs, so that --help need not wait.
+# torch and transformers take seconds to import, so every function imports them itself and --help does not wait.
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,21 +28,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def prepare(options: Options):
     """The decoder, its state and its models' names. ValueError or OSError for whatever is wrong with the input."""
-    spec = spec_for(options)  # first, so that a broken policy is refused before any model is loaded
     text = read_text(options.text)
-    use(options.device, options.threads)
     if options.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens must be at least 1, not {options.max_new_tokens}")
+    use(options.device, options.threads)
+    spec = spec_for(options)  # before the models are loaded: a broken policy is refused at once
     from rich.console import Console
 
     from decoding import Sampling
     from decoding.generation import start
     from decoding.models.defaults import load_model
 
-    names, sampling = (
-        decoder_kind(spec.name).models,
-        Sampling(options.temperature, options.top_k, options.top_p, options.min_p),
-    )
+    names = decoder_kind(spec.name).models
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     with Console(file=sys.stderr).status("loading the models"):
         how = options.device, options.dtype, options.backend
         models = [load_model(name, getattr(options, name), *how) for name in names]
@@ -52,7 +50,7 @@ def prepare(options: Options):
 
 
 def spec_for(options: Options):
-    """The decoder and its settings: what the user says, else what the policy was tuned for, else the defaults."""
+    """The decoder with all its settings: as the user says, else as the policy was tuned, else the defaults."""
     from policies.decoder_spec import DecoderSpec, spec_of
 
     if options.method is not None:
@@ -60,12 +58,14 @@ def spec_for(options: Options):
     policy = load_policy(options)
     tuned = DecoderSpec("speculative") if policy is None else spec_of(policy.provenance)
     name = tuned.name if options.method is None else options.method
-    known = decoder_kind(name).settings
-    carried = {key: value for key, value in tuned.settings.items() if key in known or name == tuned.name}
-    return DecoderSpec(name, carried | settings_of(options, name))
+    kind = decoder_kind(name)
+    # Another decoder than the tuned one keeps the settings that both have.
+    kept = {key: value for key, value in tuned.settings.items() if key in kind.settings or name == tuned.name}
+    return DecoderSpec(name, kind.checked(kept | settings_of(options, name)))
 
 
 def load_policy(options: Options, models=None):
+    """The policy, if there is one; warnings go to standard error. PolicyError if it does not fit ``models``."""
     if options.policy is None:
         return None
     from policies import load
@@ -91,7 +91,7 @@ def encode(tokenizer, text: str, raw: bool):
 
 
 def write(decoder, state, names: tuple[str, ...]) -> int:
-    """Write to the end, or until Ctrl-C, and say what it took."""
+    """Write to the end or until Ctrl-C, then print the statistics."""
     import torch
 
     from decoding.cli.terminal import painter, show_statistics

@@ -1,4 +1,4 @@
-"""What the command line can be told, and what of it is refused before any model is loaded."""
+"""The options of the command line, and the checks that need no model."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 
 @dataclass
 class Options:
-    """Let a small and a large model write one answer together, and see who wrote what.
+    """Let a small and a large model write one answer together, and see which model wrote each token.
 
     The answer goes to standard output (green: by the small model; black on yellow: by the large one), then one line
     of statistics to standard error. MODEL is a folder, a .gguf file or a hub id (owner/name).
     """
 
     text: Annotated[str, tyro.conf.Positional, arg(metavar="TEXT", help_behavior_hint="")]
-    """what to answer; - reads standard input, without its last newline"""
+    """the prompt; - reads standard input, without its last newline"""
     policy: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """policy.json, as train/fit_policy.py writes it; it names the decoder that it was tuned for, with its settings"""
+    """policy.json, as train/fit_policy.py writes it; it names the decoder it was tuned for, and its settings"""
     method: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
-    """a decoder of those above (default: what the policy was tuned for, else speculative)"""
+    """one of the methods above (default: the one that the policy was tuned for, else speculative)"""
     small: Model = None
-    """the cheap model (default: the drafter of this package)"""
+    """the small model (default: the drafter of this package)"""
     large: Model = None
-    """the good model, of the same tokenizer (default: SmolLM2-135M-Instruct)"""
+    """the large model, of the same tokenizer (default: SmolLM2-135M-Instruct)"""
     allow_other_models: bool = False
-    """take a policy that was tuned on other models of this tokenizer; it then promises nothing"""
+    """accept a policy that was tuned on other models of this tokenizer; its certificate does not hold for these"""
     raw: bool = False
-    """continue the text as it is, without the large model's chat template"""
+    """continue the text without the large model's chat template"""
     max_new_tokens: int = 256
-    """the answer is cut after this many"""
+    """most tokens of the answer"""
     temperature: float = 0.0
-    """0 takes the likeliest token, 1 draws from the model's own distribution, more is wilder"""
+    """0 takes the likeliest token, 1 draws from the model's distribution, more is more random"""
     top_k: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: all)")] = None
-    """draw only from this many likeliest tokens"""
+    """draw from this many of the likeliest tokens"""
     top_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: all)")] = None
-    """draw only from the likeliest tokens that together have this probability"""
+    """draw from the likeliest tokens that together have this probability"""
     min_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: all)")] = None
-    """draw only from tokens at least this likely, in units of the likeliest"""
+    """draw from tokens with at least this share of the likeliest token's probability"""
     seed: int = 0
-    """the same seed draws the same answer"""
+    """of the draws: the same seed gives the same answer"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps ..."""
     dtype: str = "float32"
     """of the weights in torch: float32, bfloat16 or float16"""
     backend: Backend = "torch"
-    """torch, or llama.cpp, which runs .gguf files as they are: on CPU it is faster"""
+    """torch, or llama.cpp, which runs .gguf files unconverted and is faster on CPU"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
 
 
 def parse(argv: list[str] | None) -> Options:
-    """The options in ``argv``; each setting of a decoder is one, None where it is left out."""
+    """The options in ``argv``. Every setting of a decoder that has a help text is one; None if it is left out."""
     fields = [(name, _option(users), None) for name, users in readers().items()]
     methods = [f"    {name:<12} {kind.about}" for name, kind in DECODERS.items()]
     return tyro.cli(
@@ -75,7 +75,7 @@ def parse(argv: list[str] | None) -> Options:
 
 
 def readers() -> dict[str, dict[str, Setting]]:
-    """Of each setting that is an option, the decoders that have it."""
+    """The settings that are options, each with the decoders that read it."""
     found: dict[str, dict[str, Setting]] = {}
     for name, kind in DECODERS.items():
         for key, setting in kind.settings.items():
@@ -85,7 +85,7 @@ def readers() -> dict[str, dict[str, Setting]]:
 
 
 def _option(users: dict[str, Setting]) -> Any:
-    """The type of the option of a setting, by the first of its ``users``; the help says whose default differs."""
+    """The type of a setting's option; its help names the decoders whose default differs from that of the first."""
     first, *_ = users.values()
     others = [f"{name} {own.default}" for name, own in users.items() if own.default != first.default]
     hint = f"(default: as tuned, else {'; '.join([str(first.default), *others])})"
@@ -94,7 +94,7 @@ def _option(users: dict[str, Setting]) -> Any:
 
 
 def settings_of(options: Options, method: str) -> dict[str, Any]:
-    """The settings of ``method`` that the user gives. ValueError for those that it has not, or cannot have."""
+    """The settings that the user gives. ValueError for a setting that ``method`` does not have, or a wrong value."""
     known, given = readers(), {}
     for name, users in known.items():
         value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
@@ -108,7 +108,7 @@ def settings_of(options: Options, method: str) -> dict[str, Any]:
 
 
 def check_policy(options: Options, method: str) -> None:
-    """ValueError where ``method`` needs a policy that is not given, or is given one that it does not ask."""
+    """ValueError if ``method`` needs a policy and there is none, or there is one that it does not ask."""
     if decoder_kind(method).policy == "needed" and options.policy is None:
         raise ValueError(f"{method} needs a policy; pass --policy FILE, as train/fit_policy.py writes it")
     if decoder_kind(method).policy is None and options.policy is not None:
@@ -116,6 +116,7 @@ def check_policy(options: Options, method: str) -> None:
 
 
 def read_text(text: str) -> str:
+    """The prompt. ValueError if it is empty or not UTF-8."""
     try:
         if text == "-":
             text = sys.stdin.buffer.read().decode().removesuffix("\n")
@@ -123,12 +124,12 @@ def read_text(text: str) -> str:
     except UnicodeError as error:
         raise ValueError("the text is not UTF-8; convert it first") from error
     if not text.strip():
-        raise ValueError("the text is empty; write what to answer, or pass - and pipe it in")
+        raise ValueError("the text is empty; write a prompt, or pass - and pipe it in")
     return text
 
 
 def use(device: str, threads: int | None) -> None:
-    """Set the number of CPU threads; ValueError when it is none or the device is not here."""
+    """Set the number of CPU threads. ValueError if it is below 1, or if this machine has no such device."""
     import torch
 
     if threads is not None and threads < 1:

@@ -49,11 +49,9 @@ class DecoderKind(Entry):
         return {key: setting.default for key, setting in self.settings.items()} | settings
 
 
-LENGTH = Setting(4, 1, "tokens that are drafted at most before the large model checks them")
+LENGTH = Setting(4, 1, "most tokens that are drafted before the large model checks them")
 BEAMS = Setting(4, 1, "continuations that are drafted at once")
-TAU = Setting(
-    0.5, 0, "how likely a block must be to the large model, in units of what the small one gave it; 0 keeps all"
-)
+TAU = Setting(0.5, 0, "least ratio of a block's probabilities under the large and the small model; 0 keeps all")
 MTAD = {"beams": BEAMS, "length": LENGTH, "tau": TAU, "filtered": Setting(False)}
 DECODERS: dict[str, DecoderKind] = {
     "backoff": DecoderKind(
@@ -76,7 +74,7 @@ DECODERS: dict[str, DecoderKind] = {
     "mmtad": DecoderKind(
         "decoders.mtad:MMTAD", "as mtad, but the large model reads all beams, not only the best", MTAD, role="stop"
     ),
-    # A tree that is wide and short is what pays: the target is not asked once more for what only follows one branch.
+    # A wide, short tree pays most: each level below the first only extends one branch, at a call of the draft.
     "specinfer": DecoderKind(
         "decoders.specinfer:from_settings",
         "a tree is drafted, the large model keeps a path; its own text, sooner",
@@ -87,7 +85,7 @@ DECODERS: dict[str, DecoderKind] = {
     "large": DecoderKind("decoders.autoregressive:alone", "the large model alone", lossless=True, models=("large",)),
     "small": DecoderKind("decoders.autoregressive:alone", "the small model alone", models=("small",)),
 }
-"""Every decoder of the command line."""
+"""Every decoder, by its name on the command line, in policy artifacts and in experiments."""
 
 
 def decoder_kind(name: str) -> DecoderKind:

@@ -1,4 +1,4 @@
-"""Decoding methods by a short text: how an experiment is told what to measure.
+"""Decoding methods by a short text, as the commands take them.
 
     large    speculative:length=2,accept=block    mtad:beams=4,tau=0.5@sampling    policy:runs/default/policy.json
 

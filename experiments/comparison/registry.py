@@ -13,7 +13,7 @@ from decoding.decoders.registry import DECODERS, LENGTH, build_decoder, decoder_
 
 @dataclass(frozen=True)
 class Kind:
-    """How a method is built from [small, large], and its options with their defaults (of a tuple: the first)."""
+    """A method: how it is built from [small, large], and its options with their defaults (of a tuple: the first)."""
 
     about: str
     build: Callable[..., Any]
@@ -39,7 +39,7 @@ def _small(models):
     from decoding import Backoff
     from policies import Rule
 
-    # Not Autoregressive: an answer ends where the large model's configuration ends it.
+    # Not Autoregressive: an answer must end where the large model's configuration ends it.
     return Backoff(models, Rule.never(), verify_eos=False)
 
 
@@ -63,12 +63,8 @@ def _policy(models, path):
     policy = load(path, models=[model.identity() for model in models])
     spec = spec_of(policy.provenance)
     if decoder_kind(spec.name).role != "handoff":
-        raise ValueError(f"{path} was tuned to end drafts for {spec.name}; give a policy that hands tokens off")
+        raise ValueError(f"{path} was tuned to end drafts for {spec.name}; give one of a hand-off")
     return build_decoder(models, policy.to(models[-1].device), spec)
-
-
-def _speculative(models, length, accept):
-    return _accepting(accept.capitalize(), models, length)
 
 
 def _prompt_lookup(models, length, ngram):
@@ -77,13 +73,10 @@ def _prompt_lookup(models, length, ngram):
     return Speculative([PromptLookup(ngram), models[-1]], length)
 
 
-def _recipe(name: str) -> Callable:
-    def make(models, length):
-        from train.search.recipes import make as recipe
+def _recipe(name: str, models, length):
+    from train.search.recipes import make
 
-        return recipe(name, models, length=length)
-
-    return make
+    return make(name, models, length=length)
 
 
 def _specinfer(models, branches):
@@ -93,7 +86,7 @@ def _specinfer(models, branches):
 
 
 def _options(settings: dict[str, Any]) -> dict[str, Any]:
-    """What a method's text can set: numbers, words, and which of the target's distributions is compared."""
+    """What a method's text can set: numbers, words, and as ``verify`` whether distributions are filtered."""
     options = {key: value for key, value in settings.items() if not isinstance(value, bool | dict)}
     if "filtered" in settings:
         options["verify"] = ("filtered", "raw") if settings["filtered"] else ("raw", "filtered")
@@ -113,24 +106,27 @@ def _of_rule(name: str) -> Kind:
 
 EXACT = tuple(name.lower() for name, rule in RULES.items() if rule.lossless)
 SHORT = {"FixedRatio": "fixed"}
-"""Rules that are not called by their own name in small letters."""
+"""The rules whose method is not named like the rule in small letters."""
 ADDED: dict[str, Kind] = {
     "small": Kind("the small model alone", _small, role="small"),
     "beam": Kind("transformers' own beam search of the large model", _beam, {"width": 4}, "beam"),
-    "random": Kind("a coin hands tokens to the large model", _random, {"rate": 0.5}, "handoff"),
-    "policy": Kind("a tuned policy does", _policy, {"path": ""}, "handoff"),
+    "random": Kind("a coin escalates tokens to the large model", _random, {"rate": 0.5}, "handoff"),
+    "policy": Kind("a tuned policy decides which tokens escalate", _policy, {"path": ""}, "handoff"),
     "speculative": Kind(
-        "speculative decoding", _speculative, {"length": LENGTH.default, "accept": EXACT}, lossless=True
+        "speculative decoding",
+        lambda models, length, accept: _accepting(accept.capitalize(), models, length),
+        {"length": LENGTH.default, "accept": EXACT},
+        lossless=True,
     ),
     "promptlookup": Kind("the text itself is the draft", _prompt_lookup, {"length": 4, "ngram": 3}, lossless=True),
     "specinfer": Kind("a tree of drafts, verified exactly", _specinfer, {"branches": "4-2-2"}, lossless=True),
-    "bild": Kind("Big Little Decoder", _recipe("bild"), {"length": 10}),
-    "fsd": Kind("fuzzy speculative decoding", _recipe("fsd"), {"length": 5}),
-    "svip": Kind("draft length by SVIP", _recipe("svip"), {"length": 40}, lossless=True),
-    "adaedl": Kind("draft length by AdaEDL", _recipe("adaedl"), {"length": 10}, lossless=True),
-    "specdec++": Kind("draft length by SpecDec++", _recipe("specdec++"), {"length": 20}, lossless=True),
+    "bild": Kind("Big Little Decoder", partial(_recipe, "bild"), {"length": 10}),
+    "fsd": Kind("fuzzy speculative decoding", partial(_recipe, "fsd"), {"length": 5}),
+    "svip": Kind("draft length by SVIP", partial(_recipe, "svip"), {"length": 40}, lossless=True),
+    "adaedl": Kind("draft length by AdaEDL", partial(_recipe, "adaedl"), {"length": 10}, lossless=True),
+    "specdec++": Kind("draft length by SpecDec++", partial(_recipe, "specdec++"), {"length": 20}, lossless=True),
 }
-"""What the registries do not say: controls, published settings, and decoders that take other options here."""
+"""What the registries lack: controls, published settings, and decoders that take other options here."""
 
 
 def kinds() -> dict[str, Kind]:

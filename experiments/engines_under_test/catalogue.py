@@ -1,4 +1,4 @@
-"""The ways to write the large model's text that are compared, by a short name: NAME or NAME:NUMBER."""
+"""The decoders and engines whose speed is compared, by a short name: NAME or NAME:NUMBER."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, SpecInfer, Speculative
+from decoding import LM, Autoregressive, Backoff, PromptLookup, Speculative
+from decoding.decoders.registry import DECODERS, build_decoder
 from decoding.models.defaults import load_model
 from experiments.engines_under_test.peers import LlamaCppWay, Transformers, twin
 from policies import Random
+from policies.decoder_spec import DecoderSpec
 from train.baselines.xllamacpp_server import XllamacppServer
 from train.common.generations import write
 
 
 @dataclass
 class Models:
-    """The pair, where it came from, and the room that the longest text needs."""
+    """The pair, its files, and the context that the longest text needs."""
 
     small: LM
     large: LM
     files: tuple[str | None, str | None] = (None, None)
-    """what the small and the large one were loaded from"""
+    """the sources of the small and the large model"""
     context: int = 0
 
     @cached_property
@@ -42,7 +44,7 @@ class Models:
 
     @property
     def modules(self) -> dict:
-        """Every module that makes forwards, by name."""
+        """Every module whose forwards are measured, by name."""
         ours = {name: lm.model for name, lm in self.lms.items()}
         return ours | dict(zip(("small twin", "large twin"), self.twins, strict=True))
 
@@ -54,13 +56,13 @@ class Kind:
     build: Callable[..., Callable]
     number: type | None = None
     one_row: bool = False
-    """whether it refuses batches"""
+    """whether it takes no batches"""
     lacks: Callable[[Models], str | None] = field(default=lambda models: None)
-    """why it cannot be run here, if it cannot"""
+    """the reason why it cannot run here, if there is one"""
 
 
 class Ours:
-    """A decoder of this engine, answering as the peers do."""
+    """A decoder of this engine, called as the peers are."""
 
     def __init__(self, decoder):
         self.decoder = decoder
@@ -69,8 +71,23 @@ class Ours:
         return write(self.decoder, prompts, new, seed=seed)
 
 
+def _drafting(name: str, setting: str = "length") -> Kind:
+    """The decoder ``name`` of the registry; its ``setting`` is the number."""
+
+    def build(m: Models, n: int) -> Ours:
+        return Ours(build_decoder([m.small, m.large], None, DecoderSpec(name, {setting: n})))
+
+    def lacks(m: Models) -> str | None:
+        try:
+            build(m, 2)
+        except ValueError as error:
+            return str(error)
+
+    return Kind(build, int, lacks=lacks)
+
+
 def _backoff(m: Models, rate: float) -> Ours:
-    # The rate is what is measured: an EOS of the small model is not one more reason to ask.
+    # Only the rate is measured: without verify_eos no EOS of the small model escalates.
     return Ours(Backoff([m.small, m.large], Random(rate).to(m.large.device), verify_eos=False))
 
 
@@ -96,20 +113,14 @@ def _no_backend(m: Models) -> str | None:
     return None
 
 
-def _no_trees(m: Models) -> str | None:
-    refusing = [lm for lm in (m.small, m.large) if lm.chains_only]
-    return f"{refusing[0].name} {refusing[0].chains_only} and cannot read a tree" if refusing else None
-
-
 KINDS: dict[str, Kind] = {
     "transformers": Kind(lambda m: Transformers(m.twins[1])),
     "transformers-assisted": Kind(lambda m, n: Transformers(m.twins[1], m.twins[0], n), int, one_row=True),
     "transformers-lookup": Kind(lambda m, n: Transformers(m.twins[1], prompt_lookup_num_tokens=n), int, one_row=True),
     "autoregressive": Kind(lambda m: Ours(Autoregressive(m.large))),
-    "speculative": Kind(lambda m, n: Ours(Speculative([m.small, m.large], n)), int),
-    "specinfer": Kind(lambda m, n: Ours(SpecInfer([m.small, m.large], (n,))), int, lacks=_no_trees),
+    **{name: _drafting(name) for name, kind in DECODERS.items() if "length" in kind.settings},
+    "specinfer": _drafting("specinfer", "beams"),
     "lookup": Kind(lambda m, n: Ours(Speculative([PromptLookup(3), m.large], n)), int),
-    "mtad": Kind(lambda m, n: Ours(MTAD([m.small, m.large], length=n)), int),
     "backoff": Kind(_backoff, float),
     "llamacpp": Kind(_llamacpp, one_row=True, lacks=lambda m: _no_llamacpp(m, draft=False)),
     "llamacpp-draft": Kind(_llamacpp, int, one_row=True, lacks=lambda m: _no_llamacpp(m, draft=True)),
@@ -119,7 +130,7 @@ KINDS: dict[str, Kind] = {
         lambda m, rate: Ours(Backoff(m.ggufs, Random(rate), verify_eos=False)), float, lacks=_no_backend
     ),
 }
-"""Names to ways: the peers begin with their engine's name, as do our decoders on another engine's forwards."""
+"""Every method by name; those on another engine's forwards begin with its name."""
 
 
 def parse(text: str) -> tuple[Kind, int | float | None]:
@@ -132,7 +143,7 @@ def parse(text: str) -> tuple[Kind, int | float | None]:
         if colon:
             raise ValueError(f"method {name} takes no number, not {text!r}")
         return kind, None
-    right = "the share handed on, such as 0.5" if kind.number is float else "a number of drafted tokens, such as 4"
+    right = "the share that escalates, such as 0.5" if kind.number is float else "a number of drafted tokens, such as 4"
     try:
         value = kind.number(number)
     except ValueError:
@@ -143,17 +154,17 @@ def parse(text: str) -> tuple[Kind, int | float | None]:
 
 
 def build(text: str, models: Models) -> Callable:
-    """The way that ``text`` names: ``way(prompts, new, seed)`` returns (tokens, writers) of each answer."""
+    """The method that ``text`` names; ``(prompts, new, seed)`` returns (tokens, writers) of each answer."""
     kind, number = parse(text)
     return kind.build(models) if number is None else kind.build(models, number)
 
 
 def runnable(methods: Sequence[str], models: Models) -> tuple[list[str], dict[str, str]]:
-    """The methods that can be run here, and why the others cannot."""
+    """The methods that can run here, and the reasons why the others cannot."""
     lacking = {text: parse(text)[0].lacks(models) for text in methods}
     return [text for text, why in lacking.items() if why is None], {t: why for t, why in lacking.items() if why}
 
 
 def file_bytes(text: str, models: Models) -> int | None:
-    """Size of the weights where a method reads a file's own format instead of the models' weights."""
+    """Bytes of the weights of a method that reads the large model's file itself; None for the others."""
     return Path(models.files[1]).stat().st_size if text.startswith("llamacpp") else None

@@ -373,7 +373,7 @@ def test_llama_cpp_answers_like_the_others():
         ({"methods": ("autoregressive:2",)}, "takes no number"),
         ({"methods": ("autoregressive", "speculative")}, "must be speculative: and a number of drafted tokens"),
         ({"methods": ("autoregressive", "speculative:0")}, "must be speculative: and a number"),
-        ({"methods": ("autoregressive", "backoff:nan")}, "must be backoff: and the share handed on"),
+        ({"methods": ("autoregressive", "backoff:nan")}, "must be backoff: and the share that escalates"),
         ({"batch": (8,)}, "--batch 8 needs as many prompts, and there are 2"),
         ({"batch": (2, 2)}, "--batch must be different numbers"),
         ({"repeats": 0}, "--repeats must be at least 1, not 0"),
