@@ -1,4 +1,4 @@
-"""Numbers in answers: the one an answer ends on, and whether two are the same however they are written."""
+"""Grader of answers that end on a number, however it is written."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NUMBER = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 LONGEST = 300
-"""digits of one number; nobody answers with more, and arithmetic on a million digits would hang"""
+"""most characters of one number: arithmetic on a million digits would hang"""
 LATEX = {"\u2212": "-", "\u00a0": "", "\u202f": "", "\\$": "$", "\\!": "", "{,}": ",", "\\,": ""}
 BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{")
 
 
 def number(match: re.Match[str]) -> tuple[Fraction, bool] | None:
-    """(value as written, was there a percent sign) of one match of NUMBER; None when it has no value (1/0)."""
+    """(value, whether a percent sign follows) of one match of NUMBER; None when it has no value (1/0)."""
     part = match.groupdict()
     if len(match.group()) > LONGEST:
         return None
@@ -46,13 +46,13 @@ def final_number(text: str) -> tuple[Fraction, bool] | None:
     boxes = list(BOXED.finditer(text))
     if boxes:
         text = _braced(text[boxes[-1].end() :])
-    marked = NUMBER.match(text.rpartition("####")[2].lstrip()) if "####" in text else None  # a heading is no mark
+    marked = NUMBER.match(text.rpartition("####")[2].lstrip()) if "####" in text else None  # a heading does not count
     last = marked or next(iter(deque(NUMBER.finditer(text), maxlen=1)), None)
     return number(last) if last else None
 
 
 def _braced(text: str) -> str:
-    """Up to the brace that closes the one before ``text``."""
+    """``text`` up to the brace that closes the one before it."""
     depth = 1
     for i, letter in enumerate(text):
         depth += (letter == "{") - (letter == "}")
@@ -62,8 +62,10 @@ def _braced(text: str) -> str:
 
 
 def same_number(right: tuple[Fraction, bool], given: tuple[Fraction, bool]) -> bool:
-    """Equal as numbers. Whole numbers must match exactly, others to 1e-4 of their size, for answers are rounded. 25 %
-    is 25 and 0.25 where only one of the two has the sign: references drop it."""
+    """Equality as numbers. Whole numbers must match exactly, others to 1e-4 of their size, since answers are rounded.
+
+    Where only one of the two has a percent sign, 25 % equals both 25 and 0.25: references drop the sign.
+    """
     (wanted, sign), (value, other_sign) = right, given
     options = [(wanted, value)]
     if sign != other_sign:
@@ -72,7 +74,10 @@ def same_number(right: tuple[Fraction, bool], given: tuple[Fraction, bool]) -> b
 
 
 def exact_number(prompt: str, reference: str | None, text: str) -> float | None:
-    """1.0 when the answer ends on the reference's number (GSM8K, Cobbe et al. 2021); None when it has none."""
+    """1.0 when the answer ends on the reference's number, else 0.0 (GSM8K, Cobbe et al. 2021).
+
+    None when the reference has no number.
+    """
     wanted = None if reference is None else final_number(reference)
     if wanted is None:
         return None

@@ -35,8 +35,8 @@ def _main(config: PaperTables) -> Preset:
     joint = f"beams={config.beams},length={config.length},tau={config.tau:g}"
     alone, block = f"length={config.length},tau={config.tau:g}", f"length={config.length}"
     each = f"length={config.length},tau={per_token(config.tau, config.length)}"
-    # Greedy filters leave one token, so filtered MTAD writes the large model's own text.
     tree = "-".join(["1"] * config.length).replace("1", str(config.beams), 1)
+    # Greedy filters leave one token, so filtered MTAD writes the large model's own text.
     ways = ("verify=raw", f"verify=filtered{SUFFIX}", f"verify=raw{SUFFIX}")
     ours = [f"{kind}:{joint},{way}" for kind in ("mtad", "mmtad") for way in ways]
     methods = (

@@ -25,14 +25,14 @@ FAMILIES = {
     "code": "code",
     "sql": "sql",
     "translation": "chrf",
-    "factual_qa": "chrf",  # recall counts twice: the references are short, answers are sentences
+    "factual_qa": "chrf",  # recall counts twice: references are short, answers are sentences
     "context_qa": "rouge_l",
     "summarization": "rouge_l",
 }
-"""the grader of each family of prompts; others (chat, writing, roleplay, ...) have no right answer to compare with"""
+"""The grader of each family of prompts; others (chat, writing, roleplay, ...) have no right answer."""
 
 
 def grade(prompt: Prompt, text: str) -> float | None:
-    """The score of ``text`` as an answer, by the grader of the prompt's family; None where no grader applies."""
+    """The score of an answer by the grader of the prompt's family; None where no grader applies."""
     name = FAMILIES.get(prompt.family)
     return None if name is None else GRADERS[name](prompt.text, prompt.reference, text)

@@ -1,4 +1,4 @@
-"""Where answers put their code: the fenced blocks of Markdown."""
+"""Fenced Markdown blocks, in which answers put their code."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 def blocks(text: str) -> list[str]:
-    """What stands in each fenced block; the last may be cut short."""
+    """The content of each fenced block; the last may lack its end."""
     return FENCE.findall(text)

@@ -1,4 +1,4 @@
-"""Overlap with a reference text: chrF and ROUGE-L. They say how alike two texts read, not whether one is true."""
+"""Overlap with a reference text, by chrF and ROUGE-L: similarity of wording, not truth."""
 
 from __future__ import annotations
 

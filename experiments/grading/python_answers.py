@@ -1,5 +1,7 @@
-"""Code execution: does the program in an answer pass the tests that its prompt holds? (HumanEval, Chen et al. 2021;
-MBPP, Austin et al. 2021, whose prompts end in the asserts.)"""
+"""Grader that runs the program in an answer on the tests that its prompt holds.
+
+After HumanEval (Chen et al. 2021) and MBPP (Austin et al. 2021), whose prompts end in the asserts.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ from experiments.grading.sandbox import Limits, run
 
 CODE = re.compile(r"^(?:(?:from|import|def|class|async def)\b|@)", re.MULTILINE)
 MOST_LINES = 400
-"""of an answer that are read as code"""
+"""of an answer that are parsed as code"""
 
 
 @dataclass(frozen=True)
 class Stub:
-    """A function that a prompt begins: what is ``before`` it (imports, helpers), and the ``source`` of all."""
+    """A function that a prompt begins, the code ``before`` it (imports, helpers), and the ``source`` of both."""
 
     before: str
     source: str
@@ -30,10 +32,10 @@ class Stub:
 
 
 def passes_tests(prompt: str, reference: str | None, text: str, limits: Limits = Limits()) -> float | None:
-    """1.0 when some program in ``text`` passes all tests of the prompt, else 0.0; None when the prompt has no tests.
+    """1.0 when the first program in ``text`` passes all tests of the prompt, else 0.0; None without tests.
 
-    Tests are the doctest examples of the function the prompt begins, else the lines with ``assert`` in the prompt,
-    else those in the reference. They show the model what is asked: a pass is weaker than with hidden tests.
+    Tests are the doctest examples of the function that the prompt begins, else the ``assert`` lines of the prompt, else
+    those of the reference. The model sees them, so a pass is weaker evidence than with hidden tests.
     """
     stub = find_stub(prompt)
     checks = examples(stub.docstring) if stub else []
@@ -45,7 +47,7 @@ def passes_tests(prompt: str, reference: str | None, text: str, limits: Limits =
 
 
 def passes(program: str, checks: list[Check], limits: Limits) -> bool:
-    """Run the program once and judge each test."""
+    """Run the program once and compare the result of each test."""
     expressions = [source for check in checks for source in check.expressions]
     replies = run(program, expressions, redefined(checks), limits)
     if replies is None:
@@ -55,7 +57,7 @@ def passes(program: str, checks: list[Check], limits: Limits) -> bool:
 
 
 def find_stub(prompt: str) -> Stub | None:
-    """The last function of the prompt's code when nothing but a docstring is in it, else None."""
+    """The last function of the prompt's code if its body is only a docstring, else None."""
     for source in (source for code in [*blocks(prompt), prompt] for source in snippets(code)):
         body = _body(source)
         last = body[-1] if body else None
@@ -66,8 +68,10 @@ def find_stub(prompt: str) -> Stub | None:
 
 
 def programs(stub: Stub | None, text: str) -> Iterator[str]:
-    """Programs that ``text`` may mean, likeliest first: its fenced blocks, the code in its prose, or the body that
-    goes on where the prompt's function stops."""
+    """Programs in ``text``, likeliest first.
+
+    These are fenced blocks, code in prose, and bodies that continue the prompt's function.
+    """
     fenced = blocks(text)
     for code in chain(joined(fenced), snippets(text)):
         if stub and stub.name in _functions(code):
@@ -76,30 +80,30 @@ def programs(stub: Stub | None, text: str) -> Iterator[str]:
             yield code
     for code in [*fenced, text] if stub else ():
         for body in (code, textwrap.indent(textwrap.dedent(code), "    ")):
-            program = parsing(stub.source + body, len(stub.source.splitlines()))
+            program = python_prefix(stub.source + body, len(stub.source.splitlines()))
             if _functions(program).get(stub.name, 0) > 1:  # more than the docstring
                 yield program
 
 
 def joined(fenced: list[str]) -> Iterator[str]:
-    """Each block after those before it, which may hold what it calls; then alone."""
+    """Each block after all earlier ones, which it may need, and then alone."""
     for i, block in enumerate(fenced):
-        yield parsing(textwrap.dedent("\n".join(fenced[: i + 1])))
-        yield parsing(textwrap.dedent(block))
+        yield python_prefix(textwrap.dedent("\n".join(fenced[: i + 1])))
+        yield python_prefix(textwrap.dedent(block))
 
 
 def snippets(text: str) -> Iterator[str]:
-    """Code that begins on a line of its own in a text, each up to where it is no longer Python."""
+    """Pieces of code that begin on a line of their own, each up to the last line that is Python."""
     end = 0
     for start in CODE.finditer(text):
         if start.start() >= end:
-            code = parsing(text[start.start() :])
+            code = python_prefix(text[start.start() :])
             end = start.start() + len(code)
             yield code
 
 
-def parsing(code: str, least: int = 0) -> str:
-    """As many of the first lines of ``code`` as are Python, more than ``least``: prose may follow. "" when none are."""
+def python_prefix(code: str, least: int = 0) -> str:
+    """The first lines of ``code`` that are Python, more than ``least``; "" if there are none. Prose may follow."""
     lines = code.split("\n", least + MOST_LINES)[: least + MOST_LINES]
     end = len(lines)
     while end > least:
@@ -108,7 +112,7 @@ def parsing(code: str, least: int = 0) -> str:
             ast.parse(text)
             return text
         except SyntaxError as error:
-            end = min(end, error.lineno or end) - 1  # whatever holds the line with the error holds the error
+            end = min(end, error.lineno or end) - 1  # longer prefixes hold the same error
         except (ValueError, MemoryError, RecursionError):
             end -= 1
     return ""
@@ -120,5 +124,5 @@ def _functions(code: str) -> dict[str, int]:
 
 
 def _body(code: str) -> list[ast.stmt]:
-    """The statements of code that ``parsing`` returned."""
+    """The statements of code that ``python_prefix`` returned."""
     return ast.parse(code).body

@@ -1,7 +1,7 @@
-"""The tests that a code prompt itself holds: doctest examples of the function to complete, or assert statements.
+"""The tests in a code prompt: doctest examples of the function to complete, or assert statements.
 
-Each is split into expressions for the sandbox and a comparison done outside of it, so that the right values never
-meet the answer's code.
+Each is split into expressions for the sandbox and a comparison outside of it: the answer's code never sees the right
+values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ASSERT = re.compile(r"^[ \t]*(?:>>> )?(assert\b.*)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Example:
-    """A doctest example: passes when it gives what stands below it, as printed or as an equal literal (1 is 1.0)."""
+    """A doctest example; it passes with the expected output, printed or as an equal literal (1 is 1.0)."""
 
     source: str
     want: str
@@ -54,7 +54,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``assert left == right`` (or <, in, ...): both sides are evaluated inside, compared outside."""
+    """``assert left == right`` (or <, in, ...): evaluated in the sandbox, compared outside."""
 
     left: str
     right: str
@@ -98,7 +98,7 @@ def examples(docstring: str) -> list[Example]:
 
 
 def asserts(text: str) -> list[Comparison | Truth]:
-    """The assert statements that stand on lines of their own; those that are no Python are left out."""
+    """The assert statements on lines of their own, without those that are not Python."""
     checks = []
     for line in ASSERT.findall(text):
         try:
@@ -115,7 +115,10 @@ def asserts(text: str) -> list[Comparison | Truth]:
 
 
 def redefined(checks: Iterable[Check]) -> list[str]:
-    """Builtins that the tests are about (MBPP asks for a function `sum`): all of them call one, and nothing else."""
+    """Builtins that the answer must redefine (MBPP asks for a function `sum`).
+
+    These are the names that all tests call, if all such names are builtins.
+    """
     called = [
         {n.func.id for n in _nodes(c) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)} for c in checks
     ]
@@ -129,7 +132,7 @@ def _nodes(check: Check) -> Iterable[ast.AST]:
 
 
 def same(left: str, right: str, compare) -> bool:
-    """Compare two reprs as the plain values they stand for; as text where one is no plain value."""
+    """Compare two reprs as literals, or as text where one is not a literal."""
     try:
         values = ast.literal_eval(left), ast.literal_eval(right)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -1,9 +1,9 @@
-"""Run a program that a model wrote, in a process of its own, and learn what expressions in it give.
+"""Runs a program that a model wrote in a process of its own, and evaluates expressions in it.
 
-It stops accidents (endless loops, memory, files, processes) and the shortcuts known from graded code (leaving before
-the tests, objects equal to everything, redefined builtins). It is no wall against an attacker: what CPython itself
-lets through, it lets through. The network is cut by Linux namespaces (`unshare`) where the system allows them;
-elsewhere there is no portable way, and only the audit hook refuses sockets to Python code.
+It stops accidents (endless loops, memory, files, processes) and known ways to cheat a grader (exit before the tests,
+objects equal to everything, redefined builtins). It does not stop an attacker who escapes CPython. The network is cut
+by Linux namespaces (`unshare`) where the system allows them; elsewhere only an audit hook refuses sockets to Python
+code.
 """
 
 from __future__ import annotations
@@ -29,18 +29,23 @@ CHILD = Path(__file__).with_name("sandboxed.py")
 
 @dataclass(frozen=True)
 class Limits:
+    """Limits of one sandbox."""
+
     cpu: int = 5
     """seconds of CPU time"""
     wall: float = 20.0
-    """seconds until everything in the sandbox is killed; more than ``cpu``, for the machine may be busy"""
+    """seconds until all of the sandbox is killed; more than ``cpu``, since the machine may be busy"""
     memory: int = 1 << 30
     """bytes of address space"""
     file: int = 1 << 20
-    """bytes of any one file, what the program prints included"""
+    """bytes of each file, and of printed output"""
 
     def of_resources(self) -> dict[str, int]:
-        """By the names of the module ``resource``. No process or thread may be started: the kernel counts them by user,
-        so that any other limit would depend on what else the user runs."""
+        """Limits by their names in the module ``resource``.
+
+        No process or thread may be started: the kernel counts them by user, so any other limit would depend on the
+        user's other processes.
+        """
         limits = {"RLIMIT_CPU": self.cpu, "RLIMIT_AS": self.memory, "RLIMIT_FSIZE": self.file}
         return limits | {"RLIMIT_NPROC": 0, "RLIMIT_CORE": 0}
 
@@ -48,11 +53,11 @@ class Limits:
 def run(
     program: str, expressions: Sequence[str], keep: Sequence[str] = (), limits: Limits = Limits()
 ) -> list[dict[str, str]] | None:
-    """Execute ``program``, then each expression (or statement) in turn, in its namespace.
+    """Execute ``program``, then each expression or statement in its namespace.
 
-    keep: names of builtins that the program may redefine for the expressions; they see the true ones of all others.
-    Returns a reply each, {"printed", "value"} (its repr, "" for a statement) or {"raised"}; None when the program
-    failed, ran into a limit or left. Raises InputError where the system has no resource limits.
+    keep: builtins that the program may redefine for the expressions; of all others they see the true ones.
+    Returns a reply for each, {"printed", "value"} (its repr, "" for a statement) or {"raised"}; None when the program
+    failed, exceeded a limit or exited. Raises InputError where the system has no resource limits.
     """
     if os.name != "posix":
         raise InputError("running code needs the resource limits of Linux or macOS; use another grader here")
@@ -60,7 +65,7 @@ def run(
     work = {"program": program, "expressions": list(expressions), "keep": list(keep), "limits": limits.of_resources()}
     request = f"{json.dumps(work)}\n{token}\n".encode()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.chmod(folder, 0o777)  # root hands the program to nobody, who must be able to write here
+        os.chmod(folder, 0o777)  # as root, the child becomes the user nobody, who must be able to write here
         reply = _talk(request, os.path.realpath(folder), limits.wall)
     if not reply.startswith(token.encode()):
         return None
@@ -68,14 +73,14 @@ def run(
 
 
 def _talk(request: bytes, folder: str, seconds: float) -> bytes:
-    """What the child reports; b"" after ``seconds``. Its whole process group is gone afterwards."""
+    """The child's report, b"" after ``seconds``; its whole process group is killed."""
     process = subprocess.Popen(
         [*isolation(), sys.executable, "-I", "-B", str(CHILD)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=folder,
-        env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},  # numpy starts no threads, which are refused
+        env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},  # numpy must start no threads: they are refused
         start_new_session=True,
     )
     try:
@@ -83,7 +88,7 @@ def _talk(request: bytes, folder: str, seconds: float) -> bytes:
     except subprocess.TimeoutExpired:
         return b""
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that ended
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: an ended group on macOS
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdin.close()
@@ -92,7 +97,7 @@ def _talk(request: bytes, folder: str, seconds: float) -> bytes:
 
 @cache
 def isolation() -> tuple[str, ...]:
-    """The command that starts another without network and in a process namespace that dies whole, () if none works."""
+    """A command prefix that cuts the network and kills all processes of the child with it; () if there is none."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return ()

@@ -1,6 +1,6 @@
-"""What runs inside the sandbox: a program, then expressions evaluated in it. Started by sandbox.py, never imported.
+"""The process inside the sandbox: runs a program, then evaluates expressions. Started by sandbox.py, never imported.
 
-The right values never come here: this process only says what each expression gave, and the one outside compares.
+It only reports the value of each expression. The right values stay in the process outside, which compares.
 """
 
 import builtins
@@ -19,7 +19,7 @@ REFUSED = (
 )
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 LONGEST = 100_000
-"""characters that one expression may print and be"""
+"""most characters that one expression may print and return"""
 
 
 def main() -> None:
@@ -31,19 +31,19 @@ def main() -> None:
     drop_privileges()
     sys.addaudithook(refusing(os.getcwd()))
     kept = dict(vars(builtins))
-    sys.modules["answer"] = module = types.ModuleType("answer")  # dataclasses look their module up
+    sys.modules["answer"] = module = types.ModuleType("answer")  # dataclasses look up their module
     space = vars(module)
     exec(compile(request["program"], "<answer>", "exec"), space)
     seen = {name: value for name, value in space.items() if name not in kept or name in request["keep"]}
     seen["__builtins__"] = kept
     replies = [evaluate(source, seen) for source in request["expressions"]]
-    report.write(read_line(channel) + json.dumps(replies).encode())  # the token: read when nothing of the answer runs
+    report.write(read_line(channel) + json.dumps(replies).encode())  # the token is read after the answer's code has run
     report.flush()
-    os._exit(0)  # nothing that the answer left for the end may run
+    os._exit(0)  # no exit handler of the answer may run
 
 
 def read_line(channel: int) -> bytes:
-    """One line, byte by byte: what follows it stays in the pipe."""
+    """One line, byte by byte: the rest stays in the pipe."""
     line = bytearray()
     while (byte := os.read(channel, 1)) not in (b"\n", b""):
         line += byte
@@ -57,7 +57,7 @@ def limit(limits: dict[str, int]) -> None:
 
 
 def drop_privileges() -> None:
-    """Root becomes nobody, for whom alone the kernel counts processes, unless nobody could not read Python itself."""
+    """As root, become the user nobody, whose processes the kernel counts separately, if it can read Python's files."""
     folder = os.path.dirname(os.__file__)
     while os.geteuid() == 0 and os.stat(folder).st_mode & 0o001:
         if folder == os.path.dirname(folder):
@@ -68,7 +68,7 @@ def drop_privileges() -> None:
 
 
 def refusing(folder: str):
-    """An audit hook (PEP 578): no process, socket or file outside of ``folder`` is made or removed by Python code."""
+    """An audit hook (PEP 578) that refuses Python code processes, sockets and writing outside of ``folder``."""
 
     def hook(event: str, arguments: tuple) -> None:
         if event.startswith(REFUSED):
@@ -82,14 +82,14 @@ def refusing(folder: str):
 
 
 def evaluate(source: str, space: dict) -> dict[str, str]:
-    """What it printed and its repr ("" for a statement), or how it failed."""
+    """The printed output and the repr ("" for a statement), or the error."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
             value = value_of(source, space)
         if len(value) + printed.tell() > LONGEST:
             raise ValueError("too long")
-    except BaseException as error:  # SystemExit and the rest: a test that does not end well is not passed
+    except BaseException as error:  # SystemExit and all others fail the test
         return {"raised": f"{type(error).__name__}: {error}"[:LONGEST]}
     return {"printed": printed.getvalue(), "value": value}
 

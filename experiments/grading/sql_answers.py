@@ -1,5 +1,8 @@
-"""SQL execution accuracy: do answer and reference return the same rows? (Spider, Yu et al. 2018; several random
-databases instead of one, as in test suite accuracy, Zhong et al. 2020, for on one database wrong queries can agree.)"""
+"""Grader of SQL by execution accuracy: answer and reference must return the same rows (Spider, Yu et al. 2018).
+
+Queries run on several random databases, as in test suite accuracy (Zhong et al. 2020): on one database, wrong queries
+can agree.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ SECONDS = 1.0
 """time of one query"""
 MOST_ROWS = 10_000
 ENOUGH = 10
-"""databases on which the reference finds something"""
+"""databases on which the reference returns rows"""
 QUERY = re.compile(r"\b(?:SELECT|WITH)\b", re.IGNORECASE)
 HIDDEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
 ALLOWED = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
@@ -26,11 +29,11 @@ Rows = list[tuple]
 
 
 def execution_match(prompt: str, reference: str | None, text: str) -> float | None:
-    """1.0 when the query in ``text`` returns what the reference's does on every database that tells anything.
+    """1.0 when the query in ``text`` returns the reference's rows on every informative database, else 0.0.
 
-    The prompt holds the CREATE TABLE statements, and may hold INSERT statements: then that database is the first. Rows
+    The prompt holds the CREATE TABLE statements; if it holds INSERT statements too, their database is the first. Rows
     are compared as a multiset, in order where the reference ends in ORDER BY; column names do not matter. None when
-    the prompt has no schema that SQLite reads, or no database makes the reference return a row.
+    SQLite cannot read the schema, or the reference returns no row on any database.
     """
     right = None if reference is None else find_query(reference)
     if right is None:
@@ -46,8 +49,10 @@ def execution_match(prompt: str, reference: str | None, text: str) -> float | No
 
 
 def informative(prompt: str, query: str) -> Iterator[tuple[sqlite3.Connection, Rows]]:
-    """Databases with what ``query`` returns there; without those on which that depends on the order of rows on disk
-    (ties under LIMIT), where a right answer may differ."""
+    """(database, rows of ``query``), without databases on which the rows depend on their order on disk.
+
+    There, by ties under LIMIT, a right answer may differ.
+    """
     for database in databases(statements(prompt), query):
         rows = execute(database, query)
         if rows is None:
@@ -60,8 +65,10 @@ def informative(prompt: str, query: str) -> Iterator[tuple[sqlite3.Connection, R
 
 
 def find_query(text: str) -> str | None:
-    """The first query of an answer: in its first fenced block that has one, else from any SELECT or WITH that is no
-    prose, to its semicolon, a blank line or the end."""
+    """The first query of an answer: in a fenced block, else from a SELECT or WITH that is not prose.
+
+    It ends at its semicolon, a blank line or the end of the text.
+    """
     for code in [*blocks(text), text.split("```")[0]]:
         for start in QUERY.finditer(code):
             query = re.split(r"\n\s*\n", _to_semicolon(code[start.start() :]))[0].strip()
@@ -71,13 +78,13 @@ def find_query(text: str) -> str | None:
 
 
 def _to_semicolon(code: str) -> str:
-    """Up to the first semicolon outside of quotes and comments."""
+    """``code`` up to the first semicolon outside of quotes and comments."""
     covered = HIDDEN.sub(lambda m: " " * len(m.group()), code)
     return code[: covered.find(";")] if ";" in covered else code
 
 
 def _is_query(text: str) -> bool:
-    """Is it one as far as grammar goes? Prose that begins with "select" is not; a missing table comes after grammar."""
+    """Whether SQLite parses the text. A missing table is an error after parsing, so it does not count."""
     try:
         with contextlib.closing(sqlite3.connect(":memory:")) as empty:
             empty.execute(f"EXPLAIN {text}")
@@ -89,7 +96,7 @@ def _is_query(text: str) -> bool:
 
 
 def is_ordered(query: str) -> bool:
-    """Does ORDER BY stand outside of all parentheses?"""
+    """Whether the query has ORDER BY outside of parentheses."""
     covered = HIDDEN.sub(" ", query)
     while (inner := re.sub(r"\([^()]*\)", " ", covered)) != covered:
         covered = inner
@@ -97,7 +104,7 @@ def is_ordered(query: str) -> bool:
 
 
 def execute(database: sqlite3.Connection, query: str) -> Rows | None:
-    """The rows of a query that may only read; None when it fails, runs over SECONDS or returns over MOST_ROWS."""
+    """The rows of a read-only query; None when it fails, exceeds SECONDS or returns over MOST_ROWS."""
     end = time.monotonic() + SECONDS
     database.set_progress_handler(lambda: time.monotonic() > end, 10_000)
     database.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in ALLOWED else sqlite3.SQLITE_DENY)
@@ -113,8 +120,10 @@ def execute(database: sqlite3.Connection, query: str) -> Rows | None:
 
 
 def same_rows(wanted: Rows, given: Rows | None, ordered: bool) -> bool:
-    """Equal as multisets, or as lists when ``ordered``; numbers to 9 digits, 1 is 1.0, text and NULL exactly. None, of
-    a query that failed, equals nothing."""
+    """Equality as multisets, or as lists when ``ordered``; numbers to 9 digits (1 is 1.0), text and NULL exactly.
+
+    None, from a query that failed, equals nothing.
+    """
     if given is None:
         return False
     left, right = ([tuple(map(_rounded, row)) for row in rows] for rows in (wanted, given))

@@ -1,4 +1,4 @@
-"""Small random databases for the schema that a prompt holds, in which a given query finds something."""
+"""Small random databases for the schema in a prompt, made so that a given query returns rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sqlite3
 from collections.abc import Iterator
 
 FILLINGS = 40
-"""databases tried for one query, the one whose rows the prompt gives included"""
+"""most databases for one query, including the one with the prompt's own rows"""
 ROWS = 12
-"""rows tried per table; those that break a constraint are dropped"""
+"""rows tried for each table; those that break a constraint are dropped"""
 MEMORY = 1 << 20
 """bytes of the longest value"""
 CREATE = re.compile(r"\bCREATE\s+TABLE\b[^();]*\(", re.IGNORECASE)
@@ -29,7 +29,7 @@ def statements(prompt: str) -> Schema:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opened before ``start`` is closed."""
+    """The index after the parenthesis that closes the one opened before ``start``."""
     depth = 1
     for match in re.compile(r"'(?:[^']|'')*'|[()]").finditer(text, start):
         depth += {"(": 1, ")": -1}.get(match.group(), 0)
@@ -39,8 +39,10 @@ def _closing(text: str, start: int) -> int:
 
 
 def databases(schema: Schema, query: str) -> Iterator[sqlite3.Connection]:
-    """In-memory databases with the schema's tables: with its own rows, if it has any, then filled at random (the same
-    every time). No database when SQLite does not accept the schema."""
+    """In-memory databases with the schema's tables: first with its own rows, if it has any, then with random rows.
+
+    The random rows are always the same. There is no database when SQLite does not accept the schema.
+    """
     tables, inserts = schema
     for seed in range(0 if inserts else 1, FILLINGS):
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
@@ -56,7 +58,7 @@ def databases(schema: Schema, query: str) -> Iterator[sqlite3.Connection]:
 
 
 def fill(database: sqlite3.Connection, query: str, rng: random.Random) -> None:
-    """Rows from small pools shared by all tables, so that joins meet; the query's own literals are among the values."""
+    """Insert rows of values shared by all tables, so that joins match; the query's own literals are among them."""
     numbers, texts = literals(query)
     for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
         name = '"' + table.replace('"', '""') + '"'
@@ -86,7 +88,7 @@ def _value(column: tuple, linked: bool, numbers: list[float], texts: list[str], 
 
 
 def literals(query: str) -> tuple[list[float], list[str]]:
-    """(numbers, texts) that a query compares with; of a LIKE pattern its text. Numbers are texts too: a year may be."""
+    """(numbers, texts) in a query; of a LIKE pattern its text. Numbers are texts too, since a year may be text."""
     found = LITERAL.findall(query)
     numbers = [float(n) if "." in n else int(n) for _, _, n in found if n]
     texts = [(a.replace("''", "'") or b or n).replace("%", "").replace("_", "x") for a, b, n in found]

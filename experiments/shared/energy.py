@@ -1,4 +1,4 @@
-"""Joules of a GPU, by the counter in its driver: no sampling of watts, and nothing is missed between two samples."""
+"""Joules of a GPU by its driver's counter, which misses nothing, unlike samples of its power."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 def counter(device: torch.device | str) -> Callable[[], float] | None:
-    """A function that reads the joules spent by the whole of ``device`` so far; None where they are not counted.
+    """A function that reads the joules that ``device`` has spent so far; None where they are not counted.
 
-    They are counted by NVIDIA GPUs since Volta, in steps of some 20 to 100 ms, and read through ``nvidia-ml-py``.
+    NVIDIA GPUs count them since Volta, in steps of 20 to 100 ms; they are read through ``nvidia-ml-py``.
     """
     device = torch.device(device)
     if device.type != "cuda":
@@ -21,7 +21,7 @@ def counter(device: torch.device | str) -> Callable[[], float] | None:
         return None
     try:
         pynvml.nvmlInit()
-        # Not by index: CUDA_VISIBLE_DEVICES renumbers devices for torch and not for the driver.
+        # Not by index: CUDA_VISIBLE_DEVICES renumbers devices for torch, not for the driver.
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError:
