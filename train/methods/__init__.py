@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import pkgutil
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from train.methods.base import TuningMethod
 
 METHODS = {
     "backoff": "train.methods.backoff:BackoffMethod",
@@ -16,6 +12,6 @@ METHODS = {
 """Class by the name that ``--method`` takes; as text, so that ``--help`` imports none of them."""
 
 
-def tuning_method(name: str) -> type[TuningMethod]:
-    """The class of the method ``name``."""
+def tuning_method(name: str) -> type:
+    """The class of the method ``name``, a ``train.methods.base.TuningMethod``."""
     return pkgutil.resolve_name(METHODS[name])

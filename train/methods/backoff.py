@@ -20,7 +20,7 @@ from train.evaluation.live_tuning import TunedBackoff, tune_live
 from train.evaluation.reliability import reliability
 from train.evaluation.rivals import against_random, beside_random, random_rates
 from train.methods.base import TuningMethod
-from train.monitoring.recorder import tuned_on
+from train.monitoring.recorder import traffic_of_texts
 from train.replay.backoff import best_length
 from train.search.backoff import Search
 from train.search.goal import LEAST_SPEEDUP
@@ -101,7 +101,7 @@ class BackoffMethod(TuningMethod):
         """What the tuned policy saw while it wrote the held-out texts: what new traffic is compared with."""
         texts = [(row["tuned"]["answer"], row["tuned"]["writers"]) for row in rows]
         references = [row[live.LARGE]["answer"] for row in rows]
-        return tuned_on(*self.job.models, policy, self.job.splits["holdout"], texts, references)
+        return traffic_of_texts(*self.job.models, policy, self.job.splits["holdout"], texts, references)
 
     def predicted(self, tuned: TunedBackoff) -> Prediction:
         """What replay says of ``tuned``, of random hand-off and, where asked, of all candidates."""
