@@ -176,5 +176,5 @@ class Policy(nn.Module):
 def _threshold(value: float) -> Tensor:
     value = float(value)
     if math.isnan(value):
-        raise ValueError("a threshold of NaN would never escalate; use a number")
+        raise ValueError("a threshold of NaN compares with no score; use a number")
     return torch.zeros((), dtype=torch.float32).fill_(value)
