@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from policies.storage import atomic
 from train.reports.plane import COLOURS, FAINT, FORMATS, GRID, INK, axis_titles, bars, curves, measured, plane
@@ -82,6 +82,8 @@ def scales(axes: Axes, result: dict[str, Any]) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
+    if keys[0] == "length":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for key, axis in zip(keys, (axes.xaxis, axes.yaxis), strict=True):
         if key == "speedup":
             axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))

@@ -5,6 +5,7 @@ A key that is missing leaves out what would have shown it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -24,7 +25,7 @@ DISTURBED = 1.25
 MEASURED = "Measured on the held-out prompts; in brackets 95 % intervals over prompts."
 FRONT = "Predicted from the tuning prompts, not measured: no candidate is faster and loses as little."
 PLAIN = "Logged only, never searched or certified: repetition lowers it."
-SAMPLES = "The shortest held-out prompts, one per family. Point at a token to see who wrote it, and its risk. "
+SAMPLES = "The shortest held-out prompts, one per family. Point at a token to see who wrote it, and its risk."
 CANDIDATE = {  # column of the certificate: key of a candidate, format
     "capped loss": ("capped_loss", ".4f"),
     "p-value": ("pvalue", ".3g"),
@@ -49,9 +50,13 @@ def write_html(result: Result, path: Path | str) -> None:
         ("Splits", _splits(result.get("splits", {})), "Related prompts form a group; no group is in two splits."),
         ("Plain regret", _plain(result.get("methods", [])), PLAIN),
         ("Models and machine", _models(result), ""),
-        ("Samples", _samples(result), SAMPLES + result.get("threshold_note", "")),
+        ("Samples", _samples(result), SAMPLES + _threshold_note(result)),
     )
     atomic.write(path, page(name, [_header(result, name), *(section(*parts) for parts in sections)]).encode())
+
+
+def _threshold_note(result: Result) -> str:
+    return f" From the threshold on, {result['threshold_note']}" if result.get("threshold_note") else ""
 
 
 def _header(result: Result, name: str) -> str:
@@ -143,7 +148,9 @@ def _policy(result: Result) -> str:
     facts = [f"{key} {policy[key]}" for key in ("kind", "label") if policy.get(key) is not None]
     facts.append(f"threshold {format_number(policy.get('threshold'), '.4g')}")
     decoder = paragraph(f"The decoder as a whole: {result['decoder']}.") if result.get("decoder") else ""
-    body = decoder + paragraph(str(policy.get("describe", ""))) + faint(facts)
+    # A description says "escalate" of all decisions; which one it is, the method knows.
+    decision = re.sub(r"escalate when | escalate$", "", str(policy.get("describe", "")))
+    body = decoder + paragraph(f"{decision}.{_threshold_note(result)}") + faint(facts)
     weights = sorted((policy.get("weights") or {}).items(), key=lambda item: -abs(number(item[1]) or 0))
     if weights:
         return body + grid(("feature", "weight"), [(name, format_number(w, "+.4g")) for name, w in weights])
