@@ -1,4 +1,4 @@
-"""What a line of a registry says about a class or function, and how that is imported once it is used."""
+"""A line of a registry: it describes a class or function, and imports it on first use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Entry:
     home: str
     """``package.module:name``, below ``decoding``"""
     about: str
-    """what it is, in a few words"""
+    """a few words for lists"""
     settings: dict[str, Any] = field(default_factory=dict)
     """keyword arguments with their defaults"""
     lossless: bool = False
-    """whether the output is distributed as the large model's own"""
+    """whether the output, at these defaults, is distributed as the large model's own"""
 
     @property
     def module(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 EXACT = {"name": "Exact"}
@@ -21,15 +21,11 @@ class DecoderSpec:
 
 
 def spec_of(provenance: dict[str, Any]) -> DecoderSpec:
-    """The decoder that ``provenance`` names, backoff where it names none. ValueError where it is not a decoder's."""
+    """The decoder that ``provenance`` names, backoff if none. ValueError for anything but an ``asdict`` of a spec."""
     if "role" in provenance:
         raise ValueError("the policy was tuned by an earlier version; tune it again")
-    written = provenance.get("decoder", {})
-    try:
-        spec = DecoderSpec(**written)
-    except TypeError:
-        spec = DecoderSpec("", {})
-    if not spec.name or not isinstance(spec.name, str) or not isinstance(spec.settings, dict):
-        raise ValueError(f"the policy's provenance names no decoder but {written!r}; tune it again")
-
-    return spec
+    match provenance.get("decoder", asdict(DecoderSpec())):
+        case {"name": str(name), "settings": dict(settings), **others} if not others:
+            return DecoderSpec(name, settings)
+        case written:
+            raise ValueError(f"the policy's provenance names no decoder but {written!r}; tune it again")

@@ -56,20 +56,23 @@ MTAD = {"beams": BEAMS, "length": LENGTH, "tau": TAU, "filtered": Setting(False)
 DECODERS: dict[str, DecoderKind] = {
     "backoff": DecoderKind(
         "decoders.backoff:Backoff",
-        "a policy gives each token to the small model or the large one",
+        "a policy decides which model writes each token",
         role="handoff",
         policy="needed",
     ),
     "speculative": DecoderKind(
         "decoders.speculative:from_settings",
-        "the small model drafts, the large one checks; its own text, sooner",
+        "the small model drafts, the large one verifies; the text is the large model's",
         {"length": LENGTH, "keep_stop_token": Setting(False), "accept": Setting({"name": "Exact"})},
         lossless=True,
         role="stop",
         policy="optional",
     ),
     "mtad": DecoderKind(
-        "decoders.mtad:MTAD", "beams are drafted; the large model keeps what is likely as a whole", MTAD, role="stop"
+        "decoders.mtad:MTAD",
+        "the small model drafts beams, the large one keeps what is jointly likely",
+        MTAD,
+        role="stop",
     ),
     "mmtad": DecoderKind(
         "decoders.mtad:MMTAD", "as mtad, but the large model reads all beams, not only the best", MTAD, role="stop"
@@ -77,7 +80,7 @@ DECODERS: dict[str, DecoderKind] = {
     # A wide, short tree pays most: each level below the first only extends one branch, at a call of the draft.
     "specinfer": DecoderKind(
         "decoders.specinfer:from_settings",
-        "a tree is drafted, the large model keeps a path; its own text, sooner",
+        "the small model drafts a tree, the large one verifies; the text is the large model's",
         {"beams": BEAMS, "length": LENGTH._replace(default=1)},
         lossless=True,
         role="stop",
