@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from hypothesis.extra.numpy import arrays
 from tiny_runs import toy_pair, toy_prompts
 
 from decoding import LM, Backoff
-from policies import Rule
+from policies import Rule, load
 from train.common.generations import write
+from train.monitor import main
 from train.monitoring import drift
 from train.monitoring.drift import Monitor, traffic
-from train.monitoring.recorder import StepRecorder, tuned_on
+from train.monitoring.recorder import StepRecorder, traffic_of_texts
 
 NAMES = ("entropy", "agreed")
 
@@ -41,7 +43,7 @@ def judged(monitor, seed, **options):
 
 @pytest.mark.parametrize("alike", [0.0, 1.0])
 def test_false_alarms_are_no_more_than_said(alike, monkeypatch):
-    monkeypatch.setattr(drift, "WORTH", -1.0)  # any difference beyond chance is worth a word, however small
+    monkeypatch.setattr(drift, "MODERATE", -1.0)  # any difference beyond chance is worth a word, however small
     runs = 300
     alarms = [judged(Monitor(reference(2 * i, alike=alike), 0.2), 2 * i + 1, alike=alike).moved for i in range(runs)]
     assert np.mean(alarms) <= 0.2 * 6 / np.pi**2 + 3 * np.sqrt(0.12 * 0.88 / runs)
@@ -49,19 +51,19 @@ def test_false_alarms_are_no_more_than_said(alike, monkeypatch):
 
 def test_steps_that_are_alike_are_not_independent(monkeypatch):
     """The mistake that makes monitors cry wolf: counting every token of a text as a witness of its own."""
-    monkeypatch.setattr(drift, "WORTH", -1.0)
+    monkeypatch.setattr(drift, "MODERATE", -1.0)
     alarms = []
     for i in range(60):
         found = reference(2 * i)
-        assert found["columns"]["entropy"]["alike"] > 5
+        assert found["columns"]["entropy"]["design_effect"] > 5
         for column in found["columns"].values():
-            column["alike"] = 1.0
+            column["design_effect"] = 1.0
         alarms.append(judged(Monitor(found, 0.05), 2 * i + 1).moved)
     assert np.mean(alarms) > 0.3
 
 
 def test_a_monitor_s_whole_life_has_its_level(monkeypatch):
-    monkeypatch.setattr(drift, "WORTH", -1.0)
+    monkeypatch.setattr(drift, "MODERATE", -1.0)
     alarmed = 0
     for i in range(40):
         monitor = Monitor(reference(100 * i, texts=60), 0.1)
@@ -85,7 +87,7 @@ def test_a_difference_that_is_sure_but_tiny_is_no_alarm():
     found = judged(Monitor(reference(0, texts=3000, alike=0.0)), 1, texts=3000, alike=0.0, shift=0.08)
     assert found.columns["entropy"]["ks"] > found.columns["entropy"]["limit"]
     assert not found.moved
-    assert found.sentence.startswith("No sign in 120000 steps")
+    assert found.sentence.startswith("120000 steps show no sign")
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,7 +119,7 @@ def test_steps_that_do_not_fit_are_refused():
     monitor = Monitor(reference(0))
     with pytest.raises(ValueError, match="the steps lack agreed"):
         monitor.update(("entropy",), table[:, :1], escalated, accepted)
-    with pytest.raises(ValueError, match="they must be of the same"):
+    with pytest.raises(ValueError, match="they must be equal"):
         monitor.update(NAMES, table[1:], escalated, accepted)
     with pytest.raises(ValueError, match="one per step"):
         traffic(NAMES, table, escalated, accepted, texts[1:])
@@ -132,22 +134,22 @@ def test_texts_read_again_show_what_the_policy_saw():
     small, large = toy_pair()
     prompts = toy_prompts(6)
     policy = Rule("entropy", 2.8)
-    watch = StepRecorder(policy)
-    texts = write(Backoff([small, large], watch), prompts, 10)
+    recorder = StepRecorder(policy)
+    texts = write(Backoff([small, large], recorder), prompts, 10)
     assert texts == write(Backoff([small, large], policy), prompts, 10)
-    names, table, escalated, accepted = watch.take()
+    names, table, escalated, accepted = recorder.take()
     assert 0.1 < escalated.mean() < 0.9
     assert 0 < np.nanmean(accepted) < 1
     assert len(table) == sum(len(answer) for answer, _ in texts)
     answers = [answer for answer, _ in texts]
-    found = tuned_on(small, large, policy, prompts, texts, answers)
+    found = traffic_of_texts(small, large, policy, prompts, texts, answers)
     live = traffic(names, table, escalated, accepted, np.zeros(len(table)))
     for name, column in found["columns"].items():
         assert column["steps"] == live["columns"][name]["steps"]
         assert column["mean"] == pytest.approx(live["columns"][name]["mean"], abs=1e-4)
         np.testing.assert_allclose(column["cuts"], live["columns"][name]["cuts"], atol=1e-3)
     assert not Monitor(found).update(names, table, escalated, accepted).moved
-    assert len(watch.take()[1]) == 0
+    assert len(recorder.take()[1]) == 0
 
 
 def test_another_model_is_noticed():
@@ -155,11 +157,42 @@ def test_another_model_is_noticed():
     small, large = toy_pair()
     prompts, policy = toy_prompts(40), Rule("entropy", 2.8)
     texts = write(Backoff([small, large], policy), prompts, 12)
-    monitor = Monitor(tuned_on(small, large, policy, prompts, texts, [a for a, _ in texts]))
+    monitor = Monitor(traffic_of_texts(small, large, policy, prompts, texts, [a for a, _ in texts]))
     for other, moved in ((small, False), (sharper(small), True)):
-        watch = StepRecorder(policy)
-        write(Backoff([other, large], watch), toy_prompts(40, seed=9), 12)
-        assert monitor.update(*watch.take()).moved == moved
+        recorder = StepRecorder(policy)
+        write(Backoff([other, large], recorder), toy_prompts(40, seed=9), 12)
+        assert monitor.update(*recorder.take()).moved == moved
+
+
+def test_the_command_compares_new_prompts_with_those_of_a_run(tuned_run, tmp_path, capfd):
+    prompts = tuned_run.parent / "prompts.jsonl"
+    assert main([str(tuned_run), "--prompts", str(prompts), "--batch", "8"]) == 0
+    assert "steps show no sign that traffic has moved" in capfd.readouterr().out
+    loop = tmp_path / "loop.jsonl"
+    loop.write_text("".join(json.dumps({"id": f"p{i}", "prompt": "w5 " * 30}) + "\n" for i in range(40)))
+    assert main([str(tuned_run), "--prompts", str(loop)]) == 1
+    assert "Traffic has moved" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--batch", "0"), "--batch must be at least 1"),
+        (("--level", "2"), "the level is 2"),
+        (("--prompts", "none.jsonl"), "none.jsonl does not exist"),
+    ],
+)
+def test_wrong_input_is_one_sentence(tuned_run, options, message, capfd):
+    assert main([str(tuned_run), "--prompts", str(tuned_run.parent / "prompts.jsonl"), *options]) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_a_policy_without_traffic_is_refused(tuned_run, tmp_path, capfd):
+    folder = shutil.copytree(tuned_run, tmp_path / "run")
+    policy = load(folder / "policy.json")
+    policy.save(folder / "policy.json", policy.models, policy.provenance | {"traffic": None})
+    assert main([str(folder), "--prompts", str(tuned_run.parent / "prompts.jsonl")]) == 2
+    assert "holds no traffic" in capfd.readouterr().err
 
 
 def sharper(lm):

@@ -1,9 +1,9 @@
-"""Has traffic moved? New steps of a policy against the distribution that it was tuned on.
+"""Drift of traffic: new steps of a policy against the distribution of steps that it was tuned on.
 
-A promise, and a threshold, are for prompts like those they were made on. Per column (each feature the policy reads,
-whether it escalated, whether the large model agreed when asked) two figures: the Kolmogorov-Smirnov distance at the
-deciles, which says whether the difference is more than chance, and the population stability index (PSI), which says
-whether it is worth a word. Steps of one text are alike, so they count as fewer than they are.
+A certificate and a threshold hold for prompts like those that they were made on. Two statistics compare each column
+(every feature that the policy reads, the escalations, the large model's agreement after its calls): the
+Kolmogorov-Smirnov distance at the deciles tests whether the difference is more than chance, the population stability
+index (PSI) measures whether it matters. Steps of one text are correlated, so they count as fewer than they are.
 """
 
 from __future__ import annotations
@@ -14,58 +14,57 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CUTS = np.arange(1, 10) / 10
-WORTH = 0.1
+DECILES = np.arange(1, 10) / 10
+MODERATE = 0.1
 """PSI from which a shift is commonly called moderate"""
 RATES = ("escalated", "accepted")
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What one batch of steps says."""
+    """The comparison of one batch of steps with the reference."""
 
     moved: bool
     sentence: str
     columns: dict[str, dict[str, float]]
-    """per column: steps, psi, ks, and the limit that a ks of chance exceeds too seldom to matter"""
+    """per column: steps, mean, psi, ks, and the limit of a ks that chance explains"""
 
 
 def traffic(names: Sequence[str], table: np.ndarray, escalated, accepted, texts) -> dict:
-    """The distribution of steps, as JSON: per column its deciles, the share of steps up to each, and how many
-    independent steps one step is worth less.
+    """The distribution of steps as JSON: per column its deciles, the share of steps up to each, its design effect.
 
-    table [n, len(names)] of features; escalated [n] bool; accepted [n] 1 or 0 where the large model was asked before
-    the step, NaN elsewhere; texts [n]: which text a step is of. Values that are not known (NaN) are left out.
+    table [n, len(names)]: features; escalated [n]: bool; accepted [n]: 1 or 0 where the large model was called for the
+    token before, NaN elsewhere; texts [n]: the text of each step. Unknown values (NaN) are left out.
     Raises ValueError when there is no step, or shapes differ.
     """
     columns = _columns(names, table, escalated, accepted)
     texts = np.asarray(texts)
     if not len(texts) or len(texts) != len(escalated):
         raise ValueError(f"{len(texts)} texts for {len(escalated)} steps; there must be one per step, and some steps")
-    found = {name: _described(column, texts) for name, column in columns.items()}
+    found = {name: _distribution(column, texts) for name, column in columns.items()}
     return {"texts": len(np.unique(texts)), "columns": {name: one for name, one in found.items() if one is not None}}
 
 
-def _described(column: np.ndarray, texts: np.ndarray) -> dict | None:
+def _distribution(column: np.ndarray, texts: np.ndarray) -> dict | None:
     known = ~np.isnan(column)
     values, texts = column[known], texts[known]
     if not len(values):
         return None
-    cuts = np.unique(np.quantile(values, CUTS, method="inverted_cdf"))
+    cuts = np.unique(np.quantile(values, DECILES, method="inverted_cdf"))
     below = values[:, None] <= cuts
     return {
         "steps": len(values),
         "mean": float(values.mean()),
         "cuts": cuts.tolist(),
         "below": below.mean(0).tolist(),
-        "alike": _alike(below, texts),
+        "design_effect": _design_effect(below, texts),
     }
 
 
-def _alike(below: np.ndarray, texts: np.ndarray) -> float:
-    """How much larger the variance of the shares ``below`` [n, cuts] is than that of independent steps, at worst.
+def _design_effect(below: np.ndarray, texts: np.ndarray) -> float:
+    """The largest design effect of the shares ``below`` [n, cuts] for clusters ``texts`` [n] (Kish 1965).
 
-    The design effect of cluster sampling (Kish 1965), texts being the clusters.
+    The variance of a share over that of as many independent steps, at least 1.
     """
     shares = below.mean(0)
     _, number = np.unique(texts, return_inverse=True)
@@ -75,15 +74,15 @@ def _alike(below: np.ndarray, texts: np.ndarray) -> float:
     sums = np.zeros((count, below.shape[1]))
     np.add.at(sums, number, below - shares)
     between = (sums**2).sum(0) * count / (count - 1)
-    alone = len(texts) * shares * (1 - shares)
-    return float(max(1.0, np.max(between / np.where(alone > 0, alone, np.inf))))
+    independent = len(texts) * shares * (1 - shares)
+    return float(max(1.0, np.max(between / np.where(independent > 0, independent, np.inf))))
 
 
 class Monitor:
     """Compares batches of new steps with ``reference``, a dict of ``traffic``: ``policy.provenance["traffic"]``.
 
     level: the probability of any false alarm over the monitor's whole life: batch k may spend level * 6 / (pi k)^2.
-    A batch should hold whole texts, a few dozen at least, or its limits will be wide.
+    A batch should hold a few dozen whole texts or more: with fewer, its limits are wide.
     """
 
     def __init__(self, reference: dict, level: float = 0.01):
@@ -92,7 +91,7 @@ class Monitor:
         self.reference, self.level, self.batches = reference, level, 0
 
     def update(self, names: Sequence[str], table: np.ndarray, escalated, accepted) -> Drift:
-        """Judge one batch of steps, given as for ``traffic``. ValueError when it lacks a column of the reference."""
+        """Compare one batch of steps, given as to ``traffic``. ValueError when it lacks a column of the reference."""
         columns = _columns(names, table, escalated, accepted)
         missing = [name for name in self.reference["columns"] if name not in columns]
         if missing:
@@ -100,18 +99,18 @@ class Monitor:
         self.batches += 1
         level = self.level * 6 / (math.pi * self.batches) ** 2 / len(self.reference["columns"])
         found = {name: _compared(one, columns[name], level) for name, one in self.reference["columns"].items()}
-        moved = [n for n, one in found.items() if one["ks"] > one["limit"] and one["psi"] >= WORTH]
+        moved = [n for n, one in found.items() if one["ks"] > one["limit"] and one["psi"] >= MODERATE]
         return Drift(bool(moved), self._sentence(found, moved, len(escalated)), found)
 
     def _sentence(self, found: dict, moved: list[str], steps: int) -> str:
         shown = sorted(moved or found, key=lambda name: -found[name]["psi"])[:3]
         what = ", ".join(
-            f"{name} (PSI {found[name]['psi']:.2f}, mean {found[name]['mean']:.3g} for "
+            f"{name} (PSI {found[name]['psi']:.2f}, mean {found[name]['mean']:.3g}, was "
             f"{self.reference['columns'][name]['mean']:.3g})"
             for name in shown
         )
         if not moved:
-            return f"No sign in {steps} steps that traffic has moved; most different: {what}."
+            return f"{steps} steps show no sign that traffic has moved; most different: {what}."
         return f"Traffic has moved, as {steps} steps show: {what}; tune and certify again on prompts like these."
 
 
@@ -121,18 +120,18 @@ def _compared(reference: dict, column: np.ndarray, level: float) -> dict[str, fl
     if not len(values):
         return {"steps": 0, "mean": math.nan, "psi": 0.0, "ks": 0.0, "limit": 1.0}
     below = (values[:, None] <= np.array(reference["cuts"])).mean(0)
-    fewer = reference["alike"] * (1 / len(values) + 1 / reference["steps"])
+    inverse_sizes = reference["design_effect"] * (1 / len(values) + 1 / reference["steps"])
     return {
         "steps": len(values),
         "mean": float(values.mean()),
         "psi": _psi(np.array(reference["below"]), reference["steps"], below, len(values)),
         "ks": float(np.abs(below - reference["below"]).max()),
-        "limit": math.sqrt(math.log(2 / level) / 2 * fewer),
+        "limit": math.sqrt(math.log(2 / level) / 2 * inverse_sizes),
     }
 
 
 def _psi(before: np.ndarray, n: int, after: np.ndarray, m: int) -> float:
-    """The population stability index of two sets of shares; half a step in every bin keeps an empty one finite."""
+    """The population stability index of two sets of shares; half a step in every bin keeps it finite."""
     p, q = (np.diff(share, prepend=0.0, append=1.0) for share in (before, after))
     p, q = (n * p + 0.5) / (n + 0.5 * len(p)), (m * q + 0.5) / (m + 0.5 * len(q))
     return float(((q - p) * np.log(q / p)).sum())
@@ -141,6 +140,6 @@ def _psi(before: np.ndarray, n: int, after: np.ndarray, m: int) -> float:
 def _columns(names: Sequence[str], table, escalated, accepted) -> dict[str, np.ndarray]:
     table = np.asarray(table, float).reshape(-1, len(names)) if len(names) else np.zeros((len(escalated), 0))
     if len(table) != len(escalated) or len(escalated) != len(accepted):
-        raise ValueError(f"{len(table)} rows, {len(escalated)} and {len(accepted)} decisions; they must be of the same")
+        raise ValueError(f"{len(table)} rows, {len(escalated)} and {len(accepted)} decisions; they must be equal")
     rates = zip(RATES, (escalated, accepted), strict=True)
     return dict(zip(names, table.T, strict=True)) | {name: np.asarray(rate, float) for name, rate in rates}

@@ -1,4 +1,4 @@
-"""The steps that a policy saw: recorded while it decides, or read again from texts that it wrote."""
+"""The steps of a policy, recorded while it decides, or rebuilt from texts that it wrote."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from train.traces.collect_handoff import trajectory
 
 
 class StepRecorder:
-    """A policy that also keeps what it saw, for ``Monitor``: hand it to a decoder in the policy's place.
-
-    ``take()`` returns the steps since it was last called, as the arguments of ``Monitor.update``.
-    """
+    """A policy that decides as ``policy`` does and records its steps for ``Monitor``; give it to a decoder instead."""
 
     def __init__(self, policy: Policy):
         self.policy, self.steps = policy, []
@@ -27,14 +24,14 @@ class StepRecorder:
         return getattr(self.policy, name)
 
     def __call__(self, step) -> torch.Tensor:
-        handed = self.policy(step)
+        escalated = self.policy(step)
         table = feature_columns(step, self.policy.names, self.policy.history, self.policy.classes)
-        asked = torch.where(step.since_large == 0, step.agreed.float(), torch.nan)
-        self.steps.append([part.detach().cpu() for part in (table, handed, asked)])
-        return handed
+        accepted = torch.where(step.since_large == 0, step.agreed.float(), torch.nan)
+        self.steps.append([part.detach().cpu() for part in (table, escalated, accepted)])
+        return escalated
 
     def take(self) -> tuple[Sequence[str], np.ndarray, np.ndarray, np.ndarray]:
-        """(names, table [n, k], escalated [n], accepted [n])."""
+        """The steps since the last call as arguments of ``Monitor.update``: names, table, escalated, accepted."""
         taken, self.steps = self.steps, []
         if not taken:
             empty = np.zeros(0)
@@ -42,7 +39,7 @@ class StepRecorder:
         return self.policy.names, *(torch.cat(parts).numpy() for parts in zip(*taken, strict=True))
 
 
-def tuned_on(
+def traffic_of_texts(
     small: LM,
     large: LM,
     policy: Policy,
@@ -50,14 +47,17 @@ def tuned_on(
     texts: Sequence[tuple[list[int], list[int]]],
     references: Sequence[list[int]],
 ) -> dict:
-    """``drift.traffic`` of texts (tokens, who wrote them) of ``policy``: two forwards each read what it had seen."""
-    classes, tables, asked, number = token_classes(large.tokenizer), [], [], []
+    """``drift.traffic`` of texts (token ids, writers) of ``policy``; both models read each text once.
+
+    ``references`` are the large model's own answers.
+    """
+    classes, tables, accepted, number = token_classes(large.tokenizer), [], [], []
     for i, (prompt, (answer, writers), reference) in enumerate(zip(prompts, texts, references, strict=True)):
         seen = trajectory(small, large, prompt, answer, writers, reference, classes, "policy", np.nan)
         tables.append(np.stack([seen[name] for name in policy.names], 1).astype(np.float32))
-        asked.append(np.where(seen["since_large"] == 0, seen["agreed"], np.nan))
+        accepted.append(np.where(seen["since_large"] == 0, seen["agreed"], np.nan))
         number += [i] * len(answer)
     table = np.concatenate(tables)
     risk = policy.score_table(torch.from_numpy(table).to(policy.threshold.device))
     escalated = (~(risk < policy.threshold)).cpu().numpy()
-    return traffic(policy.names, table, escalated, np.concatenate(asked), number)
+    return traffic(policy.names, table, escalated, np.concatenate(accepted), number)
