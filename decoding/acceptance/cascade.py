@@ -12,10 +12,10 @@ from decoding.acceptance.lossless import Exact
 
 
 class Cascade:
-    """Follow pi(v) = q(v) [v in A] + p(v) (1 - q(A)) instead of p (Narasimhan et al. 2405.19261).
+    """Sample pi(v) = q(v) [v in A] + p(v) (1 - q(A)) instead of p (Narasimhan et al. 2405.19261).
 
-    A is what the draft may write unchecked, by ``rule``; larger ``alpha`` means more of it. With P and Q the
-    unfiltered p and q, and TV the total variation of the filtered ones:
+    A is the set of tokens on which the draft is trusted, by ``rule``; it grows with ``alpha``. With P and Q the
+    unfiltered p and q, and TV the total variation distance of the filtered ones:
 
     - "chow": everything where max Q >= 1 - alpha, else nothing (equation 2)
     - "diff": everything where max Q >= max P - alpha (equation 5)
@@ -24,8 +24,8 @@ class Cascade:
     - "token_v2": the v with P(v) >= max P - alpha (equation 14)
     - "token_v3": the v with P(v) >= (1 - alpha) max P (equation 15), which the authors recommend
 
-    pi is made of filtered p and q. A rejected token is replaced by one from max(0, pi - q); after a draft that was
-    kept whole there is no q, and the next token is drawn from p. Raises ValueError for another rule, NaN alpha.
+    pi mixes filtered p and q. A rejected token is replaced by one from max(0, pi - q); after a fully accepted draft
+    there is no q, and the next token is drawn from p. Raises ValueError for another rule, NaN alpha.
     """
 
     def __init__(self, rule: str = "token_v3", alpha: float = 0.3):
@@ -42,9 +42,9 @@ class Cascade:
     def _mix(self, draft: DraftBlock, p: Tensor, q: Tensor) -> Tensor:
         raw_p, raw_q = (log.exp() for log in draft.log_probabilities(filtered=False))
         distance = (p - q).abs().sum(-1, keepdim=True) / 2
-        # Behind the draft of a shorter row there is no q either.
+        # After the end of a shorter draft there is no q.
         trusted = TRUSTED[self.rule](raw_p, raw_q, distance, self.alpha) & length_mask(q, draft.lengths)[..., None]
-        # The sum over the complement, for 1 - q(A) would round where A is almost everything.
+        # The sum over the complement: 1 - q(A) would round where A is almost everything.
         return q * trusted + p * (q * ~trusted).sum(-1, keepdim=True)
 
 

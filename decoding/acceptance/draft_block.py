@@ -1,4 +1,4 @@
-"""A drafted block as an acceptance rule sees it, and what rules do with it."""
+"""The drafted block that an acceptance rule reads, and the operations that rules share."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from decoding.state.sampling import Sampling, sample_from_weights
 
 @dataclass(slots=True)
 class DraftBlock:
-    """r rows, at most k drafted tokens; p is the target's distribution, q the draft's, as in the papers.
+    """r rows of at most k drafted tokens; p is the target's distribution, q the draft's, as in the papers.
 
-    ``filtered`` below: after temperature, top-k and top-p, as tokens are drawn; else the softmax of the logits.
+    ``filtered`` distributions are those from which tokens are drawn, after temperature, top-k, top-p and min-p;
+    unfiltered ones are the softmax of the logits.
     """
 
     tokens: Tensor
     """[r, k] drafted ids"""
     lengths: Tensor
-    """[r] how many of them are meant"""
+    """[r] tokens of each draft; later columns are padding"""
     draft_logits: Tensor
-    """[r, k, vocab] of the draft, before sampling; 0 and -inf where the draft leaves nothing to chance"""
+    """[r, k, vocab] of the draft model; 0 and -inf for a draft without a model"""
     target_logits: Tensor
-    """[r, k + 1, vocab] of the target at the same positions and at the one after"""
+    """[r, k + 1, vocab] of the target at the same positions and the next one"""
     sampling: Sampling
     accept_noise: Tensor
-    """[r, k]"""
+    """[r, k] in [0, 1), to accept or reject each token"""
     next_noise: Tensor
-    """[r, k + 1]"""
+    """[r, k + 1] to draw the token after 0 ... k accepted ones"""
     policy_noise: Tensor
-    """[r, k]"""
+    """[r, k] ``Step.uniform`` of each token"""
     starts: Tensor
-    """[r] tokens of the answer before the draft"""
+    """[r] length of the answer before the draft"""
     before: Tensor
     """[r] the token before the draft"""
 
@@ -43,7 +44,7 @@ class DraftBlock:
         return self.sampling.probabilities(self.target_logits), self.sampling.probabilities(self.draft_logits)
 
     def log_probabilities(self, filtered: bool) -> tuple[Tensor, Tensor]:
-        """log p and log q [r, k, vocab] at the drafted places; -inf outside a filter."""
+        """log p and log q [r, k, vocab] of the drafted positions; -inf outside a filter."""
         p, q = self.target_logits[:, :-1], self.draft_logits
         return log_probabilities(p, self.sampling, filtered), log_probabilities(q, self.sampling, filtered)
 
@@ -57,11 +58,11 @@ class DraftBlock:
         return values[:, : self.tokens.shape[1]].gather(2, self.tokens[..., None]).squeeze(2)
 
     def is_best(self) -> Tensor:
-        """[r, k] True where a drafted token is the target's best."""
+        """[r, k] whether each drafted token is the target's best."""
         return self.target_logits[:, :-1].argmax(-1) == self.tokens
 
     def target_token(self, accepted: Tensor) -> Tensor:
-        """[r] the token after ``accepted`` [r] drafted ones, drawn from p, whatever was rejected there."""
+        """[r] the token after ``accepted`` [r] drafted ones, drawn from p."""
         return self.sampling.draw(gather_at(self.target_logits, accepted), gather_at(self.next_noise, accepted))
 
     def draw(self, weights: Tensor, accepted: Tensor) -> Tensor:
@@ -70,27 +71,26 @@ class DraftBlock:
 
 
 class Acceptance(Protocol):
-    """``(accepted [r], next token [r])``: how many drafted tokens are kept, and the one after them.
+    """An acceptance rule: how many drafted tokens are accepted [r], and the token after them [r].
 
-    A rule holds settings, never anything about a text; rows do not touch each other and the host waits for nothing.
+    A rule holds settings and no state. Rows are independent, and the host never waits for the device.
     """
 
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]: ...
 
 
-
 def log_probabilities(logits: Tensor, sampling: Sampling, filtered: bool) -> Tensor:
-    """[..., vocab] logs of the softmax of ``logits`` or, ``filtered``, of what is drawn from: -inf outside a filter."""
+    """[..., vocab] log-softmax of ``logits``, or log of the ``filtered`` distribution: -inf outside the filter."""
     return sampling.probabilities(logits).log() if filtered else logits.float().log_softmax(-1)
 
 
 def leading_true(kept: Tensor, lengths: Tensor) -> Tensor:
-    """[r] number of leading True of ``kept`` [r, k] within ``lengths`` [r]."""
+    """[r] number of leading True of ``kept`` [r, k], within ``lengths`` [r]."""
     return (kept & length_mask(kept, lengths)).long().cumprod(1).sum(1)
 
 
 def last_true(kept: Tensor, lengths: Tensor) -> Tensor:
-    """[r] length of the longest prefix that ends in a True of ``kept`` [r, k] within ``lengths`` [r], else 0."""
+    """[r] length of the longest prefix of ``kept`` [r, k] that ends in True, within ``lengths`` [r]; 0 if none."""
     ends = torch.arange(1, kept.shape[1] + 1, device=kept.device) * (kept & length_mask(kept, lengths))
     return torch.cat([torch.zeros_like(lengths)[:, None], ends], 1).amax(1)
 

@@ -1,4 +1,4 @@
-"""Acceptance rules whose output is distributed as the target's own."""
+"""Lossless acceptance rules: the output is distributed as the target's own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Exact:
         return self.verify(draft, *draft.probabilities())
 
     def verify(self, draft: DraftBlock, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for any distribution p [r, k + 1, vocab] that the output is to follow; q [r, k, vocab]."""
+        """Speculative sampling of any distribution p [r, k + 1, vocab] with drafts from q [r, k, vocab]."""
         kept = draft.accept_noise * draft.of_drafted(q) < draft.of_drafted(p)
         return self.resample_after(draft, p, q, kept)
 
@@ -32,22 +32,22 @@ class Exact:
         return accepted, draft.draw(self._residual(p, q, accepted, draft.lengths), accepted)
 
     def _residual(self, p: Tensor, q: Tensor, accepted: Tensor, lengths: Tensor) -> Tensor:
-        """max(0, p - q) where a token was rejected, p itself after a draft that was kept whole (unnormalised)."""
+        """[r, vocab] max(0, p - q), unnormalised, where a token was rejected; p after a fully accepted draft."""
         p_next = gather_at(p, accepted)
         q_next = gather_at(torch.cat([q, torch.zeros_like(p[:, :1])], 1), accepted)
         rejected = (accepted < lengths)[:, None]
         residual = torch.where(rejected, (p_next - q_next).clamp(min=0), p_next)
-        # p = q up to rounding leaves nothing to draw from; then p itself is right.
+        # If p = q up to rounding, no weight is left; then p itself is right.
         return torch.where(residual.sum(-1, keepdim=True) > 0, residual, p_next)
 
 
 class Block(Exact):
-    """Block verification: never keeps less than Exact on average, often more (Sun et al. 2403.10444).
+    """Block verification: on average accepts at least as much as ``Exact`` (Sun et al. 2403.10444).
 
     With P_0 = 1 and P_i = min(1, P_i-1 p(x_i) / q(x_i)), prefix i of n passes with probability
     h_i = s_i / (s_i + 1 - P_i), where s_i = sum of max(0, P_i p - q) over the next token, and h_n = P_n.
-    The longest prefix that passes is kept, also past one that fails, and the next token is drawn from
-    max(0, P_i p - q). Exact only with noise that no other block looks at. Greedy is ``Exact``.
+    The longest prefix that passes is kept, even past one that fails, and the next token is drawn from
+    max(0, P_i p - q). Lossless only if no other block uses the same noise. Greedy is ``Exact``.
     """
 
     def verify(self, draft: DraftBlock, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,14 +55,14 @@ class Block(Exact):
         excess = (prefix[..., None] * p)[:, :-1] - q
         s = torch.cat([excess, torch.zeros_like(p[:, :1])], 1).clamp(min=0).sum(-1)
         whole = torch.arange(prefix.shape[1], device=p.device) == draft.lengths[:, None]
-        # 0 / 0: p = q, the next token would pass for certain.
+        # 0 / 0 where p = q: the next token would certainly pass.
         passes = torch.where(whole, prefix, (s / (s + 1 - prefix)).nan_to_num(1.0))
         accepted = last_true(draft.accept_noise < passes[:, 1:], draft.lengths)
         scaled = gather_at(prefix, accepted)[:, None, None] * p
         return accepted, draft.draw(self._residual(scaled, q, accepted, draft.lengths), accepted)
 
     def _prefix(self, draft: DraftBlock, p: Tensor, q: Tensor) -> Tensor:
-        """P_0 ... P_k [r, k + 1]: a walk that is held below 0 in logs is the walk minus its highest point so far."""
+        """P_0 ... P_k [r, k + 1]. In logs this is a walk reflected at 0: the walk minus its running maximum."""
         step = draft.of_drafted(p).log() - draft.of_drafted(q).log()
         step = step.masked_fill(~length_mask(step, draft.lengths), 0.0)
         walk = torch.cat([torch.zeros_like(p[:, :1, 0]), step], 1).cumsum(1)
@@ -70,10 +70,10 @@ class Block(Exact):
 
 
 class Strict:
-    """``rule``, but a draft that begins within the first ``prefix`` tokens of an answer is verified by ``Exact``.
+    """``rule``, but drafts that begin within the first ``prefix`` tokens of an answer are verified by ``Exact``.
 
-    Lossy rules lose what an aligned model refuses long before they lose usefulness, and what it refuses is decided in
-    the first tokens (Secure speculative decoding, 2610.08678). Raises ValueError for a negative ``prefix``.
+    Lossy rules lose an aligned model's refusals long before they lose usefulness, and refusals are decided in the first
+    tokens (Secure speculative decoding, 2610.08678). Raises ValueError for a negative ``prefix``.
     """
 
     def __init__(self, rule: Acceptance, prefix: int):

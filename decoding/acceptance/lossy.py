@@ -1,7 +1,7 @@
-"""Acceptance rules that keep more than the target would: faster, and no longer the target's distribution.
+"""Lossy acceptance rules: they accept more than speculative sampling, and change the output distribution.
 
-All keep the leading drafted tokens that pass, but for ``Joint``. The token that follows is drawn from the target's own
-filtered distribution p, as after a draft that was kept whole, but for ``Lenient``, which is named there.
+All but ``Joint`` accept the leading drafted tokens that pass a test. All but ``Lenient`` draw the next token from the
+target's filtered distribution p.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from decoding.acceptance.lossless import Exact
 class Lenient:
     """Keep x with probability min(1, p(x) / (l q(x))), l the ``lenience`` (Leviathan et al. 2211.17192, appendix A.5).
 
-    No token becomes more than 1 / l times as likely as under p, and l = 1 is ``Exact``. p and q are filtered; after a
+    No token becomes more than 1 / l times as likely as under p; l = 1 is ``Exact``. p and q are filtered; after a
     rejection the next token is drawn from max(0, p - q). Greedy keeps x where p(x) >= l max p, unfiltered.
     Raises ValueError unless 0 < lenience <= 1.
     """
@@ -42,7 +42,7 @@ class Lenient:
 class Typical:
     """Keep x where p(x) > min(epsilon, delta exp(-H(p))), H in nats (Cai et al. 2401.10774, section 2.3.1; Medusa).
 
-    p is filtered, so a token that the target could not draw is never kept; greedy keeps the target's best.
+    p is filtered, so a token outside the target's filter is never kept; greedy keeps the target's best.
     Raises ValueError unless 0 <= epsilon < 1 and delta >= 0.
     """
 
@@ -61,7 +61,7 @@ class Typical:
 class Rollback:
     """Keep x where -log p(x) <= threshold, or where x is the target's best (BiLD's rollback, Kim et al. 2302.07863).
 
-    p is unfiltered: the test is on an absolute probability, exp(-threshold), in nats, and does not read q.
+    p is unfiltered and q is not read: the test is on the absolute probability exp(-threshold).
     Raises ValueError for a negative threshold.
     """
 
@@ -76,13 +76,13 @@ class Rollback:
 
 
 class Divergence:
-    """Keep a position where the divergence of p and q is at most ``threshold``, whatever was drawn there.
+    """Keep a position where the divergence of p and q is at most ``threshold``, whatever token was drawn.
 
-    Fuzzy speculative decoding (Holsman et al. 2502.20704), which drops what Backoff Decoding would have
-    handed to the large model. ``kind``: "kl", KL(q || p), or "reverse_kl", in nats; "js", the Jensen-Shannon
-    divergence, at most log 2 (the authors' code swaps its arguments, so their thresholds for it are not ours); "tv",
-    the total variation distance, at most 1. p and q are unfiltered unless ``filtered``, where the KL is infinite unless
-    the target could draw all that the draft could. Raises ValueError for another kind or a negative threshold.
+    Fuzzy speculative decoding (Holsman et al. 2502.20704): it rejects where Backoff Decoding would escalate. ``kind``:
+    "kl", KL(q || p), or "reverse_kl", in nats; "js", the Jensen-Shannon divergence, at most log 2 (the authors' code
+    swaps its arguments, so their thresholds differ from ours); "tv", the total variation distance, at most 1. p and q
+    are unfiltered unless ``filtered``: then the KL is infinite where the draft can draw a token that the target cannot.
+    Raises ValueError for another kind or a negative threshold.
     """
 
     def __init__(self, kind: str = "kl", threshold: float = 0.95, filtered: bool = False):
@@ -99,11 +99,11 @@ class Divergence:
 class Joint:
     """Keep the longest prefix with log P - log Q > log tau, P and Q the products of p and q over it.
 
-    What multi-token assisted decoding asks of a beam (Qin et al. 2407.09722; ``MTAD``): every prefix is looked at, so a
-    good token redeems a bad one before it, unless p was 0 there: a token outside the target's filter kills all longer
-    prefixes. ``filtered=False`` compares softmaxes instead, where nothing is 0, also when greedy.
-    The test is strict: p = q passes only with tau < 1. With tau = 0 all is kept that p leaves possible, with tau = inf
-    nothing. Raises ValueError unless tau >= 0.
+    The test of multi-token assisted decoding (Qin et al. 2407.09722; ``MTAD``). Every prefix is tested, so a good token
+    can outweigh a bad one before it, unless p is 0 there: a token outside the target's filter rejects all longer
+    prefixes. ``filtered=False`` compares softmaxes, which are never 0, also when greedy. The test is strict: p = q
+    passes only if tau < 1. With tau = 0 everything of positive p is kept, with tau = inf nothing. Raises ValueError
+    unless tau >= 0.
     """
 
     def __init__(self, tau: float = 0.5, filtered: bool = True):
@@ -116,15 +116,15 @@ class Joint:
         return accepted, draft.target_token(accepted)
 
     def passes(self, log_ratio: Tensor) -> Tensor:
-        """True where log P - log Q is enough."""
+        """Whether log P - log Q is large enough."""
         return log_ratio > (math.log(self.tau) if self.tau > 0 else -math.inf)
 
 
 class FixedRatio:
-    """Keep x where p(x) / q(x) > tau: ``Exact`` with a constant for its noise, token by token.
+    """Keep x where p(x) / q(x) > tau: ``Exact`` with a constant in place of its noise.
 
-    The control for ``Joint`` that its reviewers asked for: whatever this does too is not due to looking at tokens
-    jointly. Filtered or not as there. Raises ValueError unless tau > 0.
+    The control for ``Joint``: an effect that both have is not due to testing tokens jointly. ``filtered`` as there.
+    Raises ValueError unless tau > 0.
     """
 
     def __init__(self, tau: float = 0.5, filtered: bool = True):

@@ -96,7 +96,7 @@ class MTAD:
         return state.sessions[1].catch_up(state.buffer.ids, lengths + n, rows, logits_to_keep=n + 1, tree=drafted.tree)
 
     def _accept(self, state: GenerationState, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):
-        """The last accepted node [r], the likeliest of the deepest that pass, and its path's length [r], 0 if none does.
+        """The last accepted node [r], the likeliest of the deepest that pass, and its path's length [r] or 0.
 
         ``q`` are the draft's logits, from ``sample_beams``, ``p`` [r, 1 + n, vocab] the target's; ``best`` [r, depth]
         is the likeliest beam.

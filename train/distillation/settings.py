@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from decoding.cli.options import use
-from decoding.models.defaults import bfloat16_wins, target_source
+from decoding.models.defaults import bfloat16_is_fast, target_source
 from train.common import run_folder
 from train.common.cli import at_least
 
@@ -78,7 +78,7 @@ def _identity(config) -> dict:
 def _dtype(config) -> str:
     if config.dtype != "auto":
         return config.dtype
-    return "bfloat16" if bfloat16_wins(config.device) else "float32"
+    return "bfloat16" if bfloat16_is_fast(config.device) else "float32"
 
 
 def _with_size(config):
