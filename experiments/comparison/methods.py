@@ -40,7 +40,7 @@ class Method:
         return kinds()[self.name]
 
     def identity(self) -> str:
-        """What its texts depend on: the canonical text, and what is in the policy's file."""
+        """Everything that its answers depend on: the canonical text, and the hash of the policy's file."""
         path = self.options.get("path")
         digest = "" if path is None else "#" + hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
         return f"{self}{digest}"
@@ -87,15 +87,15 @@ def build(method: Method, models: Sequence) -> Any:
 
 
 class Sampled:
-    """A decoder with a sampling of its own, so that methods that draw and methods that do not share one measurement."""
+    """A decoder with its own sampling, so that one measurement can hold methods that draw and methods that do not."""
 
     def __init__(self, decoder, sampling):
         self.decoder, self.sampling = decoder, sampling
         self.models, self.scratch = decoder.models, decoder.scratch
 
-    def write(self, run) -> Iterator:
-        run.sampling = self.sampling
-        return self.decoder.write(run)
+    def write(self, state) -> Iterator:
+        state.sampling = self.sampling
+        return self.decoder.write(state)
 
 
 def _options(text: str, rest: str, known: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _written(name: str, options: dict[str, Any]) -> str:
 
 
 def _keywords(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as the decoders call them: ``verify`` says which of the target's distributions is compared."""
+    """Options as the decoders take them: ``verify`` becomes ``filtered``."""
     own = {key: value for key, value in options.items() if key != "verify"}
     return own | ({"filtered": options["verify"] == "filtered"} if "verify" in options else {})
 
