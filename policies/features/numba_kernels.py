@@ -148,17 +148,6 @@ def _repeats(ids, start, end):
     return longest
 
 
-@njit
-def _mean(values):
-    """Mean of the values that are not NaN; NaN if there is none."""
-    total, known = 0.0, 0
-    for i in range(len(values)):
-        if not np.isnan(values[i]):
-            total += values[i]
-            known += 1
-    return total / known if known else np.nan
-
-
 @njit(nogil=True, cache=True)
 def columns(
     logits, rows, lengths, plan, scaling, recorded, ids, prompts, checked, agreed, large_entropy, history, classes
@@ -197,7 +186,7 @@ def columns(
                 elif code == LARGE_ENTROPY:
                     value = large_entropy[row]
                 elif code == MEAN:
-                    value = _mean(history[row, here - window : here, which])
+                    value = np.nanmean(history[row, here - window : here, which])
                 elif ids[row, length - 1] < len(classes):
                     value = (classes[ids[row, length - 1]] & which) != 0
                 found[i] = value
