@@ -71,8 +71,8 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     # Standard output is no terminal here: it has the same lines as the log, from the first step in the folder on.
     logged = (folder / "log.txt").read_text()
     assert finished.process.stdout.endswith(logged)
-    assert re.search(r"^collecting traces (\d+)/\1, took 0:\d\d\n", logged)
-    assert "\nsearching 12/12, took 0:" in logged
+    assert re.search(r"^collecting traces (\d+)/\1, 0:00:\d\d in all\n", logged)
+    assert "\nsearching 12/12, 0:0" in logged
     names = {path.name for path in folder.iterdir()}
     assert names - {"policy.safetensors"} == {
         *RESULTS, "study.journal", "traces", "run.json", "cost.json", "tune.jsonl", "threshold.jsonl", "holdout.jsonl"
