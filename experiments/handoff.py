@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(config: HandOff) -> dict:
-    """Write the texts, judge and compare them. Raises InputError before any work is done."""
+    """Write the texts, price and compare them. Raises InputError before any work is done."""
     from decoding import Autoregressive, Backoff
     from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
     from policies import Random
@@ -56,7 +56,7 @@ def run(config: HandOff) -> dict:
     with checking():
         at_least(config, {"limit": 1, "batch": 1})
         found = load_run(config.run)
-    prompts = shortest_first(unseen_prompts(found)[: config.limit])
+        prompts = shortest_first(unseen_prompts(found)[: config.limit])
     batches = [prompts[i : i + config.batch] for i in range(0, len(prompts), config.batch)]
 
     def texts(name: str, decoder) -> list[tuple[list[int], list[int]]]:

@@ -43,8 +43,6 @@ def prepare(config) -> Setting:
     _check(config)
     run = load_run(config.run)
     prompts = shortest_first(unseen_prompts(run)[: config.limit])
-    if not prompts:
-        raise ValueError(f"the run in {config.run} has used every group of prompts; tune one with a smaller --limit")
     models = [run.small, run.large]
     if config.middle is not None:
         models.insert(1, load_model("middle", config.middle, run.settings.device, run.settings.dtype))

@@ -9,10 +9,13 @@ from train.data.prompts import Prompt, load_prompts
 
 
 def unseen_prompts(*runs: FinishedRun) -> list[Prompt]:
-    """Prompts of the first run's source, of groups that none of ``runs`` has used."""
+    """Prompts of the first run's source, of groups that none of ``runs`` has used. ValueError when there are none."""
     used = {group for run in runs for groups in run.policy.provenance["groups"].values() for group in groups}
     prompts = load_prompts(runs[0].settings.prompts, runs[0].large.tokenizer, 10_000)
-    return [p for p in prompts if p.group not in used]
+    unseen = [p for p in prompts if p.group not in used]
+    if not unseen:
+        raise ValueError(f"the run in {runs[0].folder} has used every group of prompts; tune one with a smaller --limit")
+    return unseen
 
 
 def one_of_each_group(prompts: Sequence[Prompt], longest: int) -> list[Prompt]:
