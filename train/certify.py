@@ -3,7 +3,7 @@
 Learn then test (Angelopoulos et al. 2110.01052) with fixed-sequence testing, as in Pareto testing (Laufer-Goldshtein
 et al., ICLR 2023): candidates and their order are frozen before the certification prompts are seen, each is tested at
 the full level, and the first that fails ends it. Picking the best threshold on the prompts one tuned on breaks its
-promise almost half of the time; this does at most once in ten, and "cannot certify" is one of its answers.
+promise almost half of the time; a certificate at most once in ten, and "cannot certify" is one of its answers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RUNS = 400
 
 @dataclass(frozen=True)
 class Certificate:
-    """With probability >= confidence over the certification prompts, both of these hold, whoever is chosen:
+    """With probability >= confidence over the certification prompts, both of these hold for the chosen candidate:
 
     the expected capped loss of a prompt under the chosen candidate is at most ``bound``, itself at most the budget; and
     at most a share ``above`` of all prompts has a loss above the cap. None chosen: both bounds are of the safest one.
@@ -38,7 +38,7 @@ class Certificate:
     pvalues: np.ndarray
     """[tested], up to and including the first that fails"""
     uppers: np.ndarray
-    """[tested] each candidate's own upper bound on its mean capped loss: valid one at a time, not together"""
+    """[tested] each candidate's own upper bound on its mean capped loss; valid one at a time, not together"""
     level: float
     """what a p-value must not exceed"""
     tail_level: float
@@ -55,7 +55,7 @@ def certify(
     seed: int = 0,
     frozen: int | None = None,
 ) -> Certificate:
-    """The last candidate of losses [prompts, candidates], safest first, whose mean capped loss is surely in the budget.
+    """The last candidate of losses [prompts, candidates], safest first, that passes the test of its mean capped loss.
 
     losses: in [-1, 1], one row per independent prompt; each counts as min(loss, cap). Booleans (failed or not) get the
     exact binomial test; numbers get betting, even when all are 0 and 1: a test that the data choose has no level.
@@ -102,7 +102,7 @@ def pvalue_of(losses: np.ndarray, cap: float, level: float):
 
 
 def prompt_order(ids: Sequence[str], seed: int = 0, count: int | None = None) -> np.ndarray:
-    """Indices [n] that sort prompts by a hash of seed and id: an order that no loss can have had a say in."""
+    """Indices [n] that sort prompts by a hash of seed and id: an order that does not depend on any loss."""
     if len(set(ids)) != len(ids) or (count is not None and len(ids) != count):
         raise ValueError(f"{len(ids)} ids, {len(set(ids))} of them different; there must be one per row of losses")
     keys = [hashlib.sha256(json.dumps([seed, name]).encode()).hexdigest() for name in ids]

@@ -1,4 +1,4 @@
-"""p-values for "the mean loss is more than m", from losses of which nothing but the largest possible value is known.
+"""p-values for "the mean loss is more than m", where only the largest possible loss is known.
 
 Betting (Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting"): stake a share of the
 capital on every loss being below m. Were the mean m or more, no bet would be fair, so capital K times the start has

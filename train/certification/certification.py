@@ -12,7 +12,7 @@ from train.certification.record import record
 from train.certify import Certificate, certify
 from train.common import atomic
 from train.common.cli import InputError
-from train.common.generations import answers, write
+from train.common.generations import answers, batches, write
 from train.common.job import Job
 from train.common.progress import track
 from train.common.result import Candidate, CertificateRecord
@@ -24,7 +24,6 @@ from train.search.backoff import GRID, Search
 from train.search.goal import LEAST_SPEEDUP
 
 CANDIDATES = 5
-BATCH = 16
 
 
 def certification(job: Job, search: Search, tuned: TunedBackoff) -> CertificateRecord:
@@ -95,7 +94,7 @@ def _certify(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Ce
 def _references(job: Job, prompts: list[Prompt], path: Path) -> dict[str, list[int]]:
     """The large model's own answers by prompt id."""
     done = {row["id"]: row["answer"] for row in atomic.read_rows(path) if row["candidate"] == "large"}
-    for some in _batches(prompts, done, "certification, large model alone"):
+    for some in _missing(prompts, done, "certification, large model alone"):
         written = answers(job.large, some, job.settings.max_new_tokens)
         rows = [{"id": p.id, "candidate": "large", "answer": a} for p, a in zip(some, written, strict=True)]
         atomic.append_rows(path, rows)
@@ -107,7 +106,7 @@ def _measure(job: Job, number: int, policy, prompts: list[Prompt], references: d
     """Columns [prompts] of one candidate: loss, priced seconds, tokens, and those that the large model wrote."""
     done = {row["id"]: row for row in atomic.read_rows(path) if row["candidate"] == number}
     decoder = Backoff(job.models, policy.to(job.large.device))
-    for some in _batches(prompts, done, f"certification, candidate {number + 1}"):
+    for some in _missing(prompts, done, f"certification, candidate {number + 1}"):
         written = write(decoder, some, job.settings.max_new_tokens)
         found = judged(job.metric, some, written, [references[p.id] for p in some], job.cost)
         rows = [
@@ -119,9 +118,6 @@ def _measure(job: Job, number: int, policy, prompts: list[Prompt], references: d
     return {name: np.array([done[p.id][name] for p in prompts]) for name in ("loss", "seconds", "tokens", "large")}
 
 
-def _batches(prompts: list[Prompt], done: dict, title: str):
-    """Prompts that are not done yet, those of similar length together, in the same batches whatever was done before."""
-    ordered = sorted(prompts, key=lambda p: (len(p.ids), p.id))
-    batches = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
-    todo = [batch for batch in batches if any(p.id not in done for p in batch)]
-    return track(todo, title)
+def _missing(prompts: list[Prompt], done: dict, title: str):
+    """The batches that are not done yet; they are the same whatever was done before."""
+    return track([batch for batch in batches(prompts) if any(p.id not in done for p in batch)], title)

@@ -35,6 +35,12 @@ def write_generations(
         )
 
 
+def batches(prompts: Sequence[Prompt], size: int = 16) -> list[list[Prompt]]:
+    """``prompts`` in batches of similar length; the same batches in whatever order the prompts are given."""
+    ordered = sorted(prompts, key=lambda p: (len(p.ids), p.id))
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
 def answers(
     lm: LM, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = Sampling(), seed: int = 0
 ) -> list[list[int]]:

@@ -35,8 +35,8 @@ def measure(
 
     Decoders take turns on each prompt, in an order that rotates. Every finished prompt is appended to ``path``; a
     run that was killed goes on after the last one. One of ``decoders`` must be called "large": the reference.
-    ``setting`` is what their names do not say: prompts measured with another one are measured again. ``joules`` reads
-    a counter of energy (whether there is one is a setting too).
+    ``setting`` describes what their names leave open: prompts measured with another one are measured again. ``joules``
+    reads a counter of energy (whether there is one is a setting too).
     """
     setting += " with joules" * (joules is not None)
     done = finished(path, decoders, setting)

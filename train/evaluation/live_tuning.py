@@ -14,7 +14,7 @@ from train.common.progress import say
 from train.evaluation import live
 from train.evaluation.threshold_correction import ROUNDS, Corrected, ThresholdProbe, loss_correction
 from train.quality.metric import QualityMetric
-from train.replay.pricing import alone, handoff_seconds
+from train.replay.pricing import alone, handoff
 from train.search.backoff import GRID, Search
 from train.search.goal import LEAST_SPEEDUP, Goal, solve
 
@@ -69,10 +69,7 @@ def clock(job: Job, texts: dict[str, dict], measured: dict, trials: list) -> flo
     reference = alone(prompts, [texts[p.id][live.LARGE]["answer"] for p in prompts], job.cost)
     found = []
     for name in map(_name, trials):
-        seconds = np.array(
-            [handoff_seconds(len(p.ids), texts[p.id][name]["writers"], job.cost.tables) for p in prompts]
-        )
-        own = {"seconds": seconds, "tokens": measured[name]["tokens"]}
+        own = handoff(prompts, [texts[p.id][name]["writers"] for p in prompts], job.cost)
         found.append(live.speedup(measured, name) / live.speedup({live.LARGE: reference, name: own}, name))
     return float(np.median(found))
 
@@ -109,7 +106,6 @@ def correct_threshold(
 class LiveCheck:
     """What replay said of a trial, and the losses of its texts on the tuning prompts."""
 
-    speed: float
     loss: float
     faster: float
     """live speedup over the replayed one"""
@@ -122,7 +118,7 @@ def _found(search: Search, trial, measured: dict) -> LiveCheck:
     speed, loss = search.replay(search.policy(trial.params), trial.params["quantile"])
     live_speed, losses = live.speedup(measured, name), measured[name]["loss"]
     say(f"{name}: replay {speed:.3f}x at loss {loss:.4f}, live {live_speed:.3f}x at loss {losses.mean():.4f}")
-    return LiveCheck(speed, loss, live_speed / speed, losses)
+    return LiveCheck(loss, live_speed / speed, losses)
 
 
 def _name(trial) -> str:

@@ -16,11 +16,11 @@ import numpy as np
 from decoding import Backoff
 from policies import Policy
 from train.common import atomic
-from train.common.generations import write
+from train.common.generations import batches, write
 from train.common.progress import track
 from train.evaluation.live import LARGE, speedup
 from train.quality.metric import QualityMetric
-from train.replay.pricing import alone, handoff_seconds
+from train.replay.pricing import alone, handoff
 from train.search.backoff import GRID, Search
 from train.search.goal import Goal, solve
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 ROUNDS = 4
 NEAR = 0.0101
 """of a quantile: about 2 % in speed"""
-BATCH = 16
 
 
 @dataclass
@@ -81,17 +80,13 @@ class ThresholdProbe:
         return found["speedup"] * self.clock, np.array(found["losses"])
 
     def _written(self, policy: Policy, title: str) -> dict:
-        job, texts = self.job, {}
+        job, texts, grouped = self.job, {}, batches(self.job.splits["fit"] + self.job.splits["tune"])
         decoder = Backoff(job.models, policy.to(job.large.device))
-        prompts = sorted(job.splits["fit"] + job.splits["tune"], key=lambda p: (len(p.ids), p.id))
-        for start in track(range(0, len(prompts), BATCH), title):
-            some = prompts[start : start + BATCH]
+        for some in track(grouped, title):
             texts |= dict(zip((p.id for p in some), write(decoder, some, job.settings.max_new_tokens), strict=True))
+        prompts = [prompt for some in grouped for prompt in some]
         answers = [range(self._length(p.id)) for p in prompts]
-        own = {
-            "seconds": np.array([handoff_seconds(len(p.ids), texts[p.id][1], job.cost.tables) for p in prompts]),
-            "tokens": np.array([len(texts[p.id][0]) for p in prompts]),
-        }
+        own = handoff(prompts, [texts[p.id][1] for p in prompts], job.cost)
         losses = [job.metric(p, texts[p.id][0], self.references[p.id])[0] for p in job.splits["tune"]]
         return {"speedup": speedup({LARGE: alone(prompts, answers, job.cost), "own": own}, "own"), "losses": losses}
 

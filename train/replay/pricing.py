@@ -22,6 +22,12 @@ def alone(prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], cost: Mod
     return {"seconds": text_seconds(cost.large, [len(p.ids) for p in prompts], tokens), "tokens": tokens}
 
 
+def handoff(prompts: Sequence[Prompt], writers: Sequence[Sequence[int]], cost: ModelCosts) -> dict[str, np.ndarray]:
+    """Priced seconds and tokens [n] of hand-off texts, of which ``writers`` gives the model of each token."""
+    taken = [handoff_seconds(len(p.ids), own, cost.tables) for p, own in zip(prompts, writers, strict=True)]
+    return {"seconds": np.array(taken), "tokens": np.array([len(own) for own in writers])}
+
+
 def judged(
     metric: QualityMetric,
     prompts: Sequence[Prompt],

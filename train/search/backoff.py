@@ -1,4 +1,7 @@
-"""Search for the policy: Optuna proposes, replay on traces judges, thresholds live in quantiles of the score."""
+"""Search for a hand-off policy: Optuna proposes settings, replay on traces evaluates them.
+
+A threshold is searched as a quantile of the score, so that its scale is the same for every policy.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,14 @@ import numpy as np
 import optuna
 
 from decoding.cost.costs import ModelCosts
-from policies import MLP, Logistic, Policy, Rule
+from policies import Policy
 from train.replay.backoff import backoff
 from train.search.goal import Goal, pareto, solve
 from train.search.labels import labels
+from train.search.policy_space import CONFIDENCE, HISTORY, START, TOKEN, make_policy, suggest_policy
 from train.search.thresholds import cut, risks
 from train.traces.handoff_traces import Traces
 
-CONFIDENCE = ("entropy", "varentropy", "top1", "margin", "top10", "top10_mass")
-HISTORY = ("position", "since_large", "agreed", "large_entropy", "mean_entropy", "mean_agreed", "repeated")
-TOKEN = ("last_is_word_start", "last_is_digit", "last_is_punctuation", "last_is_newline")
 FEATURE_SETS = {
     "confidence": CONFIDENCE,
     "confidence+history": CONFIDENCE + HISTORY,
@@ -28,14 +29,15 @@ FEATURE_SETS = {
     "all": CONFIDENCE + HISTORY + TOKEN,
 }
 GRID = np.linspace(0.0, 1.0, 201)
+"""quantiles of a curve"""
 
 
 @dataclass
 class Search:
-    """Fits on ``fit``, judges by replay on ``tune``.
+    """Fits on ``fit``, evaluates by replay on ``tune``.
 
     Speed is replayed on both: a policy's share of large calls differs so much between prompts that the few of ``tune``
-    would miss a target speedup, and a dozen weights fitted on thousands of rows do not know their prompts.
+    would miss a target speedup, and a dozen weights fitted on thousands of rows cannot have memorised their prompts.
     """
 
     kind: str
@@ -50,21 +52,12 @@ class Search:
 
     @classmethod
     def on(cls, traces: Traces, splits: dict, **settings) -> Search:
-        """On the prompts of ``splits`` that are fitted and tuned on: tuning sees what hand-off wrote."""
+        """On the fitting and tuning prompts of ``splits``; of the latter, on the texts that hand-off wrote."""
         fit = traces.of({p.id for p in splits["fit"]})
         return cls(fit=fit, tune=traces.of({p.id for p in splits["tune"]}, "mixed", "policy"), **settings)
 
     def suggest(self, trial: optuna.Trial) -> dict:
-        if self.kind == "rule":
-            trial.suggest_categorical("feature", list(CONFIDENCE + HISTORY))
-            trial.suggest_categorical("direction", [">=", "<="])
-        else:
-            trial.suggest_categorical("features", list(FEATURE_SETS))
-        if self.kind == "logistic":
-            trial.suggest_float("C", 1e-4, 10.0, log=True)
-        if self.kind == "mlp":
-            trial.suggest_categorical("width", [8, 16, 32])
-            trial.suggest_float("weight_decay", 1e-4, 1.0, log=True)
+        suggest_policy(trial, self.kind, CONFIDENCE + HISTORY, FEATURE_SETS)
         trial.suggest_float("quantile", 0.0, 1.0)
         return trial.params
 
@@ -74,8 +67,7 @@ class Search:
         if self.kind == "rule":
             rules = [("entropy", ">="), ("top1", "<="), ("margin", "<=")]
             return [{"feature": f, "direction": d, "quantile": q} for f, d in rules for q in starts]
-        extra = {"C": 0.1} if self.kind == "logistic" else {"width": 16, "weight_decay": 0.01}
-        return [{"features": name, "quantile": q} | extra for name in FEATURE_SETS for q in starts]
+        return [{"features": name, "quantile": q} | START[self.kind] for name in FEATURE_SETS for q in starts]
 
     def __call__(self, trial: optuna.Trial) -> float:
         """The objective: replayed loss under a speedup constraint, or the other way round."""
@@ -95,23 +87,17 @@ class Search:
         return self.fitted[key]
 
     def _fit(self, params: dict) -> Policy:
+        policy = make_policy(self.kind, params, FEATURE_SETS, self.classes, self.seed)
         if self.kind == "rule":
-            return Rule(params["feature"], 0.0, params["direction"])
-        names = FEATURE_SETS[params["features"]]
-        if self.kind == "logistic":
-            policy = Logistic(names, C=params["C"], classes=self.classes)
-        else:
-            policy = MLP(
-                names, (params["width"],), weight_decay=params["weight_decay"], seed=self.seed, classes=self.classes
-            )
-        return policy.fit(self.fit.table(names), labels(self.fit, self.label), groups=self.fit["group"])
+            return policy
+        return policy.fit(self.fit.table(policy.names), labels(self.fit, self.label), groups=self.fit["group"])
 
     def threshold(self, policy: Policy, quantile: float) -> float:
-        """The score below which the share ``quantile`` of the positions lies that hand-off wrote."""
+        """The score below which the share ``quantile`` of the positions in hand-off texts lies."""
         return cut(risks(policy, self.calls), quantile)
 
     def replay(self, policy: Policy, quantile: float) -> tuple[float, float]:
-        """(speedup, loss) predicted on the tuning traces when about the share ``quantile`` of positions is kept."""
+        """Predicted (speedup, loss) on the tuning traces where the small model writes about the share ``quantile``."""
         return backoff(self.tune, risks(policy, self.tune) >= self.threshold(policy, quantile), self.cost)
 
     def point(self, policy: Policy, quantile: float) -> tuple[float, float]:
@@ -127,7 +113,7 @@ class Search:
     def front(self, settings: Iterable[dict]) -> list[dict]:
         """The Pareto front of (speedup, loss) over all thresholds of the policies of ``settings``, fastest first.
 
-        It is no second, multi-objective study, for a threshold needs no search: on the traces of the default pair the
+        A multi-objective study finds less, because a threshold needs no search: on the traces of the default pair the
         curves of the four logistic baselines have a hypervolume of 1.34 over (1x, loss 0.5), and 150 trials with both
         objectives at most 1.27 (TPE) and 1.21 (NSGA-II).
         """
@@ -149,11 +135,11 @@ class Search:
 
     @cached_property
     def calls(self) -> Traces:
-        """The traces that a speedup is predicted on: what hand-off wrote, of all prompts."""
+        """The traces on which a speedup is predicted: the hand-off texts of all prompts."""
         return Traces.joined(self.fit.where(self.fit["trajectory"] != "large"), self.tune)
 
     def first(self) -> Policy:
-        """The baseline that replay likes best, at the goal or, out of reach, at half the positions."""
+        """The best baseline by replay, at its best threshold for the goal, or at the median if none reaches it."""
         found = []
         for params in (params for params in self.baselines() if params["quantile"] == 0.5):
             policy = self.policy(params)

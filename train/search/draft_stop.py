@@ -1,7 +1,7 @@
-"""Search for how long to draft: Optuna proposes a stop, a length and a threshold, replay on draft traces judges.
+"""Search for how long to draft: Optuna proposes a stop, a length and a threshold; draft traces are replayed.
 
-The judgement is exact in counts, and its seconds are those of the timing table. The output is the large model's own
-whatever is drafted, so nothing can be lost and there is no constraint.
+Replay is exact in counts, and takes its seconds from the timing table. The output is the large model's own whatever is
+drafted, so nothing can be lost and there is no constraint.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from decoding.cost.costs import ModelCosts, text_seconds
-from policies import MLP, Logistic, Policy, Rule, Survival, feature_columns
+from policies import Policy, Rule, Survival, feature_columns
 from train.replay.speculative import Replay, Replayed
-from train.search.backoff import CONFIDENCE, TOKEN
+from train.search.policy_space import CONFIDENCE, START, TOKEN, make_policy, suggest_policy
 from train.search.recipes import RECIPES
 from train.search.thresholds import cut
 from train.traces.draft_traces import DraftTraces
@@ -31,19 +31,19 @@ STOP_FEATURES = {
     "confidence+token": CONFIDENCE + TOKEN,
     "all": CONFIDENCE + ROUND + TOKEN,
 }
-"""None looks back over rounds: the risk at every step of every draft is then known at once, whatever the threshold."""
+"""No feature looks back over rounds, so the risk of every step of every draft is known whatever the threshold."""
 OF_THE_STOP = ("stop", "feature", "direction", "features", "C", "width", "weight_decay")
-"""what a stop is made of, whatever its threshold and the draft around it"""
+"""parameters of a stop itself, apart from its threshold and the draft around it"""
 HF_CONFIDENCE = 0.4
 """top-1 probability below which transformers' assistant ends its draft by default"""
 
 
 @dataclass
 class StopSearch:
-    """Fits stops on the draft traces ``fit`` and judges them by replay on ``judged``, which holds ``fit`` too.
+    """Fits stops on the draft traces ``fit`` and evaluates them by replay on ``judged``, which holds ``fit`` too.
 
-    A dozen weights fitted on thousands of steps do not know their prompts, and the time that a draft length saves
-    differs so much between prompts that the few of the tuning split would choose by chance.
+    A dozen weights fitted on thousands of steps cannot have memorised their prompts, and the time that a draft length
+    saves differs so much between prompts that the few of the tuning split would choose at random.
     """
 
     kind: str
@@ -88,13 +88,12 @@ class StopSearch:
         return max(self.constants(), key=lambda pair: pair[1])[0]
 
     def starts(self) -> list[dict]:
-        """Where the search for the kind begins: drafts of little more than the best constant length."""
+        """The first settings of the kind: drafts slightly longer than the best constant length."""
         start = {"stop": self.kind, "length": min(self.constant() + 1, self.judged.longest), "keep": True}
         if self.kind == "rule":
             kinds = [{"feature": "top1", "direction": "<="}, {"feature": "entropy", "direction": ">="}]
         else:
-            extra = {"C": 0.1} if self.kind == "logistic" else {"width": 16, "weight_decay": 0.01}
-            kinds = [{"features": name} | extra for name in STOP_FEATURES]
+            kinds = [{"features": name} | START[self.kind] for name in STOP_FEATURES]
         return [start | kind | {"quantile": q} for kind in kinds for q in (0.4, 0.6, 0.8)]
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -104,11 +103,11 @@ class StopSearch:
         return self.alone / self.tokens / trial.user_attrs["speedup"]
 
     def speedup(self, params: dict) -> float:
-        """Over the large model alone, as replayed on all that is judged."""
+        """Replayed speedup over the large model alone."""
         return self.alone / float(self.replayed(params).seconds(self.cost).sum())
 
     def replayed(self, params: dict) -> Replayed:
-        """What drafting so would have counted on all that is judged."""
+        """The counts that drafting with ``params`` would have had."""
         stop, score = (None, None) if params["stop"] == "constant" else self._at(params)
         return self.replay(stop, params["length"], params.get("keep", False), score=score)
 
@@ -116,7 +115,7 @@ class StopSearch:
         """(a stop of its own for ``params``, at its threshold; its risks where replay may take them)."""
         stop, risk = self.risk(params)
         threshold = self.threshold(params)
-        if isinstance(stop, Survival):  # its least length is no matter of the risk
+        if isinstance(stop, Survival):  # its least length does not depend on the risk
             return Survival(threshold=min(max(threshold, 0.0), 1 - 1e-6), window=self.judged.longest), None
         return stop.with_threshold(threshold), risk
 
@@ -125,11 +124,11 @@ class StopSearch:
         return None if params["stop"] == "constant" else self._at(params)[0]
 
     def threshold(self, params: dict) -> float:
-        """The risk below which the share ``quantile`` of the steps lies that drafts could take."""
+        """The risk below which the share ``quantile`` of the possible draft steps lies."""
         return cut(self.risk(params)[1][self.steps].numpy().astype(float), params["quantile"])
 
     def risk(self, params: dict) -> tuple[Policy | Survival, Tensor]:
-        """The stop of ``params``, whatever its threshold, and its risk [positions, longest] at every step."""
+        """The stop of ``params``, apart from its threshold, and its risk [positions, longest] at every step."""
         key = json.dumps({k: v for k, v in params.items() if k in OF_THE_STOP}, sort_keys=True)
         if key not in self.fitted:
             self.fitted[key] = self._fit(params)
@@ -140,16 +139,10 @@ class StopSearch:
     def _fit(self, params: dict) -> Policy | Survival:
         if params["stop"] == "survival":
             return Survival(window=self.judged.longest)
+        policy = make_policy(params["stop"], params, STOP_FEATURES, self.classes, self.seed)
         if params["stop"] == "rule":
-            return Rule(params["feature"], 0.0, params["direction"])
-        names = STOP_FEATURES[params["features"]]
-        if params["stop"] == "logistic":
-            policy = Logistic(names, C=params["C"], classes=self.classes)
-        else:
-            policy = MLP(
-                names, (params["width"],), weight_decay=params["weight_decay"], seed=self.seed, classes=self.classes
-            )
-        return policy.fit(*rejections(self.fit, names, self.classes))
+            return policy
+        return policy.fit(*rejections(self.fit, policy.names, self.classes))
 
     @cached_property
     def replay(self) -> Replay:
@@ -161,7 +154,7 @@ class StopSearch:
 
     @cached_property
     def alone(self) -> float:
-        """Seconds of the large model alone for all that is judged."""
+        """Seconds of the large model alone for all texts."""
         return float(text_seconds(self.cost.large, self.judged.prompt_tokens, self.judged.tokens).sum())
 
     @cached_property
@@ -173,23 +166,15 @@ def suggest_stop(trial: optuna.Trial, stops: Sequence[str], longest: int) -> Non
     """Draw one of ``stops`` with its settings, and the longest draft."""
     stop = trial.suggest_categorical("stop", list(dict.fromkeys(stops)))
     trial.suggest_int("length", 1, longest)
-    if stop == "rule":
-        trial.suggest_categorical("feature", list(CONFIDENCE + ROUND))
-        trial.suggest_categorical("direction", [">=", "<="])
-    if stop in ("logistic", "mlp"):
-        trial.suggest_categorical("features", list(STOP_FEATURES))
-    if stop == "logistic":
-        trial.suggest_float("C", 1e-4, 10.0, log=True)
-    if stop == "mlp":
-        trial.suggest_categorical("width", [8, 16, 32])
-        trial.suggest_float("weight_decay", 1e-4, 1.0, log=True)
+    if stop not in ("constant", "survival"):
+        suggest_policy(trial, stop, CONFIDENCE + ROUND, STOP_FEATURES)
     if stop != "constant":
         trial.suggest_categorical("keep", [False, True])
         trial.suggest_float("quantile", 0.0, 1.0)
 
 
 def within(traces: DraftTraces) -> Tensor:
-    """bool [positions, longest] which steps a draft from a position can take: before the end, within the budget."""
+    """bool [positions, longest]: the draft steps possible from a position, before the end and within the budget."""
     rows = traces.on_path
     room = traces.budget - traces["position"][rows] - 1
     return torch.from_numpy((traces["token"][rows] >= 0)[:, None] & (np.arange(traces.longest) < room[:, None]))
@@ -198,8 +183,8 @@ def within(traces: DraftTraces) -> Tensor:
 def rejections(traces: DraftTraces, names, classes) -> tuple[np.ndarray, np.ndarray, None, np.ndarray]:
     """(columns [n, features], labels [n] 0 or 1, no weights, prompt of each row) of every step up to the first wrong.
 
-    The label is whether the next drafted token will be rejected. What a draft does after that is no state to learn
-    from: a stop that works has ended it.
+    The label is whether the next drafted token will be rejected. Later steps of the draft are left out: a stop that
+    works has ended it.
     """
     replay = Replay(traces)
     place = torch.arange(traces.longest)

@@ -1,14 +1,14 @@
 """Search for a whole decoder: where drafts end, how long they may be, and how leniently they are accepted.
 
-What leniency writes depends on all of its past, so no trace can replay it: a trial decodes the tuning prompts, live and
-always in the same order, and its time is priced by the timing table from what each forward read, so that neither a
-noisy machine nor another worker's changes a trial. With exact acceptance it is replayed instead, in milliseconds.
+A text that is accepted leniently depends on all of its past, so no trace can replay it. A trial therefore decodes the
+tuning prompts, always in the same order, and the timing table prices what each forward read: neither a noisy machine
+nor another worker's changes a trial. With exact acceptance it is replayed instead, in milliseconds.
 
-The objective is that of ``search.backoff``: the loss, or minus the speedup, under the goal as a constraint. What a pruner
-needs is a value of every prompt that can be paired, which neither a speedup (a ratio of sums) nor a constraint on a
-mean has. A trial reports instead, for each prompt, the quantity that is minimised plus the part by which the prompt
-alone misses the goal (``_reported``). Being better than asked earns nothing, so that no trial can make up for its loss
-by its speed. These values prune and do nothing else: trials that were pruned are never chosen.
+The objective is that of ``search.backoff``: the loss, or minus the speedup, under the goal as a constraint. The pruner
+needs a value of every prompt that can be paired, which neither a speedup (a ratio of sums) nor a constraint on a mean
+has. So a trial reports, for each prompt, the quantity that is minimised plus the part by which the prompt alone misses
+the goal (``_reported``). Being better than asked earns nothing, so that speed cannot make up for loss. These values
+only prune: pruned trials are never chosen.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from train.search.goal import Goal
 from train.search.recipes import RECIPES
 
 CHAIN, BEAMS, TREE, EXACT_TREE = "chain", "beams", "tree", "exact tree"
-"""What is drafted and verified: a chain of tokens, the best of several beams (MTAD), all of them (MMTAD), or a tree
-that is accepted exactly (SpecInfer)."""
+"""Drafts: a chain of tokens, the best of several beams (MTAD), all of them (MMTAD), or a tree that is accepted
+exactly (SpecInfer)."""
 DECODERS = {BEAMS: "mtad", TREE: "mmtad", EXACT_TREE: "specinfer"}
 """Drafts that are no chain, by the decoder that makes them."""
 MOST_BEAMS = 6
 MTAD_DEFAULT = {"beams": 4, "length": 4, "tau": 0.5}
 """of the paper (Qin et al. 2407.09722)"""
 NEARLY_ALL = 20.0
-"""nats at which Rollback keeps nearly all that is drafted: then the stop alone decides who writes, as in backoff"""
+"""nats at which Rollback keeps nearly every draft, so that the stop alone decides which model writes, as in backoff"""
 Row = tuple[float, int, float]
 """priced seconds, tokens and loss of one prompt"""
 
@@ -52,8 +52,8 @@ Row = tuple[float, int, float]
 class HybridSearch:
     """Decodes ``prompts`` with [small, large]; ``stops`` has fitted the stops, on prompts of their own.
 
-    A learned stop predicts rejection by exact acceptance, which is all that draft traces know of; how much of that risk
-    a lenient rule can take is the threshold's matter, and the threshold is searched.
+    A learned stop predicts rejection by exact acceptance, which is all that draft traces record. How much of that risk
+    a lenient rule can take is left to the threshold, which is searched.
     """
 
     stops: StopSearch
@@ -77,7 +77,7 @@ class HybridSearch:
 
     @property
     def beams(self) -> list[str]:
-        """What both models can read of these: not those that place tokens by their slots (ALiBi)."""
+        """The drafts with beams that both models can read: those that place tokens by their slots (ALiBi) cannot."""
         small, large = (not counts_slots(lm.model.config) for lm in self.models)
         return [BEAMS] * small + [TREE, EXACT_TREE] * (small and large)
 
@@ -86,7 +86,7 @@ class HybridSearch:
         return self.stops.judged.longest
 
     def baselines(self) -> list[dict]:
-        """What one decision alone is best at, the published pairs of two, and starts where all three are at work."""
+        """The best of each decision alone, the published pairs of two, and starts that use all three."""
         length = self.stops.constant()
         stop = max(self.stops.starts(), key=self.stops.speedup)
         backoff = {"length": self._longest, "keep": False}
@@ -117,7 +117,7 @@ class HybridSearch:
         return self._note(trial, rows)
 
     def _note(self, trial: optuna.Trial, rows: Sequence[Row]) -> float:
-        """Write down what was found on the prompts so far; the objective."""
+        """Record the result on the prompts so far; returns the objective."""
         taken, tokens, losses = np.array(rows, float).T
         first = slice(len(rows))
         large = self.alone["seconds"][first].sum() / self.alone["tokens"][first].sum()
@@ -129,8 +129,8 @@ class HybridSearch:
         return self.goal.value(speedup, loss)
 
     def _reported(self, i: int, row: Row) -> float:
-        """What the pruner is told of the prompt ``i``: the loss and the part of the time that is too much for the goal,
-        or the time in units of the large model's and the loss over the budget."""
+        """The pruner's value of the prompt ``i``: its loss plus the share of time beyond the goal, or its time over the
+        large model's plus the loss beyond the budget."""
         taken, tokens, loss = row
         time = taken / tokens / (self.alone["seconds"][i] / self.alone["tokens"][i])
         if self.goal.budget is None:

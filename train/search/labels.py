@@ -1,4 +1,4 @@
-"""What a learned policy is fitted to: how bad it would be to keep the small model's token."""
+"""Labels that a learned policy is fitted to: how bad it would be to keep the small model's token."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 from train.traces.handoff_traces import Traces
 
 KL_CUT = 0.95
-"""Nats of KL(small || large) at which the code of Backoff Decoding's authors works. A small drafter is above it nearly
-everywhere (the shipped one at 0.80 of the positions), so that this label tells little apart; hence the median."""
+"""Nats of KL(small || large) in the code of Backoff Decoding's authors. A small drafter is above it nearly everywhere
+(the shipped one at 0.80 of the positions), so the label would hardly vary; hence the median."""
 
 
 def labels(traces: Traces, kind: str, cut: float | None = None) -> np.ndarray:
     """[rows] in [0, 1]: how bad the small model's token would be.
 
-    ``regret`` is the guarded loss that handing on would save; ``kl`` is 1 where KL(small || large) is above ``cut``
+    ``regret`` is the guarded loss that escalating would save; ``kl`` is 1 where KL(small || large) is above ``cut``
     nats, by default its median ("Backoff Decoding": the classifier's label); ``disagree`` is 1 where the best tokens
     differ.
     """

@@ -1,7 +1,7 @@
-"""How leniently drafts are accepted, as something to search: a rule of ``decoding.acceptance.rules`` and one number.
+"""Leniency as a search space: a rule of ``decoding.acceptance.rules`` and one number.
 
-The rules that differ when greedy. Of the others Block, Typical and whatever compares filtered distributions then keep
-the target's own text, as Exact does; Cascade's "token_v3" is Lenient, its "opt" is "diff", and its "chow" a stop.
+It holds the rules that differ in greedy decoding, where Block, Typical and all that compare filtered distributions keep
+the target's own text, as Exact does. Cascade's "token_v3" is Lenient, its "opt" is "diff", and its "chow" is a stop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LENIENT: dict[str, Leniency] = {
     "Joint": Leniency("tau", 1e-4, 1.0, {"filtered": False}),
     "FixedRatio": Leniency("tau", 1e-4, 1.0, {"filtered": False}),
 }
-"""The lossy rules. Ranges reach from next to exact to accepting nearly everything."""
+"""The lossy rules. Ranges reach from nearly exact to accepting nearly everything."""
 
 
 def suggest(trial: optuna.Trial) -> None:

@@ -1,4 +1,4 @@
-"""Published methods by name: which policy ends the draft, and which rule accepts it, at their papers' settings.
+"""Published methods by name: a policy that ends the draft and a rule that accepts it, at their papers' settings.
 
     make("bild", [small, large])                    # a decoder
     make("svip", [small, large], length=8)          # with another setting of Speculative
@@ -25,7 +25,7 @@ class Recipe:
     lossless: bool
     options: Callable[[], dict[str, Any]]
     differs: str = ""
-    """What the paper does and this does not."""
+    """how the paper's method differs from this one"""
 
 
 def _svip(threshold: float = 0.3, c: float = 0.15) -> Rule:

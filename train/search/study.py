@@ -1,4 +1,4 @@
-"""The study of a run: what several processes may work on at once, and what outlives each of them."""
+"""The study of a run: several processes may work on it at once, and it outlives each of them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def join_study(where: Path | str, name: str = "policy") -> optuna.Study:
 
 
 def _in_database(url: str, name: str) -> bool:
-    """Asked without Optuna, which makes its tables where there are none: two processes at once would both fail."""
+    """Whether the study is there. Optuna would create missing tables, and two processes at once would both fail."""
     from sqlalchemy import create_engine, inspect, text
 
     with create_engine(url).connect() as connection:
@@ -99,13 +99,15 @@ def _in_database(url: str, name: str) -> bool:
 
 
 def pruner() -> optuna.pruners.BasePruner:
-    """Gives up a trial that is surely worse than the best feasible one, paired by prompt. Only a search that reports
-    its prompts one by one is asked to: what replay judges in milliseconds is not worth giving up."""
+    """Prunes a trial that is surely worse than the best feasible one, paired by prompt.
+
+    Only a search that reports its prompts one by one is pruned: a trial that is replayed takes milliseconds.
+    """
     return optuna.pruners.WilcoxonPruner(p_threshold=0.1)
 
 
 def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: list[Callable]) -> None:
-    """Bring the study to ``trials`` finished trials, with whoever else works on it; at most one more per worker."""
+    """Bring the study to ``trials`` finished trials, together with its other workers; at most one more per worker."""
 
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
@@ -145,9 +147,9 @@ def pruned(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def fail_orphans(study: optuna.Study) -> None:
-    """Mark the unfinished trials failed whose worker was a process of this machine and is gone, or has left them.
+    """Mark unfinished trials as failed whose worker, a process of this machine, is gone or was interrupted.
 
-    The process that asks works on none itself: what it has signed was interrupted.
+    The calling process works on none, so a trial that it has signed was interrupted.
     """
     optuna.storages.fail_stale_trials(study)  # of all machines, where the storage has heartbeats
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
@@ -161,14 +163,17 @@ def fail_orphans(study: optuna.Study) -> None:
 
 def _orphaned(trial: FrozenTrial) -> bool:
     node, _, process = trial.user_attrs.get(WORKER, "").rpartition(":")
-    if not process:  # killed before it could sign, unless it is only just about to
+    if not process:  # killed before it could sign, or just about to
         return time.time() - trial.datetime_start.timestamp() > HEARTBEAT
     return node == platform.node() and (int(process) == os.getpid() or not lives(int(process)))
 
 
 def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Enqueue a failed baseline anew: nothing is copied but its settings. Optuna's own callback would copy constraints
-    too, which can be set only once, so that the second attempt could not correct what the first had left."""
+    """Enqueue a failed baseline again, with nothing but its settings.
+
+    Optuna's own callback would copy constraints too, which can be set only once: the second attempt could not correct
+    those of the first.
+    """
     if "fixed_params" in trial.system_attrs:
         study.enqueue_trial(trial.system_attrs["fixed_params"])
 
