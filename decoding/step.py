@@ -75,6 +75,8 @@ class PolicyNeeds:
     """the values [..., len(history)] to record at the position of a step; required with a ``history``"""
     compiled: Callable[[Any], Callable[..., Tensor] | None]
     """for a ``PolicyState``, a faster equivalent of its ``decide`` on steps, or None"""
+    never: bool
+    """whether it never says True, which a policy tells by its ``kind`` "never": a decoder need not call it"""
 
     @classmethod
     def of(cls, policy: Policy) -> PolicyNeeds:
@@ -87,6 +89,7 @@ class PolicyNeeds:
             window=getattr(policy, "window", 0),
             observe=getattr(policy, "observe", None),
             compiled=(lambda policy_state: None) if compiled is None else partial(compiled, policy),
+            never=getattr(policy, "kind", None) == "never",
         )
 
     def reads(self, name: str) -> bool:

@@ -73,15 +73,10 @@ class Backoff:
             tokens, writers = tokens.index_copy(0, up, theirs), writers.index_copy(0, up, wrote)
         return tokens, writers, seen[0]
 
-    def _escalates(
-        self,
-        state: GenerationState,
-        i: int,
-        policy_state: PolicyState,
-        rows: Tensor,
-        seen: tuple[Tensor, Tensor | None],
-        drawn: Tensor,
-    ) -> Tensor:
-        """bool [r]: policy i's decision on the tokens ``drawn`` [r] from ``seen``, the logits and hidden states."""
+    def _escalates(self, state: GenerationState, i: int, policy_state: PolicyState, rows, seen, drawn) -> Tensor:
+        """bool [r]: the decision of policy i on the tokens ``drawn`` [r] for ``rows`` [r].
+
+        ``seen``: logits [r, vocab] of model i and, where the policy needs them, hidden states [r, width], else None.
+        """
         logits, hidden = seen
         return policy_state.decide(logits, rows, state.buffer.lengths[rows], hidden)

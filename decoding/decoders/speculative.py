@@ -12,21 +12,13 @@ from decoding.acceptance.draft_block import Acceptance, DraftBlock, gather_at, g
 from decoding.acceptance.learned import VERIFY
 from decoding.acceptance.lossless import Exact, Strict
 from decoding.acceptance.rules import rule
-from decoding.drafting.draft_model import (
-    DraftOutput,
-    Proposer,
-    draft_ahead,
-    draft_noise,
-    draft_with_model,
-    draft_with_proposer,
-    host_waits,
-)
+from decoding.drafting.draft_model import DraftOutput, Proposer, draft_noise, draft_with_model, draft_with_proposer
 from decoding.models.lm import LM
 from decoding.state.generation_state import GenerationState
 from decoding.state.policy_state import PolicyState
 from decoding.state.sampling import ACCEPT, REPLACE
 from decoding.state.token_buffer import Commit
-from decoding.step import Policy
+from decoding.step import Policy, PolicyNeeds
 
 
 class Speculative:
@@ -77,7 +69,7 @@ class Speculative:
         while True:
             rows = buffer.rows
             lengths = buffer.lengths[rows]
-            drafted = self._draft(state, policy_state, rows, lengths)
+            drafted = self._draft(state, policy_state, rows)
             checked = self._check(state, rows, lengths, drafted)
             # Every round adds a token to every row, so the host knows when all are past the strict prefix.
             accept = self.strict if rounds < self.strict_prefix else self.accept
@@ -91,15 +83,10 @@ class Speculative:
                 policy_state.checked_by_large(rows, kept + 1, accepted == drafted.lengths, gather_at(checked, accepted))
             yield Commit.checked(rows, drafted.tokens, accepted, after)
 
-    def _draft(
-        self, state: GenerationState, policy_state: PolicyState | None, rows: Tensor, lengths: Tensor
-    ) -> DraftOutput:
-        room = state.buffer.draft_room(rows, self.length)
+    def _draft(self, state: GenerationState, policy_state: PolicyState | None, rows: Tensor) -> DraftOutput:
         if self.proposer is not None:
-            return draft_with_proposer(state, self.proposer, rows, lengths, room, self.length)
-        ahead = policy_state is not None and host_waits(rows.device) and state.buffer.room > self.length
-        drafts = draft_ahead if ahead else draft_with_model
-        return drafts(state, policy_state, rows, lengths, room, self.length, self.keep_stop_token)
+            return draft_with_proposer(state, self.proposer, rows, self.length)
+        return draft_with_model(state, policy_state, rows, self.length, self.keep_stop_token)
 
     def _check(self, state: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput) -> Tensor:
         """Logits [r, k + 1, vocab] of the target after the text and after each drafted token."""
@@ -144,5 +131,5 @@ def from_settings(
     models: Sequence[LM], policy: Policy | None, length: int, keep_stop_token: bool, accept: dict[str, Any]
 ) -> Speculative:
     """The decoder as the registry calls it. A policy that never stops is not asked; ``accept`` is a rule by name."""
-    stop = None if getattr(policy, "kind", None) == "never" else policy
+    stop = None if PolicyNeeds.of(policy).never else policy
     return Speculative(models, length, stop, rule(**accept), keep_stop_token)

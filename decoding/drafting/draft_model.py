@@ -51,13 +51,11 @@ def draft_noise(buffer: TokenBuffer, rows: Tensor, starts: Tensor, place: Tensor
     return buffer.uniform(rows, starts * (length + 1) + place, stream)
 
 
-def draft_with_proposer(
-    state: GenerationState, proposer: Proposer, rows: Tensor, lengths: Tensor, room: Tensor, limit: int
-) -> DraftOutput:
-    """A draft by ``proposer`` of at most ``room`` [r] tokens, with logits as if it had been certain of them."""
-    buffer, vocab = state.buffer, state.sessions[-1].vocab
+def draft_with_proposer(state: GenerationState, proposer: Proposer, rows: Tensor, limit: int) -> DraftOutput:
+    """A draft by ``proposer`` of at most ``limit`` tokens, with logits as if it had been certain of them."""
+    buffer, vocab, lengths = state.buffer, state.sessions[-1].vocab, state.buffer.lengths[rows]
     tokens, drafted = proposer.propose(buffer.ids, lengths, rows, limit)
-    drafted = torch.minimum(drafted, room)
+    drafted = torch.minimum(drafted, buffer.draft_room(rows, limit))
     most, total = torch.stack([drafted.max(), drafted.sum()]).tolist()
     tokens = tokens[:, :most]
     buffer.ids[rows[:, None], lengths[:, None] + torch.arange(most, device=rows.device)] = tokens
@@ -67,21 +65,17 @@ def draft_with_proposer(
 
 
 def draft_with_model(
-    state: GenerationState,
-    policy_state: PolicyState | None,
-    rows: Tensor,
-    lengths: Tensor,
-    room: Tensor,
-    limit: int,
-    keep_stop_token: bool,
+    state: GenerationState, policy_state: PolicyState | None, rows: Tensor, limit: int, keep_stop_token: bool
 ) -> DraftOutput:
-    """A draft by the first model of at most ``room`` [r] tokens, ``limit`` where the budget allows."""
-    buffer, session = state.buffer, state.sessions[0]
+    """A draft by the first model of at most ``limit`` tokens, fewer where the policy or the budget ends it."""
+    if policy_state is not None and host_waits(rows.device) and state.buffer.room > limit:
+        return draft_ahead(state, policy_state, rows, limit, keep_stop_token)
+    buffer, session, lengths = state.buffer, state.sessions[0], state.buffer.lengths[rows]
     hidden = policy_state is not None and policy_state.needs.needs_hidden
     noise = sampling_noise(state, rows, lengths, limit)
     span = None if keep_stop_token else unread_span(buffer, limit)
     # Without a stop policy the host knows the length of every draft, until a budget runs out.
-    which, drafted, most, total = None, room, limit, limit * len(rows)
+    which, drafted, most, total = None, buffer.draft_room(rows, limit), limit, limit * len(rows)
     tokens, logits = [], []
     for place in range(limit + 1):
         if (place > 0 and policy_state is not None) or buffer.room <= limit:
@@ -106,24 +100,19 @@ def draft_with_model(
 
 
 def draft_ahead(
-    state: GenerationState,
-    policy_state: PolicyState,
-    rows: Tensor,
-    lengths: Tensor,
-    room: Tensor,
-    limit: int,
-    keep_stop_token: bool,
+    state: GenerationState, policy_state: PolicyState, rows: Tensor, limit: int, keep_stop_token: bool
 ) -> DraftOutput:
-    """``draft_with_model`` without waiting for the stop policy, for rows that are not near their budgets.
+    """``draft_with_model`` without waiting for the stop policy, for rows with room for ``limit`` tokens.
 
     On an accelerator, reading each decision would idle the device at every drafted token. So all rows draft until the
     host knows that all have stopped, one step late: it reads a decision while the device computes the next step.
     Tokens after a stop are excluded by ``lengths``. The target reads them, at no cost: a forward of so few tokens is
     bound by its weights.
     """
-    buffer, session, drafted = state.buffer, state.sessions[0], room
-    noise, span = sampling_noise(state, rows, lengths, limit), None if keep_stop_token else unread_span(buffer, limit)
-    tokens, logits, going = [], [], []
+    buffer, session, lengths = state.buffer, state.sessions[0], state.buffer.lengths[rows]
+    noise = sampling_noise(state, rows, lengths, limit)
+    span = None if keep_stop_token else unread_span(buffer, limit)
+    drafted, tokens, logits, going = buffer.draft_room(rows, limit), [], [], []
     for place in range(limit):
         if place > 1 and not going[place - 2]:
             break

@@ -228,29 +228,15 @@ class Session(BaseSession):
             self.recorder.broken = True  # even a masked NaN value would spoil the next session's attention
         super().check()
 
-    def _read_apart(
-        self,
-        parts,
-        ids: Tensor,
-        lengths: Tensor,
-        rows: Tensor,
-        logits_to_keep: int,
-        hidden: bool,
-        tree: TokenTree | None,
-    ):
-        trees = [tree and tree.of(part) for part in parts]
-        read = [
-            self.catch_up(ids, lengths[p], rows[p], logits_to_keep, hidden, t)
-            for p, t in zip(parts, trees, strict=True)
-        ]
+    def _read_apart(self, parts, ids, lengths, rows, logits_to_keep, hidden, tree):
+        """``catch_up`` of each of ``parts`` of the rows, with the results in the order of the rows."""
+        read = [self.catch_up(ids, lengths[p], rows[p], logits_to_keep, hidden, tree and tree.of(p)) for p in parts]
         back = torch.cat(parts).argsort()
         return tuple(torch.cat(both)[back] for both in zip(*read, strict=True)) if hidden else torch.cat(read)[back]
 
     def _new_cache(self, capacity: int) -> SlotCache:
-        plan = ForwardPlan()
-        return SlotCache(
-            plan, [SlotLayer(plan, self.batch, capacity) for _ in range(self.model.config.num_hidden_layers)]
-        )
+        plan, layers = ForwardPlan(), self.model.config.num_hidden_layers
+        return SlotCache(plan, [SlotLayer(plan, self.batch, capacity) for _ in range(layers)])
 
     def _plan(self, rows: Tensor, slots: Tensor, reach: int) -> None:
         self.plan.rows = None if len(rows) == self.batch else rows

@@ -7,7 +7,7 @@ from operation_counts import counted
 from tiny_models import nudged, tiny
 
 from decoding import Block, Sampling, Speculative, generate
-from decoding.decoders import speculative
+from decoding.drafting import draft_model
 from policies import Logistic, Momentum, Random, Rule
 
 large = tiny("llama", layers=2, seed=1)
@@ -33,7 +33,7 @@ STOPS = {
 
 
 def write(monkeypatch, ahead, stop, rows, sampling, keep, accept=None):
-    monkeypatch.setattr(speculative, "host_waits", lambda device: ahead)
+    monkeypatch.setattr(draft_model, "host_waits", lambda device: ahead)
     decoder = Speculative([small, large], LENGTH, stop=stop, keep_stop_token=keep, accept=accept)
     return generate(decoder, IDS[:rows], max_new_tokens=NEW, sampling=sampling, seed=3)
 
@@ -61,7 +61,7 @@ def test_rules_that_look_at_a_whole_block_see_no_more_of_it(rows, monkeypatch):
 
 def test_no_wait_within_a_draft(monkeypatch):
     """Once a round for the text, and near the budget as ever."""
-    monkeypatch.setattr(speculative, "host_waits", lambda device: True)
+    monkeypatch.setattr(draft_model, "host_waits", lambda device: True)
     heard = []
     monkeypatch.setattr(
         "decoding.drafting.draft_model.AsyncFlag.__bool__", lambda self: heard.append(1) or bool(self.value.tolist())
