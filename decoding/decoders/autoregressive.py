@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -28,8 +28,3 @@ class Autoregressive:
             logits = session.catch_up(buffer.ids, lengths, rows, span=buffer.span(1))[:, -1]
             tokens = state.draw(logits, rows, lengths)
             yield Commit.one(rows, tokens, torch.zeros_like(tokens))
-
-
-def alone(models: Sequence[LM]) -> Autoregressive:
-    """The decoder of one model, as the registry calls it."""
-    return Autoregressive(*models)

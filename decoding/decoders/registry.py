@@ -31,7 +31,8 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class DecoderKind(Entry):
-    """A line of the registry. What it loads is called as ``(models, policy, **settings)``, or without the policy."""
+    """A line of the registry. What it loads takes ``(models, policy, **settings)``: one model if it is alone, and no
+    policy if ``policy`` is None."""
 
     models: tuple[str, ...] = ("small", "large")
     """names of its models, cheapest first"""
@@ -52,41 +53,25 @@ class DecoderKind(Entry):
 LENGTH = Setting(4, 1, "most tokens that are drafted before the large model checks them")
 BEAMS = Setting(4, 1, "continuations that are drafted at once")
 TAU = Setting(0.5, 0, "least ratio of a block's probabilities under the large and the small model; 0 keeps all")
-MTAD = {"beams": BEAMS, "length": LENGTH, "tau": TAU, "filtered": Setting(False)}
+CHAIN = {"length": LENGTH, "keep_stop_token": Setting(False), "accept": Setting({"name": "Exact"})}
+WIDE = {"beams": BEAMS, "length": LENGTH, "tau": TAU, "filtered": Setting(False)}
+# A wide, short tree pays most: each level below the first only extends one branch, at a call of the draft.
+TREE = {"beams": BEAMS, "length": LENGTH._replace(default=1)}
 DECODERS: dict[str, DecoderKind] = {
-    "backoff": DecoderKind(
-        "decoders.backoff:Backoff",
-        "a policy decides which model writes each token",
-        role="handoff",
-        policy="needed",
-    ),
+    "backoff": DecoderKind("decoders.backoff:Backoff", "a policy decides who writes", role="handoff", policy="needed"),
     "speculative": DecoderKind(
         "decoders.speculative:from_settings",
-        "the small model drafts, the large one verifies; the text is the large model's",
-        {"length": LENGTH, "keep_stop_token": Setting(False), "accept": Setting({"name": "Exact"})},
-        lossless=True,
+        "the small model drafts, the large one verifies",
+        CHAIN,
+        True,
         role="stop",
         policy="optional",
     ),
-    "mtad": DecoderKind(
-        "decoders.mtad:MTAD",
-        "the small model drafts beams, the large one keeps what is jointly likely",
-        MTAD,
-        role="stop",
-    ),
-    "mmtad": DecoderKind(
-        "decoders.mtad:MMTAD", "as mtad, but the large model reads all beams, not only the best", MTAD, role="stop"
-    ),
-    # A wide, short tree pays most: each level below the first only extends one branch, at a call of the draft.
-    "specinfer": DecoderKind(
-        "decoders.specinfer:from_settings",
-        "the small model drafts a tree, the large one verifies; the text is the large model's",
-        {"beams": BEAMS, "length": LENGTH._replace(default=1)},
-        lossless=True,
-        role="stop",
-    ),
-    "large": DecoderKind("decoders.autoregressive:alone", "the large model alone", lossless=True, models=("large",)),
-    "small": DecoderKind("decoders.autoregressive:alone", "the small model alone", models=("small",)),
+    "mtad": DecoderKind("decoders.mtad:MTAD", "beams of drafts; the jointly likely is kept", WIDE, role="stop"),
+    "mmtad": DecoderKind("decoders.mtad:MMTAD", "as mtad, but the large model reads all beams", WIDE, role="stop"),
+    "specinfer": DecoderKind("decoders.specinfer:from_settings", "as speculative, by a tree", TREE, True, role="stop"),
+    "large": DecoderKind("decoders.autoregressive:Autoregressive", "the large model alone", {}, True, ("large",)),
+    "small": DecoderKind("decoders.autoregressive:Autoregressive", "the small model alone", {}, False, ("small",)),
 }
 """Every decoder, by its name on the command line, in policy artifacts and in experiments."""
 
@@ -107,5 +92,6 @@ def build_decoder(models: Sequence, policy, spec):
     kind = decoder_kind(spec.name)
     if kind.policy == "needed" and policy is None:
         raise ValueError(f"{spec.name} needs a policy")
+    alone = len(kind.models) == 1
     asked = [] if kind.policy is None else [policy]
-    return kind.load()(models, *asked, **kind.checked(spec.settings))
+    return kind.load()(models[0] if alone else models, *asked, **kind.checked(spec.settings))

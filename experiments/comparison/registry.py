@@ -27,8 +27,7 @@ class Kind:
 def _decoder(name: str, models, /, **settings):
     from policies.decoder_spec import DecoderSpec
 
-    own = [model for role, model in zip(("small", "large"), models, strict=True) if role in DECODERS[name].models]
-    return build_decoder(own, None, DecoderSpec(name, settings))
+    return build_decoder(models[-len(DECODERS[name].models) :], None, DecoderSpec(name, settings))
 
 
 def _accepting(rule: str, models, /, length, **settings):
@@ -105,8 +104,6 @@ def _of_rule(name: str) -> Kind:
 
 
 EXACT = tuple(name.lower() for name, rule in RULES.items() if rule.lossless)
-SHORT = {"FixedRatio": "fixed"}
-"""The rules whose method is not named like the rule in small letters."""
 ADDED: dict[str, Kind] = {
     "small": Kind("the small model alone", _small, role="small"),
     "beam": Kind("transformers' own beam search of the large model", _beam, {"width": 4}, "beam"),
@@ -133,4 +130,4 @@ def kinds() -> dict[str, Kind]:
     """Every method by name."""
     decoders = {name: _of_decoder(name) for name, kind in DECODERS.items() if kind.policy != "needed"}
     lossy = [name for name, rule in RULES.items() if not rule.lossless and "policy" not in rule.settings]
-    return decoders | {SHORT.get(name, name.lower()): _of_rule(name) for name in lossy} | ADDED
+    return decoders | {name.lower().removesuffix("ratio"): _of_rule(name) for name in lossy} | ADDED

@@ -73,17 +73,13 @@ class Ours:
 
 def _drafting(name: str, setting: str = "length") -> Kind:
     """The decoder ``name`` of the registry; its ``setting`` is the number."""
+    build = lambda m, n: Ours(build_decoder([m.small, m.large], None, DecoderSpec(name, {setting: n})))  # noqa: E731
+    return Kind(build, int, **({"lacks": _no_trees} if "beams" in DECODERS[name].settings else {}))
 
-    def build(m: Models, n: int) -> Ours:
-        return Ours(build_decoder([m.small, m.large], None, DecoderSpec(name, {setting: n})))
 
-    def lacks(m: Models) -> str | None:
-        try:
-            build(m, 2)
-        except ValueError as error:
-            return str(error)
-
-    return Kind(build, int, lacks=lacks)
+def _no_trees(m: Models) -> str | None:
+    refusing = [lm for lm in (m.small, m.large) if lm.chains_only]
+    return f"{refusing[0].name} {refusing[0].chains_only} and cannot read a tree" if refusing else None
 
 
 def _backoff(m: Models, rate: float) -> Ours:
