@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair
+from engine_comparison import NEW, REAL, Comparison, Round, chats
 from export_specimens import exported
 
 from decoding.models.defaults import DRAFTER, target_source
@@ -12,11 +12,6 @@ from train.baselines.xllamacpp_server import server
 
 pytestmark = REAL
 LENGTH = 8
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair()
 
 
 def asked(engine, ids, tokenizer):

@@ -3,30 +3,14 @@
 import importlib.util
 
 import pytest
-import torch
-from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair
+from engine_comparison import NEW, REAL, Comparison, Round, chats, learned_stop
 from export_specimens import exported
 
 from decoding.models.defaults import DRAFTER, target_source
-from policies import Logistic, Rule
+from policies import Rule
 
 pytestmark = REAL
 LENGTH = 6
-NAMES = ("entropy", "since_large", "agreed", "mean_entropy", "mean_agreed")
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair()
-
-
-def learned():
-    """Weights of a sensible sign: a draft ends where the small model is unsure, was wrong, or has gone on for long."""
-    policy = Logistic(NAMES, threshold=0.5)
-    weights = {"mean": [2.5, 2.0, 0.5, 2.5, 0.5], "scale": [1.5, 2.0, 0.5, 1.0, 0.3]}
-    weights["coef"] = [1.2, 0.4, -0.3, 0.3, -0.2]
-    policy.set_weights({k: torch.tensor(v) for k, v in weights.items()} | {"intercept": torch.tensor(0.0)})
-    return policy
 
 
 def drafting(folder):
@@ -48,7 +32,7 @@ def drafting(folder):
     return Remembered(small), drafts
 
 
-@pytest.mark.parametrize("policy", [learned(), Rule("top1", 0.3, "<=")], ids=["learned", "threshold"])
+@pytest.mark.parametrize("policy", [learned_stop(), Rule("top1", 0.3, "<=")], ids=["learned", "threshold"])
 def test_drafts_are_ours(policy, pair, tmp_path):
     llama_cpp = pytest.importorskip("llama_cpp")
     folder = exported(policy, "llama-cpp-python", tmp_path, role="stop", length=LENGTH)

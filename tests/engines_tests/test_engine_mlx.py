@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair, save_folder
+from engine_comparison import NEW, REAL, Comparison, Round, chats, save_folder
 from export_specimens import exported
 
 from policies import Rule
@@ -24,11 +24,6 @@ class Watched:
     def __call__(self, ids, cache=None):
         self.asked.append(ids[0].tolist())
         return self.model(ids, cache=cache)
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair()
 
 
 @pytest.fixture(scope="module")

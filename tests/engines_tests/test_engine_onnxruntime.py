@@ -6,18 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair, save_folder
+from engine_comparison import NEW, REAL, Comparison, Round, chats, save_folder
 from export_specimens import exported
 
 from policies import Rule
 
 pytestmark = REAL
 LENGTH = 3
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 import pytest
-from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair
+from engine_comparison import NEW, REAL, Comparison, Round, chats
 from export_specimens import exported
 
 from decoding.models.defaults import DRAFTER, target_source
@@ -19,11 +19,6 @@ pytestmark = REAL
 LENGTH = 4
 FLOAT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 """Its own choice is to round the activations and the cache to 8 bits."""
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
-from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair
+from engine_comparison import NEW, REAL, Comparison, Round, chats
 from export_specimens import exported
 
 from decoding import Backoff, generate
@@ -16,11 +16,6 @@ from policies import Logistic, Rule
 pytestmark = REAL
 LENGTH = 6
 NAMES = ("entropy", "margin", "since_large", "agreed", "mean_entropy", "repeated")
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair()
 
 
 @pytest.fixture(autouse=True)

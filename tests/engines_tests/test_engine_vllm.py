@@ -4,20 +4,13 @@ import json
 import sys
 
 import pytest
-import torch
-from engine_comparison import NEW, REAL, Comparison, Round, chats, load_pair, save_folder
+from engine_comparison import NEW, REAL, Comparison, Round, chats, learned_stop, save_folder
 from export_specimens import exported
 
-from policies import Logistic, Rule
+from policies import Rule
 
 pytestmark = REAL
 LENGTH = 4
-NAMES = ("entropy", "since_large", "agreed", "mean_entropy", "mean_agreed")
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair()
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +47,7 @@ def counted(llm):
 
 
 def test_a_policy_drafts_what_we_draft(pair, folders, engine, tmp_path, monkeypatch):
-    policy = Logistic(NAMES, threshold=0.5)
-    weights = {"mean": [2.5, 2.0, 0.5, 2.5, 0.5], "scale": [1.5, 2.0, 0.5, 1.0, 0.3]}
-    weights["coef"] = [1.2, 0.4, -0.3, 0.3, -0.2]
-    policy.set_weights({k: torch.tensor(v) for k, v in weights.items()} | {"intercept": torch.tensor(0.0)})
+    policy = learned_stop()
     folder = exported(policy, "vllm-custom-class", tmp_path, role="stop", length=LENGTH)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("POLICY_DRAFT_MODEL", folders[0])

@@ -1,8 +1,7 @@
-"""The real pair for other engines, and our own decoder led along a text that one of them wrote.
+"""The real pair for other engines, and our decoder following the text of another engine.
 
-Another engine computes in another precision, so at near-ties it may write or draft another token. Ours then follows its
-text, not to be compared with a text that went elsewhere: every round of both begins after the same tokens, and each
-difference is shown with how near it was.
+Another engine computes in another precision, so at near-ties it may write or draft another token. Our decoder follows
+its text, so that every round of both begins after the same tokens; each difference is recorded with its margin.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import torch
 from decoding import Speculative, generate
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, target_source
 from decoding.models.lm import LM
+from policies import Logistic
 
 REAL = [
     pytest.mark.slow,
@@ -29,17 +29,17 @@ TEXTS = (
     "How do I keep basil alive on a windowsill in winter?",
     "Summarize: The ferry was late because of fog, so the band played on the quay until noon.",
 )
-"""No prompt of the project: nobody was trained or tuned on them."""
+"""No model or policy was trained or tuned on these."""
 NEW = 40
 
 
 def load_pair() -> tuple[LM, LM]:
-    """Both in float32: what is compared is the engine, not a number format that we chose for speed."""
+    """(small, large) in float32, so that engines are compared and not number formats."""
     return tuple(LM.load(source, "cpu", "float32") for source in (str(DRAFTER), target_source()))
 
 
 def chats(tokenizer) -> list[list[int]]:
-    """Token ids of each text as the models were taught to be asked."""
+    """Token ids of each text in the chat template."""
     ask = [[{"role": "user", "content": text}] for text in TEXTS]
     return [tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=False) for c in ask]
 
@@ -57,6 +57,15 @@ def save_folder(lm: LM, folder):
     return folder
 
 
+def learned_stop() -> Logistic:
+    """Weights of plausible sign: a draft ends where the small model is unsure, was wrong, or has gone on for long."""
+    policy = Logistic(("entropy", "since_large", "agreed", "mean_entropy", "mean_agreed"), threshold=0.5)
+    weights = {"mean": [2.5, 2.0, 0.5, 2.5, 0.5], "scale": [1.5, 2.0, 0.5, 1.0, 0.3]}
+    weights["coef"] = [1.2, 0.4, -0.3, 0.3, -0.2]
+    policy.set_weights({k: torch.tensor(v) for k, v in weights.items()} | {"intercept": torch.tensor(0.0)})
+    return policy
+
+
 @dataclass
 class Round:
     """A draft that begins after ``start`` tokens of the answer; None for what the engine does not show."""
@@ -69,7 +78,7 @@ class Round:
 
 @dataclass
 class Recorder:
-    """A policy, and how far from its threshold it was at each position of the answer."""
+    """A policy that records its distance from the threshold at each position of the answer."""
 
     policy: torch.nn.Module
     away: dict[int, float] = field(default_factory=dict)
@@ -84,7 +93,7 @@ class Recorder:
 
 
 class Follow:
-    """Accepts what an engine's ``answer`` holds, and ends a round where one of the engine's began."""
+    """An acceptance rule that keeps to an engine's ``answer`` and ends rounds where the engine's begin."""
 
     def __init__(self, answer: list[int], starts: set[int]):
         self.answer, self.starts = answer, starts
@@ -113,7 +122,7 @@ class Follow:
 
 @dataclass
 class Comparison:
-    """Counts over all rounds of all texts, and every difference with its nearness."""
+    """Counts over all rounds of all texts, and every difference with its margin."""
 
     rounds: int = 0
     differences: list[dict] = field(default_factory=list)
@@ -140,7 +149,7 @@ class Comparison:
         self.ties += [margin for margin in follow.margins.values() if margin > 0]
 
     def _difference(self, ours, theirs, recorder, follow) -> dict:
-        """``score`` and ``logit``: how far the decision, or a drafted token before it, was from being another."""
+        """``score`` and ``logit``: least margins of the decisions and drafted tokens up to the difference."""
         last = ours.start + min(ours.drafted, theirs.drafted)
         places = range(ours.start, last + 1)
         return {
@@ -151,12 +160,12 @@ class Comparison:
         }
 
     def explained(self, score: float, logit: float) -> bool:
-        """Whether every difference was as near as that."""
+        """Whether every difference is within these margins."""
         near = all(d["score"] <= score or d["logit"] <= logit for d in self.differences)
         return near and all(margin <= logit for margin in self.ties)
 
     def describe(self) -> str:
-        """What a person wants to know of a run: ``pytest -s`` shows it."""
+        """A summary for ``pytest -s``."""
         near = max(self.ties, default=0.0)
         return (
             f"{self.rounds} rounds of lengths {sorted(self.lengths)}, {len(self.differences)} differ "

@@ -1,7 +1,7 @@
-"""A device that is not there: tensors that say they are on CUDA, compute on the CPU, and refuse what CUDA would.
+"""A simulated device: its tensors claim to be on CUDA, compute on the CPU, and refuse what CUDA refuses.
 
-Whoever brings a tensor of the CPU together with one of the device, or asks for its memory, gets an error; how often the
-host waits for a value is counted. What it cannot show is what only real hardware has: kernels, graphs, streams.
+Mixing a CPU tensor with one of the device, or reading its memory, raises an error; waits of the host for a value are
+counted. Kernels, graphs and streams are not simulated.
 """
 
 import torch
@@ -14,7 +14,7 @@ MOVES = ("_to_copy", "to", "copy_")
 
 
 class There(torch.Tensor):
-    """A tensor, said to be on the device."""
+    """A tensor that claims to be on the device."""
 
     @staticmethod
     def __new__(cls, inner):
@@ -43,7 +43,7 @@ class There(torch.Tensor):
 
 
 class Elsewhere(TorchDispatchMode):
-    """While it is on, what is made on the device is ``There``; ``waits`` counts values read from it."""
+    """While active, tensors made on the device are ``There``; ``waits`` counts the values read from them."""
 
     waits = 0
 
