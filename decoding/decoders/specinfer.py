@@ -82,18 +82,18 @@ class SpecInfer:
                 drawn = logits.topk(self.branches[level]).indices.flatten(1)
             else:
                 seen.append(state.sampling.probabilities(logits))
-                place = (lengths - buffer.prompts[rows])[:, None] * (shape.nodes + 1) + shape.above(level)
-                drawn = self._children(state, rows, seen[-1], place, self.branches[level]).flatten(1)
+                counter = (lengths - buffer.prompts[rows])[:, None] * (shape.nodes + 1) + shape.above(level)
+                drawn = self._children(state, rows, seen[-1], counter, self.branches[level]).flatten(1)
             buffer.ids[rows[:, None], end[:, None] + torch.arange(drawn.shape[1], device=rows.device)] = drawn
             tokens = torch.cat([tokens, drawn], 1)
         return tokens, torch.cat(seen, 1) if seen else None
 
-    def _children(self, state: GenerationState, rows: Tensor, q: Tensor, place: Tensor, width: int) -> Tensor:
+    def _children(self, state: GenerationState, rows: Tensor, q: Tensor, counter: Tensor, width: int) -> Tensor:
         """[r, m, width] different tokens after each of m nodes, in the order in which they are drawn from q."""
         vocab, top_k = q.shape[-1], state.sampling.top_k
         few = vocab if top_k is None else min(max(width, top_k), vocab)
         q, tokens = q.topk(few)  # no other token can be drawn, and noise is expensive
-        gumbels = gumbel(state.buffer, rows, (place[..., None] * vocab + tokens).flatten(1)).view_as(q)
+        gumbels = gumbel(state.buffer, rows, (counter[..., None] * vocab + tokens).flatten(1)).view_as(q)
         return tokens.gather(-1, (q.log() + gumbels).topk(width).indices)
 
     def _verify_greedy(self, room: Tensor, tokens: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -123,8 +123,8 @@ def sample_beams(
         tokens, log_q = _continuations(logits[-1], state.sampling, width)
         tokens, log_q = _repeated(tokens, log_q, last, over)
         index = tokens + session.vocab * torch.arange(width, device=rows.device)[:, None]
-        place = ((lengths - buffer.prompts[rows]) * length + level)[:, None] * (width * session.vocab)
-        noise = None if state.sampling.greedy else gumbel(buffer, rows, place + index.flatten(1))
+        counter = ((lengths - buffer.prompts[rows]) * length + level)[:, None] * (width * session.vocab)
+        noise = None if state.sampling.greedy else gumbel(buffer, rows, counter + index.flatten(1))
         chosen, weights = _choose(index, weights[..., None] + log_q, noise)
         parents, last = chosen // session.vocab, chosen % session.vocab
         over = over.gather(1, parents)
@@ -171,7 +171,7 @@ def _choose(index: Tensor, scores: Tensor, noise: Tensor | None) -> tuple[Tensor
     return index.gather(1, order), scores.gather(1, order)
 
 
-def gumbel(buffer: TokenBuffer, rows: Tensor, places: Tensor) -> Tensor:
-    """Gumbel noise [r, m] for ``rows`` [r] at ``places`` [r, m]."""
-    uniform = buffer.uniform(rows, places, DRAW) + 2.0**-24  # neither 0 nor 1
+def gumbel(buffer: TokenBuffer, rows: Tensor, counters: Tensor) -> Tensor:
+    """Gumbel noise [r, m] for ``rows`` [r] at ``counters`` [r, m]."""
+    uniform = buffer.uniform(rows, counters, DRAW) + 2.0**-24  # neither 0 nor 1
     return -(-uniform.log()).log()

@@ -83,7 +83,7 @@ def test_decisions(decoder, policy, away, prompts):
 
 
 @pytest.mark.parametrize("decoder", ["autoregressive", "mmtad", "Exact", "backoff"])
-def test_the_lean_forward_is_there_too(decoder, away, prompts, monkeypatch):
+def test_the_fused_forward_is_there_too(decoder, away, prompts, monkeypatch):
     """As on CUDA, where it takes the place of every Llama's own."""
     monkeypatch.setattr(FusedForward, "fits", staticmethod(lambda model: True))
     assert all(lm.fused_forward() is not None for lm in away)

@@ -13,7 +13,7 @@ from decoding.kernels.packed_products import pack
 from policies import Rule
 
 OPTIONS = {"max_new_tokens": 15, "eos_token_id": 5, "pad_token_id": 0, "seed": 1}
-KINDS = ["llama", "lean", "gpt2", "mistral", "gemma2", "bloom"]
+KINDS = ["llama", "fused", "gpt2", "mistral", "gemma2", "bloom"]
 CUT = Rule("entropy", 2.4)
 
 
@@ -40,11 +40,11 @@ def stand(monkeypatch):
 
 
 def made(kind):
-    """``lean`` is a Llama whose sessions take the lean forward, as all do on CUDA."""
-    lm = tiny("llama" if kind == "lean" else kind, layers=2, seed=1)
-    if kind == "lean":
+    """``fused`` is a Llama whose sessions use the fused forward, as all do on CUDA."""
+    lm = tiny("llama" if kind == "fused" else kind, layers=2, seed=1)
+    if kind == "fused":
         pack(lm.model)
-    assert (lm.fused_forward() is not None) == (kind == "lean")
+    assert (lm.fused_forward() is not None) == (kind == "fused")
     return lm
 
 
@@ -152,8 +152,8 @@ def test_new_weights_are_recorded_anew(prompts):
 
 
 def test_weights_that_change_in_their_place_are_recorded_anew(prompts):
-    """The lean forward has copies of some of them."""
-    lm = recorded(made("lean"))
+    """The fused forward has copies of some of them."""
+    lm = recorded(made("fused"))
     before = generate(Autoregressive(lm), *prompts, **OPTIONS).sequences
     with torch.no_grad():
         for weight in lm.model.parameters():
@@ -185,7 +185,7 @@ def test_a_cpu_has_none(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("kind", sorted({*KINDS} - {"lean"}))
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"fused"}))
 def test_on_cuda(kind, prompts, monkeypatch, caplog):
     monkeypatch.undo()
     large = tiny(kind, layers=2, seed=1)

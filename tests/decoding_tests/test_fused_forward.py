@@ -1,4 +1,4 @@
-"""The lean forward of a Llama is the model's own: every way to read, every shape of Llama, and new weights."""
+"""The fused forward of a Llama equals the model's own: every way to read, every shape of Llama, and new weights."""
 
 import pytest
 import torch
@@ -29,8 +29,8 @@ SHAPES = {
 }
 
 
-def lean(layers: int = 2, seed: int = 1, **changes):
-    """A tiny Llama whose sessions take the lean forward; biases and norms are not what they begin as."""
+def fused(layers: int = 2, seed: int = 1, **changes):
+    """A tiny Llama whose sessions use the fused forward; biases and norms differ from their initial values."""
     lm = tiny("llama", layers=layers, seed=seed, **changes)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def lean(layers: int = 2, seed: int = 1, **changes):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @torch.no_grad()
 def test_it_is_the_models_own_forward(shape):
-    lm = lean(**shape)
+    lm = fused(**shape)
     reference = eager(lm)
     ids = torch.randint(3, 37, (3, 24), generator=torch.Generator().manual_seed(2))
     session = lm.session(3, 24)
@@ -62,10 +62,10 @@ def test_it_is_the_models_own_forward(shape):
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, top_k=9)], ids=["greedy", "sampling"])
 def test_every_decoder_writes_the_same_text(sampling, prompts):
     ids, mask = prompts
-    large = lean()
+    large = fused()
     plain = nudged(large, 0.0)  # a copy: packed too
     plain.fused_forward = lambda: None
-    small = lean(layers=1, seed=3)
+    small = fused(layers=1, seed=3)
     rule = Rule("entropy", 2.4)
     kinds = {
         "autoregressive": lambda big: Autoregressive(big),
@@ -85,7 +85,7 @@ def test_every_decoder_writes_the_same_text(sampling, prompts):
 
 def test_a_row_that_goes_on_alone_does_not_see_beyond_its_end(prompts):
     """Its draft is read with the reach of the longest row, whose slots it has never written."""
-    large = lean()
+    large = fused()
     decoder = Speculative([nudged(large), large], 5, stop=Rule("entropy", 2.4))
     ids, mask = prompts
     written = generate(decoder, ids, mask, max_new_tokens=15, eos_token_id=5, pad_token_id=0, seed=1)
@@ -101,7 +101,7 @@ def test_a_row_that_goes_on_alone_does_not_see_beyond_its_end(prompts):
 
 def test_the_halves_of_a_layer_are_in_memory_once(monkeypatch):
     """Where they cannot be packed, as on CUDA; the model's own forward still reads them."""
-    lm = lean()
+    lm = fused()
     ids = torch.randint(3, 37, (1, 9), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         before = eager(lm)(ids).logits
@@ -117,7 +117,7 @@ def test_the_halves_of_a_layer_are_in_memory_once(monkeypatch):
 
 
 def test_new_weights_are_seen():
-    lm = lean()
+    lm = fused()
     before = lm.fused_forward()
     assert lm.fused_forward() is before
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_what_it_does_not_fit_keeps_its_own_forward():
 
 
 def test_bfloat16_is_near_float32():
-    wide, narrow = lean(), lean()
+    wide, narrow = fused(), fused()
     narrow.model.bfloat16()
     ids = torch.randint(3, 37, (1, 12), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
