@@ -1,11 +1,11 @@
-"""A bandit over recipes: UCB1 picks an arm for each prompt, and learns from what it got. The simple rival of tuning.
+"""Simulate a bandit, the simple alternative to tuning: UCB1 picks a draft length for each prompt.
 
     python train/bandit.py runs/NAME
 
-The arms are the large model alone and speculative decoding at fixed draft lengths; all write the same text, so the
-reward is tokens per priced second, and replay on the run's traces gives it exactly for every arm. Prompts come in many
+The arms are the large model alone and speculative decoding at fixed draft lengths. All write the same text, so the
+reward is tokens per priced second, which replay on the run's traces gives exactly for every arm. Prompts come in many
 random orders. TapOut (2511.02017) and BanditSpec (2505.15141) do this live over stopping rules and draft lengths.
-RUN/bandit.json holds the speedups of UCB, of a random arm, of each arm kept throughout, and of the best one.
+RUN/bandit.json holds the speedups of UCB, of random arms, and of each arm used throughout.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from train.common.progress import say
 class UCB:
     """UCB1 (Auer et al. 2002) for rewards in [0, 1]: the arm with the highest mean + sqrt(width * log t / pulls).
 
-    Each arm is pulled once first, in order. The bonus has a count for each arm: with one for all it would be greedy.
+    Each arm is pulled once first, in order.
     """
 
     def __init__(self, arms: int, width: float = 2.0):
@@ -52,13 +52,13 @@ class Bandit:
     run: Annotated[Path, tyro.conf.Positional]
     """folder of a finished run of train/fit_policy.py"""
     longest: int = 6
-    """the arms are the large model alone and the draft lengths up to this"""
+    """longest draft; the arms are the large model alone and each draft length up to this"""
     passes: int = 10
-    """how often the run's prompts are seen"""
+    """number of times that each prompt comes"""
     orders: int = 200
-    """random orders of the prompts"""
+    """number of random orders to average over"""
     width: float = 0.1
-    """of the confidence bound; 2 is UCB1's proof, which explores for thousands of prompts"""
+    """width of the confidence bound; UCB1's proof has 2, which explores for thousands of prompts"""
     seed: int = 0
 
 
@@ -88,7 +88,7 @@ def check(config: Bandit) -> None:
 
 
 def arm_seconds(config: Bandit) -> tuple[np.ndarray, np.ndarray]:
-    """Priced seconds [prompts, arms] of each arm, and [prompts] of the large model alone, on the run's own texts."""
+    """Priced seconds [prompts, arms] of each arm, and [prompts] of the large model alone, on its own texts."""
     from decoding.cost import cache
     from train.common.run_folder import read_settings
     from train.replay.backoff import alone, rounds
@@ -104,10 +104,10 @@ def arm_seconds(config: Bandit) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare(seconds: np.ndarray, alone: np.ndarray, config: Bandit) -> dict:
-    """Speedups over the large model alone: totals over the same prompts, mean over random orders."""
+    """Speedups over the large model alone, in total time over the same prompts, averaged over random orders."""
     draw = np.random.default_rng(config.seed)
     reward = alone[:, None] / seconds
-    reward = reward / reward.max()  # in (0, 1], as the bound has it
+    reward = reward / reward.max()  # in (0, 1], as the bound requires
     ucb, chance, pulls = [], [], np.zeros(seconds.shape[1])
     total = alone.sum() * config.passes
     for _ in range(config.orders):

@@ -1,14 +1,14 @@
-"""Train a tuned hand-off policy on its own path: a policy gradient, started from what fit_policy.py has fitted.
+"""Train a tuned hand-off policy on its own path: a policy gradient that starts from a policy of fit_policy.py.
 
     python train/reinforce.py runs/NAME --episodes 512
 
-An episode is a live text to a prompt that the policy was fitted on, in which each hand-off is drawn with the chance
-sigmoid((score - threshold) / temperature). Its reward is minus its guarded regret, minus a multiplier times what it
-costs beyond the target (with --quality-budget the two change places); the advantage is the reward minus the mean of its
-group, and the multiplier grows while the target is missed. Afterwards the threshold is set again by replay on the
-tuning prompts, and RUN/reinforced.json is a policy like any other: it has not been held against the hold-out, and
-`python experiments/own_path.py RUN` says what it is worth. Every step is a line of RUN/reinforce/steps.jsonl; a run
-that was killed goes on from there.
+An episode is a live text to a fitting prompt, in which each token escalates with the probability
+sigmoid((score - threshold) / temperature). Its reward is minus its loss, minus a multiplier times its cost above the
+target (with --quality-budget, loss and cost change places). The advantage is the reward minus the mean of its group,
+and the multiplier grows while the target is missed. After training, the threshold is set again by replay on the tuning
+prompts, and the policy is written to RUN/reinforced.json. It has not been measured on the hold-out:
+`python experiments/own_path.py RUN` does that. Each step is a line of RUN/reinforce/steps.jsonl; a run that was killed
+continues there.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Annotated
 
 import tyro
 
-from train.common.cli import at_least, attempt, checking
+from train.common.cli import at_least, attempt, checking, positive
 
 KEPT = ("goal", "machine", "splits", "cost", "groups", "label")
-"""What the provenance of the tuned policy says that is true of the reinforced one too."""
+"""Provenance of the tuned policy that holds for the reinforced one too."""
 
 
 @dataclass
@@ -35,18 +35,18 @@ class Reinforce:
     episodes: int = 512
     """texts in all, rounded up to whole steps"""
     prompts: int = 4
-    """prompts a step"""
+    """prompts per step"""
     group: int = 8
-    """texts of each"""
+    """texts per prompt in a step"""
     longest: int = 100
-    """prompts of more tokens are left out: every text of a group reads its prompt anew"""
+    """longest prompt, in tokens; longer ones are left out, as each text of a group reads its prompt again"""
     max_new_tokens: int = 48
     lr: float = 0.02
-    """learning rate of Adam, in standardised weights"""
+    """learning rate of Adam, in units of standardised weights"""
     temperature: float = 0.5
-    """of the drawn decisions, in standard deviations of the score over the traces"""
+    """temperature of the drawn decisions, in standard deviations of the score over the traces"""
     dual_rate: float = 0.3
-    """how fast the multiplier moves: by this times the violation, a step"""
+    """change of the multiplier per step and unit of violation of the target"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0
@@ -70,8 +70,8 @@ def run(config: Reinforce) -> None:
         found = load_run(config.run)
         if found.policy.kind not in ("logistic", "mlp"):
             raise ValueError(
-                f"{config.run / 'policy.json'} is a policy of the kind {found.policy.kind!r}, which has no gradient; "
-                f"tune one with --policy logistic or mlp"
+                f"{config.run / 'policy.json'} is of the kind {found.policy.kind!r}, which has no gradient; tune "
+                f"one with --policy logistic or mlp"
             )
         search = found.search(found.traces)
         how = settings(config, found.policy, search)
@@ -93,18 +93,16 @@ def run(config: Reinforce) -> None:
 
 
 def check(config: Reinforce) -> None:
-    """ValueError for a number that makes no sense; sets the number of threads."""
+    """ValueError for a number out of range; sets the number of threads."""
     from decoding.cli.options import use
 
     at_least(config, {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "seed": 0})
-    for name in ("lr", "temperature", "dual_rate"):
-        if not 0 < getattr(config, name) < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name):g}")
+    positive(config, "lr", "temperature", "dual_rate")
     use("cpu", config.threads)
 
 
 def settings(config: Reinforce, policy, search):
-    """How to learn: the temperature in units of this policy's score, the multiplier from the replayed frontier."""
+    """The training settings: the temperature in units of this policy's score, the multiplier from replay."""
     import numpy as np
 
     from train.reinforcement.policy_gradient import Settings
@@ -113,21 +111,21 @@ def settings(config: Reinforce, policy, search):
     score = risks(policy, search.fit)
     spread = float(np.std(score[np.isfinite(score)]))
     if spread == 0:
-        raise ValueError("the policy scores every position alike; there is nothing to explore around its threshold")
+        raise ValueError("the policy gives every position the same score; there is nothing to explore")
     steps = -(-config.episodes // (config.prompts * config.group))
     return Settings(steps, config.lr, config.temperature * spread, exchange(policy, search), config.dual_rate)
 
 
 def exchange(policy, search, width: float = 0.1) -> float:
-    """How much of the objective one unit of the constraint buys on the replayed frontier, at the policy's threshold."""
+    """The exchange rate at the policy's threshold on the replayed frontier: objective per unit of the constraint."""
     import numpy as np
 
     from train.search.thresholds import risks
 
     kept = float((risks(policy, search.calls) < float(policy.threshold)).mean())
-    (slow, careful), (fast, lossy) = search.curve(policy, np.clip([kept - width, kept + width], 0.0, 1.0))
+    (slow, safe), (fast, lossy) = search.curve(policy, np.clip([kept - width, kept + width], 0.0, 1.0))
     saved = 1 / slow - 1 / fast
-    rate = (lossy - careful) / saved if saved > 0 else 0.0
+    rate = (lossy - safe) / saved if saved > 0 else 0.0
     if search.goal.budget is not None:
         rate = 1 / rate if rate > 0 else 0.0
     return max(0.0, float(rate))
@@ -147,7 +145,7 @@ def rollouts(config: Reinforce, found):
 
 
 def recalibrate(policy, found, search) -> tuple:
-    """``policy`` at the threshold that replay on the tuning prompts gives, corrected as that of the run; a summary."""
+    """(``policy`` at the threshold that replay on the tuning prompts gives, with the run's correction; a summary)."""
     from train.search.backoff import GRID
     from train.search.goal import solve
 

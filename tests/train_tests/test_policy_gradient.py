@@ -19,8 +19,8 @@ from train.reinforcement.policy_gradient import (
     group_advantages,
     learn,
     logit,
-    place,
     projected,
+    set_weights,
     surrogate,
     weights,
 )
@@ -51,17 +51,17 @@ REWARDS = {(0, 0): -0.9, (0, 1): 0.2, (1, 0): -0.1, (1, 1): -0.4}
 def outcomes():
     for first, second in itertools.product((0, 1), repeat=2):
         table = torch.cat([FIRST, SECOND[first : first + 1]])
-        handed = torch.tensor([first, second], dtype=torch.bool)
-        yield Decisions(table, handed, torch.zeros(2, dtype=torch.long)), REWARDS[first, second]
+        escalated = torch.tensor([first, second], dtype=torch.bool)
+        yield Decisions(table, escalated, torch.zeros(2, dtype=torch.long)), REWARDS[first, second]
 
 
 def expected(policy, vector) -> float:
     """The expected reward of two steps, by enumeration in float64."""
-    place(policy, vector)
+    set_weights(policy, vector)
     total = 0.0
     for decisions, reward in outcomes():
         odds = logit(policy, decisions.table, TEMPERATURE).double()
-        total += reward * torch.where(decisions.handed, odds.sigmoid(), (-odds).sigmoid()).prod().item()
+        total += reward * torch.where(decisions.escalated, odds.sigmoid(), (-odds).sigmoid()).prod().item()
     return total
 
 
@@ -69,12 +69,12 @@ def expected(policy, vector) -> float:
 def test_the_gradient_is_that_of_the_expected_reward(make):
     policy = make()
     vector = weights(policy).requires_grad_()
-    place(policy, vector)
+    set_weights(policy, vector)
     total = torch.zeros(())
     for decisions, reward in outcomes():
         with torch.no_grad():
             odds = logit(policy, decisions.table, TEMPERATURE)
-            chance = torch.where(decisions.handed, odds.sigmoid(), (-odds).sigmoid()).prod()
+            chance = torch.where(decisions.escalated, odds.sigmoid(), (-odds).sigmoid()).prod()
         total = total + chance * surrogate(policy, decisions, torch.tensor([reward]), TEMPERATURE)
     total.backward()
     step = 1e-2
@@ -89,12 +89,12 @@ def test_the_gradient_is_that_of_the_expected_reward(make):
 def test_a_baseline_leaves_the_expected_gradient_alone():
     policy = logistic()
     vector = weights(policy).requires_grad_()
-    place(policy, vector)
+    set_weights(policy, vector)
     total = torch.zeros(())
     for decisions, _ in outcomes():
         with torch.no_grad():
             odds = logit(policy, decisions.table, TEMPERATURE)
-            chance = torch.where(decisions.handed, odds.sigmoid(), (-odds).sigmoid()).prod()
+            chance = torch.where(decisions.escalated, odds.sigmoid(), (-odds).sigmoid()).prod()
         total = total + chance * surrogate(policy, decisions, torch.ones(1), TEMPERATURE)
     total.backward()
     assert vector.grad.abs().max() < 1e-5
@@ -134,9 +134,9 @@ def test_hand_offs_are_drawn_with_the_chance_that_is_differentiated():
     policy, n = logistic(), 20_000
     explorer = Explorer(policy, TEMPERATURE)
     table = torch.tensor([[0.8, 0.1]]).expand(n, 2)
-    handed = explorer(a_step(table, torch.rand(n, generator=torch.Generator().manual_seed(0))))
+    escalated = explorer(a_step(table, torch.rand(n, generator=torch.Generator().manual_seed(0))))
     chance = float(torch.sigmoid((policy.score_table(table[:1]) - policy.threshold) / TEMPERATURE))
-    assert handed.float().mean() == pytest.approx(chance, abs=0.01)
+    assert escalated.float().mean() == pytest.approx(chance, abs=0.01)
     assert 0 < entropy(policy, explorer.decisions(torch.ones(n, dtype=torch.long)), TEMPERATURE) <= np.log(2)
 
 
@@ -148,14 +148,14 @@ class Toy:
 
     def __call__(self, explorer, step):
         draw = torch.Generator().manual_seed(step)
-        loss, handed = torch.zeros(4, 8), torch.zeros(4, 8)
+        loss, escalated = torch.zeros(4, 8), torch.zeros(4, 8)
         for _ in range(10):
             table = torch.randn(32, 2, generator=draw)
             own = explorer(a_step(table, torch.rand(32, generator=draw))).view(4, 8)
             wrong = (table[:, 0] > 0.5).view(4, 8)
             loss += (wrong & ~own) / 10
-            handed += own / 10
-        return loss, handed - self.limit, explorer.decisions(torch.full((32,), 10))
+            escalated += own / 10
+        return loss, escalated - self.limit, explorer.decisions(torch.full((32,), 10))
 
 
 def how(steps=120, **changes):
@@ -163,7 +163,7 @@ def how(steps=120, **changes):
 
 
 def value(policy, seed=10_000):
-    """(loss, share handed on) of the drawn policy on texts that no step has seen."""
+    """(loss, share escalated) of the drawn policy on texts that no step has seen."""
     loss, over, _ = Toy()(Explorer(policy, 0.1), seed)
     return float(loss.mean()), float(over.mean()) + 0.35
 
@@ -174,9 +174,9 @@ def test_it_learns_where_to_hand_on_and_keeps_to_the_target(make, tmp_path):
     policy, rows = learn(make(), Toy(), how(), tmp_path / "steps.jsonl")
     first, last = (np.mean([row["objective"] for row in part]) for part in (rows[:6], rows[-6:]))
     assert last < first / 2
-    loss, handed = value(policy)
+    loss, escalated = value(policy)
     assert loss < before / 2
-    assert handed == pytest.approx(0.35, abs=0.08)  # 31 % of the tokens are above 0.5
+    assert escalated == pytest.approx(0.35, abs=0.08)  # 31 % of the tokens are above 0.5
     high, low = policy.score_table(torch.tensor([[1.5, 0.0], [-0.5, 0.0]])).tolist()
     assert high > float(policy.threshold) > low
 

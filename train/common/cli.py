@@ -29,6 +29,14 @@ def at_least(config, least: dict[str, int]) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {low}, not {value}")
 
 
+def positive(config, *names: str) -> None:
+    """ValueError for the first setting of ``names`` that is not a positive finite number."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {value:g}")
+
+
 def attempt(name: str, job: Callable[[], object], folder: Path | None = None) -> int:
     """The exit code of ``job()``: 0 when it is done, 2 after an InputError, 130 when it was stopped.
 

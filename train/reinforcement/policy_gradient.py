@@ -1,8 +1,8 @@
-"""The policy gradient of a hand-off policy: which decisions were drawn, how likely they were, what they were worth.
+"""A constrained policy gradient for hand-off policies.
 
-REINFORCE (Williams 1992) with the mean of a group of rollouts of one prompt as baseline (2402.03300, section 4.1), and
-a multiplier for the constraint that is moved by projected ascent. The policy's own score becomes a chance to hand on:
-sigmoid((score - threshold) / temperature).
+REINFORCE (Williams 1992) with the mean of a group of rollouts of one prompt as the baseline (2402.03300, section 4.1),
+and a Lagrange multiplier of the constraint that moves by projected dual ascent. While it is trained, the policy
+escalates with probability sigmoid((score - threshold) / temperature).
 """
 
 from __future__ import annotations
@@ -21,84 +21,84 @@ from train.common import atomic
 from train.common.progress import track
 
 FIXED = ("mean", "scale")
-"""Learned from the traces, and no decision of their own."""
+"""Parameters that are not trained: they standardise the features."""
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided in a batch of rollouts, as rows [n]."""
+    """The n decisions of a batch of rollouts."""
 
     table: Tensor
-    """[n, features] what the policy saw"""
-    handed: Tensor
+    """[n, features]"""
+    escalated: Tensor
     """bool [n]"""
     rollout: Tensor
-    """[n] number of the rollout"""
+    """[n] index of the rollout"""
 
 
 class Explorer:
-    """A policy that draws its decisions with the step's own noise, and remembers them.
+    """A policy that draws its decisions with the noise of the step, and records them.
 
-    A decoder asks it about all open rows at each position, so ``decisions`` can say whose each was.
+    A decoder calls it once per position for all open rows, so ``decisions`` can tell the rollout of each.
     """
 
     def __init__(self, policy: Policy, temperature: float):
         self.policy, self.temperature = policy, temperature
-        self.names = (*policy.names, "uniform")  # a decoder makes no noise for who does not name it
+        self.names = (*policy.names, "uniform")  # ``uniform`` is computed only if listed
         self.history, self.window, self.observe = policy.history, policy.window, policy.observe
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, step) -> Tensor:
         table = feature_columns(step, self.policy.names, self.history, self.policy.classes)
-        # Not "uniform < chance", which is False for NaN.
-        handed = ~(step.uniform >= torch.sigmoid(logit(self.policy, table, self.temperature)))
-        self.seen.append((table, handed))
-        return handed
+        # Not "uniform < probability", which is False for NaN.
+        escalated = ~(step.uniform >= torch.sigmoid(logit(self.policy, table, self.temperature)))
+        self.seen.append((table, escalated))
+        return escalated
 
     def decisions(self, lengths: Tensor) -> Decisions:
-        """What was decided in the rollouts of ``lengths`` [rollouts] tokens: row r was open at the first lengths[r]."""
+        """All decisions; rollout r was open at the first ``lengths[r]`` positions, for ``lengths`` [rollouts]."""
         rollout = [torch.nonzero(lengths > t).squeeze(1) for t in range(len(self.seen))]
-        tables, handed = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
-        return Decisions(tables, handed, torch.cat(rollout))
+        tables, escalated = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
+        return Decisions(tables, escalated, torch.cat(rollout))
 
 
 def logit(policy: Policy, table: Tensor, temperature: float) -> Tensor:
-    """[n] log-odds of handing on."""
+    """[n] log-odds of escalation."""
     return (policy.score_table(table) - policy.threshold) / temperature
 
 
 def surrogate(policy: Policy, decisions: Decisions, advantages: Tensor, temperature: float) -> Tensor:
-    """A number whose gradient is the policy gradient: mean over rollouts of advantage [rollouts] * log-probability."""
+    """The mean over rollouts of advantage [rollouts] * log-probability; its gradient is the policy gradient."""
     odds = logit(policy, decisions.table, temperature)
-    logp = F.logsigmoid(torch.where(decisions.handed, odds, -odds))
+    logp = F.logsigmoid(torch.where(decisions.escalated, odds, -odds))
     return (advantages[decisions.rollout] * logp).sum() / len(advantages)
 
 
 @torch.no_grad()
 def entropy(policy: Policy, decisions: Decisions, temperature: float) -> float:
-    """Nats per decision; near 0 nothing is explored any more."""
+    """Mean entropy of a decision in nats; near 0, exploration has ended."""
     odds = logit(policy, decisions.table, temperature)
-    chance = torch.sigmoid(odds)
-    return float(-(chance * F.logsigmoid(odds) + (1 - chance) * F.logsigmoid(-odds)).mean())
+    probability = torch.sigmoid(odds)
+    return float(-(probability * F.logsigmoid(odds) + (1 - probability) * F.logsigmoid(-odds)).mean())
 
 
 def group_advantages(reward: Tensor) -> Tensor:
-    """[prompts * group] of [prompts, group]: how much better a rollout was than the others of its prompt."""
+    """[prompts * group] ``reward`` [prompts, group] of each rollout minus the mean of its prompt."""
     return (reward - reward.mean(1, keepdim=True)).flatten()
 
 
 def projected(multiplier: float, violation: float, rate: float) -> float:
-    """The multiplier after one step of dual ascent: it grows while the constraint is violated, and is at least 0."""
+    """The multiplier, at least 0, after one step of dual ascent: it grows while the constraint is violated."""
     return max(0.0, multiplier + rate * violation)
 
 
 def weights(policy: Policy) -> Tensor:
-    """[n] the weights that are trained, as one vector."""
+    """[n] the trained weights as one vector, copied."""
     return torch.cat([getattr(policy, f"{name}_").flatten() for name in policy.shapes() if name not in FIXED]).clone()
 
 
-def place(policy: Policy, vector: Tensor) -> None:
-    """Let ``policy`` score with ``vector``, as views of it, so that gradients reach it."""
+def set_weights(policy: Policy, vector: Tensor) -> None:
+    """Make the trained weights of ``policy`` views of ``vector``, so that its score has a gradient there."""
     start = 0
     for name, shape in policy.shapes().items():
         if name not in FIXED:
@@ -109,20 +109,20 @@ def place(policy: Policy, vector: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to learn."""
+    """How to train."""
 
     steps: int
     rate: float
-    """of Adam, in standardised weights"""
+    """learning rate of Adam, in units of standardised weights"""
     temperature: float
     """in units of the score"""
     multiplier: float
-    """at the start, in units of the objective by units of the constraint"""
+    """at the start, in units of the objective per unit of the constraint"""
     dual_rate: float
 
 
 Play = Callable[[Explorer, int], tuple[Tensor, Tensor, Decisions]]
-"""(rollouts' objective [prompts, group], to be small; constraint, to be at most 0 on average; decisions) of a step."""
+"""A step's (objective [prompts, group], to be minimised; constraint, to be at most 0 on average; decisions)."""
 
 
 def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[Policy, list[dict]]:
@@ -135,10 +135,10 @@ def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[P
     if rows:
         _restore(rows[-1]["state"], vector, optimizer)
     for step in track(range(len(rows), settings.steps), "policy gradient"):
-        place(policy, vector.detach())
+        set_weights(policy, vector.detach())
         objective, constraint, decisions = play(Explorer(policy, settings.temperature), step)
         reward = -(objective + multiplier * constraint)
-        place(policy, vector)
+        set_weights(policy, vector)
         optimizer.zero_grad()
         surrogate(policy, decisions, group_advantages(reward), settings.temperature).backward()
         violation = float(constraint.mean())
@@ -155,7 +155,7 @@ def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[P
         multiplier = projected(multiplier, violation, settings.dual_rate)
         rows.append(row | {"next_multiplier": multiplier, "state": _state(vector, optimizer)})
         atomic.append_rows(path, rows[-1:])
-    place(policy, vector.detach().clone())
+    set_weights(policy, vector.detach().clone())
     return policy, rows
 
 

@@ -1,4 +1,4 @@
-"""Rollouts of a drawn policy on the real pair: groups of live texts, judged, their time priced."""
+"""Rollouts of a policy that explores: groups of live texts, their losses and their priced times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from train.search.goal import Goal
 
 @dataclass
 class Rollouts:
-    """Writes a group of texts to each of a few prompts a step; ``references`` are the large model's own, by prompt."""
+    """Writes a group of texts to each of a few prompts a step.
+
+    ``references``: the large model's own answers by prompt id; ``new``: the most tokens of a text.
+    """
 
     small: LM
     large: LM
@@ -37,25 +40,25 @@ class Rollouts:
     seed: int = 0
 
     def __call__(self, explorer: Explorer, step: int) -> tuple[Tensor, Tensor, Decisions]:
-        """(objective, constraint) [prompts, group] and the decisions; the noise is a function of seed and step."""
+        """(objective, constraint) [prompts, group] and the decisions of ``step``; seed and step determine the noise."""
         draw = np.random.default_rng([self.seed, step])
         picked = draw.choice(len(self.prompts), min(self.count, len(self.prompts)), replace=False)
         rows = [self.prompts[i] for i in picked for _ in range(self.group)]
         texts = write(Backoff([self.small, self.large], explorer), rows, self.new, seed=self._seed(step, len(rows)))
-        judged = [self._judged(prompt, *text) for prompt, text in zip(rows, texts, strict=True)]
-        loss, cost = torch.tensor(judged, device=self.large.device).view(len(picked), self.group, 2).unbind(-1)
+        measured = [self._measured(prompt, *text) for prompt, text in zip(rows, texts, strict=True)]
+        loss, cost = torch.tensor(measured, device=self.large.device).view(len(picked), self.group, 2).unbind(-1)
         lengths = torch.tensor([len(answer) for answer, _ in texts], device=self.large.device)
         if self.goal.budget is None:
             return loss, cost - 1 / self.goal.speedup, explorer.decisions(lengths)
         return cost, loss - self.goal.budget, explorer.decisions(lengths)
 
-    def _judged(self, prompt: Prompt, answer: list[int], writers: list[int]) -> tuple[float, float]:
-        """(loss, priced seconds per token over those of the large model alone, the inverse of a speedup)."""
+    def _measured(self, prompt: Prompt, answer: list[int], writers: list[int]) -> tuple[float, float]:
+        """(loss, priced seconds per token relative to the large model alone: the inverse of a speedup)."""
         reference = self.references[prompt.id][: self.new]
         own = alone([prompt], [reference], self.cost)
         taken = handoff_seconds(len(prompt.ids), writers, self.cost.tables) / len(answer)
         return self.metric(prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])
 
     def _seed(self, step: int, rows: int) -> int:
-        """A row draws with the batch's seed plus its number: no two texts of a training run share their noise."""
+        """The seed of a batch. Row r draws with seed + r, so no two texts of a training run share noise."""
         return self.seed + step * rows
