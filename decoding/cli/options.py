@@ -95,15 +95,13 @@ def _option(users: dict[str, Setting]) -> Any:
 
 def settings_of(options: Options, method: str) -> dict[str, Any]:
     """The settings that the user gives. ValueError for a setting that ``method`` does not have, or a wrong value."""
-    known, given = readers(), {}
-    for name, users in known.items():
-        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
-        if value is None:
-            continue
+    known = readers()
+    given = {name: value for name in known if (value := getattr(options, name)) is not None}
+    for name, value in given.items():
+        users, flag = known[name], f"--{name.replace('_', '-')}"
         if method not in users:
             raise ValueError(f"leave out {flag}: {method} has no such setting; it is one of {', '.join(users)}")
         users[method].check(flag, value)
-        given[name] = value
     return given
 
 

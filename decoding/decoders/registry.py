@@ -60,14 +60,9 @@ TREE = {"beams": BEAMS, "length": LENGTH._replace(default=1)}
 DECODERS: dict[str, DecoderKind] = {
     "backoff": DecoderKind("decoders.backoff:Backoff", "a policy decides who writes", role="handoff", policy="needed"),
     "speculative": DecoderKind(
-        "decoders.speculative:from_settings",
-        "the small model drafts, the large one verifies",
-        CHAIN,
-        True,
-        role="stop",
-        policy="optional",
+        "decoders.speculative:from_settings", "a draft that is verified", CHAIN, True, role="stop", policy="optional"
     ),
-    "mtad": DecoderKind("decoders.mtad:MTAD", "beams of drafts; the jointly likely is kept", WIDE, role="stop"),
+    "mtad": DecoderKind("decoders.mtad:MTAD", "beams of drafts, of which the likely are kept", WIDE, role="stop"),
     "mmtad": DecoderKind("decoders.mtad:MMTAD", "as mtad, but the large model reads all beams", WIDE, role="stop"),
     "specinfer": DecoderKind("decoders.specinfer:from_settings", "as speculative, by a tree", TREE, True, role="stop"),
     "large": DecoderKind("decoders.autoregressive:Autoregressive", "the large model alone", {}, True, ("large",)),
