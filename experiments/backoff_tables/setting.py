@@ -101,8 +101,7 @@ def _cost(folder: Path, config, run: FinishedRun, models: list[LM]) -> ModelCost
 
 
 def _fits(config, run: FinishedRun, traces: Traces) -> Fits:
-    """Policies to fit on the run's fit split, whoever wrote the text, and to calibrate on the hand-off texts of its
-    tune split."""
+    """Policies to fit on all traces of the fit split and to calibrate on the hand-off traces of the tune split."""
     from policies.kinds.learned import LearnedPolicy
     from train.search.backoff import FEATURE_SETS
 

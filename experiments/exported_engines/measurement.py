@@ -37,8 +37,8 @@ def run(config) -> dict:
         refuse_other_setting(config, settings, models)
     context = max(len(p.ids) for p in prompts) + config.max_new_tokens + 64
     ways = {}
-    for engine, told in settings.items():
-        built = ENGINES[engine].build(told, small, large, tokenizer, context, config.output)
+    for engine, exported in settings.items():
+        built = ENGINES[engine].build(exported, small, large, tokenizer, context, config.output)
         ways |= {f"{engine} {way}": answer for way, answer in zip(WAYS, built, strict=True)}
     rows = measure(config, ways, prompts)
     result = {"settings": settings, "prompts": len(prompts)}
@@ -100,17 +100,17 @@ def refuse_other_setting(config, settings: dict, models: tuple[str, str]) -> Non
     run_folder.ensure_same_run(config.output / "settings.json", now, config, otherwise)
 
 
-def llama_cpp(told: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:
+def llama_cpp(exported: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:
     """A function that answers with llama.cpp, in each of ``WAYS``."""
-    draft = told["speculative"]["draft"]
+    draft = exported["speculative"]["draft"]
     settings = [(), (small, DEFAULT_LENGTH, 0.0), (small, draft["n_max"], draft["p_min"])]
     return [XllamacppServer(large, tokenizer, context, *some).answer for some in settings]
 
 
-def openvino(told: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:
+def openvino(exported: dict, small: str, large: str, tokenizer, context: int, folder: Path) -> list[Callable]:
     """A function that answers with OpenVINO GenAI, in each of ``WAYS``."""
     folders = [convert(source, folder / name) for source, name in ((large, "large"), (small, "small"))]
-    return [OpenVINO(*some).answer for some in (folders[:1], folders, (*folders, told))]
+    return [OpenVINO(*some).answer for some in (folders[:1], folders, (*folders, exported))]
 
 
 class Engine(NamedTuple):

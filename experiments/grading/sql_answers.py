@@ -39,13 +39,13 @@ def execution_match(prompt: str, reference: str | None, text: str) -> float | No
     if right is None:
         return None
     given = find_query(text)
-    told, agrees = 0, given is not None
+    informed, agrees = 0, given is not None
     for database, rows in informative(prompt, right):
-        told += bool(rows)
+        informed += bool(rows)
         agrees = agrees and same_rows(rows, execute(database, given), is_ordered(right))
-        if told == ENOUGH or (told and not agrees):
+        if informed == ENOUGH or (informed and not agrees):
             break
-    return float(agrees) if told else None
+    return float(agrees) if informed else None
 
 
 def informative(prompt: str, query: str) -> Iterator[tuple[sqlite3.Connection, Rows]]:

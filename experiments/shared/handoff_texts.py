@@ -1,4 +1,4 @@
-"""Texts of a finished run's models on other prompts: judged, priced, and kept so that a stopped experiment goes on."""
+"""Texts of a finished run's models on other prompts: priced, compared with the large model's, and kept on disk."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def unseen_prompts(*runs: FinishedRun) -> list[Prompt]:
     prompts = load_prompts(runs[0].settings.prompts, runs[0].large.tokenizer, 10_000)
     unseen = [p for p in prompts if p.group not in used]
     if not unseen:
-        raise ValueError(f"the run in {runs[0].folder} has used every group of prompts; tune one with a smaller --limit")
+        raise ValueError(f"{runs[0].folder} has used every group of prompts; tune a run with a smaller --limit")
     return unseen
 
 
