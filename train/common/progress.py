@@ -80,7 +80,7 @@ class Step:
         self.clock, self.began = clock, clock()
 
     def line(self) -> str:
-        """`collecting traces 12/40, 0:03:10 left`; before the first one and after the last, the time that has passed."""
+        """`collecting traces 12/40, 0:03:10 left`; before the first and after the last, the time passed."""
         seconds, fresh, left = self.clock() - self.began, self.done - self.before, self.total - self.done
         if fresh and left > 0:
             seconds *= left / fresh

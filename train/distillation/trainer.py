@@ -1,4 +1,4 @@
-"""Trains a drafter on the clock: the learning rate follows the minutes, and a kill costs at most five of them."""
+"""Trains a drafter for a given time: the learning rate follows the clock, and a kill costs at most five minutes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from train.common.atomic import append_rows, read_rows
 from train.common.progress import progress
 from train.distillation import checkpoint
-from train.distillation.agreement import held_out_report
+from train.distillation.agreement import holdout_report
 from train.distillation.batches import batches, collate
 from train.distillation.checkpoint import Progress
 from train.distillation.objective import distillation_loss
@@ -22,20 +22,20 @@ SAVE_EVERY = 300
 
 
 class Trainer:
-    """Trains ``model`` on ``store`` (``TopK`` or ``Union``) but for the sequences ``held``.
+    """Trains ``model`` on ``store`` (``TopK`` or ``JoinedTopK``) without the sequences ``holdout``.
 
-    config: resolved settings. The run's checkpoint, when there is one, is gone on from. ``progress.jsonl`` gets a line
-    per epoch, but at most a hundred in all.
+    config: resolved settings. Continues from the checkpoint of the run, if any. ``progress.jsonl`` gets a line per
+    epoch, at most a hundred in all.
     """
 
-    def __init__(self, config, model, store, held: set[int]):
-        self.config, self.model, self.held = config, model.train(), held
+    def __init__(self, config, model, store, holdout: set[int]):
+        self.config, self.model, self.holdout = config, model.train(), holdout
         self.device = model.device
         self.body = model.model
         self.optimizer = self._make_optimizer()
         self.path, self.log = config.output / "checkpoint.safetensors", config.output / "progress.jsonl"
         self.progress = checkpoint.load(self.path, model, self.optimizer) if self.path.exists() else Progress()
-        read_rows(self.log)  # a line that a kill cut short goes
+        read_rows(self.log)  # removes a line that a kill cut short
         self.saved = self.reported = self.progress.elapsed
         self.last: dict | None = None
         self._forget_losses()
@@ -50,9 +50,9 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
 
     def use(self, store, rounds: int = 0) -> None:
-        """Train on ``store``, with what ``rounds`` on-policy rounds have added; the indices held out stay the same."""
+        """Train on ``store``, to which ``rounds`` on-policy rounds have added; the hold-out stays the same."""
         self.store = store
-        train = [i for i in range(len(store.sequences)) if i not in self.held]
+        train = [i for i in range(len(store.sequences)) if i not in self.holdout]
         chosen = batches([store.sequences[i] for i in train], self.config.batch_tokens)
         self.batches = [[train[i] for i in batch] for batch in chosen]
         if rounds > self.progress.rounds:
@@ -60,7 +60,7 @@ class Trainer:
             self.save()
 
     def _compile(self) -> None:
-        """Compile before the clock runs: at the first step it would take its minutes from a short training."""
+        """Compile now: compiling in the first step would count as training time."""
         self.body = torch.compile(self.model.model, dynamic=True)
         self.loss(self.batches[-1]).backward()
         self.optimizer.zero_grad(set_to_none=True)
@@ -70,7 +70,7 @@ class Trainer:
         self.saved = self.progress.elapsed
 
     def run(self, until: float) -> None:
-        """Train until ``until`` seconds have been trained in all; saves then, and when it is interrupted."""
+        """Train up to ``until`` seconds in all; save at the end, and when interrupted."""
         try:
             with progress("training, seconds", int(until), int(self.progress.elapsed)) as update:
                 while self.progress.elapsed < until:
@@ -99,7 +99,7 @@ class Trainer:
         progress.epoch, progress.batch = progress.epoch + 1, 0
 
     def learning_rate(self, done: float) -> float:
-        """Two percent of warm-up, then a cosine; ``done`` is the part of the minutes that is over."""
+        """Two percent of warm-up, then a cosine; ``done`` is the elapsed share of the minutes."""
         warm = min(1.0, done / 0.02 + 0.02)
         return self.config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done))) + 1e-6
 
@@ -112,7 +112,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.losses += loss.detach()  # stays on the device: reading it every step would make the host wait
+        self.losses += loss.detach()  # stays on the device: reading it at every step would make the host wait
         self.steps += 1
         self.progress.tokens += sum(len(self.store.sequences[i].ids) for i in indices)
 
@@ -128,8 +128,8 @@ class Trainer:
         self.losses, self.steps = torch.zeros((), device=self.device), 0
 
     def report(self) -> dict:
-        """A line for the user and one for ``progress.jsonl``: speed, loss, and the held-out answers."""
-        progress, held = self.progress, held_out_report(self.model, self.store, self.held)
+        """Print a line and append it to ``progress.jsonl``: speed, loss, and the hold-out report."""
+        progress, report = self.progress, holdout_report(self.model, self.store, self.holdout)
         row = {
             "epoch": progress.epoch,
             "minutes": progress.elapsed / 60,
@@ -137,7 +137,7 @@ class Trainer:
             "tokens_per_second": progress.tokens / max(progress.elapsed, 1e-9),
             "on_policy_rounds": progress.rounds,
             "loss": self.losses.item() / self.steps if self.steps else None,
-            **held,
+            **report,
         }
         append_rows(self.log, [row])
         print(_line(row, self.config.minutes), flush=True)
@@ -149,9 +149,9 @@ class Trainer:
 def _line(row: dict, minutes: float) -> str:
     loss, agreement, accepted = (
         "-" if row[name] is None else f"{row[name]:.{digits}f}"
-        for name, digits in (("loss", 3), ("heldout_agreement", 4), ("accepted_at_length_4", 2))
+        for name, digits in (("loss", 3), ("holdout_agreement", 4), ("accepted_at_length_4", 2))
     )
     return (
-        f"epoch {row['epoch']}  {row['minutes']:.1f}/{minutes:g} min  {row['tokens_per_second']:,.0f} tokens/s  "
-        f"loss {loss}  held-out agreement {agreement}  accepted at length 4 {accepted}"
+        f"epoch {row['epoch']}, {row['minutes']:.1f}/{minutes:g} min, {row['tokens_per_second']:,.0f} tokens/s, "
+        f"loss {loss}; held out: agreement {agreement}, {accepted} of 4 accepted"
     )

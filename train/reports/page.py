@@ -15,7 +15,7 @@ from policies.storage import atomic
 from train.reports import charts
 from train.reports.markup import faint, grid, page, paragraph, section
 from train.reports.plane import COLOURS
-from train.reports.tables import DASH, cells, format_number, label, loss_name, number, with_interval
+from train.reports.tables import DASH, cells, format_number, loss_name, number, with_interval
 
 Result = dict[str, Any]
 BETWEEN = ("#9a4f86", "#8c6510", "#009e73")
@@ -26,18 +26,22 @@ MEASURED = "Measured on the held-out prompts; in brackets 95 % intervals over pr
 FRONT = "Predicted from the tuning prompts, not measured: no candidate is faster and loses as little."
 PLAIN = "Logged only, never searched or certified: repetition lowers it."
 SAMPLES = "The shortest held-out prompts, one per family. Point at a token to see who wrote it, and its risk."
-CANDIDATE = {  # column of the certificate: key of a candidate, format
-    "capped loss": ("capped_loss", ".4f"),
-    "p-value": ("pvalue", ".3g"),
-    "upper bound": ("upper", ".4f"),
+CANDIDATE = {
+    "capped_loss": ("capped loss", ".4f"),
+    "pvalue": ("p-value", ".3g"),
+    "upper": ("upper bound", ".4f"),
     "loss": ("loss", ".4f"),
-    "replayed loss": ("replayed_loss", ".4f"),
+    "replayed_loss": ("replayed loss", ".4f"),
+    "above_cap": ("above the cap", "g"),
+    "priced_speedup": ("priced speedup", ".2f"),
 }
+"""Columns of the certificate; what was not tested has dashes."""
+FAMILY = {"prompts": ("prompts", "g"), "capped_loss": ("capped loss", ".4f"), "above_cap": ("above the cap", "g")}
 
 
 def write_html(result: Result, path: Path | str) -> None:
     """Write one self-contained page that opens offline; it forbids the browser to load anything else."""
-    name = str(result.get("name", "report"))
+    name, methods = str(result.get("name", "report")), result.get("methods", [])
     sections = (
         ("Methods", _methods(result), MEASURED),
         ("Certificate", _certificate(result.get("certificate")), ""),
@@ -48,7 +52,7 @@ def write_html(result: Result, path: Path | str) -> None:
         ("Calibration", charts.calibration(result.get("calibration", {}).get("bins", [])), _calibration_note(result)),
         ("Cost", _costs(result.get("cost", {})), _cost_note(result)),
         ("Splits", _splits(result.get("splits", {})), "Related prompts form a group; no group is in two splits."),
-        ("Plain regret", _plain(result.get("methods", [])), PLAIN),
+        ("Plain regret", _table("method", methods, {"plain_regret": ("nats per token", ".4g")}), PLAIN),
         ("Models and machine", _models(result), ""),
         ("Samples", _samples(result), SAMPLES + _threshold_note(result)),
     )
@@ -65,10 +69,16 @@ def _header(result: Result, name: str) -> str:
     return f"<h1>{escape(name)}</h1>{verdict}{faint([str(result.get('created', '')), *goal])}"
 
 
+def _table(first: str, rows: Sequence[Result], columns: dict, marked: Sequence[bool] = ()) -> str:
+    """The ``columns`` of ``rows`` that have a number; empty if none has."""
+    head, *lines = cells({"methods": rows}, columns)
+    return grid((first, *head[1:]), lines, marked) if head[1:] else ""
+
+
 def _methods(result: Result) -> str:
     head, *rows = cells(result)
-    table = grid(head, rows, [m["key"] == "tuned" for m in result.get("methods", [])])
-    return table and table + "".join(paragraph(text) for text in _comparisons(result))
+    table = grid(head, rows, [method["key"] == "tuned" for method in result.get("methods", [])])
+    return table and table + "".join(map(paragraph, _comparisons(result)))
 
 
 def _comparisons(result: Result) -> Iterable[str]:
@@ -92,24 +102,13 @@ def _certificate(found: Result | None) -> str:
     """The promise, what was tested for it in order, the losses by family, and the assumptions."""
     if not found:
         return ""
-    rows = [
-        (
-            i + 1,
-            *(format_number(c.get(key), form) for key, form in CANDIDATE.values()),
-            "not tested" if c.get("above_cap") is None else c["above_cap"],
-            with_interval(c.get("priced_speedup"), c.get("priced_speedup_interval"), ".2f"),
-        )
-        for i, c in enumerate(found["candidates"])
-    ]
-    families = [
-        (f["family"], f["prompts"], format_number(f["capped_loss"], ".4f"), f["above_cap"]) for f in found["families"]
-    ]
-    chosen = [i == found["chosen"] for i in range(len(rows))]
+    candidates = [{"label": i + 1} | candidate for i, candidate in enumerate(found["candidates"])]
+    families = [{"label": family["family"]} | family for family in found["families"]]
     return (
         paragraph(found["claim"])
         + faint([found["test"], f"a candidate passes at a p-value of at most {format_number(found['level'], '.4g')}"])
-        + grid(("candidate", *CANDIDATE, "above the cap", "priced speedup"), rows, chosen)
-        + grid(("family", "prompts", "capped loss", "above the cap"), families)
+        + _table("candidate", candidates, CANDIDATE, [i == found["chosen"] for i in range(len(candidates))])
+        + _table("family", families, FAMILY)
         + "".join(faint([text]) for text in found["assumptions"])
     )
 
@@ -128,11 +127,8 @@ def _front(result: Result, rows: int = 12) -> str:
     points = result.get("front", [])
     count = min(rows, len(points))
     picked = [points[i * (len(points) - 1) // max(1, count - 1)] for i in range(count)]
-    lines = [
-        (", ".join(charts.settings(p["params"])), format_number(p["speedup"], ".2f"), format_number(p["loss"], ".3f"))
-        for p in picked
-    ]
-    return grid(("settings", "speedup", loss_name(result)), lines)
+    rows = [point | {"label": ", ".join(charts.settings(point["params"]))} for point in picked]
+    return _table("settings", rows, {"speedup": ("speedup", ".2f"), "loss": (loss_name(result), ".3f")})
 
 
 def _search_note(result: Result) -> str:
@@ -153,7 +149,8 @@ def _policy(result: Result) -> str:
     body = decoder + paragraph(f"{decision}.{_threshold_note(result)}") + faint(facts)
     weights = sorted((policy.get("weights") or {}).items(), key=lambda item: -abs(number(item[1]) or 0))
     if weights:
-        return body + grid(("feature", "weight"), [(name, format_number(w, "+.4g")) for name, w in weights])
+        rows = [{"label": name, "weight": weight} for name, weight in weights]
+        return body + _table("feature", rows, {"weight": ("weight", "+.4g")})
     features = ", ".join(map(str, policy.get("features", [])))
     return body + (paragraph(f"features: {features}") if features else "")
 
@@ -171,11 +168,8 @@ def _calibration_note(result: Result) -> str:
 
 def _costs(costs: dict[str, dict[str, float]]) -> str:
     widths = sorted({width for cost in costs.values() for width in cost}, key=float)
-    rows = [
-        [name, *(format_number(1000 * cost[w], ".2f") if number(cost.get(w)) is not None else DASH for w in widths)]
-        for name, cost in costs.items()
-    ]
-    return grid(["model", *(f"{width} token{'s' * (float(width) != 1)}" for width in widths)], rows)
+    rows = [{"label": name} | {w: 1000 * seconds for w, seconds in cost.items()} for name, cost in costs.items()]
+    return _table("model", rows, {w: (f"{w} token{'s' * (float(w) != 1)}", ".2f") for w in widths})
 
 
 def _cost_note(result: Result) -> str:
@@ -193,11 +187,6 @@ def _cost_note(result: Result) -> str:
 def _splits(splits: dict[str, Result]) -> str:
     keys = ("prompts", "groups", "hash")
     return grid(("split", *keys), [[name, *(str(s.get(key, DASH))[:16] for key in keys)] for name, s in splits.items()])
-
-
-def _plain(methods: Sequence[Result]) -> str:
-    known = [m for m in methods if number(m.get("plain_regret")) is not None]
-    return grid(("method", "nats per token"), [(label(m), format_number(m["plain_regret"], ".4g")) for m in known])
 
 
 def _models(result: Result) -> str:

@@ -44,7 +44,7 @@ def cells(result: dict[str, Any], columns: dict = COLUMNS) -> list[list[str]]:
 
 def label(method: dict[str, Any]) -> str:
     """The name of the method for a reader."""
-    return str(method.get("label", method["key"]))
+    return str(method["label"])
 
 
 def loss_name(result: dict[str, Any]) -> str:
