@@ -1,16 +1,16 @@
-"""Distil a drafter: a small Llama that writes what a given target would write.
+"""Distil a drafter: a small Llama that predicts what a given target writes.
 
-The target's own answers are the right data (a drafter is judged on them); plain text helps. Its top-k
-log-probabilities are computed once and kept, then the drafter trains on them for as many minutes as it is given:
-cross-entropy against the target's top-k and its best token. The token embedding starts as the truncated SVD of the
-target's. Run the same command again and it goes on where it was; with more --minutes it goes on from its end.
+The data are the target's own answers, and plain text if there is any. The target's top-k log-probabilities on them are
+computed once and kept. Then the drafter trains for the given minutes, with cross-entropy to the target's top-k
+distribution and to its best token. Its token embedding starts as the truncated SVD of the target's. The same command
+continues a stopped run, and with more --minutes a finished one.
 
     python train/distill.py --prompts mine.jsonl --text corpus.txt --minutes 60 --output runs/drafter
     python train/distill.py --target my/model --self-prompts 20000 --device cuda --output runs/mine
     python train/distill.py --prompts mine.jsonl --init decoding/drafter.gguf --lr 5e-4 --output runs/adapted
 
-A second, larger drafter, for a Backoff of three models, grows from the first. A token costs 0.18 to 0.20 of the default
-target's on a CPU (`decoding.cost.timing.measure`; 4 x 256: 0.11 to 0.12):
+A larger drafter, for a Backoff of three models, grows from the first. On a CPU its token costs 0.18 to 0.20 of the
+default target's (4 layers of width 256: 0.11 to 0.12):
 
     python train/distill.py --init decoding/drafter.gguf --layers 8 --width 320 --lr 7e-4 --minutes 120 \\
         --self-prompts 4000 --text corpus.txt --output runs/drafter-large
@@ -28,74 +28,74 @@ from train.common.cli import attempt
 
 @dataclass
 class Distill:
-    """Distil a drafter from a target's own answers and from text."""
+    """Distil a drafter from a target's own answers and from plain text."""
 
     prompts: list[str] = field(default_factory=list)
-    """prompts (as for fit_policy) that the target answers first"""
+    """prompts (as for fit_policy) that the target answers"""
     self_prompts: int = 0
-    """prompts that the target writes itself (needs its chat template), and answers likewise"""
+    """number of prompts that the target writes itself, with its chat template, and answers"""
     temperatures: list[float] = field(default_factory=lambda: [0.0, 0.7])
     """temperatures at which the target answers every prompt"""
     answer_tokens: int = 150
-    """tokens of such an answer"""
+    """longest answer, in tokens"""
     answer_batch: int | None = None
-    """prompts that are answered at a time (default: 96, on CUDA 256)"""
+    """prompts in a batch of answers (default: 96, on CUDA 256)"""
     generations: list[Path] = field(default_factory=list)
-    """answers that the target has written already: jsonl with `prompt_ids` and `new_ids`"""
+    """files of answers that the target has already written: jsonl with `prompt_ids` and `new_ids`"""
     text: list[Path] = field(default_factory=list)
-    """plain text files; the target's predictions on them are learned too"""
+    """plain text files; the drafter also learns the target's predictions on them"""
     text_tokens: int = 400_000
     """at most this many tokens of text"""
     target: str | None = None
     """folder, hub id or .gguf of the target (default: the large model of the default pair)"""
     output: Path = Path("runs/drafter")
-    """folder for the store, the checkpoint, progress.jsonl and the result"""
+    """folder for the target's log-probabilities, the checkpoint, progress.jsonl and the drafter"""
     export: Literal["gguf", "folder"] | None = None
-    """one GGUF file (default where the target is one: its tokenizer is copied) or a transformers folder"""
+    """one GGUF file with the target's tokenizer (default for a target in GGUF) or a transformers folder"""
     resume: bool = True
-    """go on with the run in the output folder; --no-resume refuses a folder that holds one"""
+    """continue the run in the output folder; --no-resume refuses a folder that holds one"""
     init: str | None = None
-    """go on from this drafter with a fresh schedule: a run's checkpoint.safetensors, a folder, a .gguf or a hub id.
-    Where a larger size is given, it grows to that first, and begins by writing the same"""
+    """drafter to start from, with a fresh schedule: a run's checkpoint.safetensors, a folder, a .gguf or a hub id;
+    a larger size grows it without changing its predictions"""
     layers: int | None = None
-    """(default: 4, or those of --init)"""
-    """(default: 4)"""
+    """number of layers (default: 4, or that of --init)"""
     width: int | None = None
-    """(default: 256)"""
+    """hidden size (default: 256, or that of --init)"""
     heads: int | None = None
-    """(default: width / 64)"""
+    """attention heads (default: width / 64, or heads as wide as those of --init)"""
     inner: int | None = None
-    """width of the feed-forward layers (default: 4 * width)"""
+    """width of the feed-forward layers (default: 4 * width, or in proportion to --init)"""
     minutes: float = 60.0
-    """training time, the target's passes not counted"""
+    """training time, without the target's passes"""
     on_policy_rounds: int = 0
-    """times, evenly spread over the minutes, that the drafter writes and the target labels what it wrote; each costs
-    a pass of the target over its share of the data, which is why it is off until you have seen it win on your pair"""
+    """number of rounds, evenly spread over the minutes, in which the drafter writes and the target labels its text;
+    a round costs a pass of the target over its share of the data"""
     on_policy_share: float = 0.25
-    """part of the training answers from a random place of which the drafter goes on in a round"""
+    """share of the training answers that the drafter continues from a random place in a round"""
     on_policy_tokens: int = 48
-    """tokens that the drafter writes there, at temperature 1"""
+    """tokens of such a continuation, drawn at temperature 1"""
     batch_tokens: int | None = None
-    """tokens of a batch, padding included (default: 4096, on CUDA 65536)"""
+    """tokens of a training batch, with padding (default: 4096, on CUDA 65536)"""
     max_length: int = 384
-    """tokens of a training sequence"""
+    """longest training sequence, in tokens"""
     top_k: int = 8
     """log-probabilities of the target kept per position"""
     negatives: int | None = None
-    """random tokens beside the batch's own top-k in the estimate of the softmax's normaliser; 0 for the whole
-    vocabulary (default: 2048, on CUDA 0)"""
+    """random tokens, beside the batch's own top-k, that estimate the softmax's normaliser; 0 for the whole vocabulary
+    (default: 2048, on CUDA 0)"""
     lr: float = 1.5e-3
+    """highest learning rate"""
     hard: float = 0.4
-    """weight of the target's best token as a label; the rest is its top-k distribution"""
+    """weight of the target's best token as a label; its top-k distribution has the rest"""
     prompt_weight: float = 0.3
-    """weight of positions inside prompts and text"""
+    """weight of positions in prompts and plain text; answers have 1"""
     seed: int = 0
     device: str = "cpu"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """of the target, and of the matrix products of the drafter's training, whose weights stay float32 (auto: bfloat16
-    on CUDA and on CPUs that multiply it in hardware)"""
+    """dtype of the target and of the drafter's matrix products; its weights are float32 (auto: bfloat16 on CUDA and on
+    CPUs that multiply it in hardware)"""
     compile: bool = False
-    """torch.compile the drafter: a minute at the start, worth it on CUDA"""
+    """compile the drafter with torch.compile: takes a minute at the start, worth it on CUDA"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
 

@@ -59,7 +59,7 @@ def test_the_command_goes_on_after_a_stop_and_writes_a_drafter(folder):
     drafter = LM.load(output / "drafter")
     notes = json.loads((output / "drafter" / "distill.json").read_text())
     assert drafter.vocab == 37
-    assert 0 <= float(notes["heldout_agreement"]) <= 1
+    assert 0 <= float(notes["holdout_agreement"]) <= 1
     assert 0 <= float(notes["accepted_at_length_4"]) <= 4
     assert json.loads(notes["machine"])["cpu"]
     assert json.loads(notes["settings"])["width"] == 32
@@ -73,7 +73,7 @@ def test_progress_is_a_line_per_report(folder):
     assert 1 < len(lines) <= 102
     assert [line["epoch"] for line in lines] == sorted(line["epoch"] for line in lines)
     assert lines[-1]["minutes"] >= 0.02
-    assert {"loss", "tokens_per_second", "heldout_agreement", "accepted_at_length_4"} <= set(lines[0])
+    assert {"loss", "tokens_per_second", "holdout_agreement", "accepted_at_length_4"} <= set(lines[0])
 
 
 def test_on_policy_rounds_are_the_drafters_own_and_survive_a_kill(folder, monkeypatch):
@@ -123,35 +123,35 @@ def test_a_folder_of_another_run_is_refused(folder, capsys):
 
 def test_it_goes_on_from_a_drafter(folder, capsys):
     assert cli(command(folder, "first", 0.05)) == 0
-    last = rows(folder / "first" / "progress.jsonl")[-1]["heldout_agreement"]
+    last = rows(folder / "first" / "progress.jsonl")[-1]["holdout_agreement"]
     for name, source in (("second", "first/checkpoint.safetensors"), ("third", "first/drafter")):
         arguments = command(folder, name, 0.001, "--init", str(folder / source), "--lr", "1e-9")
         assert cli(arguments) == 0
-        assert rows(folder / name / "progress.jsonl")[-1]["heldout_agreement"] == pytest.approx(last, abs=0.05)
+        assert rows(folder / name / "progress.jsonl")[-1]["holdout_agreement"] == pytest.approx(last, abs=0.05)
         assert progress(folder / name)["elapsed"] < 1  # a schedule of its own
     source = folder / "first" / "drafter"
     assert cli(command(folder, "larger", 0.001, "--init", str(source), "--layers", "3", "--lr", "1e-9")) == 0
-    assert rows(folder / "larger" / "progress.jsonl")[-1]["heldout_agreement"] == pytest.approx(last, abs=0.05)
+    assert rows(folder / "larger" / "progress.jsonl")[-1]["holdout_agreement"] == pytest.approx(last, abs=0.05)
     assert "only grow" in refused(command(folder, "x", 1, "--init", source, "--width", "16"), capsys)
     assert "no --init model" in refused(command(folder, "x", 1, "--init", folder / "none"), capsys)
     assert "there is no checkpoint" in refused(command(folder, "x", 1, "--init", "none.safetensors"), capsys)
     weights = folder / "first" / "drafter" / "model.safetensors"
-    assert "is no checkpoint" in refused(command(folder, "x", 1, "--init", weights), capsys)
+    assert "is not a checkpoint" in refused(command(folder, "x", 1, "--init", weights), capsys)
     assert not (folder / "x").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ([], "nothing to learn from"),
+        ([], "nothing to train on"),
         (["--text", "none.txt"], "there is no file"),
         (["--text", __file__, "--width", "30", "--heads", "4"], "multiple of --heads"),
         (["--text", __file__, "--minutes", "0"], "--minutes must be positive"),
         (["--text", __file__, "--hard", "1.5"], "at most 1"),
         (["--text", __file__, "--answer-tokens", "0"], "--answer-tokens must be at least 1"),
         (["--text", __file__, "--device", "nowhere"], "no device 'nowhere'"),
-        (["--text", __file__, "--on-policy-rounds", "1"], "go on from answers"),
-        (["--text", __file__, "--export", "gguf"], "target's own GGUF"),
+        (["--text", __file__, "--on-policy-rounds", "1"], "need answers"),
+        (["--text", __file__, "--export", "gguf"], "a target in GGUF"),
         (["--prompts", "none.txt"], "does not exist"),
         (["--self-prompts", "5"], "no chat template"),
         (["--target", "/nowhere", "--text", __file__], "no target model"),
@@ -170,7 +170,7 @@ def test_a_damaged_line_of_answers_is_named(folder, capsys):
     assert "answers.jsonl, line 2" in refused(arguments, capsys)
     assert not (folder / "out").exists()  # so that the same command with another file is not refused
     (folder / "answers.jsonl").write_text('{"prompt_ids": [3], "new_ids": []}\n')
-    assert "nothing is left to learn from" in refused(arguments, capsys)
+    assert "nothing is left to train on" in refused(arguments, capsys)
 
 
 def test_on_policy_rounds_need_room(folder, capsys):

@@ -11,15 +11,15 @@ from tiny_models import tiny
 
 from decoding import LM
 from decoding.models.defaults import TARGET_WHEEL, target_source
-from train.distillation.agreement import agreements, expected_accepted, held_out_report
+from train.distillation.agreement import agreements, expected_accepted, holdout_report
 from train.distillation.batches import Batch, Sequence, batches, collate, pad
-from train.distillation.corpus import heldout, read_text, sequence_hash
+from train.distillation.corpus import holdout_indices, read_text, sequence_hash
 from train.distillation.drafter_file import export, notes
 from train.distillation.gguf_file import check_writable
 from train.distillation.objective import candidates, distillation_loss
 from train.distillation.on_policy import openings
 from train.distillation.student import existing_drafter, new_drafter, principal_directions
-from train.distillation.teacher import TopK, Union
+from train.distillation.teacher import JoinedTopK, TopK
 from train.distillation.trainer import Trainer
 
 
@@ -47,14 +47,14 @@ def test_it_learns_what_the_target_says(target, tmp_path):
     store = store_of(target, tmp_path / "store", [12] * 40, k=8)
     torch.manual_seed(0)
     trainer = Trainer(settings(tmp_path), new_drafter(target.model, 1, 32, 4, 64), store, set(range(40)))
-    before = held_out_report(trainer.model, store, range(40))
+    before = holdout_report(trainer.model, store, range(40))
     trainer.progress.elapsed = 0.1 * 60 * trainer.config.minutes  # the warm-up is over
     for _ in range(60):
         trainer._step(list(range(40)))
-    after = held_out_report(trainer.model, store, range(40))
-    assert after["heldout_agreement"] > max(0.5, 3 * before["heldout_agreement"])
+    after = holdout_report(trainer.model, store, range(40))
+    assert after["holdout_agreement"] > max(0.5, 3 * before["holdout_agreement"])
     assert after["accepted_at_length_4"] > before["accepted_at_length_4"]
-    assert after["heldout_tokens"] == 40 * 10
+    assert after["holdout_tokens"] == 40 * 10
 
 
 @pytest.mark.parametrize("chunk", [4, 100])
@@ -117,7 +117,7 @@ def test_top_k_is_the_targets_and_survives_a_stop(target, tmp_path):
 
 def test_a_union_of_stores_is_all_of_them_in_order(target, tmp_path):
     stores = [store_of(target, tmp_path, lengths, seed=i) for i, lengths in enumerate([(5, 6), (7,), (4, 8)])]
-    union = Union(stores)
+    union = JoinedTopK(stores)
     assert [len(s.ids) for s in union.sequences] == [5, 6, 7, 4, 8]
     apart = [store.labels(i) for store in stores for i in range(len(store.sequences))]
     for i, (ids, logprobs) in enumerate(apart):
@@ -134,9 +134,9 @@ def test_a_batch_holds_real_positions_only(target, tmp_path):
     assert sorted(i for some in batches(store.sequences, 4) for i in some) == [0, 1]
 
 
-def test_heldout_keeps_both_answers_to_a_prompt_together():
+def test_the_holdout_keeps_both_answers_to_a_prompt_together():
     sequences = [Sequence([*range(n, n + 6), n], 6) for n in range(200) for _ in range(2)]
-    held = heldout(sequences)
+    held = holdout_indices(sequences)
     assert 0 < len(held) < 60
     assert all(i ^ 1 in held for i in held)
     assert sequence_hash(sequences[0]) == sequence_hash(sequences[1]) != sequence_hash(sequences[2])
@@ -144,13 +144,13 @@ def test_heldout_keeps_both_answers_to_a_prompt_together():
 
 def test_something_is_held_out_of_whatever_there_is(target, tmp_path):
     two = [Sequence([3, 4, 5], 2), Sequence([3, 4, 6], 2), Sequence([5, 4, 5], 2)]
-    assert len(heldout(two)) in (1, 2)
-    assert heldout(two[:1]) == set()
+    assert len(holdout_indices(two)) in (1, 2)
+    assert holdout_indices(two[:1]) == set()
     (tmp_path / "text.txt").write_text("w3 w4 w5 w6 w7 w8 w9 w10 w11")
     pieces = read_text(tmp_path / "text.txt", target.tokenizer, 4)
     assert [s.ids for s in pieces] == [[3, 4, 5, 6], [7, 8, 9, 10]]
-    assert len(heldout(pieces)) == 1
-    assert not heldout([*two, *pieces]) & {3, 4}  # answers are what counts, where there are any
+    assert len(holdout_indices(pieces)) == 1
+    assert not holdout_indices([*two, *pieces]) & {3, 4}  # answers are what counts, where there are any
 
 
 def test_expected_accepted_replays_rounds():
@@ -165,7 +165,7 @@ def test_agreement_counts_answers_only(target, tmp_path):
     runs = agreements(target.model, store, {0, 1})
     assert sorted(map(len, runs)) == [4, 7]  # from the last token of the prompt to the last but one
     assert all(run.all() for run in runs)
-    assert held_out_report(target.model, store, ())["heldout_agreement"] is None
+    assert holdout_report(target.model, store, ())["holdout_agreement"] is None
 
 
 def test_openings_are_prompts_with_a_part_of_their_answer():
@@ -215,7 +215,7 @@ def test_bfloat16_computes_nearly_the_same_loss(target, tmp_path):
 
 
 def test_what_a_gguf_cannot_hold_is_known_before(target):
-    with pytest.raises(ValueError, match="multiples of 32"):
+    with pytest.raises(ValueError, match="multiple of 32"):
         check_writable(new_drafter(target.model, 1, 48, 4, 64).config)
     with pytest.raises(ValueError, match="tied"):
         check_writable(tiny("qwen2").model.config)
@@ -228,10 +228,10 @@ def test_gguf_holds_the_same_model_up_to_eight_bits(tmp_path):
     torch.manual_seed(0)
     drafter = new_drafter(large.model, 2, 64, 2, 96).eval()
     config = settings(tmp_path, target=target_source(), export="gguf")
-    last = {"heldout_agreement": 0.25, "accepted_at_length_4": None, "minutes": 1.5, "tokens": 7}
+    last = {"holdout_agreement": 0.25, "accepted_at_length_4": None, "minutes": 1.5, "tokens": 7}
     path = export(drafter, large, config, notes(config, large, "ab cd", last))
     fields = GGUFReader(path).fields
-    assert fields["distill.heldout_agreement"].contents() == "0.2500"
+    assert fields["distill.holdout_agreement"].contents() == "0.2500"
     assert fields["distill.training_prompts"].contents() == "ab cd"
     again = existing_drafter(str(path), large)  # which compares the tokenizers
     ids = torch.randint(3, 49000, (1, 40), generator=torch.Generator().manual_seed(1))

@@ -56,9 +56,9 @@ def test_what_is_new_learns(small):
 @pytest.mark.parametrize(
     ("size", "words"),
     [
-        ({"layers": 1}, "num_hidden_layers 1 .it has 2"),
+        ({"layers": 1}, "num_hidden_layers 1 .now 2"),
         ({"width": 16}, "hidden_size 16"),
-        ({"width": 70, "heads": 5}, "--width must be --heads times that"),
+        ({"width": 70, "heads": 5}, "--width must be --heads times 8"),
     ],
 )
 def test_what_is_no_growth_is_refused(small, size, words):

@@ -48,7 +48,7 @@ def test_prompts_are_different_and_a_killed_run_goes_on(target, tmp_path):
 
 
 def test_without_a_template_or_ideas_it_says_so(target, tmp_path):
-    with pytest.raises(ValueError, match="writes no prompts"):
+    with pytest.raises(ValueError, match="writes no new prompts"):
         write_self_prompts(target, 3, tmp_path / "p.jsonl", max_tokens=2, batch=4)
     target.tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):

@@ -1,4 +1,4 @@
-"""How often a drafter says what the target says, and what that is worth to speculative decoding."""
+"""Agreement of a drafter with its target, and the accepted tokens per round of speculative decoding that it gives."""
 
 from __future__ import annotations
 
@@ -10,55 +10,53 @@ import torch
 from train.distillation.batches import batches, pad
 
 EVALUATION_TOKENS = 1024
-"""tokens of a batch: its logits over the whole vocabulary are in memory"""
+"""tokens of a batch, whose logits over the whole vocabulary are in memory"""
 
 
-def expected_accepted(runs: Iterable[np.ndarray], length: int) -> float:
+def expected_accepted(answers: Iterable[np.ndarray], length: int) -> float:
     """Mean accepted tokens per round of greedy speculative decoding with drafts of ``length`` tokens.
 
-    runs: bool [n] per answer, where the drafter's best token is the target's, the text read as written. For greedy
-    answers that replays decoding exactly: a round accepts up to the first disagreement, and the target writes one
-    token more (Leviathan et al., 2211.17192). NaN without any token.
+    answers: bool [n] each, True where the drafter's best token is the target's. For greedy answers this replays
+    decoding exactly: a round accepts up to the first disagreement, and the target writes one token more (Leviathan et
+    al., 2211.17192). NaN without any token.
     """
     accepted = []
-    for agree in runs:
+    for agree in answers:
         at = 0
         while at < len(agree):
-            run = agree[at : at + length]
-            kept = len(run) if run.all() else int(run.argmin())
-            accepted.append(kept)
-            at += kept + 1
+            draft = agree[at : at + length]
+            accepted.append(len(draft) if draft.all() else int(draft.argmin()))
+            at += accepted[-1] + 1
     return float(np.mean(accepted)) if accepted else float("nan")
 
 
 @torch.inference_mode()
 def agreements(model, store, indices: Iterable[int]) -> list[np.ndarray]:
-    """Per sequence ``indices`` of ``store``: bool [n], where in its answer the best tokens of both models are equal."""
+    """Per answer of the sequences ``indices`` of ``store``: bool [n], True where both models' best tokens are equal."""
     indices = sorted(indices)
     training = model.training
     model.eval()
-    runs = []
+    answers = []
     for batch in batches([store.sequences[i] for i in indices], EVALUATION_TOKENS):
         some = [indices[j] for j in batch]
         ids = pad([store.sequences[i].ids for i in some]).to(model.device)
         best = model(ids, use_cache=False).logits.argmax(-1).cpu().numpy()
         for row, index in zip(best, some, strict=True):
             answer = slice(store.sequences[index].first, len(store.sequences[index].ids) - 1)
-            runs.append(row[answer] == store.labels(index)[0][answer, 0])
+            answers.append(row[answer] == store.labels(index)[0][answer, 0])
     model.train(training)
-    return runs
+    return answers
 
 
-def held_out_report(model, store, held: Iterable[int], length: int = 4) -> dict[str, float | int | None]:
-    """``heldout_agreement`` (share of positions), ``accepted_at_length_4`` (tokens a round), ``heldout_tokens``.
+def holdout_report(model, store, holdout: Iterable[int], length: int = 4) -> dict[str, float | int | None]:
+    """``holdout_agreement`` (share of positions), ``accepted_at_length_4`` (tokens per round), ``holdout_tokens``.
 
-    Answers sampled at a temperature count as text to predict: there the accepted tokens are an estimate. None where
-    nothing is held out.
+    For answers that were sampled, the accepted tokens are an estimate. None where the hold-out is empty.
     """
-    runs = agreements(model, store, held)
-    right = np.concatenate(runs) if runs else np.zeros(0, bool)
+    answers = agreements(model, store, holdout)
+    agree = np.concatenate(answers) if answers else np.zeros(0, bool)
     return {
-        "heldout_agreement": float(right.mean()) if len(right) else None,
-        f"accepted_at_length_{length}": expected_accepted(runs, length) if len(right) else None,
-        "heldout_tokens": len(right),
+        "holdout_agreement": float(agree.mean()) if len(agree) else None,
+        f"accepted_at_length_{length}": expected_accepted(answers, length) if len(agree) else None,
+        "holdout_tokens": len(agree),
     }

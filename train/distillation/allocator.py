@@ -1,6 +1,6 @@
-"""glibc gives big blocks of memory back after every training step: on CPU half of the time goes there.
+"""Makes glibc keep freed memory: returning large blocks after every training step takes half of the time on a CPU.
 
-Its settings are read when a process starts, so the process is started once more with them.
+glibc reads its settings when a process starts, so the process is started again with them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ SETTINGS = {
 
 
 def keep_freed_memory() -> None:
-    """Replace this process by the same command with ``SETTINGS``; does nothing where any of them is set, or off Linux.
+    """Replace this process by the same command with ``SETTINGS``; do nothing where any of them is set, or off Linux.
 
-    Call it first thing in a script and nowhere else. That they are set is also what ends the recursion.
+    Only for the first line of a script. The settings in the environment also end the recursion.
     """
     if sys.platform == "linux" and not SETTINGS.keys() & os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | SETTINGS)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Token ids of which the first ``prompt`` were given and the rest are an answer (0: plain text)."""
+    """Token ids: the first ``prompt`` are a prompt and the rest its answer; ``prompt`` 0 is plain text."""
 
     ids: list[int]
     prompt: int
@@ -25,22 +25,22 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded sequences and, for their ``m`` real positions, what the target says comes next."""
+    """Padded sequences and, for their ``m`` real positions, the target's predictions of the next token."""
 
     ids: Tensor
     """[rows, longest] token ids"""
     where: Tensor
-    """[m] the real positions among the flattened [rows * longest]"""
+    """[m] indices of the real positions in the flattened [rows * longest]"""
     labels: Tensor
     """[m, k] the target's best tokens, best first"""
     probabilities: Tensor
-    """[m, k] the target's probabilities of them, renormalised to sum to 1"""
+    """[m, k] the target's probabilities of ``labels``, renormalised to sum to 1"""
     weights: Tensor
-    """[m] 1 in answers, ``prompt_weight`` in prompts and text"""
+    """[m] 1 in answers, ``prompt_weight`` in prompts and plain text"""
 
 
 def batches(sequences: list[Sequence], tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences of similar length, about ``tokens`` tokens (padding included) a batch."""
+    """Indices of sequences of similar length, about ``tokens`` tokens (with padding) per batch."""
     batch: list[int] = []
     for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids)):
         if batch and (len(batch) + 1) * len(sequences[index].ids) > tokens:
@@ -52,7 +52,7 @@ def batches(sequences: list[Sequence], tokens: int) -> Iterator[list[int]]:
 
 
 def pad(rows: list[list[int]]) -> Tensor:
-    """[rows, longest] right-padded with token 0: causal attention never looks at it from a real position."""
+    """[rows, longest] right-padded with token 0, which real positions never attend to."""
     out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row)
@@ -60,13 +60,13 @@ def pad(rows: list[list[int]]) -> Tensor:
 
 
 def real_positions(rows: list[list[int]]) -> Tensor:
-    """[m] where the tokens of ``rows`` are in the flattened ``pad(rows)``, row by row."""
+    """[m] indices of the tokens of ``rows`` in the flattened ``pad(rows)``."""
     longest = max(map(len, rows))
     return torch.cat([torch.arange(r * longest, r * longest + len(row)) for r, row in enumerate(rows)])
 
 
 def collate(store, indices: list[int], prompt_weight: float, device: torch.device) -> Batch:
-    """The sequences ``indices`` of ``store`` (a ``TopK`` or a ``Union``) on ``device``; no copy waits for the host."""
+    """The sequences ``indices`` of ``store`` (``TopK`` or ``JoinedTopK``) on ``device``, copied asynchronously."""
     sequences = [store.sequences[i] for i in indices]
     rows = [s.ids for s in sequences]
     tokens, logprobs = (np.concatenate(part) for part in zip(*map(store.labels, indices), strict=True))
@@ -77,7 +77,7 @@ def collate(store, indices: list[int], prompt_weight: float, device: torch.devic
         torch.from_numpy(logprobs.astype(np.float32)).softmax(-1),
         torch.cat([_weights(s, prompt_weight) for s in sequences]),
     )
-    if device.type == "cuda":  # only from pinned memory is a copy asynchronous
+    if device.type == "cuda":  # copies are asynchronous from pinned memory only
         tensors = [t.pin_memory() for t in tensors]
     return Batch(*(t.to(device, non_blocking=True) for t in tensors))
 

@@ -1,4 +1,4 @@
-"""A training run in one safetensors file: weights, optimizer state, and how far it has come."""
+"""A training run in one safetensors file: weights, optimizer state and progress."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from policies.storage.atomic import replacing
 
 @dataclass
 class Progress:
-    """How far a training run has come."""
+    """The progress of a training run."""
 
     elapsed: float = 0.0
-    """seconds trained"""
+    """seconds of training"""
     tokens: int = 0
     epoch: int = 0
     batch: int = 0
-    """batches of this epoch that are done"""
+    """finished batches of this epoch"""
     rounds: int = 0
-    """on-policy rounds that are done"""
+    """finished on-policy rounds"""
 
 
 def save(path: Path, model, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -40,7 +40,7 @@ def save(path: Path, model, optimizer: torch.optim.Optimizer, progress: Progress
 
 
 def load(path: Path, model, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fill ``model`` and ``optimizer`` with what ``save`` wrote."""
+    """Fill ``model`` and ``optimizer`` from a checkpoint of ``save``."""
     load_weights(path, model)
     names = dict(model.named_parameters())
     with safe_open(path, "pt", device=str(model.device)) as file:

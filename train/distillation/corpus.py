@@ -1,4 +1,4 @@
-"""What a drafter learns from: the target's answers and text, some answers held out by the hash of their prompt."""
+"""The corpus of a drafter: the target's answers and plain text; a hash of the prompt decides which are held out."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 
 from train.distillation.batches import Sequence
 
-HELD_OUT = 30
+HOLDOUT = 30
 """one prompt in this many is held out"""
 
 
 def read_generations(path: Path, limit: int) -> list[Sequence]:
-    """Read a jsonl of ``prompt_ids`` and ``new_ids``; sequences are cut to ``limit`` tokens.
+    """The answers in a jsonl of ``prompt_ids`` and ``new_ids``, cut to ``limit`` tokens.
 
-    Raises ValueError, naming the line, for a row that is not such an object.
+    Raises ValueError, naming the line, for any other row.
     """
     sequences = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -26,14 +26,14 @@ def read_generations(path: Path, limit: int) -> list[Sequence]:
             row = json.loads(line)
             prompt, new = list(map(int, row["prompt_ids"])), list(map(int, row["new_ids"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: no object with lists prompt_ids and new_ids") from error
+            raise ValueError(f"{path}, line {number}: not an object with lists prompt_ids and new_ids") from error
         if 0 < len(prompt) < limit and new:
             sequences.append(Sequence((prompt + new)[:limit], len(prompt)))
     return sequences
 
 
 def read_text(path: Path, tokenizer, length: int) -> list[Sequence]:
-    """Cut a text file into sequences of ``length`` tokens."""
+    """A text file in sequences of ``length`` tokens; a shorter rest is dropped."""
     ids = tokenizer(path.read_text(encoding="utf-8"))["input_ids"]
     return [Sequence(ids[i : i + length], 0) for i in range(0, len(ids) - length + 1, length)]
 
@@ -41,36 +41,36 @@ def read_text(path: Path, tokenizer, length: int) -> list[Sequence]:
 def read_corpus(
     generations: list[Path], text: list[Path], tokenizer, length: int, text_tokens: int, seed: int
 ) -> list[Sequence]:
-    """The answers and, drawn at random, up to ``text_tokens`` tokens of text, in sequences of at most ``length``."""
+    """All answers and up to ``text_tokens`` random tokens of text, in sequences of at most ``length`` tokens."""
     sequences = [s for path in generations for s in read_generations(path, length)]
     pieces = [s for path in text for s in read_text(path, tokenizer, length)]
-    keep = np.random.default_rng(seed).permutation(len(pieces))[: text_tokens // length]
-    return sequences + [pieces[i] for i in keep]
+    drawn = np.random.default_rng(seed).permutation(len(pieces))[: text_tokens // length]
+    return sequences + [pieces[i] for i in drawn]
 
 
-def heldout(sequences: list[Sequence]) -> set[int]:
-    """Indices held out: about one prompt in 30, at least one of two, chosen by hash: all its answers go together.
+def holdout_indices(sequences: list[Sequence]) -> set[int]:
+    """Indices held out: all answers to about one prompt in 30, chosen by hash, to at least one where there are two.
 
-    Only where there are no answers at all, pieces of text are held out.
+    Pieces of text are held out only where there are no answers at all.
     """
     answers = any(s.prompt for s in sequences)
     hashes = {i: int(sequence_hash(s), 16) for i, s in enumerate(sequences) if s.prompt or not answers}
-    held = {i for i, h in hashes.items() if h % HELD_OUT == 0}
-    if held or len(set(hashes.values())) < 2:
-        return held
+    holdout = {i for i, h in hashes.items() if h % HOLDOUT == 0}
+    if holdout or len(set(hashes.values())) < 2:
+        return holdout
     return {i for i, h in hashes.items() if h == min(hashes.values())}
 
 
 def sequence_hash(sequence: Sequence) -> str:
-    """The hash of the prompt, or of a piece of text."""
+    """The hash of the prompt, or of the piece of text."""
     return hash_of(sequence.ids[: sequence.prompt] if sequence.prompt else sequence.ids)
 
 
 def hash_of(ids: Iterable[int]) -> str:
-    """What is stored of a training prompt: 12 hexadecimal digits of the hash of its token ids."""
+    """12 hexadecimal digits of the hash of token ids: all that a drafter stores of a training prompt."""
     return hashlib.sha256(repr([int(i) for i in ids]).encode()).hexdigest()[:12]
 
 
 def prompt_hashes(sequences: list[Sequence]) -> str:
-    """The hashes of the different prompts, sorted, with spaces between."""
+    """The hashes of the distinct prompts, sorted and joined by spaces."""
     return " ".join(sorted({sequence_hash(s) for s in sequences if s.prompt}))

@@ -1,4 +1,4 @@
-"""A trained drafter as files: one GGUF or a transformers folder, with notes on how it was made."""
+"""Writes a trained drafter as one GGUF or a transformers folder, with notes on its training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from train.distillation.gguf_file import write_gguf
 
 
 def notes(config, target: LM, training_prompts: str, last: dict) -> dict[str, str]:
-    """What is stored with a drafter: its target, how good it is, what it was trained on, by what settings and where.
+    """The notes stored with a drafter: target, quality, training prompts, settings and machine.
 
-    last: the last line of ``progress.jsonl``; training_prompts: the hashes of the prompts.
+    training_prompts: the hashes of the prompts; last: the last line of ``progress.jsonl``.
     """
-    measured = {name: last[name] for name in ("heldout_agreement", "accepted_at_length_4")}
+    measured = {name: last[name] for name in ("holdout_agreement", "accepted_at_length_4")}
     return {
         "target": target.name,
         **{name: f"{value:.4f}" for name, value in measured.items() if value is not None},
@@ -31,7 +31,7 @@ def notes(config, target: LM, training_prompts: str, last: dict) -> dict[str, st
 
 
 def settings(config) -> dict:
-    """What made the drafter, without the folders of the machine that did."""
+    """The settings of the training, without folders of the machine."""
 
     def bare(value):
         if isinstance(value, list):
@@ -42,7 +42,7 @@ def settings(config) -> dict:
 
 
 def export(model, target: LM, config, about: dict[str, str]) -> Path:
-    """Write ``drafter.gguf`` (with the tokenizer metadata of the target's GGUF) or the folder ``drafter``; its path."""
+    """Write ``drafter.gguf``, with the tokenizer of the target's GGUF, or the folder ``drafter``; return its path."""
     if config.export == "gguf":
         path = config.output / "drafter.gguf"
         write_gguf(model, Path(config.target), path, "two-model drafter", about)

@@ -1,4 +1,4 @@
-"""Write a Llama as one Q8_0 GGUF that llama.cpp, OpenVINO and transformers read."""
+"""Writes a Llama as one Q8_0 GGUF for llama.cpp, OpenVINO and transformers."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: 
 
 
 def check_writable(config) -> None:
-    """Raises ValueError for a model that ``write_gguf`` cannot write: Q8_0 stores rows in blocks of 32."""
+    """Raise ValueError for a model that ``write_gguf`` cannot write; Q8_0 stores rows in blocks of 32."""
     if config.model_type != "llama" or not config.tie_word_embeddings:
         raise ValueError("only a Llama with tied embeddings can be written as GGUF")
     odd = [size for size in (config.hidden_size, config.intermediate_size) if size % 32]
     if odd:
-        raise ValueError(f"a GGUF stores rows of multiples of 32 weights, and {odd[0]} is none")
+        raise ValueError(f"Q8_0 stores rows in blocks of 32 weights, and {odd[0]} is no multiple of 32")
 
 
 def _write_hyperparameters(writer, config, name: str) -> None:
@@ -90,6 +90,6 @@ def _tensors(model: LlamaForCausalLM):
 
 
 def _interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Llama in GGUF rotates neighbouring pairs, transformers rotates halves: reorder the rows of each head."""
+    """Reorder the rows of each head: a GGUF Llama rotates neighbouring pairs, transformers rotates halves."""
     rows, columns = weight.shape
     return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)

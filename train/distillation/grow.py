@@ -1,4 +1,4 @@
-"""A larger drafter that begins where a smaller one ended: it computes the same, with room to learn more."""
+"""Grows a drafter into a larger one that computes the same function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
-"""Matrices that write to the residual stream."""
+"""matrices that write to the residual stream"""
 
 
 def grow(
@@ -19,11 +19,11 @@ def grow(
     heads: int | None = None,
     inner: int | None = None,
 ) -> LlamaForCausalLM:
-    """``drafter`` in the given size; its proportions where a number is None.
+    """``drafter`` in the given size; None keeps its proportions.
 
-    Function-preserving growth (Net2Net, Chen et al. 1511.05641), for Llamas: what is new writes nothing to the residual
-    stream, and reads it at random, so that it gets a gradient at once. Logits differ by the rounding of norms only.
-    Raises ValueError for a size that is smaller or would change the width of a head.
+    Function-preserving growth (Net2Net, Chen et al. 1511.05641) for Llamas: new units write zeros to the residual
+    stream and read it with random weights, so that they get a gradient at once. Logits differ only by the rounding of
+    norms. Raises ValueError for a smaller size, and for one that changes the width of a head.
     """
     old = drafter.config
     config = LlamaConfig.from_dict(old.to_dict())
@@ -36,7 +36,7 @@ def grow(
     large = LlamaForCausalLM(config)
     places = _places(old.num_hidden_layers, config.num_hidden_layers)
     source = {_moved(name, places): weight for name, weight in drafter.state_dict().items()}
-    # A norm divides by the root of a mean, over more places now, of which the new ones are 0.
+    # The mean square under a norm is now over more places, of which the new ones are 0.
     shrink = math.sqrt(old.hidden_size / config.hidden_size)
     for name, weight in large.state_dict().items():
         fill(name, weight, source.get(name))
@@ -46,7 +46,7 @@ def grow(
 
 
 def _moved(name: str, places: list[int]) -> str:
-    """The name that a weight of the smaller one has in the larger."""
+    """The name in the larger model of the smaller model's weight ``name``."""
     if not name.startswith("model.layers."):
         return name
     layer, rest = name.removeprefix("model.layers.").split(".", 1)
@@ -55,7 +55,7 @@ def _moved(name: str, places: list[int]) -> str:
 
 @torch.no_grad()
 def fill(name: str, weight: Tensor, old: Tensor | None) -> None:
-    """Put ``old`` (None: there is none) into the first places of ``weight``, in place; the rest is random or silent."""
+    """Copy ``old``, if any, into the first places of ``weight``; the rest stays random, or becomes 0 (see ``grow``)."""
     if name.endswith(TO_RESIDUAL) or "embed_tokens" in name or "lm_head" in name:
         weight.zero_()
     if old is not None:
@@ -63,15 +63,15 @@ def fill(name: str, weight: Tensor, old: Tensor | None) -> None:
 
 
 def _places(few: int, many: int) -> list[int]:
-    """Where the old layers lie among the new ones: evenly spread, the first of them first."""
+    """Indices of the old layers among the new ones: evenly spread, the first one first."""
     return [i * many // few for i in range(few)]
 
 
 def _check(old: LlamaConfig, new: LlamaConfig) -> None:
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
     least = {name: getattr(old, name) for name in sizes}
-    less = [f"{name} {getattr(new, name)} (it has {n})" for name, n in least.items() if getattr(new, name) < n]
+    less = [f"{name} {getattr(new, name)} (now {n})" for name, n in least.items() if getattr(new, name) < n]
     if less:
         raise ValueError(f"a drafter can only grow from --init, not shrink: {', '.join(less)}")
     if new.num_attention_heads * new.head_dim != new.hidden_size:
-        raise ValueError(f"heads of --init are {new.head_dim} wide; --width must be --heads times that")
+        raise ValueError(f"heads of --init are {new.head_dim} wide; --width must be --heads times {new.head_dim}")

@@ -1,7 +1,7 @@
-"""The loss: cross-entropy to the target's top-k distribution and to its best token.
+"""The distillation loss: cross-entropy to the target's top-k distribution and to its best token.
 
-Up to a constant the first part is KL(target || drafter) over the target's k best tokens (forward KL, as in DistillSpec,
-Zhou et al., 2310.08461). The softmax's normaliser runs over the whole vocabulary, or is estimated.
+Up to a constant, the first part is KL(target || drafter) over the target's k best tokens (forward KL, as in
+DistillSpec, Zhou et al., 2310.08461). The softmax's normaliser is taken over the whole vocabulary, or estimated.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def distillation_loss(
 ) -> Tensor:
     """The mean over positions, weighted by ``batch.weights``, of log Z - (1 - hard) sum_k p_k z_k - hard z_best.
 
-    hidden [m, width] at the real positions; head [vocab, width], so that the logits are z = head @ hidden; hard is
-    the weight of the target's best token; negatives: random tokens that stand for all those that no position of the
-    batch has among its labels (see ``candidates``), 0 for the whole vocabulary.
-    Logits of ``chunk`` positions at a time, computed again in the backward pass, are all that is in memory.
+    hidden [m, width] at the real positions; head [vocab, width], so that the logits are z = head @ hidden; hard: the
+    weight of the target's best token; negatives: random tokens that stand for all tokens outside the batch's labels
+    (see ``candidates``), 0 for the whole vocabulary. Memory holds the logits of ``chunk`` positions at a time; the
+    backward pass computes them again.
     """
     columns, correction = batch.labels, None
     if negatives:
@@ -45,10 +45,10 @@ def distillation_loss(
 
 
 def candidates(labels: Tensor, vocabulary: int, negatives: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens whose logits are computed: the labels of the batch and random others, which stand for all the rest.
+    """Tokens for an estimate of the normaliser: the labels of the batch and random ones that stand for the rest.
 
-    Returns token ids [c], the columns of ``labels`` [m, k] among them, and a correction [c], log(rest / drawn) for the
-    random ones, so that the sum of exponentials estimates the full normaliser without bias.
+    Returns token ids [c], the columns of ``labels`` [m, k] among them, and a correction [c] to add to the logits:
+    log(rest / drawn) for the random ones, so that the sum of exponentials is an unbiased estimate.
     """
     own, columns = labels.unique(return_inverse=True)
     rest = torch.ones(vocabulary, dtype=torch.bool, device=labels.device)

@@ -1,9 +1,9 @@
-"""On-policy rounds: the drafter writes, the target labels what it wrote.
+"""On-policy rounds: the drafter writes, and the target labels what it wrote.
 
-A drafter that has only read the target's text has never seen its own mistakes, which is where the second and later
-tokens of its drafts are written. GKD (Agarwal et al., 2306.13649) and DistillSpec (Zhou et al., 2310.08461) train on
-the student's own samples, labelled by the teacher. Here the drafter goes on from a random place in the target's own
-answer, its beginning included, for a few tokens: that is how decoding with two models alternates between them.
+A drafter trained on the target's text alone has never read its own mistakes, after which it writes the later tokens of
+its drafts. GKD (Agarwal et al., 2306.13649) and DistillSpec (Zhou et al., 2310.08461) train on the student's own
+samples, labelled by the teacher. Here the drafter writes a few tokens from a random place in the target's answer, its
+beginning included, because decoding with two models alternates between them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from train.distillation.batches import Sequence
 
 
 def write_round(model, tokenizer, sequences: list[Sequence], path: Path, number: int, config) -> None:
-    """Let ``model`` write on-policy round ``number`` into the jsonl ``path``; goes on where a kill stopped it.
+    """Let ``model`` write on-policy round ``number`` into the jsonl ``path``; a killed round continues.
 
-    sequences: the training answers of which a share is drawn, by seed and round; config: the resolved settings.
+    sequences: the training answers, of which a share is drawn by seed and round; config: the resolved settings.
     """
-    # A copy, for LM puts a model into evaluation mode and changes its attention.
+    # A copy, because LM puts a model into evaluation mode and changes its attention.
     drafter = LM(copy.deepcopy(model), tokenizer)
     starts = openings(
         sequences, config.on_policy_share, config.on_policy_tokens, config.max_length, (config.seed, number)
@@ -36,9 +36,9 @@ def write_round(model, tokenizer, sequences: list[Sequence], path: Path, number:
 def openings(
     sequences: list[Sequence], share: float, new: int, limit: int, seed: tuple[int, ...]
 ) -> list[tuple[int, ...]]:
-    """Token ids of a prompt and a random part of its answer, for about ``share`` of the ``sequences`` that have both.
+    """Token ids of a prompt and a random beginning of its answer, for a ``share`` of the ``sequences`` with both.
 
-    Each leaves room for ``new`` tokens in ``limit``.
+    Each leaves room for ``new`` tokens within ``limit``.
     """
     rng = np.random.default_rng(seed)
     able = [s for s in sequences if s.prompt and s.prompt + new <= limit]

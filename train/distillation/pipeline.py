@@ -12,21 +12,21 @@ from train.common.cli import checking
 from train.common.generations import write_generations
 from train.data.prompts import Prompt, load_prompts
 from train.distillation.batches import Sequence
-from train.distillation.corpus import heldout, prompt_hashes, read_corpus, read_generations
+from train.distillation.corpus import holdout_indices, prompt_hashes, read_corpus, read_generations
 from train.distillation.drafter_file import export, notes
 from train.distillation.gguf_file import check_writable
 from train.distillation.on_policy import write_round
 from train.distillation.self_prompts import user_opening, write_self_prompts
 from train.distillation.settings import check_run, remember_run, resolve
 from train.distillation.student import student
-from train.distillation.teacher import TopK, Union
+from train.distillation.teacher import JoinedTopK, TopK
 from train.distillation.trainer import Trainer
 
 
 def run(config) -> Path:
-    """Answers, the target's top-k, training in rounds, export; the path of the drafter.
+    """Run the distillation: answers, the target's top-k, training in rounds, export. Returns the drafter's path.
 
-    Raises InputError for wrong input, before any work where it can be known.
+    Raises InputError for wrong input, before any work where possible.
     """
     with checking():
         config = resolve(config)
@@ -39,12 +39,12 @@ def run(config) -> Path:
         if config.export == "gguf":
             check_writable(model.config)
         prompts, given = read_inputs(config, target)
-        remember_run(config)  # not before all that was given could be read: what is wrong may still be changed
+        remember_run(config)  # only when every input could be read, so that a wrong one may still be changed
         sequences = own_answers(config, target, prompts) + given
         check_enough(config, sequences)
-    held = heldout(sequences)
-    training = [s for i, s in enumerate(sequences) if i not in held]
-    trainer = train(config, target, model, sequences, held)
+    holdout = holdout_indices(sequences)
+    training = [s for i, s in enumerate(sequences) if i not in holdout]
+    trainer = train(config, target, model, sequences, holdout)
     last = trainer.report() if trainer.last is None else trainer.last
     about = notes(config, target, prompt_hashes(training), last)
     path = export(model, target, config, about)
@@ -53,7 +53,7 @@ def run(config) -> Path:
 
 
 def read_inputs(config, target: LM) -> tuple[list[Prompt], list[Sequence]]:
-    """The prompts to answer, and the answers and the text at hand. Raises ValueError for what cannot be used."""
+    """The prompts to answer, and the given answers and text. Raises ValueError for what cannot be used."""
     if config.self_prompts:
         user_opening(target.tokenizer)
     length, tokenizer = config.max_length, target.tokenizer
@@ -62,7 +62,7 @@ def read_inputs(config, target: LM) -> tuple[list[Prompt], list[Sequence]]:
 
 
 def own_answers(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
-    """What the target answers to ``prompts`` and to those it writes itself; kept on disk, so never made twice."""
+    """The target's answers to ``prompts`` and to its own prompts, kept on disk and made only once."""
     path, own = config.output / "generations.jsonl", config.output / "self_prompts.jsonl"
     if config.self_prompts:
         write_self_prompts(target, config.self_prompts, own)
@@ -73,18 +73,18 @@ def own_answers(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
 
 
 def check_enough(config, sequences: list[Sequence]) -> None:
-    """Raises ValueError when nothing is left to train on, or no answer to go on from in on-policy rounds."""
+    """Raise ValueError when nothing is left to train on, or no prompt is short enough for on-policy rounds."""
     longest = config.max_length - config.on_policy_tokens
     if config.on_policy_rounds and not any(0 < s.prompt <= longest for s in sequences):
         raise ValueError(f"no prompt leaves room for --on-policy-tokens {config.on_policy_tokens} in --max-length")
-    if len(heldout(sequences)) == len(sequences):
-        raise ValueError("nothing is left to learn from: all texts and answers are shorter than needed, or empty")
+    if len(holdout_indices(sequences)) == len(sequences):
+        raise ValueError("nothing is left to train on: all texts and answers are too short or empty")
 
 
-def train(config, target: LM, model, sequences: list[Sequence], held: set[int]) -> Trainer:
-    """Train in equal parts; between them, in ``config.on_policy_rounds`` rounds, the drafter writes, the target labels.
+def train(config, target: LM, model, sequences: list[Sequence], holdout: set[int]) -> Trainer:
+    """Train in equal parts, with ``config.on_policy_rounds`` rounds of drafting and labelling between them.
 
-    A round that the checkpoint counts is not done again, also when the minutes have been raised since.
+    A round that the checkpoint counts is not repeated, even if the minutes have been raised since.
     """
 
     def label(some: list[Sequence]) -> TopK:
@@ -93,14 +93,14 @@ def train(config, target: LM, model, sequences: list[Sequence], held: set[int]) 
         return store
 
     stores = [label(sequences)]
-    trainer = Trainer(config, model, stores[0], held)
-    training, seconds = [s for i, s in enumerate(sequences) if i not in held], 60 * config.minutes
+    trainer = Trainer(config, model, stores[0], holdout)
+    training, seconds = [s for i, s in enumerate(sequences) if i not in holdout], 60 * config.minutes
     for number in range(1, config.on_policy_rounds + 1):
         path = config.output / f"on_policy-{number}.jsonl"
         if number > trainer.progress.rounds:
             trainer.run(seconds * number / (config.on_policy_rounds + 1))
             write_round(model, target.tokenizer, training, path, number, config)
         stores.append(label(read_generations(path, config.max_length)))
-        trainer.use(Union(stores), number)
+        trainer.use(JoinedTopK(stores), number)
     trainer.run(seconds)
     return trainer

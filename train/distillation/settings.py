@@ -1,4 +1,4 @@
-"""The settings of a distillation: automatic values filled in, wrong ones refused, runs of others left alone."""
+"""Settings of a distillation: fills in automatic values, refuses wrong ones, and protects runs of other settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from decoding.cli.options import use
 from decoding.models.defaults import bfloat16_is_fast, target_source
 from train.common import run_folder
-from train.common.cli import at_least
+from train.common.cli import at_least, positive
 
 LEAST = {
     **dict.fromkeys(
@@ -24,11 +24,11 @@ MAY_CHANGE = (
     *("minutes", "output", "resume", "export", "answer_batch"),
     *("device", "dtype", "threads", "compile", "batch_tokens", "negatives"),
 )
-"""Settings that a run may go on with other values of: they say where and how long it runs, not what it learns."""
+"""Settings that may change on resume: they say where and how long a run trains, not on what."""
 
 
 def resolve(config):
-    """``config`` with every automatic value filled in. Raises ValueError, one sentence, before anything is written."""
+    """``config`` with every automatic value filled in. Raises ValueError, one sentence; writes nothing."""
     _check_numbers(config)
     _check_sources(config)
     config = _with_size(config) if config.init is None else config
@@ -44,13 +44,13 @@ def resolve(config):
     config = replace(config, target=target, dtype=_dtype(config), **missing)
     if config.export == "gguf" and not target.endswith(".gguf"):
         raise ValueError(
-            f"--export gguf takes the tokenizer from the target's own GGUF and {target} is none; use folder"
+            f"--export gguf copies the tokenizer of a target in GGUF, and {target} is none; use --export folder"
         )
     return config
 
 
 def check_run(config) -> None:
-    """Refuse to go on with a run of other settings, or with any after --no-resume. Raises ValueError."""
+    """Raise ValueError for an output folder with a run of other settings, or with any run after --no-resume."""
     if config.output.exists() and not config.output.is_dir():
         raise ValueError(f"--output {config.output} is not a folder")
     if _path(config).exists() and not config.resume:
@@ -59,7 +59,7 @@ def check_run(config) -> None:
 
 
 def remember_run(config) -> None:
-    """Write the settings that ``check_run`` compares; makes the output folder."""
+    """Make the output folder and write the settings that ``check_run`` compares."""
     run_folder.remember(_path(config), _identity(config))
 
 
@@ -92,11 +92,9 @@ def _with_size(config):
 
 def _check_numbers(config) -> None:
     at_least(config, LEAST)
-    for name in POSITIVE:
-        if not 0 < getattr(config, name) < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(config, name)}")
+    positive(config, *POSITIVE)
     if config.hard > 1 or config.on_policy_share > 1:
-        raise ValueError("--hard and --on-policy-share are parts, at most 1")
+        raise ValueError("--hard and --on-policy-share must be at most 1")
     if not config.temperatures or min(config.temperatures) < 0:
         raise ValueError("--temperatures must be at least one, each at least 0")
     use(config.device, None)
@@ -105,9 +103,9 @@ def _check_numbers(config) -> None:
 def _check_sources(config) -> None:
     answers = config.prompts or config.self_prompts or config.generations
     if not answers and not config.text:
-        raise ValueError("nothing to learn from: give --self-prompts, --prompts, --generations or --text")
+        raise ValueError("there is nothing to train on: give --self-prompts, --prompts, --generations or --text")
     if config.on_policy_rounds and not answers:
-        raise ValueError("--on-policy-rounds go on from answers: give --self-prompts, --prompts or --generations")
+        raise ValueError("--on-policy-rounds need answers: give --self-prompts, --prompts or --generations")
     missing = [path for path in (*config.generations, *config.text) if not Path(path).is_file()]
     if missing:
         raise ValueError(f"there is no file {missing[0]}")

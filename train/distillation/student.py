@@ -1,4 +1,4 @@
-"""The drafter before training: new, with the target's embedding in few dimensions, or an existing one."""
+"""The drafter before training: a new one with the target's embedding in fewer dimensions, or an existing one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def student(config, target: LM) -> LlamaForCausalLM:
         size = config.layers, config.width, config.heads, config.inner
         drafter = drafter if size == (None,) * 4 else grow(drafter, *size)
     source = target.model.generation_config
-    # It must end where the target ends: chat models have more ends of an answer than their config tells.
+    # The drafter must end answers as the target does; chat models have more EOS ids than their config names.
     drafter.generation_config = GenerationConfig(
         bos_token_id=source.bos_token_id, eos_token_id=source.eos_token_id, pad_token_id=source.pad_token_id
     )
@@ -35,7 +35,7 @@ def student(config, target: LM) -> LlamaForCausalLM:
 
 
 def new_drafter(target, layers: int, width: int, heads: int, inner: int) -> LlamaForCausalLM:
-    """A Llama of the given size whose token embedding is the truncated SVD of the one of ``target`` (transformers)."""
+    """A Llama of the given size whose token embedding is the truncated SVD of that of ``target`` (transformers)."""
     drafter = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=target.config.vocab_size,
@@ -52,16 +52,16 @@ def new_drafter(target, layers: int, width: int, heads: int, inner: int) -> Llam
         )
     )
     embedding = principal_directions(target.get_input_embeddings().weight.detach().float(), width)
-    # Rows of norm 1 on average: the tied head then starts with logits of unit spread instead of being surely wrong.
+    # With rows of mean norm 1, the tied head starts with logits of unit spread instead of confident errors.
     embedding /= embedding.norm(dim=1).mean()
     drafter.get_input_embeddings().weight.data[:, : embedding.shape[1]] = embedding.to(drafter.device)
     return drafter
 
 
 def principal_directions(weight: torch.Tensor, width: int) -> torch.Tensor:
-    """[rows, width] the truncated SVD, U S, of ``weight`` [rows, columns]; at most ``columns`` wide.
+    """[rows, min(width, columns)] the truncated SVD, U S, of ``weight`` [rows, columns].
 
-    As W V, with V the eigenvectors of the small matrix W' W: the SVD of a whole embedding takes minutes.
+    Computed as W V with the eigenvectors V of the small matrix W' W, because an SVD of W takes minutes.
     """
     _, vectors = torch.linalg.eigh(weight.T @ weight)  # ascending
     return weight @ vectors[:, -width:].flip(1)
@@ -85,7 +85,7 @@ def existing_drafter(source: str, target: LM) -> LlamaForCausalLM:
 
 
 def _plain(model):
-    """The same weights in a model without the layers and the attention that ``LM`` has put in for decoding."""
+    """The same weights in a model without the layers and the attention that ``LM`` installs for decoding."""
     config = type(model.config).from_dict(model.config.to_dict())
     plain = type(model)._from_config(config, attn_implementation="sdpa")
     plain.load_state_dict(model.state_dict())
@@ -98,7 +98,7 @@ def _from_checkpoint(path: Path) -> LlamaForCausalLM:
     with safe_open(path, "pt") as file:
         about = file.metadata()
     if about is None or "config" not in about:
-        raise ValueError(f"{path} is no checkpoint of a drafter; give its folder instead")
+        raise ValueError(f"{path} is not a checkpoint of a distillation; give the drafter's folder instead")
     drafter = LlamaForCausalLM(LlamaConfig.from_dict(json.loads(about["config"])))
     load_weights(path, drafter)
     return drafter

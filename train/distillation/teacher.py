@@ -1,10 +1,11 @@
-"""What the target says about a corpus, computed once: top-k log-probabilities at every position."""
+"""The target's labels of a corpus, computed once: top-k log-probabilities at every position."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ CHUNK = 4096
 class TopK:
     """The target's ``k`` best tokens and their log-probabilities at every position of every sequence, on disk.
 
-    ``ids`` [positions, k] and ``logprobs`` [positions, k] (float16, normalised over the whole vocabulary) are
-    memory maps; sequence ``i`` owns positions ``starts[i]:starts[i + 1]``. ``fill`` resumes after a kill: the
-    sequences that are done are listed in a file beside the arrays.
+    ``ids`` [positions, k] and ``logprobs`` [positions, k] (float32, normalised over the whole vocabulary) are
+    memory maps; sequence ``i`` owns positions ``starts[i]:starts[i + 1]``. A file beside the arrays lists the finished
+    sequences, so ``fill`` resumes after a kill.
     """
 
     def __init__(self, folder: Path, sequences: list[Sequence], k: int):
@@ -30,9 +31,9 @@ class TopK:
         self.folder, self.sequences, self.k = folder, sequences, k
         self.starts = np.cumsum([0] + [len(s.ids) for s in sequences])
         digest = hashlib.sha256(repr([s.ids for s in sequences]).encode()).hexdigest()[:16]
-        self.done_file = folder / f"{digest}-{k}.done"
-        self.ids = self._map(f"{digest}-{k}.ids", np.int32)
-        self.logprobs = self._map(f"{digest}-{k}.logprobs", np.float16)
+        self.done_file = folder / f"{digest}-{k}.f32.done"
+        self.ids = self._map(f"{digest}-{k}.f32.ids", np.int32)
+        self.logprobs = self._map(f"{digest}-{k}.f32.logprobs", np.float32)
 
     def _map(self, name: str, dtype) -> np.memmap:
         path, shape = self.folder / name, (int(self.starts[-1]), self.k)
@@ -45,7 +46,7 @@ class TopK:
 
     @torch.inference_mode()
     def fill(self, model, tokens: int) -> None:
-        """Run ``model`` over every sequence that is not done yet, ``tokens`` tokens at a time."""
+        """Run ``model`` over every unfinished sequence, ``tokens`` tokens at a time."""
         done = set(self.done_file.read_text().split()) if self.done_file.exists() else set()
         todo = [i for i in range(len(self.sequences)) if str(i) not in done]
         chosen = [[todo[i] for i in batch] for batch in batches([self.sequences[i] for i in todo], tokens)]
@@ -58,9 +59,8 @@ class TopK:
 
     def _fill_batch(self, model, batch: list[int]) -> None:
         rows = [self.sequences[i].ids for i in batch]
-        hidden = model.model(pad(rows).to(model.device), use_cache=False).last_hidden_state
-        parts = hidden.flatten(0, 1)[real_positions(rows).to(model.device)].split(CHUNK)
-        found = zip(*(self._top(model.lm_head(part).float()) for part in parts), strict=True)
+        logits = logits_in_chunks(model, pad(rows).to(model.device), real_positions(rows), CHUNK)
+        found = zip(*map(self._top, logits), strict=True)
         best, where = (torch.cat(part).cpu().numpy() for part in found)
         span = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in batch])
         self.ids[span], self.logprobs[span] = where, best
@@ -68,12 +68,35 @@ class TopK:
         self.logprobs.flush()
 
     def _top(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = logits.float()
         best, where = logits.topk(self.k)
         return best - logits.logsumexp(-1, keepdim=True), where
 
 
-class Union:
-    """Several ``TopK`` as one: ``sequences`` and ``labels`` in the order of the stores."""
+def logits_in_chunks(model, ids: torch.Tensor, where: torch.Tensor, chunk: int) -> Iterator[torch.Tensor]:
+    """Logits [n, vocab], n <= ``chunk``, of the model's own forward of ``ids`` [rows, longest] at ``where`` [m].
+
+    ``where`` are positions in the flattened ``ids``. Architectures cap or scale what the head gives, so their forward
+    calls it here: once over ``ids``, to take the hidden states that enter the head; then over one token per chunk,
+    in place of which the head reads the hidden states of the chunk.
+    """
+    head, entered = model.get_output_embeddings(), []
+
+    def take(_, inputs):
+        entered.append(inputs[0])
+        return inputs[0][:1, :1]
+
+    with head.register_forward_pre_hook(take):
+        model(ids, use_cache=False)
+    hidden = entered[0].flatten(0, 1)
+    for part in hidden[where.to(hidden.device)].split(chunk):
+        with head.register_forward_pre_hook(lambda _, inputs, part=part: part[None]):
+            logits = model(ids[:1, :1], use_cache=False).logits[0]
+        yield logits
+
+
+class JoinedTopK:
+    """Several ``TopK`` as one: ``sequences`` and ``labels`` in the order of ``stores``."""
 
     def __init__(self, stores: list[TopK]):
         self.stores = stores
