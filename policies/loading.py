@@ -17,7 +17,8 @@ from policies.kinds.mlp import MLP
 from policies.kinds.momentum import Momentum
 from policies.kinds.rule import Always, Never, Rule
 from policies.policy import SCHEMA, Policy
-from policies.storage.files import PolicyError, is_number, read, read_tensors, show
+from policies.storage.documents import show
+from policies.storage.files import PolicyError, is_number, read, read_tensors, verify
 from policies.storage.identity import compare, identities
 
 KINDS: dict[str, type[Policy]] = {
@@ -39,6 +40,7 @@ def load(path: str | Path, models: list[dict[str, str]] | None = None, strict: b
         _fill(policy, document, read_tensors(path, document.get("tensors")))
         policy.models = identities(document.get("models", []))
         policy.provenance = _typed(document.get("provenance", {}), dict, "'provenance'", "an object")
+        verify(path, document)
     except PolicyError:
         raise
     except (ValueError, RecursionError) as error:
@@ -77,6 +79,8 @@ def _from_settings(kind: type[Policy], names: tuple[str, ...], settings: Any) ->
         policy = kind.from_settings(names, settings)
     except KeyError as error:
         raise ValueError(f"'settings' is {show(settings)}; a {kind.kind} policy needs {error}") from error
+    except (TypeError, OverflowError) as error:  # text, null, a list or 10**400 in place of a number
+        raise ValueError(f"'settings' is {show(settings)}; a {kind.kind} policy cannot have them ({error})") from error
     if policy.settings() != settings:
         raise ValueError(f"'settings' is {show(settings)}; a {kind.kind} policy has {show(policy.settings())}")
     return policy

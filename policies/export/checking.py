@@ -6,7 +6,6 @@ It reads bytes and JSON; nothing in the folder is imported or run.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from policies.export.bundle import FORMAT, MANIFEST, SEAL, VERSION, seal
 from policies.export.source import ExportError
 from policies.export.targets import TARGETS
 from policies.export.versions import out_of_range
-from policies.storage.files import PolicyError, show
+from policies.storage import documents
+from policies.storage.documents import FileError, show
+from policies.storage.files import PolicyError
 from policies.storage.identity import compare, identities
 
 
@@ -42,7 +43,7 @@ def check(folder: Path, models: list[dict[str, str]] | None = None, policy: str 
 
 
 def _manifest(folder: Path, data: bytes) -> dict[str, Any]:
-    manifest = json.loads(data)
+    manifest = documents.parse(data, folder / MANIFEST, "export the policy again")
     version, target = manifest["version"], manifest["target"]
     known = all(isinstance(manifest[key], dict) for key in ("files", "engines", "provenance"))
     if manifest["format"] != FORMAT or not known or not isinstance(target, str):
@@ -70,9 +71,9 @@ def _check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
         data = _read(folder, name)
         if hashlib.sha256(data).hexdigest() != wanted["sha256"]:
             raise ExportError(_changed(folder, name))
-    # Python writes __pycache__ beside a module that is imported.
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    there = {path.as_posix() for path in paths if "__pycache__" not in path.parts}
+    # Pipes and __pycache__ too: Python runs a .pyc of the right name in place of the module that was checked.
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    there = {path.relative_to(folder).as_posix() for path in paths}
     added = sorted(there - set(files) - {MANIFEST, SEAL})
     if added:
         raise ExportError(f"{folder}: {added[0]} is not in the manifest; remove it, or export the policy again")
@@ -87,6 +88,6 @@ def _read(folder: Path, name: str) -> bytes:
     if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
         raise ExportError(f"{folder}: {show(name)} is not a file of this folder; export the policy again")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ExportError(f"{folder}: {name} cannot be read ({error.strerror}); give an exported folder") from error
+        return documents.read_bytes(path, "give an exported folder")
+    except FileError as error:
+        raise ExportError(str(error)) from error

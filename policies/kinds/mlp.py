@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from policies.kinds.learned import LearnedPolicy, Rows, scaling
-from policies.storage.files import show
+from policies.storage.documents import show
 
 
 class MLP(LearnedPolicy):

@@ -28,7 +28,7 @@ class Momentum(Policy):
 
     def __init__(self, threshold: float = 2.0, memory: float = 0.7, gap: float = 0.0):
         if not 0 <= memory <= 1 or not 0 <= gap < math.inf:
-            raise ValueError(f"momentum needs a memory in [0, 1] and a gap of at least 0, not {memory!r}, {gap!r}")
+            raise ValueError(f"memory and gap are {memory!r} and {gap!r}; they must be in [0, 1] and at least 0")
         super().__init__(("entropy", "mean_entropy", "since_large"), threshold)
         self.memory, self.gap = float(memory), float(gap)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -14,6 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from policies.storage.atomic import write as write_atomically
+from policies.storage.documents import FileError, parse, read_bytes, sealed, show, verified
+
+AGAIN = "save the policy again"
+GIVE = "give the path of a saved policy.json"
 
 
 class PolicyError(ValueError):
@@ -33,7 +37,7 @@ def write(path: Path, document: dict, tensors: Mapping[str, Tensor]) -> None:
         beside = path.with_suffix(".safetensors")
         document = document | {"tensors": {"file": beside.name, "sha256": hashlib.sha256(blob).hexdigest()}}
     try:
-        text = json.dumps(document, indent=2, allow_nan=False)
+        text = json.dumps(sealed(document), indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise PolicyError(
             f"{path}: not written, because {error}; JSON takes finite numbers, strings, lists and dicts"
@@ -44,16 +48,26 @@ def write(path: Path, document: dict, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read(path: Path) -> dict:
-    """The JSON object at ``path``. PolicyError for an unreadable file, NaN, Infinity and anything but an object."""
+    """The JSON object at ``path``, its checksum not compared yet (``verify``), so that what is wrong is named first.
+
+    PolicyError for an unreadable file, NaN, Infinity and anything but an object.
+    """
     try:
-        document = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise PolicyError(f"{path}: cannot be read ({error.strerror}); give the path of a saved policy.json") from error
-    except (ValueError, RecursionError) as error:
-        raise PolicyError(f"{path}: not valid JSON ({error}); save the policy again") from error
-    if not isinstance(document, dict):
-        raise PolicyError(f"{path}: holds {show(document)}; it must be a JSON object written by Policy.save")
+        document = parse(read_bytes(path, GIVE), path, AGAIN)
+        json.dumps(document, allow_nan=False)
+    except FileError as error:
+        raise PolicyError(str(error)) from error
+    except ValueError as error:
+        raise PolicyError(f"{path}: it is not valid JSON ({error}); {AGAIN}") from error
     return document
+
+
+def verify(path: Path, document: dict) -> None:
+    """PolicyError when ``document``, read from ``path``, was changed after it was saved."""
+    try:
+        verified(document, path, f"{AGAIN}, or delete its checksum if you mean the change")
+    except FileError as error:
+        raise PolicyError(str(error)) from error
 
 
 def read_tensors(path: Path, entry: Any) -> dict[str, Tensor]:
@@ -68,14 +82,14 @@ def read_tensors(path: Path, entry: Any) -> dict[str, Tensor]:
         raise PolicyError(f"{path}: 'tensors' is {show(entry)}; it must name a file and its sha256")
     beside = path.with_name(Path(entry["file"]).name or "-")  # never outside the folder of the JSON
     try:
-        blob = beside.read_bytes()
-    except (OSError, ValueError) as error:
+        blob = read_bytes(beside, "copy both")
+    except ValueError as error:
         raise PolicyError(f"{path}: needs {show(entry['file'])} beside it, which cannot be read; copy both") from error
     if hashlib.sha256(blob).hexdigest() != entry["sha256"]:
         raise PolicyError(f"{path}: {beside.name} is not the file it was saved with (sha256 differs); copy both again")
     try:
         return safetensors.torch.load(blob)
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PolicyError(
             f"{path}: {beside.name} is not a safetensors file ({error}); save the policy again"
         ) from error
@@ -91,13 +105,3 @@ def is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= float(np.finfo(np.float32).max)  # also False for NaN, and no overflow for a huge integer
-
-
-def show(value: Any) -> str:
-    """The repr of a value, cut to 60 characters for an error message."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

@@ -6,7 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from policies.storage.files import PolicyError, show
+from policies.storage.documents import show
+from policies.storage.files import PolicyError
 
 IDENTITY = ("name", "tokenizer", "config", "weights")
 """a model's name, and the hashes of its tokenizer, config and weights"""

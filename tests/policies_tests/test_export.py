@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
+import py_compile
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -74,10 +77,26 @@ def test_missing_added_and_linked_files_are_refused(folder, tmp_path):
     assert "extra.py is not in the manifest" in refusal(folder)
     (folder / "extra.py").unlink()
     shutil.move(folder / "policy.py", tmp_path / "policy.py")
-    assert "policy.py cannot be read" in refusal(folder)
+    assert "policy.py: it cannot be read" in refusal(folder)
     (folder / "policy.py").symlink_to(tmp_path / "policy.py")
     assert "not a file of this folder" in refusal(folder)
     assert "cannot be read" in refusal(tmp_path / "nothing")
+
+
+def test_a_pipe_is_refused(folder):
+    """Reading it would wait for ever."""
+    os.mkfifo(folder / "extra.fifo")
+    assert "extra.fifo is not in the manifest" in refusal(folder)
+    os.replace(folder / "extra.fifo", folder / "policy.py")
+    assert "policy.py: it is not a regular file" in refusal(folder)
+
+
+def test_compiled_code_is_refused(folder):
+    """Python would run it in place of policy.py."""
+    source = folder / "policy.py"
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    compiled = py_compile.compile(str(source), invalidation_mode=unchecked)
+    assert f"__pycache__/{Path(compiled).name} is not in the manifest" in refusal(folder)
 
 
 def test_checking_runs_nothing(folder, tmp_path):

@@ -247,7 +247,7 @@ def test_momentum_remembers_and_keeps_the_word():
     middle = torch.tensor([[2.0, 2.3, 0.0], [2.0, 2.3, 1.0], [2.0, 2.0, 0.0]])
     assert (keeps.score_table(middle) >= keeps.threshold).tolist() == [True, False, False]
     for wrong in ({"memory": 1.1}, {"gap": -1.0}, {"gap": float("nan")}):
-        with pytest.raises(ValueError, match="momentum needs"):
+        with pytest.raises(ValueError, match="memory and gap are"):
             Momentum(**wrong)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import warnings
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies import MLP, Logistic, Periodic, PolicyError, Random, Rule, load
+from policies import MLP, Logistic, Momentum, Periodic, PolicyError, Random, Rule, load
+from policies.storage import documents
 
 MODELS = [
     {"name": "small", "tokenizer": "t", "config": "c0", "weights": "w0"},
@@ -65,7 +67,7 @@ REFUSED = [
     ({"threshold": 10**400}, "'threshold'"),
     ({"threshold": float("nan")}, "not valid JSON"),
     ({"history": ["agreed"]}, "'history'"),
-    ({"window": 4}, "'window'"),
+    *(({"window": value}, "'window'") for value in (4, "8", None, [8], 10**30)),
     ({"settings": []}, "'settings'"),
     ({"settings": {"C": 1}}, "'settings'"),
     ({"weights": []}, "'weights'"),
@@ -89,18 +91,46 @@ def test_each_refusal_is_one_sentence(logistic, change, message):
     assert message in _refusal(logistic)
 
 
+DEEP = '{"a": ' + "[" * 100 + "]" * 100 + "}"  # json reads it, but not what handles its value
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", "{", '{"schema": 1', "\ufeff{}", "[" * 100_000, '{"a": 1e999, "b": NaN}']
+    "text",
+    ["", "[]", "3", "{", '{"schema": 1', "\ufeff{}", "[" * 100_000, '{"a": 1e999, "b": NaN}', '{"a": 1, "a": 1}', DEEP],
 )
 def test_what_is_not_a_policy_is_refused(tmp_path, text):
     (tmp_path / "policy.json").write_text(text)
     _refusal(tmp_path / "policy.json")
 
 
+def test_a_changed_number_is_noticed_and_may_be_meant(logistic):
+    document = json.loads(logistic.read_text())
+    assert load(logistic).threshold.item() == 0.5
+    document["threshold"] = 0.25
+    logistic.write_text(json.dumps(document))
+    assert "it was changed after it was written ('checksum' differs); save the policy again, or " in _refusal(logistic)
+    del document["checksum"]
+    logistic.write_text(json.dumps(document))
+    assert load(logistic).threshold.item() == 0.25
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "policy.json")
+    assert "not a regular file" in _refusal(tmp_path / "policy.json")
+
+
+def test_a_huge_file_is_not_read(logistic):
+    os.truncate(logistic, documents.LARGEST + 1)
+    assert "536,870,913 bytes" in _refusal(logistic)
+
+
 def test_bytes_a_folder_and_nothing_are_refused(tmp_path):
     (tmp_path / "policy.json").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "policy.json", tmp_path, tmp_path / "absent.json"):
         _refusal(path)
+
+
+ODD = ["0.5", None, [0.5], {}, -1, 10**400]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +140,8 @@ def test_bytes_a_folder_and_nothing_are_refused(tmp_path):
         (Periodic(3), {"every": 3.0}),
         (Periodic(3), {"every": True}),
         (Random(0.5), {"rate": 0.5}),
+        *((Momentum(), {"gap": 0.0, "memory": value}) for value in ODD),
+        *((Momentum(), {"gap": value, "memory": 0.7}) for value in ODD),
     ],
 )
 def test_settings_are_checked(tmp_path, kind, settings):
