@@ -1,4 +1,4 @@
-"""What the scripts share: wrong input is one sentence and exit code 2, a stop says how to go on."""
+"""Shared by the commands: wrong input is one sentence and exit code 2, and a stop says how to continue."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message is one sentence."""
+    """Wrong input of the user; the message is one sentence."""
 
 
 @contextmanager
 def checking() -> Iterator[None]:
-    """Whatever goes wrong in here is the input's fault: OSError and ValueError become InputError."""
+    """Turn an OSError or ValueError raised inside into an InputError."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -22,7 +22,7 @@ def checking() -> Iterator[None]:
 
 
 def at_least(config, least: dict[str, int]) -> None:
-    """ValueError for the first setting, by its name in ``config``, that is given and less than it must be."""
+    """ValueError for the first setting of ``config`` that is given and below its value in ``least``."""
     for name, low in least.items():
         value = getattr(config, name)
         if value is not None and value < low:
@@ -40,7 +40,7 @@ def positive(config, *names: str) -> None:
 def attempt(name: str, job: Callable[[], object], folder: Path | None = None) -> int:
     """The exit code of ``job()``: 0 when it is done, 2 after an InputError, 130 when it was stopped.
 
-    folder: where what was done so far is kept, for jobs that can go on.
+    folder: where a job that can continue keeps its work.
     """
     try:
         job()
