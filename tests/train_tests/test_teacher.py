@@ -1,0 +1,47 @@
+"""The teacher's labels are the log-probabilities of the model's own forward, whatever its architecture."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import KINDS, tiny
+
+from train.distillation import teacher
+from train.distillation.batches import Sequence, pad
+from train.distillation.student import new_drafter
+from train.distillation.teacher import TopK
+
+TIGHT = {"gemma2": {"final_logit_softcapping": 1.5}, "cohere": {"logit_scale": 0.25}, "cohere2": {"logit_scale": 0.25}}
+"""what is neutral in the toys and is not in published models"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stored_log_probabilities_are_the_models_own(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "CHUNK", 7)  # no multiple of any length here
+    target = tiny(kind, **TIGHT.get(kind, {}))
+    rng = np.random.default_rng(0)
+    sequences = [Sequence(rng.integers(3, 37, n).tolist(), 2) for n in (5, 21, 9, 21)]
+    store = TopK(tmp_path, sequences, 37)
+    store.fill(target.model, 45)
+    for i, sequence in enumerate(sequences):
+        with torch.inference_mode():
+            own = target.model(pad([sequence.ids])).logits[0].float().log_softmax(-1)
+        ids, logprobs = store.labels(i)
+        np.testing.assert_allclose(logprobs, own.numpy()[np.arange(len(ids))[:, None], ids], atol=1e-4)
+        assert (np.diff(logprobs) <= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_drafter_can_begin_from_every_architecture(kind):
+    target = tiny(kind).model
+    drafter = new_drafter(target, 1, 32, 4, 64)
+    assert drafter(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, target.config.vocab_size)
+
+
+def test_the_logits_of_the_whole_vocabulary_are_never_in_memory_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "CHUNK", 7)
+    target, rows = tiny("gemma2").model, []
+    target.get_output_embeddings().register_forward_hook(lambda _, inputs, out: rows.append(out[..., 0].numel()))
+    store = TopK(tmp_path, [Sequence([5] * 30, 2)] * 3, 4)
+    store.fill(target, 90)
+    assert max(rows) == 7
+    assert sum(rows) == 90 + 1  # and the body reads every token once, in one forward
