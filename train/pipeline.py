@@ -20,8 +20,9 @@ from train.common.result import Holdout, MethodRow, PolicySummary, Result, Split
 from train.common.settings import FitPolicy
 from train.common.tracking import Tracker
 from train.data.splits import split_hash
+from train.evaluation.tuned import Tuned
 from train.methods import tuning_method
-from train.methods.base import Tuned, TuningMethod
+from train.methods.base import TuningMethod
 from train.reports import figure, page, tables, terminal
 from train.search.study import complete, finished, join_study, open_study, pruned, run_study, wait_for_trials
 

@@ -24,10 +24,11 @@ from experiments.backoff_tables.table import against_chance, large_share, second
 from experiments.backoff_tables.texts import price_texts
 from experiments.shared.decision_cost import decision_share
 from policies import Periodic, Rule
+from policies.decoder_spec import DecoderSpec
 from train.common.preparation import prepare
 from train.common.result import Holdout, write_result
 from train.evaluation.live import bootstrap
-from train.evaluation.live_tuning import TunedBackoff
+from train.evaluation.tuned import Tuned
 from train.fit_policy import FitPolicy
 from train.methods.backoff import BackoffMethod
 from train.pipeline import describe
@@ -79,7 +80,7 @@ def finish(config) -> None:
     (trial,) = [t for t in study.trials if t.values is not None]
     policy = search.policy(trial.params)
     unmeasured = Holdout(methods=[], live_over_table=1.0, samples=[], verdict="")
-    result = describe(job, method, study, TunedBackoff(policy, trial.number, 0.5, 1.0, 1.0), unmeasured)
+    result = describe(job, method, study, Tuned(policy, DecoderSpec(), trial.number, 0.5), unmeasured)
     groups = {name: sorted({p.group for p in prompts}) for name, prompts in job.splits.items()}
     policy.save(folder / "policy.json", result.models, {"groups": groups})
     write_result(result, folder)

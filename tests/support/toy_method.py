@@ -1,18 +1,11 @@
 """A tuning method of one parameter, found by name as those in train/methods are."""
 
-from dataclasses import dataclass
-
 from policies import Rule
+from policies.decoder_spec import DecoderSpec
 from train.common.result import Holdout, Prediction, Replay
 from train.evaluation.holdout import Contender, controls, measure
+from train.evaluation.tuned import Tuned
 from train.methods.base import TuningMethod
-
-
-@dataclass
-class TunedToy:
-    policy: Rule
-    trial: int
-    quantile: float | None = None
 
 
 class ToySearch:
@@ -33,7 +26,7 @@ class ToyMethod(TuningMethod):
         self.job, self.search = job, ToySearch()
 
     def tune(self, study):
-        return TunedToy(Rule("entropy", study.best_params["threshold"]), study.best_trial.number)
+        return Tuned(Rule("entropy", study.best_params["threshold"]), DecoderSpec(), study.best_trial.number, None)
 
     def measure_holdout(self, tuned) -> Holdout:
         alone = controls(self.job)
@@ -44,4 +37,4 @@ class ToyMethod(TuningMethod):
         return Prediction(replay=Replay(1.0), frontier={"toy": [[1.0, 0.0]]}, goal=self.job.goal.asked())
 
     def provenance(self, tuned):
-        return {"toy": True}
+        return super().provenance(tuned) | {"toy": True}

@@ -18,8 +18,8 @@ from policies import Rule, load
 from policies.decoder_spec import DecoderSpec, spec_of
 from policies.export.source import open_source
 from train.evaluation.rivals import against_rival, beside_rival
+from train.evaluation.tuned import Tuned
 from train.fit_policy import main
-from train.methods.speculative import TunedStop
 from train.reports import page
 
 COST = ModelCosts(({1: 1.0, 4: 1.05, 16: 1.2}, {1: 10.0, 4: 10.5, 16: 13.0}))
@@ -143,8 +143,7 @@ def test_there_is_no_frontier_without_a_loss(toys, tmp_path, capfd):
 
 
 def test_a_constant_length_asks_no_policy():
-    chosen = TunedStop(Rule.never(), 3, None, 4, False, 1.0)
-    decoder = chosen.decoder(toy_pair())
+    decoder = Tuned(Rule.never(), DecoderSpec("speculative", {"length": 4}), 3, None).decoder(toy_pair())
     assert decoder.stop is None and decoder.length == 4
 
 

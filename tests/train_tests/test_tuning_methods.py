@@ -69,7 +69,7 @@ def test_a_method_has_all_that_is_asked_of_it(name):
     method = tuning_method(name)
     assert TuningMethod in method.__mro__
     assert method.threshold_note.endswith(".") and len(method.plane) == 2
-    for verb in ("__init__", "tune", "measure_holdout", "predicted", "provenance", "check_traces"):
+    for verb in ("__init__", "tune", "measure_holdout", "predicted", "check_traces"):
         assert getattr(method, verb).__qualname__ != getattr(TuningMethod, verb).__qualname__, verb
 
 

@@ -18,7 +18,7 @@ from train.common.progress import track
 from train.common.result import Candidate, CertificateRecord
 from train.data.prompts import Prompt
 from train.data.splits import refuse_overlap, split_hash
-from train.evaluation.live_tuning import TunedBackoff
+from train.evaluation.tuned import Tuned
 from train.replay.pricing import alone, judged
 from train.search.backoff import GRID, Search
 from train.search.goal import LEAST_SPEEDUP
@@ -26,7 +26,7 @@ from train.search.goal import LEAST_SPEEDUP
 CANDIDATES = 5
 
 
-def certification(job: Job, search: Search, tuned: TunedBackoff) -> CertificateRecord:
+def certification(job: Job, search: Search, tuned: Tuned) -> CertificateRecord:
     """The certificate of ``tuned``, whose threshold becomes that of the candidate that passed, if one did.
 
     Candidates are measured in their order, and none after the first that fails. Raises InputError when the
@@ -48,7 +48,7 @@ def certification(job: Job, search: Search, tuned: TunedBackoff) -> CertificateR
     return record(job, certificate, frozen, measured, reference)
 
 
-def candidates(search: Search, tuned: TunedBackoff) -> list[Candidate]:
+def candidates(search: Search, tuned: Tuned) -> list[Candidate]:
     """Up to CANDIDATES thresholds of the tuned policy, safest first and its own last.
 
     They are evenly spaced in the loss that replay predicts; those that would be no speedup are left out.
@@ -61,7 +61,7 @@ def candidates(search: Search, tuned: TunedBackoff) -> list[Candidate]:
     return [Candidate(float(GRID[i]), float(curve[i, 0]), float(curve[i, 1])) for i in sorted({*worth, last})]
 
 
-def freeze(path: Path, job: Job, tuned: TunedBackoff, found: list[Candidate]) -> list[Candidate]:
+def freeze(path: Path, job: Job, tuned: Tuned, found: list[Candidate]) -> list[Candidate]:
     """Write the candidates down before a certification prompt is touched; InputError when others were before."""
     now = {
         "trial": tuned.trial,
@@ -78,7 +78,7 @@ def freeze(path: Path, job: Job, tuned: TunedBackoff, found: list[Candidate]) ->
     return found
 
 
-def apply_certificate(search: Search, tuned: TunedBackoff, frozen: list[Candidate], certificate: Certificate) -> None:
+def apply_certificate(search: Search, tuned: Tuned, frozen: list[Candidate], certificate: Certificate) -> None:
     """Set ``tuned`` to the certified candidate; without one it stays as it was tuned."""
     if certificate.chosen is not None:
         tuned.quantile = frozen[certificate.chosen].quantile

@@ -8,29 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from decoding import Backoff
-from policies import Policy
+from policies.decoder_spec import DecoderSpec
 from train.common.job import Job
 from train.common.progress import say
 from train.evaluation import live
 from train.evaluation.threshold_correction import ROUNDS, Corrected, ThresholdProbe, loss_correction
+from train.evaluation.tuned import Tuned
 from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, handoff
 from train.search.backoff import GRID, Search
 from train.search.goal import LEAST_SPEEDUP, Goal, solve
 
 
-@dataclass
-class TunedBackoff:
-    """The policy, the trial it came from, and by what factors its own texts were faster and worse than replay said."""
-
-    policy: Policy
-    trial: int
-    quantile: float
-    faster: float
-    worse: float
-
-
-def tune_live(job: Job, search: Search, trials: list) -> TunedBackoff | None:
+def tune_live(job: Job, search: Search, trials: list) -> Tuned | None:
     """Time the best trials on the tuning prompts, take the best and correct its threshold.
 
     None when no trial can meet the goal.
@@ -76,7 +66,7 @@ def clock(job: Job, texts: dict[str, dict], measured: dict, trials: list) -> flo
 
 def correct_threshold(
     goal: Goal, search: Search, metric: QualityMetric, trial, quantile: float, written: Callable
-) -> TunedBackoff | None:
+) -> Tuned | None:
     """The trial at the threshold that meets the goal by texts written there; None when no threshold does.
 
     Each of a few rounds writes texts at a quantile, compares them with replay, and takes the quantile that is best by
@@ -99,7 +89,7 @@ def correct_threshold(
     if goal.budget is not None and not _worth_it(replayed, replayed * faster):
         return None
     policy = policy.with_threshold(search.threshold(policy, best))
-    return TunedBackoff(policy, trial.number, best, float(faster), float(worse))
+    return Tuned(policy, DecoderSpec("backoff"), trial.number, best, float(faster), float(worse))
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 
 from train.common.result import AgainstRandom, AgainstRival
 from train.evaluation import live
-from train.evaluation.live_tuning import TunedBackoff
+from train.evaluation.tuned import Tuned
 from train.search.backoff import GRID, Search
 
 BRACKET = (0.85, 1.18)
@@ -16,7 +16,7 @@ BRACKET = (0.85, 1.18)
 NOT_BRACKETED = "neither rate of random hand-off is near that speed, so nothing is said of chance"
 
 
-def random_rates(search: Search, tuned: TunedBackoff) -> tuple[float, float]:
+def random_rates(search: Search, tuned: Tuned) -> tuple[float, float]:
     """Rates of random hand-off that should bracket the tuned policy's speed: (slower, faster)."""
     speeds = search.random_curve()[:, 0]
     wanted = search.point(tuned.policy, tuned.quantile)[0] * tuned.faster

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 
 from decoding import Backoff, SpecInfer, Speculative
 from policies import Policy, Random, token_classes
-from policies.decoder_spec import DecoderSpec
 from train.certification.certification import certification
 from train.certification.record import instead
 from train.common.job import Job
@@ -16,9 +13,10 @@ from train.common.progress import say
 from train.common.result import FrontPoint, Holdout, Prediction, Reliability, Replay
 from train.evaluation import live
 from train.evaluation.holdout import Contender, controls, measure
-from train.evaluation.live_tuning import TunedBackoff, tune_live
+from train.evaluation.live_tuning import tune_live
 from train.evaluation.reliability import reliability
 from train.evaluation.rivals import against_random, beside_random, random_rates
+from train.evaluation.tuned import Tuned
 from train.methods.base import TuningMethod
 from train.monitoring.recorder import traffic_of_texts
 from train.replay.backoff import best_length
@@ -50,7 +48,7 @@ class BackoffMethod(TuningMethod):
     def check_traces(cls, settings, small, large, splits) -> None:
         given_handoff(settings.traces, small, large, splits["fit"] + splits["tune"], settings.max_new_tokens)
 
-    def tune(self, study) -> TunedBackoff | None:
+    def tune(self, study) -> Tuned | None:
         """The best of three finalists, live on the tuning prompts, its threshold corrected by texts of its own."""
         self.tried = finalists(study, 3)
         tuned = tune_live(self.job, self.search, self.tried)
@@ -58,7 +56,7 @@ class BackoffMethod(TuningMethod):
             say(f"[bold]{_unreachable(self.job, self.search)}[/bold]")
         return tuned
 
-    def measure_holdout(self, tuned: TunedBackoff) -> Holdout:
+    def measure_holdout(self, tuned: Tuned) -> Holdout:
         """Certify ``tuned`` where asked, then measure it, its controls, and exact drafts at their best length."""
         job, new = self.job, self.job.settings.max_new_tokens
         certificate = certification(job, self.search, tuned) if job.settings.certify else None
@@ -83,7 +81,7 @@ class BackoffMethod(TuningMethod):
             result.verdict = " ".join([certificate.claim, *what, result.verdict])
         return result
 
-    def _contenders(self, tuned: TunedBackoff, low: float, high: float, length: int) -> dict[str, Contender]:
+    def _contenders(self, tuned: Tuned, low: float, high: float, length: int) -> dict[str, Contender]:
         """Random hand-off at two rates, exact drafts as a chain and, where both models read trees, as a tree."""
         models, device = self.job.models, self.job.large.device
         found = controls(self.job)
@@ -94,8 +92,7 @@ class BackoffMethod(TuningMethod):
         if not any(lm.chains_only for lm in models):
             tree = SpecInfer(models, BRANCHES)
             found["tree"] = Contender(f"speculative, exact, the best {BRANCHES[0]} at once", tree, exact=True)
-        decoder = Backoff(models, tuned.policy.to(device))
-        return found | {"tuned": Contender(f"tuned {self.job.settings.policy} policy", decoder)}
+        return found | {"tuned": Contender(f"tuned {self.job.settings.policy} policy", tuned.decoder(models))}
 
     def _traffic(self, policy: Policy, rows: list[dict]) -> dict:
         """What the tuned policy saw while it wrote the held-out texts: what new traffic is compared with."""
@@ -103,7 +100,7 @@ class BackoffMethod(TuningMethod):
         references = [row[live.LARGE]["answer"] for row in rows]
         return traffic_of_texts(*self.job.models, policy, self.job.splits["holdout"], texts, references)
 
-    def predicted(self, tuned: TunedBackoff) -> Prediction:
+    def predicted(self, tuned: Tuned) -> Prediction:
         """What replay says of ``tuned``, of random hand-off and, where asked, of all candidates."""
         search, front = self.search, []
         if self.job.settings.frontier:
@@ -119,9 +116,6 @@ class BackoffMethod(TuningMethod):
             },
             calibration=calibration(search, tuned.policy),
         )
-
-    def provenance(self, tuned: TunedBackoff) -> dict:
-        return {"decoder": asdict(DecoderSpec("backoff"))}
 
 
 def trace(job: Job) -> Traces:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import optuna
 
-from policies import Policy
 from train.common.result import Holdout, Prediction
+from train.evaluation.tuned import Tuned
 from train.search.goal import Goal
 
 if TYPE_CHECKING:
@@ -26,16 +27,6 @@ class Search(Protocol):
 
     def __call__(self, trial: optuna.Trial) -> float:
         """The value to minimise; sets the constraint "goal" where there is one."""
-
-
-class Tuned(Protocol):
-    """What was tuned; a method adds what its decoder takes besides the policy."""
-
-    policy: Policy
-    trial: int
-    """number of the trial it came from"""
-    quantile: float | None
-    """share of the scores below the threshold; None without a threshold"""
 
 
 class TuningMethod(Protocol):
@@ -78,7 +69,8 @@ class TuningMethod(Protocol):
         """What was expected of ``tuned`` before the held-out prompts were touched."""
 
     def provenance(self, tuned: Tuned) -> dict:
-        """What a decoder has to know besides the policy (``policies.decoder_spec``)."""
+        """What policy.json says of this method besides what every run says: the decoder, ``policies.decoder_spec``."""
+        return {"decoder": asdict(tuned.spec)}
 
 
 def asked_goal(settings: FitPolicy) -> Goal:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 from optuna.trial import FrozenTrial
 
 from decoding import MTAD, Speculative
-from decoding.decoders.registry import build_decoder, decoder_kind
-from policies import Policy
+from decoding.decoders.registry import decoder_kind
 from policies.decoder_spec import EXACT, DecoderSpec
 from train.common.job import Job
 from train.common.progress import say
@@ -17,9 +14,10 @@ from train.common.result import AgainstRival, FrontPoint, Holdout, Prediction, R
 from train.evaluation import live
 from train.evaluation.holdout import Contender, controls, measure
 from train.evaluation.rivals import against_rival, beside_rival
+from train.evaluation.tuned import Tuned
 from train.methods.backoff import FALLBACK
 from train.methods.base import TuningMethod
-from train.methods.speculative import SpeculativeMethod, search_stops
+from train.methods.speculative import SpeculativeMethod, draft_of, search_stops
 from train.search import leniency
 from train.search.goal import LEAST_SPEEDUP, pareto
 from train.search.hybrid import BEAMS, CHAIN, EXACT_TREE, MTAD_DEFAULT, TREE, HybridSearch
@@ -29,20 +27,6 @@ from train.search.study import complete, finalists, pruned
 CONTROLS = ("speculative", "mtad", "mmtad", "bild", "leniency", "stop", "tree")
 """What one decision, or a published pair of two, is worth."""
 MTADS = {"mtad": BEAMS, "mmtad": TREE}
-
-
-@dataclass
-class TunedDecoder:
-    """A stop and the decoder that asks it, the trial they came from, and how live runs compared with its price."""
-
-    policy: Policy
-    spec: DecoderSpec
-    trial: int
-    quantile: float | None
-    faster: float
-
-    def decoder(self, models):
-        return build_decoder(models, self.policy, self.spec)
 
 
 class HybridMethod(TuningMethod):
@@ -56,7 +40,7 @@ class HybridMethod(TuningMethod):
         self.job = job
         self.search = HybridSearch(search_stops(job), job.models, job.splits["tune"], job.goal, job.metric)
 
-    def tune(self, study) -> TunedDecoder | None:
+    def tune(self, study) -> Tuned | None:
         """The best trial once live runs of three have corrected the priced speeds, which leave out what is done beside
         the forwards."""
         tried = finalists(study, 3)
@@ -77,7 +61,7 @@ class HybridMethod(TuningMethod):
         )
         return found
 
-    def _best(self, faster: dict[int, np.ndarray]) -> TunedDecoder | None:
+    def _best(self, faster: dict[int, np.ndarray]) -> Tuned | None:
         """The trial that meets the goal best when its speed is corrected, by its own live run or by what is usual.
 
         By medians over prompts: sums would let the few prompts decide during which the machine was busy.
@@ -94,9 +78,9 @@ class HybridMethod(TuningMethod):
         _, _, ratio, trial = min(options)
         return self._option(trial, ratio)
 
-    def _option(self, trial: FrozenTrial, faster: float = 1.0) -> TunedDecoder:
+    def _option(self, trial: FrozenTrial, faster: float = 1.0) -> Tuned:
         stop, spec = self.search.stop(trial.params), self.search.spec(trial.params)
-        return TunedDecoder(stop, spec, trial.number, trial.params.get("quantile"), faster)
+        return Tuned(stop, spec, trial.number, trial.params.get("quantile"), faster)
 
     def _unreachable(self, usual: float) -> str:
         goal = self.job.goal
@@ -108,7 +92,7 @@ class HybridMethod(TuningMethod):
             f"on this machine; try more --trials or a longer --longest, or {FALLBACK}"
         )
 
-    def measure_holdout(self, tuned: TunedDecoder) -> Holdout:
+    def measure_holdout(self, tuned: Tuned) -> Holdout:
         """Measure ``tuned`` beside the published methods and the best that decides one thing alone."""
         length, singles = self.search.stops.constant(), self._singles(tuned)
         chain = Speculative(self.job.models, length)
@@ -129,7 +113,7 @@ class HybridMethod(TuningMethod):
             against=against,
         )
 
-    def _contender(self, title: str, option: TunedDecoder) -> Contender:
+    def _contender(self, title: str, option: Tuned) -> Contender:
         return Contender(f"{title}: {described(option)}", option.decoder(self.job.models), is_exact(option.spec))
 
     def _published(self) -> dict[str, Contender]:
@@ -142,7 +126,7 @@ class HybridMethod(TuningMethod):
         }
         return published | {"bild": Contender("BiLD, fallback 0.6, rollback 5", make("bild", models))}
 
-    def predicted(self, tuned: TunedDecoder) -> Prediction:
+    def predicted(self, tuned: Tuned) -> Prediction:
         """What the prices say of ``tuned``, and of all that was tried."""
         front = pareto(
             {name: trial.user_attrs[name] for name in ("speedup", "loss")} | {"params": trial.params}
@@ -156,10 +140,7 @@ class HybridMethod(TuningMethod):
             decoder=described(tuned),
         )
 
-    def provenance(self, tuned: TunedDecoder) -> dict:
-        return {"decoder": asdict(tuned.spec)}
-
-    def _singles(self, tuned: TunedDecoder) -> dict[str, TunedDecoder]:
+    def _singles(self, tuned: Tuned) -> dict[str, Tuned]:
         """The best trial with a constant length and any leniency, of any stop accepted exactly, and of trees accepted
         exactly; none that is the tuned one. As controls the pruned count too, by what was seen of them: their rivals
         pruned them."""
@@ -184,7 +165,7 @@ def _name(trial: FrozenTrial) -> str:
     return f"trial {trial.number}"
 
 
-def described(option: TunedDecoder) -> str:
+def described(option: Tuned) -> str:
     """What a reader calls a decoder."""
     name, settings = option.spec.name, option.spec.settings
     size = f"{settings.get('beams')} {{}} of {settings['length']}"
@@ -194,8 +175,7 @@ def described(option: TunedDecoder) -> str:
         return f"{name.upper()}, {size.format('beams')}, tau {settings['tau']:.3g}"
     rule = settings.get("accept", EXACT)
     numbers = [f"{value:.3g}" for value in rule.values() if isinstance(value, float)]
-    stop = "constant length" if option.policy.kind == "never" else f"{option.policy.kind} stop, at most"
-    return f"{stop} {settings['length']}, {' '.join([rule['name'], *numbers])}"
+    return f"{draft_of(option)}, {' '.join([rule['name'], *numbers])}"
 
 
 def is_exact(spec: DecoderSpec) -> bool:

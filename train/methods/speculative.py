@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 from decoding import Speculative
-from decoding.decoders.registry import build_decoder
-from policies import Policy, Rule, token_classes
+from policies import Rule, token_classes
 from policies.decoder_spec import DecoderSpec
 from train.common.job import Job
 from train.common.progress import say
@@ -14,32 +11,13 @@ from train.common.result import Holdout, Prediction, Replay
 from train.evaluation import live
 from train.evaluation.holdout import Contender, controls, measure
 from train.evaluation.rivals import against_rival, beside_rival
+from train.evaluation.tuned import Tuned
 from train.methods.base import TuningMethod
 from train.replay.speculative import Replayed
 from train.search.draft_stop import StopSearch
 from train.search.study import finalists
 from train.traces.collect_drafts import collect_drafts, given_drafts
 from train.traces.draft_traces import DraftTraces, read_drafts
-
-
-@dataclass
-class TunedStop:
-    """How to draft, the trial it came from, and how live runs on the tuning prompts compared with replay."""
-
-    policy: Policy
-    """``Rule.never()`` for a constant length"""
-    trial: int
-    quantile: float | None
-    length: int
-    keep: bool
-    faster: float
-
-    def decoder(self, models) -> Speculative:
-        return build_decoder(models, self.policy.to(models[-1].device), self.spec)
-
-    @property
-    def spec(self) -> DecoderSpec:
-        return DecoderSpec("speculative", {"length": self.length, "keep_stop_token": self.keep})
 
 
 class SpeculativeMethod(TuningMethod):
@@ -72,7 +50,7 @@ class SpeculativeMethod(TuningMethod):
         constant = lambda trial: trial.params["stop"] == "constant"  # noqa: E731
         return [t for t in ranked if not constant(t)][:2] + [t for t in ranked if constant(t)][:1]
 
-    def tune(self, study) -> TunedStop:
+    def tune(self, study) -> Tuned:
         """The fastest of the finalists live, as replay does not price a stop's own features."""
         job, trials = self.job, self.finalists(study)
         options = [self._option(trial.number, trial.params) for trial in trials]
@@ -83,42 +61,43 @@ class SpeculativeMethod(TuningMethod):
             say(f"trial {option.trial}: replay {replayed:.3f}x, live {speed:.3f}x")
         return max(options, key=lambda option: live.speedup(measured, f"trial {option.trial}"))
 
-    def _option(self, number: int, params: dict) -> TunedStop:
-        stop, quantile = self.search.stop(params), params.get("quantile")
-        stop = Rule.never() if stop is None else stop
-        return TunedStop(stop, number, quantile, params["length"], params.get("keep", False), 1.0)
+    def _option(self, number: int, params: dict) -> Tuned:
+        stop = self.search.stop(params)
+        chain = {"length": params["length"], "keep_stop_token": params.get("keep", False)}
+        policy = Rule.never() if stop is None else stop
+        return Tuned(policy, DecoderSpec("speculative", chain), number, params.get("quantile"))
 
-    def measure_holdout(self, tuned: TunedStop) -> Holdout:
+    def measure_holdout(self, tuned: Tuned) -> Holdout:
         """Measure ``tuned`` and, beside it, the best constant length."""
-        job, length = self.job, self.search.constant()
-        constant, label = Speculative(job.models, length), f"speculative, best constant length {length}"
-        contenders = controls(job) | {
-            "speculative": Contender(label, constant, True, length),
-            "tuned": Contender(f"speculative, tuned: {draft_of(tuned)}", tuned.decoder(job.models), True, tuned.length),
+        models, length, own = self.job.models, self.search.constant(), tuned.spec.settings["length"]
+        label = f"speculative, best constant length {length}"
+        contenders = controls(self.job) | {
+            "speculative": Contender(label, Speculative(models, length), True, length),
+            "tuned": Contender(f"speculative, tuned: {draft_of(tuned)}", tuned.decoder(models), True, own),
         }
-        found = measure(job, contenders, tuned.policy, f"trial {tuned.trial}, length {length}")
+        found = measure(self.job, contenders, tuned.policy, f"trial {tuned.trial}, length {length}")
         against = against_rival(found.columns, "speculative", "the best constant length")
         compared = beside_rival(against, against.of)
         return found.holdout(found.tuned.label, ", whose text it writes", compared, against=against)
 
-    def predicted(self, tuned: TunedStop) -> Prediction:
+    def predicted(self, tuned: Tuned) -> Prediction:
         """What replay says: the speedup by the longest draft, with the tuned stop and without one."""
         constants = self.search.constants()
         by_length = [(n, self._faster(self._replayed(tuned, n))) for n, _ in constants]
         return Prediction(replay=Replay(tuned.faster), frontier={"stop": by_length, "constant": constants})
 
-    def _replayed(self, tuned: TunedStop, length: int) -> Replayed:
+    def _replayed(self, tuned: Tuned, length: int) -> Replayed:
         stop = None if tuned.policy.kind == "never" else tuned.policy
-        return self.search.replay(stop, length, tuned.keep)
+        return self.search.replay(stop, length, tuned.spec.settings["keep_stop_token"])
 
     def _faster(self, replayed: Replayed) -> float:
         return float(self.search.alone / replayed.seconds(self.job.cost).sum())
 
-    def provenance(self, tuned: TunedStop) -> dict:
+    def provenance(self, tuned: Tuned) -> dict:
         """What a decoder has to know besides the policy, and what replay predicts of it."""
-        replayed = self._replayed(tuned, tuned.length)
+        replayed = self._replayed(tuned, tuned.spec.settings["length"])
         predicted = {"speedup": self._faster(replayed), "rounds_by_draft_length": replayed.lengths().tolist()}
-        return {"decoder": asdict(tuned.spec), "predicted": predicted}
+        return super().provenance(tuned) | {"predicted": predicted}
 
 
 def search_stops(job: Job) -> StopSearch:
@@ -142,8 +121,7 @@ def _given(settings, small, large, splits) -> DraftTraces:
     return given_drafts(settings.traces, small, large, prompts, settings.longest, settings.max_new_tokens)
 
 
-def draft_of(tuned: TunedStop) -> str:
+def draft_of(tuned: Tuned) -> str:
     """What a reader calls a way of drafting."""
-    if tuned.policy.kind == "never":
-        return f"constant length {tuned.length}"
-    return f"{tuned.policy.kind} stop, at most {tuned.length}"
+    kind = tuned.policy.kind
+    return f"{'constant length' if kind == 'never' else f'{kind} stop, at most'} {tuned.spec.settings['length']}"
