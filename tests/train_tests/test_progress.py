@@ -27,6 +27,7 @@ def test_the_line_says_the_count_and_the_time_left():
     assert step.line() == "collecting traces 13/40, 9:03:00 left"
     step.done = 40
     assert step.line() == "collecting traces 40/40, 1:00:20 in all"
+    assert progress.Step("timing both models", 1, 0, clock).line() == "timing both models, 0:00:00 so far"
 
 
 def test_a_line_is_printed_at_least_once_a_minute_though_no_item_ends(monkeypatch, capsys):

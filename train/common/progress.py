@@ -85,7 +85,8 @@ class Step:
         if fresh and left > 0:
             seconds *= left / fresh
         what = "in all" if left <= 0 else "left" if fresh else "so far"
-        return f"{self.title} {self.done}/{self.total}, {timedelta(seconds=round(seconds))} {what}"
+        count = f" {self.done}/{self.total}" if self.total > 1 else ""
+        return f"{self.title}{count}, {timedelta(seconds=round(seconds))} {what}"
 
 
 def _print(outs: Sequence[Console], line: str) -> None:
