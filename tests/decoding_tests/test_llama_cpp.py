@@ -1,6 +1,7 @@
 """llama.cpp behind LM and Session: exact where its own kernels are, and beside models in torch."""
 
 import gc
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_unknown_backends_and_devices_are_refused():
 
 @pytest.fixture(scope="module")
 def small():
-    llamacpp()
+    backend()
     return load_model("small", None, backend="llama.cpp")
 
 
@@ -57,10 +58,10 @@ def torch_small():
     return LM.load(str(DRAFTER))
 
 
-def llamacpp():
+def backend():
+    """The module ``decoding.models.llama_cpp``, whose import fails without the package."""
     pytest.importorskip("llama_cpp", reason=NEEDED)
-
-    return llamacpp
+    return importlib.import_module("decoding.models.llama_cpp")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_it_is_the_same_model_with_other_weights_to_everyone_who_asks(small, tor
 
 
 def test_a_context_is_freed_with_its_session(small, monkeypatch):
-    freed, plain = [], llamacpp().llama_cpp.llama_free
+    freed, plain = [], backend().llama_cpp.llama_free
     monkeypatch.setattr("llama_cpp.llama_free", lambda handle: freed.append(handle) or plain(handle))
     session = small.session(1, 8)
     handle = session.handle
@@ -225,7 +226,7 @@ def test_trees_are_refused_and_chains_are_read(small, torch_small, batch):
 
 
 def test_other_files_and_too_many_rows_are_refused(small, tmp_path):
-    LlamaCppLM = llamacpp().LlamaCppLM
+    LlamaCppLM = backend().LlamaCppLM
     with pytest.raises(ValueError, match=r"llama\.cpp reads \.gguf files, not "):
         LlamaCppLM.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no GGUF file at "):
@@ -233,7 +234,7 @@ def test_other_files_and_too_many_rows_are_refused(small, tmp_path):
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(DRAFTER.read_bytes()[:-1_000_000])
     with pytest.raises(ValueError, match=r"llama\.cpp cannot load .*cut\.gguf; it is cut short"):
-        llamacpp().Weights(cut, small.model.config)
+        backend().Weights(cut, small.model.config)
     with pytest.raises(ValueError, match="llama.cpp reads at most 256 rows at once, not 300"):
         small.session(300, 4)
 
