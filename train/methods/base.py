@@ -1,22 +1,20 @@
-"""What a tuning method is to the main job: the one interface, which `train.pipeline` calls from top to bottom."""
+"""The interface of tuning methods, which ``train.pipeline`` calls from top to bottom."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import optuna
 
+from decoding import LM
+from train.common.job import Job
 from train.common.result import Holdout, Prediction
+from train.common.settings import FitPolicy
+from train.data.prompts import Prompt
 from train.evaluation.tuned import Tuned
 from train.search.goal import Goal
-
-if TYPE_CHECKING:
-    from decoding import LM
-    from train.common.job import Job
-    from train.common.settings import FitPolicy
-    from train.data.prompts import Prompt
 
 
 class Search(Protocol):
