@@ -33,18 +33,21 @@ def certification(job: Job, search: Search, tuned: Tuned) -> CertificateRecord:
     certification prompts have already been used on other candidates: their losses are known by now.
     """
     refuse_overlap(job.splits)
-    frozen = freeze(job.folder / "candidates.json", job, tuned, candidates(search, tuned))
+    frozen = candidates(search, tuned)
+    freeze(job.folder / "candidates.json", job, tuned, frozen)
     path, prompts = job.folder / "certify.jsonl", job.splits["certify"]
     references = _references(job, prompts, path)
+    policy_at = lambda quantile: tuned.policy.with_threshold(search.threshold(tuned.policy, quantile))  # noqa: E731
     measured: list[dict[str, np.ndarray]] = []
     for i, candidate in enumerate(frozen):
-        policy = tuned.policy.with_threshold(search.threshold(tuned.policy, candidate.quantile))
-        measured.append(_measure(job, i, policy, prompts, references, path))
+        measured.append(_measure(job, i, policy_at(candidate.quantile), prompts, references, path))
         certificate = _certify(job, measured, len(frozen))
         if certificate.pvalues[-1] > certificate.level:
             break
     reference = alone(prompts, [references[p.id] for p in prompts], job.cost)
-    apply_certificate(search, tuned, frozen, certificate)
+    if certificate.chosen is not None:
+        tuned.quantile = frozen[certificate.chosen].quantile
+        tuned.policy = policy_at(tuned.quantile)
     return record(job, certificate, frozen, measured, reference)
 
 
@@ -61,7 +64,7 @@ def candidates(search: Search, tuned: Tuned) -> list[Candidate]:
     return [Candidate(float(GRID[i]), float(curve[i, 0]), float(curve[i, 1])) for i in sorted({*worth, last})]
 
 
-def freeze(path: Path, job: Job, tuned: Tuned, found: list[Candidate]) -> list[Candidate]:
+def freeze(path: Path, job: Job, tuned: Tuned, found: list[Candidate]) -> None:
     """Write the candidates down before a certification prompt is touched; InputError when others were before."""
     now = {
         "trial": tuned.trial,
@@ -75,14 +78,6 @@ def freeze(path: Path, job: Job, tuned: Tuned, found: list[Candidate]) -> list[C
             f"the certification prompts of {job.folder} have been used on other candidates, so they can promise "
             f"nothing about these; certify on prompts that no run has seen, under another --name"
         )
-    return found
-
-
-def apply_certificate(search: Search, tuned: Tuned, frozen: list[Candidate], certificate: Certificate) -> None:
-    """Set ``tuned`` to the certified candidate; without one it stays as it was tuned."""
-    if certificate.chosen is not None:
-        tuned.quantile = frozen[certificate.chosen].quantile
-    tuned.policy = tuned.policy.with_threshold(search.threshold(tuned.policy, tuned.quantile))
 
 
 def _certify(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Certificate:
