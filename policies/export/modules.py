@@ -26,11 +26,11 @@ def policy_module(source: Source) -> str:
     return runtime + _POLICY.format(data=dumps(document(source)).decode())
 
 
-def proposer_module(source: Source, engine: str) -> bytes:
+def proposer_module(source: Source, engine: str) -> str:
     """``policy_module``, the drafting loop, and the class of the template ``engine`` that the engine calls."""
     hook = template(engine).replace("@DRAFT@", repr(source.draft_model))
     parts = (policy_module(source), template("drafts.py.txt"), hook)
-    return "\n\n".join(part.strip("\n") + "\n" for part in parts).encode()
+    return "\n\n".join(part.strip("\n") + "\n" for part in parts)
 
 
 def no_proposer(source: Source) -> str | None:

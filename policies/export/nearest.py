@@ -16,6 +16,7 @@ from policies.export.source import ExportError, Source
 from policies.export.target import Target
 from policies.features.table import FEATURES
 from policies.kinds.rule import Rule
+from policies.storage.shards import read_shards
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Fit:
 def nearest(source: Source, target: Target, traces: Path) -> Fit:
     """The setting of ``target`` that agrees most with the policy on the rows of ``traces``.
 
-    ExportError if the target has no setting for such a policy, or the traces lack a feature that it reads.
+    ExportError if the target has no setting for such a policy, FileError for traces that cannot be used.
     """
     if target.roles != ("stop",):
         raise ExportError(f"{target.name} carries no approximations; leave out --approximate")
@@ -90,22 +91,11 @@ def read_columns(folder: Path, names: Sequence[str]) -> tuple[np.ndarray, np.nda
 
     Every other group of prompts is fitted on; agreement is measured on the rest.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
     for name in names:
         if name == "uniform" or FEATURES[name].needs_target:
             raise ExportError(f"traces do not hold {name!r}, so no setting can be fitted to this policy")
-    shards = sorted(folder.glob("shard-*.parquet"))
-    if not shards:
-        raise ExportError(f"{folder} holds no shards; give the traces/ folder of a run as --traces")
-    try:
-        data = pa.concat_tables(
-            [parquet.read_table(path, columns=list(dict.fromkeys((*names, "group")))) for path in shards]
-        )
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise ExportError(f"{folder}: its shards lack a feature of this policy or cannot be read ({error})") from error
-    groups, index = np.unique(data["group"].to_numpy().astype(str), return_inverse=True)
+    data = read_shards(folder, "give the traces/ folder of a run as --traces", (*names, "group"))
+    groups, index = np.unique(data["group"], return_inverse=True)
     if len(groups) < 2:
         raise ExportError(f"{folder} holds one group of prompts; fitting and measuring take two")
-    return np.stack([data[name].to_numpy() for name in names], axis=1).astype(np.float32), index % 2 == 0
+    return np.stack([data[name] for name in names], axis=1).astype(np.float32), index % 2 == 0

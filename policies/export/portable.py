@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from policies.export.source import Source
-from policies.features.table import FEATURES
 from policies.policy import Policy
 from policies.storage.files import short
 
@@ -45,36 +44,25 @@ def _score(policy: Policy) -> dict[str, Any]:
         return {"type": "constant", "escalate": policy.kind == "always"}
     if policy.kind == "periodic":
         return {"type": "periodic", "every": policy.every}
-    if policy.kind == "rule":
-        return _linear(1.0 if policy.direction == ">=" else -1.0, 0.0)
-    if policy.kind == "random":
-        return _linear(-1.0, 1.0)
-    return _learned(policy)
-
-
-def _linear(weight: float, bias: float) -> dict[str, Any]:
-    layers = [{"weight": [[weight]], "bias": [bias]}]
-    return _network([0.0], [1.0], [False], layers, "identity", 0)
-
-
-def _learned(policy: Policy) -> dict[str, Any]:
-    weights = {name: short(value.tolist()) for name, value in policy.weights().items()}
-    if policy.kind == "logistic":
-        layers = [{"weight": [weights["coef"]], "bias": [weights["intercept"]]}]
-    else:
-        layers = [{"weight": weights[f"weight{i}"], "bias": weights[f"bias{i}"]} for i in range(len(policy.hidden) + 1)]
-    optional = [FEATURES[name].optional for name in policy.names]
-    width = policy.hidden_width_ if policy.needs_hidden else 0
-    return _network(weights["mean"], weights["scale"], optional, layers, "sigmoid", width)
-
-
-def _network(mean, scale, impute, layers, output: str, hidden_width: int) -> dict[str, Any]:
+    mean, scale, impute = (part.tolist() for part in policy.scaling())
     return {
         "type": "network",
-        "mean": mean,
-        "scale": scale,
+        "mean": short(mean),
+        "scale": short(scale),
         "impute": impute,
-        "layers": layers,
-        "output": output,
-        "hidden_width": hidden_width,
+        "layers": [{"weight": weight, "bias": bias} for weight, bias in _layers(policy)],
+        "output": "identity" if policy.kind in ("rule", "random") else "sigmoid",
+        "hidden_width": policy.hidden_width_ if policy.needs_hidden else 0,
     }
+
+
+def _layers(policy: Policy) -> list[tuple[list[list[float]], list[float]]]:
+    """Weight [out, in] and bias [out] of each layer."""
+    if policy.kind == "rule":
+        return [([[1.0 if policy.direction == ">=" else -1.0]], [0.0])]
+    if policy.kind == "random":
+        return [([[-1.0]], [1.0])]
+    weights = {name: short(value.tolist()) for name, value in policy.weights().items()}
+    if policy.kind == "logistic":
+        return [([weights["coef"]], [weights["intercept"]])]
+    return [(weights[f"weight{i}"], weights[f"bias{i}"]) for i in range(len(policy.hidden) + 1)]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from policies.export.portable import CARRIED
+from policies.export.portable import CARRIED, dumps
 from policies.export.source import ROLES, ExportError, Source
 from policies.features.table import FEATURES
 
-Files = dict[str, bytes]
+Files = dict[str, bytes | str | list | dict]
+"""Contents by path: a list is a line of arguments, a dict is JSON."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """``write(source)`` returns the files by path; ``refuse(source)`` the reason why it cannot, or None."""
+    """``write(source)`` returns the files; ``refuse(source)`` the reason why it cannot, or None."""
 
     name: str
     summary: str
@@ -31,12 +33,12 @@ class Target:
     evidence: str = "run"
     """``run``: the tests run the engine if it is installed; ``notes``: the keys are from its documentation"""
 
-    def files(self, source: Source) -> Files:
-        """The files of ``source``. ExportError with the reason if this target cannot carry it."""
+    def files(self, source: Source) -> dict[str, bytes]:
+        """The files of ``source`` by path. ExportError with the reason if this target cannot carry it."""
         reason = self.reason(source)
         if reason is not None:
             raise ExportError(f"{self.name} cannot carry this policy: {reason}")
-        return self.write(source)
+        return {path: _encoded(content) for path, content in self.write(source).items()}
 
     def reason(self, source: Source) -> str | None:
         """The reason why this target cannot carry ``source``; None if it can."""
@@ -45,6 +47,14 @@ class Target:
         if source.role not in self.roles:
             return HANDOFF
         return self.refuse(source)
+
+
+def _encoded(content: bytes | str | list | dict) -> bytes:
+    if isinstance(content, list):
+        content = shlex.join(map(str, content)) + "\n"
+    if isinstance(content, dict):
+        return dumps(content, indent=2)
+    return content if isinstance(content, bytes) else content.encode()
 
 
 HANDOFF = (

@@ -13,10 +13,9 @@ import logging
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from policies.storage.atomic import write
 
 LARGEST = 2**29
 """bytes of a file; the traces of a long run are smaller"""
@@ -103,8 +102,7 @@ def read_rows(path: Path, remedy: str) -> list[dict[str, Any]]:
     data = read_bytes(path, remedy)
     rows, end = whole_rows(data, path, remedy)
     if end < len(data):
-        dropped(path)
-        write(path, data[:end])
+        cut(path, end)
     return [verified(row, path, remedy) for row in rows]
 
 
@@ -128,9 +126,11 @@ def whole_rows(data: bytes, path: Path, remedy: str, before: int = 0) -> tuple[l
     return rows, end
 
 
-def dropped(path: Path) -> None:
-    """Say that the last line of ``path`` is dropped."""
+def cut(path: Path, end: int) -> None:
+    """Cut ``path`` after ``end`` bytes, and log one line about it."""
     logging.getLogger(__name__).warning("%s: its last line was cut short, by a crash or a full disk; dropped", path)
+    with suppress(PermissionError):  # of a folder that is only read
+        os.truncate(path, end)  # in place: a full disk may have no room for a copy
 
 
 def show(value: Any) -> str:

@@ -73,8 +73,8 @@ def test_what_fits_is_not_approximated(run):
         (Rule("entropy", 2.0), "vllm", (), "no setting near a hand-off"),
         (Rule("tv", 0.5), "python", ("--role", "stop"), "carries no approximations"),
         (Rule("tv", 0.5), "vllm", ("--role", "stop"), "traces do not hold 'tv'"),
-        (Rule("margin", 0.5), "vllm", ("--role", "stop"), "lack a feature"),
-        (Rule("entropy", 2.0), "vllm", ("--role", "stop", "--traces", "nowhere"), "nowhere holds no shards"),
+        (Rule("margin", 0.5), "vllm", ("--role", "stop"), "it lacks the column 'margin'"),
+        (Rule("entropy", 2.0), "vllm", ("--role", "stop", "--traces", "nowhere"), "nowhere: it holds no shards"),
         (Rule("entropy", -1.0), "openvino", ("--role", "stop"), "the nearest ends every draft at once"),
     ],
 )

@@ -7,10 +7,7 @@ loads the draft model and never uses it: the type is always written. Keys: llama
 
 from __future__ import annotations
 
-import shlex
-
 from policies.export.draft_settings import setting_target, threshold
-from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 from policies.export.templates import template
@@ -18,21 +15,19 @@ from policies.export.templates import template
 TYPE = "draft-simple"
 ARGUMENTS = ("--spec-type", "-md", "--spec-draft-n-max", "--spec-draft-n-min", "--spec-draft-p-min")
 ENVIRONMENT = ("LLAMA_ARG_SPEC_DRAFT_N_MAX", "LLAMA_ARG_SPEC_DRAFT_N_MIN", "LLAMA_ARG_SPEC_DRAFT_P_MIN")
-PROBABILITY = "top10"
 
 
 def write(source: Source) -> Files:
     limit = threshold(source.policy)
     knobs = (source.length, 0, 0.0 if limit is None else limit)
     values = dict(zip(ARGUMENTS, (TYPE, source.draft_model, *knobs), strict=True))
-    words = [str(word) for pair in values.items() for word in pair]
     # Type and model have no environment variable in that build.
     environment = "".join(f"{name}={value}\n" for name, value in zip(ENVIRONMENT, knobs, strict=True))
     return {
-        "llama-server.args": (shlex.join(words) + "\n").encode(),
-        "llama-server.env": environment.encode(),
-        "xllamacpp.json": dumps(xllamacpp(source.draft_model, *knobs), indent=2),
-        "README.md": template("llama_cpp.md").encode(),
+        "llama-server.args": [word for pair in values.items() for word in pair],
+        "llama-server.env": environment,
+        "xllamacpp.json": xllamacpp(source.draft_model, *knobs),
+        "README.md": template("llama_cpp.md"),
     }
 
 
@@ -47,6 +42,6 @@ TARGET = setting_target(
     "arguments and environment of llama-server, settings for xllamacpp",
     write,
     ("xllamacpp", "2026.10", "2026.11"),
-    PROBABILITY,
+    "top10",
     "a fixed draft length, with or without a threshold on the top-10 share ('top10')",
 )

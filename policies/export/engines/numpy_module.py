@@ -8,7 +8,7 @@ from policies.export.target import Files, Target, no_verification
 
 
 def write(source: Source) -> Files:
-    return {"policy.py": policy_module(source).encode()}
+    return {"policy.py": policy_module(source)}
 
 
 TARGET = Target(

@@ -27,7 +27,7 @@ def write(source: Source) -> Files:
     data = _model(onnx, found).SerializeToString(deterministic=True)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     check_parity(source, session)
-    return {"policy.onnx": data, "policy.json": dumps(found, indent=2)}
+    return {"policy.onnx": data, "policy.json": found}
 
 
 def check_parity(source: Source, session) -> None:

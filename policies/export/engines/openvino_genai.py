@@ -9,19 +9,15 @@ Keys: OpenVINO GenAI 2026.4; the tests run it.
 from __future__ import annotations
 
 from policies.export.draft_settings import setting_target, threshold
-from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files
-
-KEYS = ("num_assistant_tokens", "assistant_confidence_threshold", "logprobs")
-PROBABILITY = "top1"
 
 
 def write(source: Source) -> Files:
     limit = threshold(source.policy)
     length = {"num_assistant_tokens": source.length}
     settings = length if limit is None else {"assistant_confidence_threshold": limit, "logprobs": 1}
-    return {"generation_config.json": dumps(settings, indent=2)}
+    return {"generation_config.json": settings}
 
 
 TARGET = setting_target(
@@ -29,6 +25,6 @@ TARGET = setting_target(
     "generation_config.json for OpenVINO GenAI with a draft_model",
     write,
     ("openvino-genai", "2026.4", "2026.5"),
-    PROBABILITY,
+    "top1",
     "a fixed draft length, or a threshold on the largest probability ('top1') without any cap on the length",
 )

@@ -8,22 +8,14 @@ refuses paths with "..".
 from __future__ import annotations
 
 from policies.export.draft_settings import setting_target
-from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files
 
-KEYS = ("max_draft_tokens", "min_adaptive_k", "cooldown", "ngram_size", "ngram_chained_lookup")
-MOST = 16
-
 
 def write(source: Source) -> Files:
-    return {"speculative_options.json": dumps({KEYS[0]: source.length}, indent=2)}
+    return {"speculative_options.json": {"max_draft_tokens": source.length}}
 
 
 TARGET = setting_target(
-    "onnxruntime-genai",
-    "keywords of set_speculative_options",
-    write,
-    ("onnxruntime-genai", "0.18", "0.19"),
-    most=MOST,
+    "onnxruntime-genai", "keywords of set_speculative_options", write, ("onnxruntime-genai", "0.18", "0.19"), most=16
 )

@@ -24,48 +24,39 @@ Fields of ``policy.json`` (version 1):
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from policies.export.portable import FORMAT, VERSION, document, dumps
+from policies.export.portable import FORMAT, VERSION, document
 from policies.export.source import ROLES, Source
 from policies.export.target import Files, Target, carries_all
 from policies.features.table import FEATURES
 
 
 def write(source: Source) -> Files:
-    schema = json.dumps(SCHEMA, indent=2) + "\n"
-    return {"policy.json": dumps(document(source), indent=2), "policy.schema.json": schema.encode()}
+    return {"policy.json": document(source), "policy.schema.json": SCHEMA}
 
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
-_LAYER = {
-    "type": "object",
-    "required": ["weight", "bias"],
-    "properties": {"weight": {"type": "array", "items": _NUMBERS}, "bias": _NUMBERS},
-    "additionalProperties": False,
-}
 
 
-def _program(kind: str, **fields) -> dict[str, Any]:
-    properties = {"type": {"const": kind}} | fields
-    return {
-        "type": "object",
-        "required": list(properties),
-        "properties": properties,
-        "additionalProperties": False,
-    }
+def _object(**properties) -> dict[str, Any]:
+    """The schema of an object with exactly these ``properties``."""
+    return {"type": "object", "required": list(properties), "properties": properties, "additionalProperties": False}
 
 
 _PROGRAMS = [
-    _program("constant", escalate={"type": "boolean"}),
-    _program("periodic", every={"type": "integer", "minimum": 1}),
-    _program(
-        "network",
+    _object(type={"const": "constant"}, escalate={"type": "boolean"}),
+    _object(type={"const": "periodic"}, every={"type": "integer", "minimum": 1}),
+    _object(
+        type={"const": "network"},
         mean=_NUMBERS,
         scale={"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}},
         impute={"type": "array", "items": {"type": "boolean"}},
-        layers={"type": "array", "minItems": 1, "items": _LAYER},
+        layers={
+            "type": "array",
+            "minItems": 1,
+            "items": _object(weight={"type": "array", "items": _NUMBERS}, bias=_NUMBERS),
+        },
         output={"enum": ["identity", "sigmoid"]},
         hidden_width={"type": "integer", "minimum": 0},
     ),

@@ -12,24 +12,18 @@ from policies.export.source import Source
 from policies.export.target import Files
 from policies.export.templates import template
 
-KEYS = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
-PROBABILITY = "top1"
-
 
 def write(source: Source) -> Files:
-    config = dumps(settings(source), indent=2)
-    readme = template("transformers_config.md").format(length=source.length, config=config.decode())
-    return {
-        "generation_config.json": config,
-        "frozen_assistant.py": template("frozen_assistant.py.txt").encode(),
-        "README.md": readme.encode(),
-    }
-
-
-def settings(source: Source) -> dict:
-    """The keys and values. A threshold of 0 turns it off; the default is 0.4."""
     limit = threshold(source.policy)
-    return dict(zip(KEYS, (source.length, "constant", 0.0 if limit is None else limit), strict=True))
+    settings = {
+        "num_assistant_tokens": source.length,
+        "num_assistant_tokens_schedule": "constant",
+        "assistant_confidence_threshold": 0.0 if limit is None else limit,  # 0 turns it off; the default is 0.4
+    }
+    config = dumps(settings, indent=2).decode()
+    readme = template("transformers_config.md").format(length=source.length, config=config)
+    files = {"frozen_assistant.py": template("frozen_assistant.py.txt"), "README.md": readme}
+    return {"generation_config.json": config} | files
 
 
 TARGET = setting_target(
@@ -37,6 +31,6 @@ TARGET = setting_target(
     "the draft's generation_config.json for model.generate(assistant_model=...)",
     write,
     ("transformers", "5.17", "5.24"),
-    PROBABILITY,
+    "top1",
     "a fixed draft length, with or without a threshold on the largest probability ('top1')",
 )

@@ -40,8 +40,7 @@ def write(source: Source) -> Files:
         "generate.py": template("custom_generate.py.txt").replace("@IMPORTS@", _imports()),
         "requirements.txt": "transformers>=5.17\ntransformers<5.24\ntorch>=2.11\nsafetensors>=0.5\nnumpy>=1.24\n",
     }
-    written = {f"custom_generate/{name}": text.encode() for name, text in files.items()}
-    return written | {"README.md": _readme(source).encode()}
+    return {f"custom_generate/{name}": text for name, text in files.items()} | {"README.md": _readme(source)}
 
 
 def copied_sources() -> dict[str, str]:

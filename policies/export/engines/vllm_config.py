@@ -6,16 +6,13 @@ Keys: vLLM 0.33. Its released versions have no threshold on the draft's confiden
 from __future__ import annotations
 
 from policies.export.draft_settings import setting_target
-from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files
-
-KEYS = ("method", "model", "num_speculative_tokens", "num_speculative_tokens_per_batch_size", "draft_sample_method")
 
 
 def write(source: Source) -> Files:
     settings = {"method": "draft_model", "model": source.draft_model, "num_speculative_tokens": source.length}
-    return {"speculative_config.json": dumps(settings, indent=2)}
+    return {"speculative_config.json": settings}
 
 
 TARGET = setting_target("vllm", "speculative_config.json for vllm serve", write, ("vllm", "0.32", "0.34"))

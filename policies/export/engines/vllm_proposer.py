@@ -6,7 +6,6 @@ The interface is that of vLLM 0.33 and marked experimental there: ``Class(vllm_c
 from __future__ import annotations
 
 from policies.export.modules import no_proposer, proposer_module
-from policies.export.portable import dumps
 from policies.export.source import Source
 from policies.export.target import Files, Target
 
@@ -14,10 +13,7 @@ from policies.export.target import Files, Target
 def write(source: Source) -> Files:
     model = "policy_proposer.PolicyProposer"
     settings = {"method": "custom_class", "model": model, "num_speculative_tokens": source.length}
-    return {
-        "policy_proposer.py": proposer_module(source, "vllm_proposer.py.txt"),
-        "speculative_config.json": dumps(settings, indent=2),
-    }
+    return {"policy_proposer.py": proposer_module(source, "vllm_proposer.py.txt"), "speculative_config.json": settings}
 
 
 TARGET = Target(
