@@ -286,10 +286,10 @@ def test_other_traces_are_refused(folder, tmp_path):
         read_traces(folder)
     meta = shutil.copytree(folder, tmp_path / "other") / "meta.json"
     text = meta.read_text()
-    meta.write_text(text.replace('"drafts": 1', '"drafts": 2'))
+    meta.write_text(text.replace('"drafts": 2', '"drafts": 3'))
     with pytest.raises(TraceError, match="newer version"):
         read_drafts(meta.parent)
-    meta.write_text(text.replace('"drafts": 1,', ""))
+    meta.write_text(text.replace('"drafts": 2,', ""))
     with pytest.raises(TraceError, match="traces of hand-offs"):
         read_drafts(meta.parent)
 

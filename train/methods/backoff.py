@@ -26,7 +26,7 @@ from train.search.labels import labels
 from train.search.study import finalists
 from train.search.thresholds import risks
 from train.traces.collect_handoff import collect, explore, shards_of
-from train.traces.given_handoff import about_handoff, given_handoff
+from train.traces.given import about, given_handoff
 from train.traces.handoff_traces import Traces, read_traces
 
 FALLBACK = "use the large model alone, or exact speculative decoding"
@@ -126,7 +126,7 @@ def trace(job: Job) -> Traces:
         return given_handoff(settings.traces, *what)
     folder = job.folder / "traces"
     how = prompts, folder, settings.max_new_tokens, settings.seed
-    collect(*job.models, *how, about_handoff(*what) | {"seed": settings.seed})
+    collect(*job.models, *how, about(*what) | {"seed": settings.seed})
     for number in range(1, settings.rounds + 1):
         # Whatever later rounds have left there, a round that is gone on with must be of the same policy.
         policy = make_search(job, read_traces(folder, number * shards_of(prompts))).first()

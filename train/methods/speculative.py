@@ -16,8 +16,9 @@ from train.methods.base import TuningMethod
 from train.replay.speculative import Replayed
 from train.search.draft_stop import StopSearch
 from train.search.study import finalists
-from train.traces.collect_drafts import collect_drafts, given_drafts
+from train.traces.collect_drafts import collect_drafts
 from train.traces.draft_traces import DraftTraces, read_drafts
+from train.traces.given import given_drafts
 
 
 class SpeculativeMethod(TuningMethod):
@@ -42,7 +43,8 @@ class SpeculativeMethod(TuningMethod):
 
     @classmethod
     def check_traces(cls, settings, small, large, splits) -> None:
-        _given(settings, small, large, splits)
+        prompts = splits["fit"] + splits["tune"]
+        given_drafts(settings.traces, small, large, prompts, settings.max_new_tokens, settings.longest)
 
     def finalists(self, study) -> list:
         """The best two stops and the best constant length. A survival has no file of its own, so it is a baseline."""
@@ -110,15 +112,10 @@ def search_stops(job: Job) -> StopSearch:
 def _traces(job: Job) -> DraftTraces:
     settings, prompts = job.settings, job.splits["fit"] + job.splits["tune"]
     if settings.traces is not None:
-        return _given(settings, *job.models, job.splits)
+        return given_drafts(settings.traces, *job.models, prompts, settings.max_new_tokens, settings.longest)
     folder = job.folder / "traces"
     collect_drafts(*job.models, prompts, settings.longest, folder, settings.max_new_tokens)
     return read_drafts(folder)
-
-
-def _given(settings, small, large, splits) -> DraftTraces:
-    prompts = splits["fit"] + splits["tune"]
-    return given_drafts(settings.traces, small, large, prompts, settings.longest, settings.max_new_tokens)
 
 
 def draft_of(tuned: Tuned) -> str:

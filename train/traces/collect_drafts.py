@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,10 +20,10 @@ from decoding.state.sampling import REPLACE, sample_from_weights
 from decoding.state.token_buffer import Commit, left_pad
 from policies import feature_columns, token_classes
 from train.data.prompts import Prompt
-from train.data.splits import split_hash
 from train.traces.collect_handoff import SHARD, missing_shards, write_rows
-from train.traces.draft_traces import DRAFT_SCHEMA, STEP_FEATURES, DraftTraces, read_drafts
-from train.traces.handoff_traces import TraceError, open_folder, read_meta
+from train.traces.draft_traces import STEP_FEATURES
+from train.traces.given import about
+from train.traces.handoff_traces import open_folder
 
 
 def collect_drafts(
@@ -46,8 +45,8 @@ def collect_drafts(
     """
     if longest < 1:
         raise ValueError(f"the longest draft must be at least 1 token, not {longest}")
-    about = about_drafts(small, large, prompts, longest, max_new_tokens)
-    open_folder(folder, about | {"sampling": asdict(sampling), "seed": seed, "batch": batch})
+    how = {"sampling": asdict(sampling), "seed": seed, "batch": batch}
+    open_folder(folder, about(small, large, prompts, max_new_tokens, longest) | how)
     classes = token_classes(large.tokenizer).to(large.device)
     for i, shard in missing_shards(folder, prompts, 0, "collecting draft traces", batch):
         logger = DraftLogger([small, large], longest, classes)
@@ -57,32 +56,6 @@ def collect_drafts(
             for _ in commits(logger, state):
                 pass
         write_rows(folder, i, [logger.columns(shard)])
-
-
-def about_drafts(small: LM, large: LM, prompts: Sequence[Prompt], longest: int, max_new_tokens: int) -> dict:
-    """The description of draft traces for their meta.json: everything that they depend on but the sampling."""
-    return {
-        "drafts": DRAFT_SCHEMA,
-        "longest": longest,
-        "max_new_tokens": max_new_tokens,
-        "models": [small.identity(), large.identity()],
-        "prompts": split_hash(prompts),
-    }
-
-
-def given_drafts(
-    folder: Path, small: LM, large: LM, prompts: Sequence[Prompt], longest: int, max_new_tokens: int
-) -> DraftTraces:
-    """The draft traces of greedy text in ``folder``. TraceError when they are of another run, or unfinished."""
-    traces, meta = read_drafts(folder), read_meta(folder)
-    wanted = about_drafts(small, large, prompts, longest, max_new_tokens) | {"sampling": asdict(Sampling())}
-    differing = [key for key, value in json.loads(json.dumps(wanted)).items() if meta.get(key) != value]
-    if differing:
-        raise TraceError(f"the draft traces in {folder} are of another run ({', '.join(differing)} differ)")
-    missing = {p.id for p in prompts} - set(traces["prompt"].tolist())
-    if missing:
-        raise TraceError(f"the draft traces in {folder} lack {len(missing)} of {len(prompts)} prompts")
-    return traces
 
 
 class DraftLogger:
@@ -121,15 +94,7 @@ class DraftLogger:
             self._follow(state, policy_state, rows[ended], lengths[ended], token[ended], wrong=False)
             yield Commit.one(rows, token, torch.ones_like(token))
 
-    def _follow(
-        self,
-        state: GenerationState,
-        policy_state: PolicyState,
-        rows: Tensor,
-        lengths: Tensor,
-        token: Tensor,
-        wrong: bool,
-    ) -> None:
+    def _follow(self, state: GenerationState, policy_state: PolicyState, rows, lengths, token, wrong: bool) -> None:
         """Log the draft that goes on from ``token`` [r] of its own, up to the longest draft or the budget."""
         buffer, session = state.buffer, state.sessions[0]
         before = rows, lengths

@@ -28,19 +28,10 @@ from train.traces.handoff_traces import FEATURE_COLUMNS, TraceError, read_column
 OF_THE_ROUND = ("since_large", "agreed", "large_entropy")
 STEP_FEATURES = tuple(n for n in FEATURE_COLUMNS if n not in OF_THE_ROUND and FEATURES[n].averages is None)
 NEEDED = (
-    "prompt",
-    "group",
-    "prompt_tokens",
-    "position",
-    "depth",
-    "token",
-    "drafted",
-    "small_logprob",
-    "large_logprob",
-    "target_entropy",
-    "last_token",
+    *("prompt", "group", "prompt_tokens", "position", "depth", "token", "drafted", "last_token"),
+    *("small_logprob", "large_logprob", "target_entropy", *STEP_FEATURES),
 )
-DRAFT_SCHEMA = 1
+DRAFT_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -111,4 +102,4 @@ def read_drafts(folder: Path) -> DraftTraces:
         raise TraceError(f"{folder} holds traces of hand-offs, not of drafts; collect draft traces in another folder")
     if found > DRAFT_SCHEMA:
         raise TraceError(f"{folder} was written by a newer version (drafts {found}, this one reads {DRAFT_SCHEMA})")
-    return DraftTraces(read_columns(folder, (*NEEDED, *STEP_FEATURES)), meta["longest"], meta["max_new_tokens"])
+    return DraftTraces(read_columns(folder, NEEDED), meta["longest"], meta["max_new_tokens"])

@@ -28,18 +28,8 @@ from train.quality.guarded_regret import CAP, STOP
 
 FEATURE_COLUMNS = tuple(name for name, f in FEATURES.items() if name != "uniform" and not f.needs_target)
 NEEDED = (
-    "prompt",
-    "group",
-    "trajectory",
-    "prompt_tokens",
-    "small_token",
-    "large_token",
-    "regret",
-    "small_repeats",
-    "large_repeats",
-    "small_ends",
-    "large_ends",
-    "kl",
+    *("prompt", "group", "trajectory", "prompt_tokens", "small_token", "large_token", "regret", "kl"),
+    *("small_repeats", "large_repeats", "small_ends", "large_ends", *FEATURE_COLUMNS),
 )
 SCHEMA = 2
 
@@ -144,7 +134,7 @@ def read_meta(folder: Path) -> dict:
 
 def read_traces(folder: Path, shards: int | None = None) -> Traces:
     """The finished shards of ``folder``, in order: all, or the first ``shards``. TraceError when there are none."""
-    return Traces(read_columns(folder, (*NEEDED, *FEATURE_COLUMNS), shards))
+    return Traces(read_columns(folder, NEEDED, shards))
 
 
 def read_columns(folder: Path, needed: Sequence[str], first: int | None = None) -> dict[str, np.ndarray]:

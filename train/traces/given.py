@@ -1,0 +1,51 @@
+"""Traces collected earlier: what they are of is written beside them, and compared when they are used again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from decoding import LM, Sampling
+from train.data.prompts import Prompt, template_hash
+from train.data.splits import split_hash
+from train.traces.draft_traces import DRAFT_SCHEMA, DraftTraces, read_drafts
+from train.traces.handoff_traces import TraceError, Traces, read_meta, read_traces
+
+
+def about(
+    small: LM, large: LM, prompts: Sequence[Prompt], max_new_tokens: int, longest_draft: int | None = None
+) -> dict:
+    """What traces of ``prompts`` are of, for their meta.json; ``longest_draft`` of draft traces only."""
+    drafts = {} if longest_draft is None else {"drafts": DRAFT_SCHEMA, "longest": longest_draft}
+    return drafts | {
+        "models": [small.identity(), large.identity()],
+        "template": template_hash(large.tokenizer),
+        "prompts": {p.id: split_hash([p]) for p in prompts},
+        "max_new_tokens": max_new_tokens,
+    }
+
+
+def given_handoff(folder: Path, *what) -> Traces:
+    """The traces in ``folder``, of more prompts perhaps. TraceError unless they are of what ``about(*what)`` says."""
+    traces = read_traces(folder)
+    _check(folder, about(*what), set(traces["prompt"][traces["trajectory"] == "mixed"].tolist()))
+    return traces
+
+
+def given_drafts(folder: Path, *what) -> DraftTraces:
+    """As ``given_handoff``, of drafts of greedy text."""
+    traces = read_drafts(folder)
+    _check(folder, about(*what) | {"sampling": asdict(Sampling())}, set(traces["prompt"].tolist()))
+    return traces
+
+
+def _check(folder: Path, wanted: dict, there: set[str]) -> None:
+    meta, prompts = read_meta(folder), wanted.pop("prompts")
+    differing = [key for key, value in wanted.items() if meta.get(key) != value]
+    if differing:
+        raise TraceError(f"the traces in {folder} are of another run ({', '.join(differing)} differ)")
+    known = meta.get("prompts", {})
+    missing = [name for name, digest in prompts.items() if name not in there or known.get(name) != digest]
+    if missing:
+        raise TraceError(f"the traces in {folder} lack {len(missing)} of {len(prompts)} prompts, such as {missing[0]}")
