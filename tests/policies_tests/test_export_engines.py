@@ -16,32 +16,41 @@ from decoding import Speculative, generate
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, target_source
 from policies import MLP, Logistic, Periodic, Random, Rule
 from policies.export.__main__ import main
-from policies.export.engines import (
-    llama_cpp,
-    mlx_lm,
-    openvino_genai,
-    ort_genai,
-    sglang_config,
-    tensorrt_llm,
-    transformers_config,
-    vllm_config,
-)
+from policies.export.engines import llama_cpp
 from policies.export.source import ExportError
 from policies.export.targets import TARGETS
 
 JSON = {
-    "transformers-config": (transformers_config.KEYS, "generation_config.json"),
-    "openvino": (openvino_genai.KEYS, "generation_config.json"),
-    "mlx-lm": (mlx_lm.KEYS, "request.json"),
-    "onnxruntime-genai": (ort_genai.KEYS, "speculative_options.json"),
-    "vllm": (vllm_config.KEYS, "speculative_config.json"),
-    "vllm-custom-class": (vllm_config.KEYS, "speculative_config.json"),
-    "tensorrt-llm": (tensorrt_llm.KEYS, "draft_target_decoding_config.json"),
+    "transformers-config": "generation_config.json",
+    "openvino": "generation_config.json",
+    "mlx-lm": "request.json",
+    "onnxruntime-genai": "speculative_options.json",
+    "vllm": "speculative_config.json",
+    "vllm-custom-class": "speculative_config.json",
+    "tensorrt-llm": "draft_target_decoding_config.json",
+}
+KEYS = {
+    "transformers-config": ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold"),
+    "openvino": ("num_assistant_tokens", "assistant_confidence_threshold", "logprobs"),
+    "mlx-lm": ("num_draft_tokens",),
+    "onnxruntime-genai": ("max_draft_tokens", "min_adaptive_k", "cooldown", "ngram_size", "ngram_chained_lookup"),
+    "vllm": ("method", "model", "num_speculative_tokens"),
+    "vllm-custom-class": ("method", "model", "num_speculative_tokens"),
+    "tensorrt-llm": ("max_draft_len", "speculative_model"),
 }
 LINES = {
     "llama.cpp": (llama_cpp.ARGUMENTS, "llama-server.args"),
-    "mlx-lm": (mlx_lm.ARGUMENTS, "mlx_lm.args"),
-    "sglang": (sglang_config.ARGUMENTS, "sglang.args"),
+    "mlx-lm": (("--draft-model", "--num-draft-tokens"), "mlx_lm.args"),
+    "sglang": (
+        (
+            "--speculative-algorithm",
+            "--speculative-draft-model-path",
+            "--speculative-num-steps",
+            "--speculative-eagle-topk",
+            "--speculative-num-draft-tokens",
+        ),
+        "sglang.args",
+    ),
 }
 NAMES = ("entropy", "since_large", "agreed", "mean_entropy", "mean_agreed")
 
@@ -52,9 +61,9 @@ def read(folder, name):
 
 @pytest.mark.parametrize("target", sorted(JSON))
 def test_a_length_is_told_in_keys_that_the_engine_has(target, tmp_path):
-    keys, name = JSON[target]
-    found = read(exported(Rule.never(), target, tmp_path, role="stop", length=7, draft="drafts/small"), name)
-    assert set(found) <= set(keys)
+    folder = exported(Rule.never(), target, tmp_path, role="stop", length=7, draft="drafts/small")
+    found = read(folder, JSON[target])
+    assert set(found) <= set(KEYS[target])
     assert 7 in found.values()
     if target in ("vllm", "tensorrt-llm"):
         assert "drafts/small" in found.values()
@@ -91,7 +100,12 @@ def test_sglang_is_never_told_an_acceptance_threshold(tmp_path):
     folder = exported(Rule.never(), "sglang", tmp_path, role="stop", length=3)
     assert "threshold" not in (folder / "sglang.args").read_text()
     steps = read(folder, "adaptive.json")["1"]
-    assert steps["candidate_steps"] == [3] and set(steps) == set(sglang_config.ADAPTIVE)
+    assert steps["candidate_steps"] == [3] and set(steps) == {
+        "candidate_steps",
+        "up_hysteresis",
+        "down_hysteresis",
+        "ceiling_coeff",
+    }
 
 
 KINDS = [

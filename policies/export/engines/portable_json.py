@@ -44,6 +44,7 @@ def _object(**properties) -> dict[str, Any]:
     return {"type": "object", "required": list(properties), "properties": properties, "additionalProperties": False}
 
 
+_LAYER = _object(weight={"type": "array", "items": _NUMBERS}, bias=_NUMBERS)
 _PROGRAMS = [
     _object(type={"const": "constant"}, escalate={"type": "boolean"}),
     _object(type={"const": "periodic"}, every={"type": "integer", "minimum": 1}),
@@ -52,40 +53,29 @@ _PROGRAMS = [
         mean=_NUMBERS,
         scale={"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}},
         impute={"type": "array", "items": {"type": "boolean"}},
-        layers={
-            "type": "array",
-            "minItems": 1,
-            "items": _object(weight={"type": "array", "items": _NUMBERS}, bias=_NUMBERS),
-        },
+        layers={"type": "array", "minItems": 1, "items": _LAYER},
         output={"enum": ["identity", "sigmoid"]},
         hidden_width={"type": "integer", "minimum": 0},
     ),
 ]
 _NAMES = {"type": "array", "items": {"enum": list(FEATURES)}}
-_PROPERTIES = {
-    "format": {"const": FORMAT},
-    "version": {"const": VERSION},
-    "kind": {"type": "string"},
-    "role": {"enum": list(ROLES)},
-    "length": {"type": "integer", "minimum": 1},
-    "features": _NAMES,
-    "threshold": {"type": "number"},
-    "score": {"oneOf": _PROGRAMS},
-    "history": _NAMES,
-    "window": {"type": "integer", "minimum": 0},
-    "classes": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]},
-    "description": {"type": "string"},
-    "provenance": {"type": "object"},
-}
-SCHEMA = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "title": "A decision policy of two-model decoding",
-    "description": __doc__,
-    "type": "object",
-    "required": list(_PROPERTIES),
-    "properties": _PROPERTIES,
-    "additionalProperties": False,
-}
+_POLICY = _object(
+    format={"const": FORMAT},
+    version={"const": VERSION},
+    kind={"type": "string"},
+    role={"enum": list(ROLES)},
+    length={"type": "integer", "minimum": 1},
+    features=_NAMES,
+    threshold={"type": "number"},
+    score={"oneOf": _PROGRAMS},
+    history=_NAMES,
+    window={"type": "integer", "minimum": 0},
+    classes={"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]},
+    description={"type": "string"},
+    provenance={"type": "object"},
+)
+_DIALECT, _TITLE = "https://json-schema.org/draft/2020-12/schema", "A decision policy of two-model decoding"
+SCHEMA = {"$schema": _DIALECT, "title": _TITLE, "description": __doc__} | _POLICY
 TARGET = Target(
     name="json",
     summary="policy.json and its JSON Schema, for an engine that is not listed here",
