@@ -129,10 +129,10 @@ class TokenBuffer:
                 closed[i] = True
         return closed
 
-    def answer(self, row: int) -> list[int]:
-        """Token ids of a row's answer so far."""
-        return self.ids[row, self.prompts[row] : self.lengths[row]].tolist()
+    def answer(self, row: int, start: int = 0) -> list[int]:
+        """Token ids of a row's answer so far, from its token ``start`` on."""
+        return self.ids[row, self.prompts[row] + start : self.lengths[row]].tolist()
 
-    def writers_of(self, row: int) -> list[int]:
-        """Index of the model that wrote each token of a row's answer so far."""
-        return self.writers[row, self.prompts[row] : self.lengths[row]].tolist()
+    def writers_of(self, row: int, start: int = 0) -> list[int]:
+        """Index of the model that wrote each of these tokens."""
+        return self.writers[row, self.prompts[row] + start : self.lengths[row]].tolist()
