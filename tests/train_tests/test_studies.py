@@ -103,7 +103,7 @@ def test_a_lock_that_a_killed_worker_held_is_taken_over(tmp_path, monkeypatch):
     where.parent.mkdir()
     open_study(where, 0, BASELINES)
     assert [path.name for path in where.parent.iterdir()] == ["study.journal"]
-    assert studies.open_storage(where)._backend._lock.acquire()
+    assert studies.open_storage(where)._backend.lock.acquire()
     found = []
     thread = threading.Thread(target=lambda: found.append(open_study(where, 0, BASELINES)), daemon=True)
     thread.start()

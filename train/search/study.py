@@ -7,18 +7,20 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from policies.storage.atomic import lives
+from policies.storage.documents import FileError
 from train.common.progress import progress
+from train.search.journal import Journal
 
 WORKER = "worker"
 """the attribute of a trial that names the process that works on it"""
@@ -27,6 +29,9 @@ HEARTBEAT = 60
 GRACE = 10
 """seconds after which a journal's lock is taken from a worker that was killed while it held it, for milliseconds"""
 NOT_YET = "there is no search to join at {where} yet; start the run without --join, and join when it searches"
+DAMAGED = "delete it to search anew; what was measured live is kept"
+RUN = "run"
+"""the attribute of a study that names the run it belongs to"""
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 PATIENCE = 600.0
 """seconds for which the end of a search waits for the last trials of other workers"""
@@ -51,8 +56,7 @@ def open_storage(where: Path | str) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, and have tests here
     if isinstance(where, Path):
-        # Optuna's default lock is a link that tells nobody its age if the path is relative: all would wait for ever.
-        return JournalStorage(JournalFileBackend(str(where), JournalFileOpenLock(str(where), GRACE)))
+        return _open_journal(where)
     return RDBStorage(
         where,
         heartbeat_interval=HEARTBEAT,
@@ -61,14 +65,27 @@ def open_storage(where: Path | str) -> BaseStorage:
     )
 
 
-def open_study(where: Path | str, seed: int, baselines: list[dict], name: str = "policy") -> optuna.Study:
+def _open_journal(path: Path) -> JournalStorage:
+    try:
+        return JournalStorage(Journal(path, GRACE, DAMAGED))
+    except FileError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise FileError(path, f"it is not the journal of a search ({error!r})", DAMAGED) from error
+
+
+def open_study(
+    where: Path | str, seed: int, baselines: list[dict], name: str = "policy", run: str | None = None
+) -> optuna.Study:
     """The study called ``name``, made with its baselines enqueued or resumed with all its finished trials.
 
-    A trial whose worker was killed is marked failed; if it was a baseline, it is tried again.
+    A trial whose worker was killed is marked failed; if it was a baseline, it is tried again. ``run`` tells runs apart:
+    ValueError when the study is that of another one, or its journal is damaged.
     """
     study = optuna.create_study(
         study_name=name, storage=open_storage(where), pruner=pruner(), direction="minimize", load_if_exists=True
     )
+    _belong(study, run, where)
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     fail_orphans(study)
     for params in baselines:
@@ -76,16 +93,27 @@ def open_study(where: Path | str, seed: int, baselines: list[dict], name: str = 
     return study
 
 
-def join_study(where: Path | str, name: str = "policy") -> optuna.Study:
-    """The study that another process has opened. ValueError when there is none yet."""
+def join_study(where: Path | str, name: str = "policy", run: str | None = None) -> optuna.Study:
+    """The study that another process has opened. ValueError when there is none yet, or it is of another ``run``."""
     if not (where.exists() if isinstance(where, Path) else _in_database(where, name)):
         raise ValueError(NOT_YET.format(where=where))
     try:
         # Without a seed, as two workers that drew the same numbers would try the same settings.
         sampler = optuna.samplers.TPESampler()
-        return optuna.load_study(study_name=name, storage=open_storage(where), sampler=sampler, pruner=pruner())
+        study = optuna.load_study(study_name=name, storage=open_storage(where), sampler=sampler, pruner=pruner())
     except KeyError:
         raise ValueError(NOT_YET.format(where=where)) from None
+    _belong(study, run, where)
+    return study
+
+
+def _belong(study: optuna.Study, run: str | None, where: Path | str) -> None:
+    """Note that ``study`` is of ``run``. FileError when it is of another: its trials would be taken for this one's."""
+    found = study.user_attrs.get(RUN)
+    if run is not None and found is None:
+        study.set_user_attr(RUN, run)
+    elif run is not None and found != run:
+        raise FileError(where, "it holds the search of another run", DAMAGED)
 
 
 def _in_database(url: str, name: str) -> bool:
@@ -116,7 +144,20 @@ def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: lis
     with progress("searching", trials, len(finished(study))) as update:
         show = lambda study, trial: update(len(finished(study)))  # noqa: E731
         if len(finished(study)) < trials:
-            study.optimize(objective, callbacks=[*callbacks, show, MaxTrialsCallback(trials, DONE)])
+            with _as_it_was():
+                study.optimize(objective, callbacks=[*callbacks, show, MaxTrialsCallback(trials, DONE)])
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """What stops Optuna while it ends a trial: Ctrl-C or a full disk, which a ``finally`` of its own hides."""
+    try:
+        yield
+    except (AssertionError, UnboundLocalError) as error:
+        hidden = error.__context__
+        if isinstance(hidden, OSError | KeyboardInterrupt):
+            raise hidden from None
+        raise
 
 
 def wait_for_trials(study: optuna.Study, patience: float = PATIENCE) -> None:
