@@ -184,11 +184,6 @@ def test_the_runs_own_error_passes_through(tmp_path, monkeypatch):
     assert codes == [1]
 
 
-def test_unknown_mode_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="sometimes"):
-        Tracker("sometimes", tmp_path, "night", {})
-
-
 def assert_one_line(capfd):
     lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("[I ")]
     assert len(lines) == 1

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from policies.storage.atomic import write
 
@@ -13,6 +14,11 @@ from policies.storage.atomic import write
 def write_json(path: Path | str, value) -> None:
     """Write ``value`` as JSON; a reader sees the old file or the new one."""
     write(path, json.dumps(value, indent=1).encode())
+
+
+def plain(value) -> Any:
+    """``value`` as JSON has it: tuples become lists, and what JSON does not have becomes text."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def append_rows(path: Path, rows: Sequence[dict]) -> None:

@@ -35,7 +35,7 @@ def check(path: Path, now: dict, config, otherwise: str) -> None:
         before = _flat(found)
     except TypeError as error:
         raise _damaged(path, otherwise) from error
-    differing = [_typed(name, config) for name, value in _flat(_plain(now)).items() if before.get(name) != value]
+    differing = [_typed(name, config) for name, value in _flat(atomic.plain(now)).items() if before.get(name) != value]
     if differing:
         raise ValueError(f"{path.parent} holds a run with another {', '.join(differing)}; {otherwise}")
 
@@ -49,7 +49,7 @@ def remember(path: Path, now: dict) -> None:
 
 def write(path: Path, value: dict[str, Any]) -> None:
     """Write an object that ``read`` reads again; paths become text."""
-    atomic.write_json(path, {"format": FORMAT} | _plain(value))
+    atomic.write_json(path, {"format": FORMAT} | atomic.plain(value))
 
 
 def read(path: Path, otherwise: str = AGAIN) -> dict[str, Any]:
@@ -87,11 +87,6 @@ def read_settings(folder: Path) -> FitPolicy:
 
 def _damaged(path: Path, otherwise: str) -> ValueError:
     return ValueError(f"{path} is damaged; {otherwise}")
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """``value`` as JSON has it."""
-    return json.loads(json.dumps(value, default=str))
 
 
 def _flat(run: dict[str, Any]) -> dict[str, Any]:

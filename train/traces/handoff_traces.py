@@ -108,7 +108,7 @@ def open_folder(folder: Path, meta: dict) -> None:
     """Prepare ``folder`` for traces of the run that ``meta`` describes. TraceError when it holds another run's."""
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
-    path, meta = folder / "meta.json", json.loads(json.dumps(meta | {"schema": SCHEMA}))
+    path, meta = folder / "meta.json", atomic.plain(meta | {"schema": SCHEMA})
     if not path.exists():
         atomic.write_json(path, meta)
         return
