@@ -1,4 +1,7 @@
-"""Costs of models as JSON files: those of a run in its folder, those of any pair in the user's cache folder."""
+"""Costs of models as JSON files: those of a run in its folder, those of any pair in the user's cache folder.
+
+A file holds the checksum of its values, as ``policies.storage.documents`` has it, which this package may not import.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +21,8 @@ from decoding.cost.costs import ModelCosts
 from decoding.models.lm import LM
 
 FORMAT = 3
+LARGEST = 2**24
+"""bytes of a file"""
 LONGEST = 86_400.0
 """seconds; no forward takes a day, and sums of larger numbers overflow"""
 
@@ -26,21 +32,30 @@ def write(path: Path, models: Sequence[LM], costs: ModelCosts) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps({"of": _circumstances(models), "seconds": asdict(costs)}, indent=1))
+        document = {"of": _circumstances(models), "seconds": asdict(costs)}
+        temporary.write_text(json.dumps(document | {"checksum": _checksum(document)}, indent=1))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read(path: Path) -> ModelCosts:
-    """The costs in ``path``. Raises OSError, and ValueError with one sentence for what ``write`` does not write."""
+    """The costs in ``path``. Raises OSError, and ValueError with one sentence for what ``write`` does not write.
+
+    A file without a checksum is of an earlier version, and taken as it is.
+    """
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:  # a pipe would be waited for
+            raise ValueError("no such file")
         document = json.loads(path.read_bytes())
-        if document["of"]["format"] != FORMAT:
-            raise ValueError("another format")
+        if document.pop("checksum", None) not in (None, _checksum(document)) or document["of"]["format"] != FORMAT:
+            raise ValueError("changed, or of another format")
         return _checked(document["seconds"])
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} does not hold costs in format {FORMAT}; delete it to measure them again") from error
+        raise ValueError(
+            f"{path} does not hold costs in format {FORMAT} as they were written; delete it to measure them again"
+        ) from error
 
 
 def store(models: Sequence[LM], costs: ModelCosts) -> Path:
@@ -93,6 +108,10 @@ def _circumstances(models: Sequence[LM]) -> dict:
 
 def _device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _checksum(document: dict) -> str:
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16]
 
 
 def _checked(found: dict) -> ModelCosts:

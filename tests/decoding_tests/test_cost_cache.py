@@ -1,6 +1,7 @@
 """Files of costs: read back as written, for the same pair only; anything else is one sentence."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ WRONG += [document(tables=[SOUND, {"1": 1, "2": s}]) for s in BAD_SECONDS]
 WRONG += [document(round_overhead=s) for s in BAD_SECONDS[1:]]
 WRONG += [document(cached=cached) for cached in (None, 0, [0], [0, -1], [0, 0, 0], [0, float("nan")])]
 WRONG += [document(other=1), document() | {"of": {}}, document() | {"of": None}]
-CONTENTS = [b"", b"{", b"\xff\xfe", b"[" * 9999, *(json.dumps(value).encode() for value in WRONG)]
+CONTENTS = [b"", b"{", b"\xff\xfe", b"[" * 9999, b"[" * 10**5, *(json.dumps(value).encode() for value in WRONG)]
 
 
 @pytest.mark.parametrize("content", CONTENTS, ids=range(len(CONTENTS)))
@@ -89,6 +90,25 @@ def test_a_sound_document_is_read(tmp_path):
     path = tmp_path / "cost.json"
     path.write_text(json.dumps(document()))
     assert cache.read(path) == ModelCosts(({1: 1.0, 2: 1.0}, {1: 1.0, 2: 1.0}))
+
+
+def test_a_changed_second_is_noticed(pair):
+    path = cache.store(pair, COSTS)
+    before = path.read_text()
+    path.write_text(before.replace("0.001", "0.002"))
+    with pytest.raises(ValueError, match="as they were written; delete it"):
+        cache.read(path)
+    path.write_text(json.dumps({key: value for key, value in json.loads(before).items() if key != "checksum"}))
+    assert cache.read(path) == COSTS  # of an earlier version
+
+
+def test_a_pipe_and_a_huge_file_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", cache.LARGEST + 1)
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "huge"):
+        with pytest.raises(ValueError, match="does not hold costs"):
+            cache.read(path)
 
 
 def test_a_broken_file_in_the_cache_is_ignored_with_one_line(pair, caplog):
