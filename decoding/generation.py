@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from decoding.cost.speedup import warn_if_slower
-from decoding.models.lm import LM, check_compatible
+from decoding.models.lm import LM
 from decoding.models.memory import check_fits
+from decoding.models.vocabulary import check_compatible
 from decoding.state.generation_state import GenerationState
 from decoding.state.sampling import Sampling
 from decoding.state.streaming import Piece, PieceStream, StopStrings
@@ -118,9 +119,10 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     """Check the arguments of ``generate`` and open a session per model."""
     attention_mask = _check_input(input_ids, attention_mask, max_new_tokens)
     models = decoder.models
-    vocab = check_compatible(models)
-    if int(input_ids.max()) >= vocab or int(input_ids.min()) < 0:
-        raise ValueError(f"input_ids must be token ids in [0, {vocab}), not up to {int(input_ids.max())}")
+    shared, vocab = check_compatible(models), models[-1].vocab
+    unknown = input_ids[(input_ids < 0) | (input_ids >= vocab)]
+    if len(unknown):
+        raise ValueError(f"input_ids must be token ids in [0, {vocab}), not {int(unknown[0])}")
     _refuse_processors(models)
     eos = _eos(models[-1], eos_token_id)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
@@ -134,8 +136,8 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
         )
     check_fits(models, len(input_ids), buffer.capacity)
     sessions = [lm.session(len(input_ids), buffer.capacity) for lm in models]
-    for session in sessions:
-        session.vocab = vocab
+    for session, ids in zip(sessions, shared, strict=True):
+        session.share(vocab, ids)
     return GenerationState(buffer, sessions, sampling)
 
 
@@ -157,14 +159,19 @@ def commits(
 
 
 def _check_input(input_ids: Tensor, attention_mask: Tensor | None, max_new_tokens: int) -> Tensor:
-    if input_ids.dim() != 2 or input_ids.dtype != torch.long or 0 in input_ids.shape:
-        raise ValueError(
-            f"input_ids must be a LongTensor [batch, length], not {input_ids.dtype} {list(input_ids.shape)}"
-        )
+    tensor = isinstance(input_ids, Tensor)
+    if not tensor or input_ids.dim() != 2 or input_ids.dtype != torch.long or 0 in input_ids.shape:
+        found = f"{input_ids.dtype} {list(input_ids.shape)}" if tensor else type(input_ids).__name__
+        raise ValueError(f"input_ids must be a LongTensor [batch, length], not {found}")
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
+    if not isinstance(attention_mask, Tensor):
+        raise ValueError(f"attention_mask must be a tensor [batch, length], not {type(attention_mask).__name__}")
     if attention_mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}")
+    wrong = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+    if len(wrong):
+        raise ValueError(f"attention_mask must be 0 before a prompt and 1 in it; it holds {wrong[0].item()}")
     attention_mask = attention_mask.to(torch.long)
     if bool((attention_mask[:, 1:] < attention_mask[:, :-1]).any()) or bool((attention_mask[:, -1] == 0).any()):
         raise ValueError("attention_mask must be left-padded: zeros, then ones, and no empty row")

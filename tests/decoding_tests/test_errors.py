@@ -1,6 +1,7 @@
 """What cannot be served is refused by name, before any model has worked; broken weights stop at once."""
 
 import copy
+import math
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,8 +42,8 @@ def refuses():
 
 @pytest.mark.parametrize(
     "ids",
-    [IDS[0], IDS[None], IDS.int(), IDS.float(), IDS[:0], IDS[:, :0]],
-    ids=["1-d", "3-d", "int32", "float", "no rows", "no columns"],
+    [IDS[0], IDS[None], IDS.int(), IDS.float(), IDS[:0], IDS[:, :0], IDS.tolist(), IDS.numpy(), {"input_ids": IDS}],
+    ids=["1-d", "3-d", "int32", "float", "no rows", "no columns", "list", "array", "encoding"],
 )
 def test_input_ids(refuses, ids):
     refuses(r"input_ids must be a LongTensor \[batch, length\]", Autoregressive(large), ids)
@@ -50,7 +51,7 @@ def test_input_ids(refuses, ids):
 
 @pytest.mark.parametrize("token", [37, -1])
 def test_ids_outside_the_vocabulary(refuses, token):
-    refuses(r"token ids in \[0, 37\)", Autoregressive(large), torch.tensor([[3, token, 4]]))
+    refuses(rf"token ids in \[0, 37\), not {token}$", Autoregressive(large), torch.tensor([[3, token, 4]]))
 
 
 @pytest.mark.parametrize(
@@ -60,11 +61,27 @@ def test_ids_outside_the_vocabulary(refuses, token):
         ([[1, 1, 1], [1, 0, 1]], "left-padded"),
         ([[1, 1, 1], [0, 0, 0]], "left-padded"),
         ([[1, 1, 1]], r"\[1, 3\].*\[2, 3\]"),
+        ([[0, 1, 2], [1, 1, 1]], "must be 0 before a prompt and 1 in it; it holds 2$"),
+        ([[-1, 1, 1], [1, 1, 1]], "it holds -1$"),
+        ([[0.5, 1, 1], [1, 1, 1]], "it holds 0.5$"),
+        ([[math.nan, 1, 1], [1, 1, 1]], "it holds nan$"),
+        ([[-math.inf, 0, 0], [0, 0, 0]], "it holds -inf$"),
     ],
-    ids=["right-padded", "hole", "empty row", "shape"],
+    ids=["right-padded", "hole", "empty row", "shape", "two", "negative", "half", "nan", "additive"],
 )
 def test_attention_mask(refuses, mask, match):
     refuses(match, Autoregressive(large), IDS, torch.tensor(mask))
+
+
+def test_an_attention_mask_that_is_no_tensor(refuses):
+    refuses("attention_mask must be a tensor .*, not list", Autoregressive(large), IDS, [[1, 1, 1], [1, 1, 1]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int8])
+def test_an_attention_mask_of_another_type_means_the_same(dtype):
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    own, other = (generate(Autoregressive(large), IDS, m, max_new_tokens=8) for m in (mask, mask.to(dtype)))
+    assert torch.equal(own.sequences, other.sequences)
 
 
 @pytest.mark.parametrize("budget", [0, -3])
