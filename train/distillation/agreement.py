@@ -48,7 +48,7 @@ def agreements(model, store, indices: Iterable[int]) -> list[np.ndarray]:
     return answers
 
 
-def holdout_report(model, store, holdout: Iterable[int], length: int = 4) -> dict[str, float | int | None]:
+def holdout_report(model, store, holdout: Iterable[int]) -> dict[str, float | int | None]:
     """``holdout_agreement`` (share of positions), ``accepted_at_length_4`` (tokens per round), ``holdout_tokens``.
 
     For answers that were sampled, the accepted tokens are an estimate. None where the hold-out is empty.
@@ -57,6 +57,6 @@ def holdout_report(model, store, holdout: Iterable[int], length: int = 4) -> dic
     agree = np.concatenate(answers) if answers else np.zeros(0, bool)
     return {
         "holdout_agreement": float(agree.mean()) if len(agree) else None,
-        f"accepted_at_length_{length}": expected_accepted(answers, length) if len(agree) else None,
+        "accepted_at_length_4": expected_accepted(answers, 4) if len(agree) else None,
         "holdout_tokens": len(agree),
     }

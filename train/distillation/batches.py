@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,7 @@ def batches(sequences: list[Sequence], tokens: int) -> Iterator[list[int]]:
 
 def pad(rows: list[list[int]]) -> Tensor:
     """[rows, longest] right-padded with token 0, which real positions never attend to."""
-    out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row)
-    return out
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
 def real_positions(rows: list[list[int]]) -> Tensor:

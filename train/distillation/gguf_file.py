@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,6 @@ import torch
 from transformers import LlamaForCausalLM
 
 from policies.storage.atomic import replacing
-
-LAYER_TENSORS = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 
 
 def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: str, notes: dict[str, str]) -> None:
@@ -76,17 +65,15 @@ def _write_hyperparameters(writer, config, name: str) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
-def _tensors(model: LlamaForCausalLM):
-    state, config = model.state_dict(), model.config
-    yield "token_embd.weight", state["model.embed_tokens.weight"]
-    yield "output_norm.weight", state["model.norm.weight"]
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    for layer in range(config.num_hidden_layers):
-        for ours, theirs in LAYER_TENSORS.items():
-            tensor = state[f"model.layers.{layer}.{theirs}.weight"]
-            if ours in heads:
-                tensor = _interleave(tensor, heads[ours])
-            yield f"blk.{layer}.{ours}.weight", tensor
+def _tensors(model: LlamaForCausalLM) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters under their names in a GGUF, tied ones once."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
+    for name, weight in model.named_parameters():
+        part = name.split(".")[-2]
+        yield names.get_name(name, (".weight",)), _interleave(weight, heads[part]) if part in heads else weight
 
 
 def _interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:

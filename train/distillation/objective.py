@@ -32,8 +32,8 @@ def distillation_loss(
     if negatives:
         rows, columns, correction = candidates(batch.labels, len(head), negatives)
         head = head[rows]
-    split = zip(*(x.split(chunk) for x in (hidden, columns, batch.probabilities, batch.weights)), strict=True)
-    parts = list(split)
+    whole = hidden, columns, batch.probabilities, batch.weights
+    parts = list(zip(*(x.split(chunk) for x in whole), strict=True))
     if len(parts) == 1:
         total = _chunk_loss(*parts[0], head, correction, hard)
     else:
@@ -61,15 +61,7 @@ def candidates(labels: Tensor, vocabulary: int, negatives: int) -> tuple[Tensor,
     return torch.cat([own, drawn]), columns, correction
 
 
-def _chunk_loss(
-    hidden: Tensor,
-    columns: Tensor,
-    probabilities: Tensor,
-    weights: Tensor,
-    head: Tensor,
-    correction: Tensor | None,
-    hard: float,
-) -> Tensor:
+def _chunk_loss(hidden, columns, probabilities, weights, head, correction: Tensor | None, hard: float) -> Tensor:
     logits = hidden @ head.T
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     normaliser = (logits if correction is None else logits + correction).logsumexp(-1)

@@ -26,11 +26,10 @@ def write_round(model, tokenizer, sequences: list[Sequence], path: Path, number:
     """
     # A copy, because LM puts a model into evaluation mode and changes its attention.
     drafter = LM(copy.deepcopy(model), tokenizer)
-    starts = openings(
-        sequences, config.on_policy_share, config.on_policy_tokens, config.max_length, (config.seed, number)
-    )
+    new, seed = config.on_policy_tokens, (config.seed, number)
+    starts = openings(sequences, config.on_policy_share, new, config.max_length, seed)
     prompts = [Prompt(f"on-policy-{number}-{i}", "on-policy", "", "", ids, None) for i, ids in enumerate(starts)]
-    write_generations(drafter, prompts, path, config.on_policy_tokens, 1.0, config.answer_batch)
+    write_generations(drafter, prompts, path, new, 1.0, config.answer_batch)
 
 
 def openings(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,14 +11,12 @@ from train.common import run_folder
 from train.common.cli import at_least, positive
 
 LEAST = {
-    **dict.fromkeys(
-        ("self_prompts", "text_tokens", "on_policy_rounds", "negatives", "seed", "prompt_weight", "hard"), 0
-    ),
+    **dict.fromkeys(("self_prompts", "text_tokens", "on_policy_rounds", "negatives"), 0),
+    **dict.fromkeys(("seed", "prompt_weight", "hard"), 0),
     **dict.fromkeys(("answer_tokens", "answer_batch", "layers", "width", "heads", "inner", "on_policy_tokens"), 1),
     **dict.fromkeys(("batch_tokens", "top_k", "threads"), 1),
     "max_length": 2,
 }
-POSITIVE = ("minutes", "lr", "on_policy_share")
 MAY_CHANGE = (
     *("minutes", "output", "resume", "export", "answer_batch"),
     *("device", "dtype", "threads", "compile", "batch_tokens", "negatives"),
@@ -35,18 +32,16 @@ def resolve(config):
     cuda = config.device.startswith("cuda")
     target = target_source() if config.target is None else config.target
     automatic = {
+        "dtype": "bfloat16" if bfloat16_is_fast(config.device) else "float32",
         "answer_batch": 256 if cuda else 96,
         "batch_tokens": 65536 if cuda else 4096,
         "negatives": 0 if cuda else 2048,
         "export": "gguf" if target.endswith(".gguf") else "folder",
     }
-    missing = {name: value for name, value in automatic.items() if getattr(config, name) is None}
-    config = replace(config, target=target, dtype=_dtype(config), **missing)
+    missing = {name: value for name, value in automatic.items() if getattr(config, name) in (None, "auto")}
     if config.export == "gguf" and not target.endswith(".gguf"):
-        raise ValueError(
-            f"--export gguf copies the tokenizer of a target in GGUF, and {target} is none; use --export folder"
-        )
-    return config
+        raise ValueError(f"--export gguf needs a target in GGUF, for its tokenizer, not {target}; use --export folder")
+    return replace(config, target=target, **missing)
 
 
 def check_run(config) -> None:
@@ -68,17 +63,7 @@ def _path(config) -> Path:
 
 
 def _identity(config) -> dict:
-    return {
-        name: json.loads(json.dumps(value, default=str))
-        for name, value in asdict(config).items()
-        if name not in MAY_CHANGE
-    }
-
-
-def _dtype(config) -> str:
-    if config.dtype != "auto":
-        return config.dtype
-    return "bfloat16" if bfloat16_is_fast(config.device) else "float32"
+    return {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
 
 
 def _with_size(config):
@@ -92,7 +77,7 @@ def _with_size(config):
 
 def _check_numbers(config) -> None:
     at_least(config, LEAST)
-    positive(config, *POSITIVE)
+    positive(config, "minutes", "lr", "on_policy_share")
     if config.hard > 1 or config.on_policy_share > 1:
         raise ValueError("--hard and --on-policy-share must be at most 1")
     if not config.temperatures or min(config.temperatures) < 0:

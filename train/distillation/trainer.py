@@ -32,7 +32,10 @@ class Trainer:
         self.config, self.model, self.holdout = config, model.train(), holdout
         self.device = model.device
         self.body = model.model
-        self.optimizer = self._make_optimizer()
+        embedding = model.get_input_embeddings().weight
+        others = [p for p in model.parameters() if p is not embedding]
+        groups = [{"params": others, "scale": 1.0}, {"params": [embedding], "scale": 0.5, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
         self.path, self.log = config.output / "checkpoint.safetensors", config.output / "progress.jsonl"
         self.progress = checkpoint.load(self.path, model, self.optimizer) if self.path.exists() else Progress()
         read_rows(self.log)  # removes a line that a kill cut short
@@ -42,12 +45,6 @@ class Trainer:
         self.use(store)
         if config.compile:
             self._compile()
-
-    def _make_optimizer(self) -> torch.optim.AdamW:
-        embedding = [self.model.get_input_embeddings().weight]
-        others = [p for p in self.model.parameters() if p is not embedding[0]]
-        groups = [{"params": others, "scale": 1.0}, {"params": embedding, "scale": 0.5, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
 
     def use(self, store, rounds: int = 0) -> None:
         """Train on ``store``, to which ``rounds`` on-policy rounds have added; the hold-out stays the same."""
