@@ -55,7 +55,7 @@ def _risk(models, policy: Policy, prompt: Prompt, answer: list[int], writers: li
     if not policy.names:
         return [None] * len(answer)
     small, large = models
-    columns = trajectory(small, large, prompt, answer, writers, answer, token_classes(large.tokenizer), TUNED, math.nan)
+    columns = trajectory(small, large, prompt, answer, writers, answer, token_classes(large.tokenizer))
     table = np.stack([columns[name] for name in policy.names], 1).astype(np.float32)
     scores = policy.score_table(torch.from_numpy(table).to(policy.threshold.device)).tolist()
     return [score if math.isfinite(score) else None for score in scores]

@@ -33,9 +33,6 @@ class StepRecorder:
     def take(self) -> tuple[Sequence[str], np.ndarray, np.ndarray, np.ndarray]:
         """The steps since the last call as arguments of ``Monitor.update``: names, table, escalated, accepted."""
         taken, self.steps = self.steps, []
-        if not taken:
-            empty = np.zeros(0)
-            return self.policy.names, np.zeros((0, len(self.policy.names))), empty, empty
         return self.policy.names, *(torch.cat(parts).numpy() for parts in zip(*taken, strict=True))
 
 
@@ -53,7 +50,7 @@ def traffic_of_texts(
     """
     classes, tables, accepted, number = token_classes(large.tokenizer), [], [], []
     for i, (prompt, (answer, writers), reference) in enumerate(zip(prompts, texts, references, strict=True)):
-        seen = trajectory(small, large, prompt, answer, writers, reference, classes, "policy", np.nan)
+        seen = trajectory(small, large, prompt, answer, writers, reference, classes)
         tables.append(np.stack([seen[name] for name in policy.names], 1).astype(np.float32))
         accepted.append(np.where(seen["since_large"] == 0, seen["agreed"], np.nan))
         number += [i] * len(answer)

@@ -58,9 +58,8 @@ def rounds(traces: Traces, length: int, budget: int) -> Rounds:
     """The rounds of greedy speculative decoding at a fixed draft length, on trajectories of the large model alone."""
     first = traces.starts[:-1]
     agree = traces["small_token"] == traces["large_token"]
-    return play(
-        LoggedTexts(first, np.diff(traces.starts), traces["prompt_tokens"][first], run_lengths(agree)), length, budget
-    )
+    texts = LoggedTexts(first, np.diff(traces.starts), traces["prompt_tokens"][first], run_lengths(agree))
+    return play(texts, length, budget)
 
 
 def speculative(traces: Traces, length: int, cost: ModelCosts, budget: int) -> float:

@@ -18,9 +18,8 @@ def oracle(texts: LoggedTexts, longest: int, budget: int, cost: ModelCosts) -> n
     most = int((texts.prompt_tokens + np.minimum(texts.tokens, budget)).max()) + longest + 2
     small, large = (np.append(0.0, seconds(table, np.arange(1, most))) for table in (cost.small, cost.large))
     parts = zip(texts.first, np.minimum(texts.tokens, budget), texts.prompt_tokens, strict=True)
-    return np.array(
-        [_least(texts.accepted_run[a : a + n], prompt, longest, budget, small, large) for a, n, prompt in parts]
-    )
+    runs = ((texts.accepted_run[first : first + n], prompt) for first, n, prompt in parts)
+    return np.array([_least(*one, longest, budget, small, large) for one in runs])
 
 
 def _least(run: np.ndarray, prompt: int, longest: int, budget: int, small: np.ndarray, large: np.ndarray) -> float:

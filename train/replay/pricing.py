@@ -77,17 +77,11 @@ def draft_seconds(decoder, prompt: int, row: dict, cost: ModelCosts) -> float:
 
 
 def decoded(
-    decoder,
-    prompt: Prompt,
-    reference: list[int],
-    metric: QualityMetric,
-    cost: ModelCosts,
-    max_new_tokens: int,
-    seed: int,
+    decoder, prompt: Prompt, reference: list[int], metric: QualityMetric, cost: ModelCosts, budget: int, seed: int
 ) -> tuple[float, int, float]:
     """(seconds, tokens, loss) of one text by ``decoder``, priced by what each of its forwards read."""
     ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
-    result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=seed)
+    result = generate(decoder, ids, max_new_tokens=budget, seed=seed)
     answer = result.sequences[0, ids.shape[1] :].tolist()
     taken = sum(float(seconds(table, n).sum()) for table, n in zip(cost.tables, result.reads, strict=True))
     return taken, len(answer), metric(prompt, answer, reference)[0]

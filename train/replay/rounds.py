@@ -62,11 +62,7 @@ def run_lengths(agree: np.ndarray) -> np.ndarray:
 
 
 def play(
-    texts: LoggedTexts,
-    length: int,
-    budget: int,
-    stop: Callable[[Starts], np.ndarray] | None = None,
-    keep_stop_token: bool = False,
+    texts: LoggedTexts, length: int, budget: int, stop: Callable | None = None, keep_stop_token: bool = False
 ) -> Rounds:
     """The rounds of decoding with drafts of at most ``length`` tokens, cut where the answer reaches ``budget``.
 

@@ -16,15 +16,7 @@ import torch
 
 from decoding.cost.costs import ModelCosts
 from train.replay.rounds import LoggedTexts, Rounds, play, run_lengths
-from train.replay.stop_decisions import (
-    Drafts,
-    PrecomputedStops,
-    SequentialStops,
-    all_steps,
-    check,
-    first_true,
-    is_memoryless,
-)
+from train.replay.stop_decisions import Drafts, PrecomputedStops, SequentialStops, all_steps, check, is_memoryless
 from train.traces.draft_traces import DraftTraces
 
 
@@ -79,12 +71,7 @@ class Replay:
         self.drafts = Drafts(traces, accepted_run, seed)
 
     def __call__(
-        self,
-        stop=None,
-        length: int | None = None,
-        keep_stop_token: bool = False,
-        budget: int | None = None,
-        score: torch.Tensor | None = None,
+        self, stop=None, length=None, keep_stop_token=False, budget=None, score: torch.Tensor | None = None
     ) -> Replayed:
         """As ``Speculative(pair, length, stop, keep_stop_token=...)`` for ``max_new_tokens=budget``, prompt by prompt.
 
@@ -118,7 +105,7 @@ class Replay:
             return SequentialStops(stop, self.drafts, self.texts.first, length, budget)
         with torch.inference_mode():
             said = stop(all_steps(stop, self.drafts)) if score is None else ~(score < stop.threshold)
-        return PrecomputedStops(self.texts.first, first_true(said))
+        return PrecomputedStops(self.texts.first, said)
 
 
 def gap(replayed: Replayed, live: Sequence[dict], cost=None) -> dict:

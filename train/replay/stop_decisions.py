@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -20,25 +19,17 @@ LIVE = (*STEP_FEATURES, *OF_THE_ROUND, "uniform")
 """Features of a step that replay knows, besides moving averages."""
 
 
-class Gathered(Mapping):
+class Gathered(dict):
     """Columns of the traces at ``rows`` [r, k], each gathered when it is first read."""
 
     def __init__(self, columns: dict[str, Tensor], rows: Tensor):
-        self.columns, self.rows, self.found = columns, rows, {}
+        super().__init__(columns)
+        self.rows, self.found = rows, {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.found:
-            self.found[name] = self.columns[name][self.rows]
+            self.found[name] = super().__getitem__(name)[self.rows]
         return self.found[name]
-
-    def __contains__(self, name) -> bool:
-        return name in self.columns
-
-    def __iter__(self):
-        return iter(self.columns)
-
-    def __len__(self) -> int:
-        return len(self.columns)
 
 
 class Drafts:
@@ -85,8 +76,8 @@ class Drafts:
 class PrecomputedStops:
     """The stops of a memoryless policy: those of a round depend only on where it begins, so all are known before."""
 
-    def __init__(self, first: np.ndarray, stops: np.ndarray):
-        self.first, self.stops = first, stops
+    def __init__(self, first: np.ndarray, said: Tensor):
+        self.first, self.stops = first, first_true(said)
 
     def __call__(self, starts: Starts) -> np.ndarray:
         return self.stops[self.first[starts.text] + starts.position]

@@ -61,14 +61,7 @@ def shards_of(prompts: Sequence[Prompt]) -> int:
 
 
 def explore(
-    small: LM,
-    large: LM,
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    folder: Path,
-    max_new_tokens: int,
-    seed: int,
-    number: int = 1,
+    small: LM, large: LM, policy: Policy, prompts: list[Prompt], folder: Path, max_new_tokens: int, seed: int, number=1
 ) -> None:
     """Add the trajectories of ``policy`` to the traces of ``collect``, as round ``number`` (from 1) of DAgger.
 
@@ -81,7 +74,7 @@ def explore(
         rows = []
         for prompt, (answer, writers) in zip(shard, written, strict=True):
             reference = traces.of({prompt.id}, "large")["token"].tolist()
-            rows.append(trajectory(small, large, prompt, answer, writers, reference, classes, "policy", math.nan))
+            rows.append(trajectory(small, large, prompt, answer, writers, reference, classes))
         write_rows(folder, i, rows)
 
 
@@ -100,15 +93,7 @@ def write_rows(folder: Path, number: int, rows: list[dict[str, np.ndarray]]) -> 
 
 @torch.inference_mode()
 def trajectory(
-    small: LM,
-    large: LM,
-    prompt: Prompt,
-    answer: list[int],
-    writers: list[int],
-    reference: list[int],
-    classes,
-    kind: str,
-    rate: float,
+    small: LM, large: LM, prompt: Prompt, answer: list[int], writers, reference, classes, kind="policy", rate=math.nan
 ) -> dict[str, np.ndarray]:
     """The trace rows of one answer as columns [n], with the features that a policy would have seen.
 
