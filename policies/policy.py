@@ -119,8 +119,8 @@ class Policy(nn.Module):
 
     @classmethod
     def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Policy:
-        """A policy without weights or threshold from its ``settings``. ValueError or KeyError if they are wrong."""
-        return cls()
+        """A policy without weights or threshold. ValueError, TypeError or KeyError for wrong ``settings``."""
+        return cls(**settings)
 
     def numbers(self) -> dict[str, Tensor]:
         """Weights that the JSON holds, for they are few."""

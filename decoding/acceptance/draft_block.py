@@ -61,6 +61,11 @@ class DraftBlock:
         """[r, k] whether each drafted token is the target's best."""
         return self.target_logits[:, :-1].argmax(-1) == self.tokens
 
+    def accept(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """The number [r] of leading True of ``kept`` [r, k], and the token [r] after so many, drawn from p."""
+        accepted = leading_true(kept, self.lengths)
+        return accepted, self.target_token(accepted)
+
     def target_token(self, accepted: Tensor) -> Tensor:
         """[r] the token after ``accepted`` [r] drafted ones, drawn from p."""
         return self.sampling.draw(gather_at(self.target_logits, accepted), gather_at(self.next_noise, accepted))
@@ -101,10 +106,6 @@ def length_mask(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def gather_at(values: Tensor, index: Tensor) -> Tensor:
-    """values[r, index[r]] for values [r, n, ...]."""
-    return values[torch.arange(len(index), device=index.device), index]
-
-
-def gather_at_each(values: Tensor, index: Tensor) -> Tensor:
-    """values[r, index[r]] for values [r, n, ...] and index [r, k]."""
-    return values[torch.arange(len(index), device=index.device)[:, None], index]
+    """values[r, index[r]] for values [r, n, ...] and index [r] or [r, k]."""
+    rows = torch.arange(len(index), device=index.device)
+    return values[rows if index.dim() == 1 else rows[:, None], index]

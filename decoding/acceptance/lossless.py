@@ -17,8 +17,7 @@ class Exact:
 
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         if draft.sampling.greedy:
-            accepted = leading_true(draft.is_best(), draft.lengths)
-            return accepted, draft.target_token(accepted)
+            return draft.accept(draft.is_best())
         return self.verify(draft, *draft.probabilities())
 
     def verify(self, draft: DraftBlock, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:

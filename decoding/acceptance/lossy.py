@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import DraftBlock, last_true, leading_true
+from decoding.acceptance.draft_block import DraftBlock, last_true
 from decoding.acceptance.lossless import Exact
 
 
@@ -33,7 +33,7 @@ class Lenient:
         if draft.sampling.greedy:
             logits = draft.target_logits[:, :-1].float()
             kept = draft.of_drafted(logits) >= logits.amax(-1) + math.log(self.lenience)
-            return _then_target(draft, kept)
+            return draft.accept(kept)
         p, q = draft.probabilities()
         kept = draft.accept_noise * self.lenience * draft.of_drafted(q) < draft.of_drafted(p)
         return Exact().resample_after(draft, p, q, kept)
@@ -55,7 +55,7 @@ class Typical:
         p = draft.sampling.probabilities(draft.target_logits[:, :-1])
         entropy = torch.special.entr(p).sum(-1)
         bar = (self.delta * (-entropy).exp()).clamp(max=self.epsilon)
-        return _then_target(draft, draft.of_drafted(p) > bar)
+        return draft.accept(draft.of_drafted(p) > bar)
 
 
 class Rollback:
@@ -72,7 +72,7 @@ class Rollback:
 
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         log_p = draft.target_logits.float().log_softmax(-1)
-        return _then_target(draft, (-draft.of_drafted(log_p) <= self.threshold) | draft.is_best())
+        return draft.accept((-draft.of_drafted(log_p) <= self.threshold) | draft.is_best())
 
 
 class Divergence:
@@ -93,7 +93,7 @@ class Divergence:
         self.kind, self.threshold, self.filtered = kind, threshold, filtered
 
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
-        return _then_target(draft, DIVERGENCES[self.kind](*draft.log_probabilities(self.filtered)) <= self.threshold)
+        return draft.accept(DIVERGENCES[self.kind](*draft.log_probabilities(self.filtered)) <= self.threshold)
 
 
 class Joint:
@@ -128,21 +128,12 @@ class FixedRatio:
     """
 
     def __init__(self, tau: float = 0.5, filtered: bool = True):
-        self.tau, self.filtered = _positive(tau), filtered
+        if not tau > 0:
+            raise ValueError(f"tau must be positive, not {tau}")
+        self.tau, self.filtered = tau, filtered
 
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
-        return _then_target(draft, draft.log_ratio(self.filtered) > math.log(self.tau))
-
-
-def _then_target(draft: DraftBlock, kept: Tensor) -> tuple[Tensor, Tensor]:
-    accepted = leading_true(kept, draft.lengths)
-    return accepted, draft.target_token(accepted)
-
-
-def _positive(tau: float) -> float:
-    if not tau > 0:
-        raise ValueError(f"tau must be positive, not {tau}")
-    return tau
+        return draft.accept(draft.log_ratio(self.filtered) > math.log(self.tau))
 
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, combinations
 
@@ -17,6 +18,8 @@ LENGTHS = (1, 2, 4, 8, 16, 64, 256)
 CALM = 0.15
 """Largest relative difference between two measurements of one forward on a machine that does nothing else."""
 TRIES = 6
+Times = dict[tuple[int, int], list[float]]
+"""Seconds of forwards by model and tokens read."""
 
 
 def measure(
@@ -38,12 +41,12 @@ def measure(
         found.append(stopwatch.times())
         closest = min(combinations(found, 2), key=lambda pair: _difference(*pair), default=None)
         if closest is not None and _difference(*closest) <= CALM:
-            return ModelCosts(_each(_together, *closest))
+            return _costs(lambda *times: statistics.median(chain(*times)), *closest)
     say(
         f"the machine is noisy: of {TRIES} timings of the models the closest two differ by "
         f"{_difference(*closest):.0%}; the fastest are used"
     )
-    return ModelCosts(_each(_least, *found))
+    return _costs(lambda *times: min(map(statistics.median, times)), *found)
 
 
 class Stopwatch:
@@ -57,13 +60,13 @@ class Stopwatch:
         self.sessions = [lm.session(1, capacity) for lm in models]
         self.ids = torch.randint(min(lm.vocab for lm in models), (1, capacity), device=device)
 
-    def times(self, repeats: int = 4) -> list[dict[int, list[float]]]:
-        """Per model {tokens read: seconds of each forward}; long ones are repeated half as often."""
-        times = [{n: [] for n in self.lengths} for _ in self.sessions]
+    def times(self, repeats: int = 4) -> Times:
+        """The times of ``repeats`` forwards of each length; long ones are repeated half as often."""
+        times = defaultdict(list)
         for repeat in range(repeats):
             for n in self.lengths if repeat % 2 == 0 else [n for n in self.lengths if n <= 16]:
-                for session, seconds in zip(self.sessions, times, strict=True):
-                    seconds[n].append(self._time(session, n))
+                for model, session in enumerate(self.sessions):
+                    times[model, n].append(self._time(session, n))
         return times
 
     def _time(self, session, n: int) -> float:
@@ -77,29 +80,18 @@ class Stopwatch:
         return time.perf_counter() - began
 
 
-def _each(value: Callable[..., float], *measurements: list[dict]) -> tuple[dict[int, float], ...]:
-    """``value(times, times ...)`` of several measurements, per model by tokens read."""
-    return tuple(
-        {n: value(*(one[n] for one in models)) for n in models[0]} for models in zip(*measurements, strict=True)
-    )
+def _costs(value: Callable[..., float], *measurements: Times) -> ModelCosts:
+    """``value(times, times ...)`` of several measurements of each forward."""
+    tables = defaultdict(dict)
+    for model, n in measurements[0]:
+        tables[model][n] = value(*(times[model, n] for times in measurements))
+    return ModelCosts(tuple(tables.values()))
 
 
-def _difference(first: list[dict], second: list[dict]) -> float:
+def _difference(first: Times, second: Times) -> float:
     """The greatest relative difference of the medians of two measurements."""
-    return max(value for model in _each(_apart, first, second) for value in model.values())
-
-
-def _apart(*times: list[float]) -> float:
-    medians = [*map(statistics.median, times)]
-    return max(medians) / min(medians) - 1
-
-
-def _together(*times: list[float]) -> float:
-    return statistics.median(chain(*times))
-
-
-def _least(*times: list[float]) -> float:
-    return min(map(statistics.median, times))
+    pairs = ((statistics.median(first[key]), statistics.median(second[key])) for key in first)
+    return max(max(pair) / min(pair) - 1 for pair in pairs)
 
 
 def _wait(device: torch.device) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from decoding.acceptance.draft_block import gather_at
 from decoding.kv_cache.session import Session
 from decoding.models.lm import LM
 from decoding.state.generation_state import GenerationState
@@ -50,7 +51,7 @@ class MTJD:
             size = min(self.block, buffer.budget - written)
             blocks, scores = search.blocks(rows, size)
             chosen = state.draw(scores, rows, buffer.lengths[rows])
-            tokens = blocks[torch.arange(len(rows), device=rows.device), chosen]
+            tokens = gather_at(blocks, chosen)
             written += size
             yield Commit(rows, tokens, torch.zeros_like(tokens), torch.full_like(rows, size))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import Acceptance, DraftBlock, gather_at, gather_at_each
+from decoding.acceptance.draft_block import Acceptance, DraftBlock, gather_at
 from decoding.acceptance.learned import VERIFY
 from decoding.acceptance.lossless import Exact, Strict
 from decoding.acceptance.rules import rule
@@ -98,7 +98,7 @@ class Speculative:
             return checked
         # Rows are right-aligned: shift each to the left, to begin with its first drafted token.
         shift = (k - drafted.lengths)[:, None] + torch.arange(k + 1, device=rows.device)
-        return gather_at_each(checked, shift.clamp(max=k))
+        return gather_at(checked, shift.clamp(max=k))
 
     def _block(
         self, state: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput, checked: Tensor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding.acceptance.draft_block import gather_at, gather_at_each, log_probabilities
+from decoding.acceptance.draft_block import gather_at, log_probabilities
 from decoding.kv_cache.token_tree import TokenTree
 from decoding.state.generation_state import GenerationState
 from decoding.state.sampling import DRAW, Sampling
@@ -97,7 +97,7 @@ class Beams:
         self.idle[:, here] = over
         if level:
             self.parents[:, here] = parents = beams + (level - 1) * self.width
-            self.tree.seen[:, here] |= gather_at_each(self.tree.seen, parents)
+            self.tree.seen[:, here] |= gather_at(self.tree.seen, parents)
 
 
 def sample_beams(

@@ -62,11 +62,9 @@ def row_mask(
     keys = torch.arange(kv_length, device=queries.device) if keys is None else keys[:, None, None]
     seen = mask_function(batch, torch.zeros_like(batch), queries, keys)
     seen = seen if hidden is None else seen & ~hidden[:, None]
-    return (
-        torch.where(seen, torch.zeros((), dtype=dtype, device=seen.device), torch.finfo(dtype).min)
-        if additive
-        else seen
-    )
+    if not additive:
+        return seen
+    return torch.where(seen, torch.zeros((), dtype=dtype, device=seen.device), torch.finfo(dtype).min)
 
 
 def grouped_sdpa(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):

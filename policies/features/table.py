@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -68,40 +69,6 @@ class Feature:
     """whether it exists only for drafted tokens that the larger model has read"""
 
 
-def _entropy(view: View) -> Tensor:
-    """Entropy in nats: SVIP and AdaEDL stop drafting on it."""
-    return view.small.entropy
-
-
-def _varentropy(view: View) -> Tensor:
-    """Variance of the surprise -log p, in nats squared."""
-    return view.small.varentropy
-
-
-def _top1(view: View) -> Tensor:
-    """Largest probability: BiLD's fallback."""
-    return view.small.top1
-
-
-def _margin(view: View) -> Tensor:
-    """Largest minus second largest probability."""
-    return view.small.top[..., 0] - view.small.top[..., 1]
-
-
-def _top10(view: View) -> Tensor:
-    """Largest probability among the ten largest, renormalised: llama.cpp compares it with p_min."""
-    return view.small.top[..., 0] / view.small.top10_mass
-
-
-def _top10_mass(view: View) -> Tensor:
-    """Sum of the ten largest probabilities."""
-    return view.small.top10_mass
-
-
-def _field(name: str, view: View) -> Tensor:
-    return getattr(view.step, name)
-
-
 def _mean(base: str, view: View) -> Tensor:
     """Mean over the positions of the window where ``base`` was known; NaN if it never was."""
     if base not in view.history or view.step.history is None:
@@ -121,18 +88,18 @@ def _last_is(name: str, view: View) -> Tensor:
 
 
 FEATURES: dict[str, Feature] = {
-    "entropy": Feature(_entropy),
-    "varentropy": Feature(_varentropy),
-    "top1": Feature(_top1),
-    "margin": Feature(_margin),
-    "top10": Feature(_top10),
-    "top10_mass": Feature(_top10_mass),
-    "position": Feature(partial(_field, "position")),
-    "since_large": Feature(partial(_field, "since_large")),
-    "repeated": Feature(partial(_field, "repeated")),
-    "agreed": Feature(partial(_field, "agreed"), optional=True),
-    "large_entropy": Feature(partial(_field, "large_entropy"), optional=True),
-    "uniform": Feature(partial(_field, "uniform")),
+    "entropy": Feature(attrgetter("small.entropy")),  # in nats: SVIP and AdaEDL stop drafting on it
+    "varentropy": Feature(attrgetter("small.varentropy")),  # variance of the surprise -log p, in nats squared
+    "top1": Feature(attrgetter("small.top1")),  # largest probability: BiLD's fallback
+    "margin": Feature(lambda view: view.small.top[..., 0] - view.small.top[..., 1]),  # of the two largest probabilities
+    "top10": Feature(lambda view: view.small.top[..., 0] / view.small.top10_mass),  # llama.cpp compares it with p_min
+    "top10_mass": Feature(attrgetter("small.top10_mass")),  # sum of the ten largest probabilities
+    "position": Feature(attrgetter("step.position")),
+    "since_large": Feature(attrgetter("step.since_large")),
+    "repeated": Feature(attrgetter("step.repeated")),
+    "agreed": Feature(attrgetter("step.agreed"), optional=True),
+    "large_entropy": Feature(attrgetter("step.large_entropy"), optional=True),
+    "uniform": Feature(attrgetter("step.uniform")),
     "mean_entropy": Feature(partial(_mean, "entropy"), averages="entropy", optional=True),
     "mean_agreed": Feature(partial(_mean, "agreed"), averages="agreed", optional=True),
     **{f"last_is_{name}": Feature(partial(_last_is, name), needs_classes=True) for name in BITS},

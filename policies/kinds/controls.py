@@ -62,7 +62,3 @@ class Periodic(Policy):
 
     def settings(self) -> dict[str, Any]:
         return {"every": self.every}
-
-    @classmethod
-    def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Periodic:
-        return cls(settings["every"])

@@ -84,7 +84,3 @@ class Margins(LearnedPolicy):
 
     def settings(self) -> dict[str, Any]:
         return {"places": self.places}
-
-    @classmethod
-    def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Margins:
-        return cls(settings["places"])

@@ -44,7 +44,3 @@ class Momentum(Policy):
 
     def settings(self) -> dict[str, Any]:
         return {"memory": self.memory, "gap": self.gap}
-
-    @classmethod
-    def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Momentum:
-        return cls(0.0, settings["memory"], settings["gap"])
