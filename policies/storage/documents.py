@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from policies.storage.atomic import write as write_atomically
+
 LARGEST = 2**29
 """bytes of a file; the traces of a long run are smaller"""
 DEEPEST = 64
@@ -30,6 +32,11 @@ class FileError(ValueError):
 
     def __init__(self, place: Path | str, fault: str, remedy: str):
         super().__init__(f"{place}: {' '.join(fault.split())}; {remedy}")
+
+
+def write(path: Path, value: dict[str, Any]) -> None:
+    """Write ``value`` with its checksum; a reader sees the old file or the new one."""
+    write_atomically(path, json.dumps(sealed(value), indent=1).encode())
 
 
 def read(path: Path, remedy: str) -> dict[str, Any]:

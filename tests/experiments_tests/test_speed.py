@@ -130,7 +130,9 @@ def test_a_run_goes_on_and_refuses_other_settings(result, saved, monkeypatch):
 
 def test_damaged_settings_are_said(saved, tmp_path):
     (tmp_path / "settings.json").write_text('{"methods": [')
-    with pytest.raises(InputError, match=r"settings.json is damaged; name another --output or delete"):
+    with pytest.raises(
+        InputError, match=r"settings.json: it is not valid JSON \(.*\); name another --output or delete"
+    ):
         measurement.run(config(tmp_path, saved))
     assert [p.name for p in tmp_path.iterdir()] == ["settings.json"]
 

@@ -53,17 +53,33 @@ def test_settings_may_be_all_there_is(tmp_path):
 NO_SETTINGS = f'{{"format": {run_folder.FORMAT}, "settings": 3}}'
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", NO_SETTINGS, '"\\ud800'])
+DEEP = "[" * 10**5
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", NO_SETTINGS, '"\\ud800', DEEP, '{"format": 2, "format": 2}'])
 def test_a_damaged_file_is_said_to_be_one(path, content):
     path.write_text(content)
-    with pytest.raises(ValueError, match=f"^{path} is damaged; take another$"):
+    with pytest.raises(ValueError, match=f"^{path}: it.*; take another$"):
         check(path)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"settings": {"lr": "0.1"}}', '{"format": 1}', '{"format": "2"}'])
 def test_a_file_of_another_version_is_refused(path, content):
     path.write_text(content)
-    with pytest.raises(ValueError, match=f"^{path} was written by another version of this program; take another$"):
+    with pytest.raises(ValueError, match=f"^{path}: it was written by another version of this program; take another$"):
+        check(path)
+
+
+def test_a_changed_setting_is_noticed(path):
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    with pytest.raises(ValueError, match=f"^{path}: it was changed after it was written .*; take another$"):
+        check(path, lr=0.2)
+
+
+def test_a_folder_in_its_place_is_refused(path):
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=f"^{path}: it is not a regular file; take another$"):
         check(path)
 
 

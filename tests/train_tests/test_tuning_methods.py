@@ -90,10 +90,10 @@ def test_a_run_of_another_version_is_refused(toy, finished, name):
     written = path.read_bytes()
     found = json.loads(written)
     try:
-        for change, said in (({"format": 1}, "was written by another version of this program"), ({}, "is damaged")):
+        for change, said in (({"format": 1}, ": it was written by another version of this program"), ({}, ": .*")):
             broken = {key: value for key, value in found.items() if key in ("format", "name")} | change
             path.write_text(json.dumps(broken))
-            with pytest.raises(ValueError, match=f"{name} {said}; run train/fit_policy.py again"):
+            with pytest.raises(ValueError, match=f"{name}{said}; run train/fit_policy.py again"):
                 load_run(finished)
     finally:
         path.write_bytes(written)

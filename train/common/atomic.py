@@ -1,14 +1,17 @@
-"""JSON files that are written whole, and JSON lines (jsonl) that lose at most the line that a kill cut short."""
+"""JSON files that are written whole, and JSON lines (jsonl) of rows of one kind."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from policies.storage import documents
 from policies.storage.atomic import write
+from policies.storage.documents import append_rows as append_rows
+from train.common.schema import checked
+
+ANEW = "delete that line, and what it holds is made anew"
 
 
 def write_json(path: Path | str, value) -> None:
@@ -21,18 +24,12 @@ def plain(value) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def append_rows(path: Path, rows: Sequence[dict]) -> None:
-    """Append ``rows`` to the jsonl ``path`` and wait until they are on disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
+def read_rows(path: Path, kind: type = dict) -> list[dict]:
+    """The rows of the JSON lines ``path``, each an object with the fields of the dataclass ``kind``; none without it.
 
-
-def read_rows(path: Path) -> list[dict]:
-    """The rows of the jsonl ``path``, none where it is missing; a last line that a kill cut short is removed."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    if len(whole) < len(lines):
-        write(path, b"".join(whole))
-    return [json.loads(line) for line in whole]
+    A last line that a crash cut short is removed. FileError names any other line that is not what was written.
+    """
+    rows = documents.read_rows(path, ANEW)
+    for number, row in enumerate(rows, 1):
+        checked(kind, row, f"{path}, line {number}", ANEW)
+    return rows

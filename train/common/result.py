@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.common import run_folder
+from train.common.schema import checked
 
 Interval = list[float]
 """[low, high]"""
@@ -248,6 +249,6 @@ def write_result(result: Result, folder: Path) -> None:
 
 
 def read_result(folder: Path) -> Result:
-    """The result of the finished run in ``folder``. OSError when there is none, ValueError when it cannot be read."""
+    """The result of the finished run in ``folder``. FileError when there is none that can be read."""
     path = folder / "result.json"
-    return run_folder.parse(Result, run_folder.read(path), path)
+    return checked(Result, run_folder.read(path), path, run_folder.AGAIN)

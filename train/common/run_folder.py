@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from policies.storage import documents
 from policies.storage.atomic import sweep
+from policies.storage.documents import FileError
 from train.common import atomic
+from train.common.schema import checked
 from train.common.settings import FitPolicy
 
 FORMAT = 2
 """of the JSON files that are read again; raised when one of them changes its meaning"""
 AGAIN = "run train/fit_policy.py again"
-T = TypeVar("T")
 
 
 def ensure_same_run(path: Path, now: dict, config, otherwise: str) -> None:
@@ -31,10 +32,9 @@ def check(path: Path, now: dict, config, otherwise: str) -> None:
     if not path.exists():
         return
     found = read(path, otherwise)
-    try:
-        before = _flat(found)
-    except TypeError as error:
-        raise _damaged(path, otherwise) from error
+    if not isinstance(found.get("settings", {}), dict):
+        raise FileError(path, "its settings are no object", otherwise)
+    before = _flat(found)
     differing = [_typed(name, config) for name, value in _flat(atomic.plain(now)).items() if before.get(name) != value]
     if differing:
         raise ValueError(f"{path.parent} holds a run with another {', '.join(differing)}; {otherwise}")
@@ -49,29 +49,16 @@ def remember(path: Path, now: dict) -> None:
 
 def write(path: Path, value: dict[str, Any]) -> None:
     """Write an object that ``read`` reads again; paths become text."""
-    atomic.write_json(path, {"format": FORMAT} | atomic.plain(value))
+    documents.write(path, {"format": FORMAT} | atomic.plain(value))
 
 
 def read(path: Path, otherwise: str = AGAIN) -> dict[str, Any]:
-    """The object that ``write`` wrote. ValueError, one sentence that ends in ``otherwise``, for any other file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        written = value.pop("format", None)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise _damaged(path, otherwise) from error
+    """The object that ``write`` wrote. FileError, which ends in ``otherwise``, for any other file."""
+    value = documents.read(path, otherwise)
+    written = value.pop("format", None)
     if written != FORMAT:
-        raise ValueError(f"{path} was written by another version of this program; {otherwise}")
+        raise FileError(path, "it was written by another version of this program", otherwise)
     return value
-
-
-def parse(kind: type[T], value: Any, path: Path, otherwise: str = AGAIN) -> T:
-    """The dataclass ``kind``, those inside it too, from the JSON value of ``path``. ValueError for a foreign one."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        raise _damaged(path, otherwise) from error
 
 
 def read_settings(folder: Path) -> FitPolicy:
@@ -82,11 +69,7 @@ def read_settings(folder: Path) -> FitPolicy:
     path = folder / "run.json"
     if not path.exists():
         raise ValueError(f"{folder} has no run.json; give the folder of a finished run of train/fit_policy.py")
-    return parse(FitPolicy, read(path).get("settings"), path)
-
-
-def _damaged(path: Path, otherwise: str) -> ValueError:
-    return ValueError(f"{path} is damaged; {otherwise}")
+    return checked(FitPolicy, read(path).get("settings"), path, AGAIN)
 
 
 def _flat(run: dict[str, Any]) -> dict[str, Any]:
