@@ -12,14 +12,10 @@ from typing import Any
 class Entry:
     """One line of a registry. It imports nothing: torch takes seconds, and a list of names should not."""
 
-    home: str
-    """``package.module:name``, below ``decoding``"""
-    about: str
-    """a few words for lists"""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """keyword arguments with their defaults"""
-    lossless: bool = False
-    """whether the output, at these defaults, is distributed as the large model's own"""
+    home: str  # ``package.module:name``, below ``decoding``
+    about: str  # a few words for lists
+    settings: dict[str, Any] = field(default_factory=dict)  # keyword arguments with their defaults
+    lossless: bool = False  # whether the output, at these defaults, is distributed as the large model's own
 
     @property
     def module(self) -> str:

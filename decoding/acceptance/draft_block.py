@@ -19,25 +19,16 @@ class DraftBlock:
     unfiltered ones are the softmax of the logits.
     """
 
-    tokens: Tensor
-    """[r, k] drafted ids"""
-    lengths: Tensor
-    """[r] tokens of each draft; later columns are padding"""
-    draft_logits: Tensor
-    """[r, k, vocab] of the draft model; 0 and -inf for a draft without a model"""
-    target_logits: Tensor
-    """[r, k + 1, vocab] of the target at the same positions and the next one"""
+    tokens: Tensor  # [r, k] drafted ids
+    lengths: Tensor  # [r] tokens of each draft; later columns are padding
+    draft_logits: Tensor  # [r, k, vocab] of the draft model; 0 and -inf for a draft without a model
+    target_logits: Tensor  # [r, k + 1, vocab] of the target at the same positions and the next one
     sampling: Sampling
-    accept_noise: Tensor
-    """[r, k] in [0, 1), to accept or reject each token"""
-    next_noise: Tensor
-    """[r, k + 1] to draw the token after 0 ... k accepted ones"""
-    policy_noise: Tensor
-    """[r, k] ``Step.uniform`` of each token"""
-    starts: Tensor
-    """[r] length of the answer before the draft"""
-    before: Tensor
-    """[r] the token before the draft"""
+    accept_noise: Tensor  # [r, k] in [0, 1), to accept or reject each token
+    next_noise: Tensor  # [r, k + 1] to draw the token after 0 ... k accepted ones
+    policy_noise: Tensor  # [r, k] ``Step.uniform`` of each token
+    starts: Tensor  # [r] length of the answer before the draft
+    before: Tensor  # [r] the token before the draft
 
     def probabilities(self) -> tuple[Tensor, Tensor]:
         """p [r, k + 1, vocab] and q [r, k, vocab], filtered."""

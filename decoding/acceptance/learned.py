@@ -11,8 +11,7 @@ from decoding.state.policy_state import entropy
 from decoding.state.sampling import POLICY
 from decoding.step import Policy, PolicyNeeds, Step
 
-VERIFY = POLICY + 1
-"""Stream of noise of the policy that verifies drafted tokens; that of a stop policy is ``POLICY``."""
+VERIFY = POLICY + 1  # stream of noise of the policy that verifies drafted tokens; that of a stop policy is ``POLICY``
 
 
 class Learned:

@@ -21,10 +21,8 @@ from decoding.cost.costs import ModelCosts
 from decoding.models.lm import LM
 
 FORMAT = 3
-LARGEST = 2**24
-"""bytes of a file"""
-LONGEST = 86_400.0
-"""seconds; no forward takes a day, and sums of larger numbers overflow"""
+LARGEST = 2**24  # bytes of a file
+LONGEST = 86_400.0  # seconds; no forward takes a day, and sums of larger numbers overflow
 
 
 def write(path: Path, models: Sequence[LM], costs: ModelCosts) -> None:

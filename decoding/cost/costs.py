@@ -7,26 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CONTEXT = 128
-"""cached tokens at which forwards are timed"""
-Table = dict[int, float]
-"""Seconds of a forward by the tokens it reads."""
+CONTEXT = 128  # cached tokens at which forwards are timed
+Table = dict[int, float]  # seconds of a forward by the tokens it reads
 
 
 @dataclass(frozen=True)
 class ModelCosts:
     """Seconds that models, cheapest first, take on one machine; what was not measured counts as nothing."""
 
-    tables: tuple[Table, ...]
-    """one per model, at ``CONTEXT`` cached tokens"""
-    cached: tuple[float, ...] = ()
-    """per model: what each further cached token adds to a forward"""
-    token_overhead: float = 0.0
-    """outside of forwards, for each token that the last model writes alone"""
-    round_overhead: float = 0.0
-    """outside of forwards, for each round of speculative decoding"""
-    draft_overhead: float = 0.0
-    """outside of forwards, for each drafted token"""
+    tables: tuple[Table, ...]  # one per model, at ``CONTEXT`` cached tokens
+    cached: tuple[float, ...] = ()  # per model: what each further cached token adds to a forward
+    token_overhead: float = 0.0  # outside of forwards, for each token that the last model writes alone
+    round_overhead: float = 0.0  # outside of forwards, for each round of speculative decoding
+    draft_overhead: float = 0.0  # outside of forwards, for each drafted token
 
     @property
     def small(self) -> Table:

@@ -16,8 +16,7 @@ from decoding.decoders.speculative import Speculative
 from decoding.generation import generate
 from decoding.models.lm import LM
 
-DEEP = 1024
-"""cached tokens of the forwards that tell what a longer cache adds"""
+DEEP = 1024  # cached tokens of the forwards that tell what a longer cache adds
 NEW = 33
 
 

@@ -12,8 +12,7 @@ from decoding.cost.costs import CONTEXT, ModelCosts
 from decoding.models.lm import LM
 
 LENGTHS = range(1, 17)
-ENOUGH = 64
-"""rounds after which the mean of accepted tokens is known well enough to warn"""
+ENOUGH = 64  # rounds after which the mean of accepted tokens is known well enough to warn
 
 
 def speedup(costs: ModelCosts, length: int, profile: Sequence[float], context: int = CONTEXT) -> float:

@@ -15,11 +15,9 @@ from decoding.cost.costs import CONTEXT, ModelCosts
 from decoding.models.lm import LM
 
 LENGTHS = (1, 2, 4, 8, 16, 64, 256)
-CALM = 0.15
-"""Largest relative difference between two measurements of one forward on a machine that does nothing else."""
+CALM = 0.15  # largest relative difference between two measurements of one forward on a machine that does nothing else
 TRIES = 6
-Times = dict[tuple[int, int], list[float]]
-"""Seconds of forwards by model and tokens read."""
+Times = dict[tuple[int, int], list[float]]  # seconds of forwards by model and tokens read
 
 
 def measure(

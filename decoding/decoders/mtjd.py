@@ -14,10 +14,8 @@ from decoding.models.lm import LM
 from decoding.state.generation_state import GenerationState
 from decoding.state.token_buffer import Commit
 
-MAX_BLOCKS = 1_000_000
-"""Most blocks that are compared."""
-SLOTS = 256
-"""Most blocks of one text that are read at once."""
+MAX_BLOCKS = 1_000_000  # most blocks that are compared
+SLOTS = 256  # most blocks of one text that are read at once
 
 
 class MTJD:

@@ -30,16 +30,11 @@ class Proposer(Protocol):
 class DraftOutput:
     """Drafts of r rows; the tokens are in the scratch of the ``TokenBuffer`` too."""
 
-    tokens: Tensor
-    """[r, k] ids"""
-    logits: Tensor
-    """[r, k, vocab] from which they were drawn; 0 and -inf for a proposer"""
-    lengths: Tensor
-    """[r] tokens of each draft; later columns are padding"""
-    total: int | Tensor
-    """sum of ``lengths``; a tensor where reading it would make the host wait"""
-    even: bool
-    """whether the target reads all k tokens of every row"""
+    tokens: Tensor  # [r, k] ids
+    logits: Tensor  # [r, k, vocab] from which they were drawn; 0 and -inf for a proposer
+    lengths: Tensor  # [r] tokens of each draft; later columns are padding
+    total: int | Tensor  # sum of ``lengths``; a tensor where reading it would make the host wait
+    even: bool  # whether the target reads all k tokens of every row
 
 
 def draft_noise(buffer: TokenBuffer, rows: Tensor, starts: Tensor, place: Tensor, stream: int, length: int) -> Tensor:

@@ -20,12 +20,9 @@ from decoding.kv_cache.attention import AttentionPositions
 
 QUERIES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 """Numbers of tokens for which graphs are recorded; others are padded to the next, longer ones run eagerly."""
-KEYS = 128
-"""Graphs read the cache up to a multiple of this, so a growing text needs a new graph every so many tokens."""
-CAPACITY = 256
-"""Cache sizes are rounded up to a multiple of this, so that there are few."""
-IDLE = 4
-"""Most unused caches of one model that are kept."""
+KEYS = 128  # graphs read the cache up to a multiple of this, so a growing text needs a new graph every so many tokens
+CAPACITY = 256  # cache sizes are rounded up to a multiple of this, so that there are few
+IDLE = 4  # most unused caches of one model that are kept
 
 LOG = logging.getLogger(__name__)
 """At ``INFO``: the time of each recording. There is one for each size and cache, kept with the cache."""
@@ -82,8 +79,7 @@ class Recorder:
     cache: object
     batch: int
     capacity: int
-    weights: list
-    """``fused_forward.versions`` of the model when it was made"""
+    weights: list  # ``fused_forward.versions`` of the model when it was made
     graphs: dict[tuple, tuple[Inputs, CudaGraph]] = field(default_factory=dict)
     broken: bool = False
 

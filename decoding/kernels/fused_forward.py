@@ -20,8 +20,7 @@ from decoding.kernels.packed_products import Packed
 from decoding.kv_cache.attention import row_mask
 from decoding.models.architectures import head_width
 
-ROPES = ("default", "linear", "llama3", "yarn")
-"""Kinds of rotary embedding whose frequencies do not depend on the text."""
+ROPES = ("default", "linear", "llama3", "yarn")  # kinds of rotary embedding whose frequencies do not depend on the text
 
 
 @dataclass(slots=True)

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DTYPES = (torch.float32, torch.bfloat16)
-EXACT = 16
-"""Products of up to this many rows, the sizes of decoding, are not padded."""
+EXACT = 16  # products of up to this many rows, the sizes of decoding, are not padded
 
 
 class Packed:

@@ -18,12 +18,9 @@ GROUPED, SDPA, EAGER = "grouped_sdpa", "sdpa", "eager"
 class AttentionPositions:
     """Positions of q queries and k keys of r rows; a ``hidden`` key is not seen, whatever its position."""
 
-    queries: Tensor
-    """[r, q] positions"""
-    keys: Tensor | None = None
-    """[r, k] positions; None where each equals its slot"""
-    hidden: Tensor | None = None
-    """[r, q, k]"""
+    queries: Tensor  # [r, q] positions
+    keys: Tensor | None = None  # [r, k] positions; None where each equals its slot
+    hidden: Tensor | None = None  # [r, q, k]
 
 
 def use_attention(model, name: str) -> None:

@@ -14,12 +14,9 @@ from decoding.kv_cache.attention import AttentionPositions
 class TokenTree:
     """n nodes after each of r texts; node i is in slot ``start + i``, at position ``start + depth[i] - 1``."""
 
-    start: Tensor
-    """[r] tokens in the text"""
-    depth: Tensor
-    """[r, n] levels below the text, from 1"""
-    seen: Tensor
-    """[r, n, n] True where a node sees a node: itself and its ancestors"""
+    start: Tensor  # [r] tokens in the text
+    depth: Tensor  # [r, n] levels below the text, from 1
+    seen: Tensor  # [r, n, n] True where a node sees a node: itself and its ancestors
 
     def of(self, which: Tensor) -> TokenTree:
         """The trees of some of the rows."""

@@ -19,10 +19,8 @@ class GenerationState:
     buffer: TokenBuffer
     sessions: list[Session]
     sampling: Sampling
-    drafted: int | Tensor = 0
-    """a tensor where reading it would make the host wait"""
-    escalated: list[int] = field(default_factory=list)
-    """per policy, the tokens escalated by it or for an EOS"""
+    drafted: int | Tensor = 0  # a tensor where reading it would make the host wait
+    escalated: list[int] = field(default_factory=list)  # per policy, the tokens escalated by it or for an EOS
 
     def draw(self, logits: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
         """The token [r] after the first ``lengths`` [r] of ``rows`` [r], drawn from ``logits`` [r, vocab]."""

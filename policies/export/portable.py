@@ -10,8 +10,7 @@ from policies.policy import Policy
 from policies.storage.files import short
 
 FORMAT, VERSION = "decision-policy", 1
-CARRIED = ("always", "never", "rule", "random", "periodic", "logistic", "mlp")
-"""the kinds that the format can hold"""
+CARRIED = ("always", "never", "rule", "random", "periodic", "logistic", "mlp")  # the kinds that the format can hold
 
 
 def document(source: Source) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from policies.policy import Policy
 DECODERS = {"backoff": "handoff", "speculative": "stop"}
 """the decoders that other engines can follow, and the role of their policy: who writes, or whether a draft ends"""
 ROLES = tuple(DECODERS.values())
-LENGTH = 4
-"""most tokens of a draft, unless it was tuned"""
+LENGTH = 4  # most tokens of a draft, unless it was tuned
 
 
 class ExportError(ValueError):

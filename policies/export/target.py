@@ -10,8 +10,7 @@ from policies.export.portable import CARRIED, dumps
 from policies.export.source import ROLES, ExportError, Source
 from policies.features.table import FEATURES
 
-Files = dict[str, bytes | str | list | dict]
-"""Contents by path: a list is a line of arguments, a dict is JSON."""
+Files = dict[str, bytes | str | list | dict]  # contents by path: a list is a line of arguments, a dict is JSON
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TOP = 10
-CHUNK = 64
-"""logits per chunk, whose maximum is found first"""
+CHUNK = 64  # logits per chunk, whose maximum is found first
 
 
 class Distribution:

@@ -22,8 +22,7 @@ CODES = (
     *("position", "since_large", "repeated", "agreed", "large_entropy", "mean", "last_is"),
 )
 POSITION, SINCE_LARGE, REPEATED, AGREED, LARGE_ENTROPY, MEAN = range(6, 12)
-REPEATS = 8
-"""longest repetition that is counted, in tokens"""
+REPEATS = 8  # longest repetition that is counted, in tokens
 
 _FLOOR = np.float32(-87.0)  # from here on exp counts as 0; the power of two below would wrap around
 _LOG2_E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -33,12 +32,10 @@ _P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.flo
 _P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
 _ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 
-ORDERED = {"contract", "nsz"}
-"""Rounding stays as written: ``_exp`` depends on it."""
+ORDERED = {"contract", "nsz"}  # rounding stays as written: ``_exp`` depends on it
 ANY_ORDER = {"contract", "nsz", "reassoc"}
 """Sums may be split into lanes, always the same ones: a row's numbers do not depend on its place in the batch."""
-NO_NAN = {"nsz", "nnan"}
-"""A maximum may ignore NaN; the sums do not."""
+NO_NAN = {"nsz", "nnan"}  # a maximum may ignore NaN; the sums do not
 
 
 @intrinsic

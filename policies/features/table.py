@@ -14,8 +14,7 @@ from policies.features.distribution import Distribution
 from policies.features.token_classes import BITS
 from policies.features.verification import VERIFICATION
 
-WINDOW = 8
-"""earlier positions that a moving average covers"""
+WINDOW = 8  # earlier positions that a moving average covers
 
 
 class View:
