@@ -132,7 +132,7 @@ BAD_LINES = {
     b'{"messages": ["hi"]}': "line 2.*message 1 is 'hi'.*'role'",
     b'{"messages": [{"role": "user"}]}': "line 2.*message 1.*'content'",
     b'{"messages": [{"role": ["user"], "content": "a"}]}': "line 2.*message 1.*'role'",
-    b'{"messages": [{"role": "robot", "content": "a"}]}': "line 2.*message 1.*system, user",
+    b'{"messages": [{"role": "robot", "content": "a"}]}': "line 2.*message 1.*system, developer, user",
     b'{"messages": [{"role": "assistant", "content": "a"}]}': "line 2.*last message.*from the user",
 }
 

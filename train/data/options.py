@@ -1,0 +1,58 @@
+"""How prompts are read: the same options for every command that reads some, and part of what makes a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from decoding.models.chat import parse_extra
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """How prompts are read."""
+
+    system: Literal["keep", "merge", "drop"] = "keep"
+    """system messages: keep them, merge them into the first message of the user (for templates without a system role,
+    such as Gemma's), or drop them"""
+    too_long: Literal["skip", "error", "truncate"] = "skip"
+    """prompts that leave no room for the answer: skip them and say how many, end with an error, or cut the middle out
+    of their longest message"""
+    columns: tuple[str, ...] = ()
+    """columns of a table, or keys of a line, that make the prompt, joined by blank lines (default: the first of prompt,
+    question, instruction ... that is there, and `context` or `input` where it belongs to that)"""
+    chat_template_kwargs: str = "{}"
+    """what else the chat template is told, as JSON: '{"enable_thinking": false}'. A line of a file may say it too"""
+    date: str | None = None
+    """date, or date and time, that chat templates with one print, as 2026-01-31 (default: when the run began)"""
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """``chat_template_kwargs`` as an object. ValueError, one sentence, for what is none."""
+        return parse_extra(self.chat_template_kwargs)
+
+    @property
+    def now(self) -> datetime | None:
+        """``date`` as a time. ValueError, one sentence, for what is none."""
+        if self.date is None:
+            return None
+        try:
+            return datetime.fromisoformat(self.date)
+        except ValueError as error:
+            raise ValueError(f"--date is {self.date!r}; write it as 2026-01-31 or 2026-01-31T12:00") from error
+
+    def dated(self, recorded: Any = None) -> PromptOptions:
+        """With a date: the given one, else that of the ``recorded`` options of a run, else now.
+
+        A run that goes on another day reads the same prompts.
+        """
+        before = recorded.get("date") if isinstance(recorded, dict) else None
+        before = before if isinstance(before, str) else datetime.now().isoformat("T", "minutes")
+        return replace(self, date=before) if self.date is None else self
+
+
+Reading = Annotated[PromptOptions, OmitArgPrefixes]
+"""a field of a command's settings: its options have no prefix"""
