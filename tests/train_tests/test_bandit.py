@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from trace_specimens import COST, made_up
 
 from decoding.cost import cache
+from policies.storage.shards import write_shard
 from train.bandit import UCB, Bandit, arm_seconds, compare, main
 from train.common.run_folder import FORMAT
 from train.replay.backoff import speculative
-from train.traces.handoff_traces import write_shard
 
 
 def pulled(bandit, means, rounds, seed=0):
@@ -52,11 +52,6 @@ def test_the_bonus_is_of_each_arm(sums):
         bandit.update(arm, reward)
     bonus = np.sqrt(2 * np.log(len(sums)))
     assert bandit.select() == int(np.argmax(np.array(sums) + bonus))
-
-
-def test_no_arm_is_no_bandit():
-    with pytest.raises(ValueError, match="at least 1 arm"):
-        UCB(0)
 
 
 def test_one_best_arm_is_nearly_reached_and_not_passed():

@@ -19,6 +19,8 @@ from decoding.cost.costs import ModelCosts, seconds
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, default_target
 from decoding.state.token_buffer import left_pad
 from policies import FEATURES, MLP, Logistic, Periodic, Random, Rule, Survival, token_classes
+from policies.storage import documents
+from policies.storage.documents import FileError
 from train.data.prompts import load_prompts
 from train.data.splits import split
 from train.replay.oracle import oracle
@@ -27,7 +29,7 @@ from train.replay.speculative import Replay, gap
 from train.traces import collect_drafts as collecting
 from train.traces.collect_drafts import collect_drafts
 from train.traces.draft_traces import read_drafts
-from train.traces.handoff_traces import TraceError, read_traces
+from train.traces.handoff_traces import read_traces
 
 NEW, LONGEST = 16, 7
 cost = ModelCosts(({1: 1.0, 2: 1.5, 4: 2.0, 8: 3.0}, {1: 10.0, 2: 11.0, 4: 13.0, 8: 18.0}))
@@ -275,22 +277,22 @@ def test_only_missing_shards_are_made_again(folder, tmp_path, monkeypatch):
 
 
 def test_other_traces_are_refused(folder, tmp_path):
-    with pytest.raises(TraceError, match="longest differ"):
+    with pytest.raises(FileError, match="longest differ"):
         collect_drafts(*pair(), prompts, LONGEST - 1, folder, NEW, batch=4)
-    with pytest.raises(TraceError, match="prompts differ"):
+    with pytest.raises(FileError, match="prompts differ"):
         collect_drafts(*pair(), prompts[1:], LONGEST, folder, NEW, batch=4)
     with pytest.raises(ValueError, match="at least 1 token"):
         collect_drafts(*pair(), prompts, 0, tmp_path / "none", NEW)
     assert not (tmp_path / "none").exists()
-    with pytest.raises(TraceError, match="lack the column"):
+    with pytest.raises(FileError, match="lack the column"):
         read_traces(folder)
     meta = shutil.copytree(folder, tmp_path / "other") / "meta.json"
-    text = meta.read_text()
-    meta.write_text(text.replace('"drafts": 2', '"drafts": 3'))
-    with pytest.raises(TraceError, match="newer version"):
+    about = documents.read(meta, "")
+    documents.write(meta, about | {"drafts": 3})
+    with pytest.raises(FileError, match="newer version"):
         read_drafts(meta.parent)
-    meta.write_text(text.replace('"drafts": 2,', ""))
-    with pytest.raises(TraceError, match="traces of hand-offs"):
+    documents.write(meta, {key: value for key, value in about.items() if key != "drafts"})
+    with pytest.raises(FileError, match="traces of hand-offs"):
         read_drafts(meta.parent)
 
 
@@ -310,13 +312,14 @@ def test_the_real_pair_is_replayed_call_for_call(tmp_path):
 
 
 def test_the_experiment(tmp_path, monkeypatch):
-    from experiments.replay import ReplayCheck, main
+    from experiments.replay import ReplayCheck, run
 
     few = toy_prompts(12, seed=10)
-    monkeypatch.setattr("train.data.prompts.load_prompts", lambda source, tokenizer: few)
-    monkeypatch.setattr("train.data.splits.split", lambda prompts: {"holdout": prompts[:5]})
+    monkeypatch.setattr("experiments.replay.load_prompts", lambda source, tokenizer: few)
+    monkeypatch.setattr("experiments.replay.default_pair", pair)
+    monkeypatch.setattr("experiments.replay.split", lambda prompts: {"holdout": prompts[:5]})
     config = ReplayCheck(limit=3, max_new_tokens=8, longest=3, bulk=2, positions=100, trials=4, output=tmp_path / "x")
-    result = main(config, pair())
+    result = run(config)
     assert {row["equal"] for name, row in result["live"].items() if name != "oracle"} == {"3/3"}
     assert result["live"]["oracle"]["predicted"] < min(
         row["predicted"] for name, row in result["live"].items() if name != "oracle"

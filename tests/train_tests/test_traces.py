@@ -1,11 +1,11 @@
 """Traces: what is logged is what a policy saw live, shards are made once, and nothing foreign is read."""
 
-import json
 import os
 import platform
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
@@ -14,11 +14,14 @@ from tiny_runs import toy_pair, toy_prompts
 from decoding import Autoregressive, Backoff, generate
 from policies import Random, Rule, feature_columns, history_for, token_classes
 from policies.features.table import WINDOW
+from policies.storage import documents
+from policies.storage.documents import FileError
+from policies.storage.shards import shard_path, write_shard
 from train.quality.guarded_regret import CAP, STOP, end_tokens, guarded_regret, score
 from train.search.labels import KL_CUT, labels
 from train.traces import collect_handoff as collecting
 from train.traces.collect_handoff import collect, explore
-from train.traces.handoff_traces import FEATURE_COLUMNS, SCHEMA, TraceError, read_traces, shard_path, write_shard
+from train.traces.handoff_traces import FEATURE_COLUMNS, SCHEMA, read_traces
 
 NEW = 24
 META = {"models": ["tiny"], "seed": 3}
@@ -214,7 +217,7 @@ def test_finished_traces_ask_no_model(pair, folder, monkeypatch):
 def test_another_run_is_refused(pair, folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for other in (META | {"seed": 4}, META | {"models": ["other"]}, {"seed": 3}):
-        with pytest.raises(TraceError, match="traces of another run") as error:
+        with pytest.raises(FileError, match="traces of another run") as error:
             collect(*pair, prompts, folder, NEW, 3, other)
         assert "\n" not in str(error.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -228,7 +231,7 @@ def test_reading_leaves_nothing_behind(folder, tmp_path, monkeypatch):
 
 
 def refused(folder, match):
-    with pytest.raises(TraceError, match=match) as error:
+    with pytest.raises(FileError, match=match) as error:
         read_traces(folder)
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
@@ -238,27 +241,94 @@ def refused(folder, match):
 def test_a_corrupt_shard_is_refused(folder, content):
     path = shard_path(folder, 1)
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    refused(folder, "cannot be read")
+    refused(folder, "shard-00001.parquet: it was changed after it was written")
+    forget_checksums(folder)
+    refused(folder, "shard-00001.parquet: it cannot be read")
+
+
+def forget_checksums(folder):
+    """As an earlier version wrote the folder."""
+    (folder / "checksums.jsonl").unlink()
+
+
+def rewrite(folder, change):
+    """Every shard with ``change`` (table, number)."""
+    forget_checksums(folder)
+    for i, path in enumerate(sorted(folder.glob("*.parquet"))):
+        parquet.write_table(change(parquet.read_table(path), i), path)
+
+
+def with_column(table, name, values):
+    return table.set_column(table.column_names.index(name), name, [values])
+
+
+def test_shards_of_an_earlier_version_are_read(folder, traces):
+    forget_checksums(folder)
+    assert (read_traces(folder)["regret"] == traces["regret"]).all()
+
+
+def test_a_flipped_bit_is_noticed(folder):
+    path = shard_path(folder, 1)
+    before = path.read_bytes()
+    for where in range(0, len(before), len(before) // 20):
+        path.write_bytes(before[:where] + bytes([before[where] ^ 1]) + before[where + 1 :])
+        refused(folder, "shard-00001.parquet: it was changed after it was written")
+
+
+def test_a_shard_of_another_run_is_refused(pair, folder, tmp_path):
+    collect(*pair, prompts[:8], tmp_path / "other", NEW, 9, META | {"seed": 9})
+    shutil.copy(shard_path(tmp_path / "other", 0), shard_path(folder, 0))
+    refused(folder, "shard-00000.parquet: it was changed after it was written")
+
+
+@pytest.mark.parametrize("name", ["regret", "prompt", "kl", "agreed"])
+def test_nulls_are_refused(folder, name):
+    rewrite(folder, lambda table, i: with_column(table, name, pa.array([None] * len(table), table[name].type)))
+    refused(folder, f"its column '{name}' is not one of numbers, or one of text")
+
+
+CHANGES = {
+    "a column less": lambda table: table.drop_columns("kl"),
+    "text": lambda table: with_column(table, "kl", table["kl"].cast(pa.string())),
+    "narrower": lambda table: with_column(table, "kl", table["kl"].cast(pa.float16())),
+    "renamed": lambda table: table.rename_columns([n if n != "kl" else "lk" for n in table.column_names]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_mixed_schemas_are_refused(folder, change):
+    rewrite(folder, lambda table, i: change(table) if i == 2 else table)
+    refused(folder, "shard-00002.parquet: its columns are not those of shard-00000.parquet")
+
+
+@pytest.mark.parametrize(("name", "values"), [("regret", ["0.5"]), ("prompt", [1]), ("small_ends", [0.5])])
+def test_columns_of_another_type_are_refused(folder, name, values):
+    rewrite(folder, lambda table, i: with_column(table, name, pa.array(values * len(table))))
+    refused(folder, f"lack the column {name}, or have it of another type")
+
+
+def test_rows_out_of_order_are_refused(folder):
+    rewrite(folder, lambda table, i: table.take(list(range(len(table)))[::-1]))
+    refused(folder, "not in the order of their positions")
 
 
 def test_a_newer_schema_is_refused(folder):
-    meta = json.loads((folder / "meta.json").read_text())
-    (folder / "meta.json").write_text(json.dumps(meta | {"schema": SCHEMA + 1}))
+    meta = documents.read(folder / "meta.json", "")
+    documents.write(folder / "meta.json", meta | {"schema": SCHEMA + 1})
     refused(folder, f"schema {SCHEMA + 1}, this one reads {SCHEMA}")
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema": "x"}', "{}"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema": "x"}', "{}", '{"schema": ' + "[" * 10**5])
 def test_a_damaged_description_is_refused(folder, content):
     os.remove(folder / "meta.json")
     if content is not None:
         (folder / "meta.json").write_text(content)
-    refused(folder, "meta.json is missing or damaged")
+    refused(folder, "meta.json: ")
 
 
 @pytest.mark.parametrize("name", ["regret", "prompt", "mean_entropy", "position", "small_token"])
 def test_a_missing_column_is_refused(folder, name):
-    for path in folder.glob("*.parquet"):
-        parquet.write_table(parquet.read_table(path).drop_columns(name), path)
+    rewrite(folder, lambda table, i: table.drop_columns(name))
     refused(folder, f"lack the column {name}")
 
 

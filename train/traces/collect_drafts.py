@@ -41,7 +41,7 @@ def collect_drafts(
 
     ``longest`` is the longest draft that can be replayed from them. ``batch`` prompts are a shard and are read in one
     batch; in low precision a logit depends on the batch size, so a score close to its threshold may differ live.
-    TraceError when the folder holds traces of another run; ValueError for what ``generate`` refuses.
+    FileError when the folder holds traces of another run; ValueError for what ``generate`` refuses.
     """
     if longest < 1:
         raise ValueError(f"the longest draft must be at least 1 token, not {longest}")
@@ -64,8 +64,7 @@ class DraftLogger:
     The draft model reads one token at a time, as it does live: in low precision a text read at once gives other logits.
     """
 
-    names = STEP_FEATURES
-    """features that its ``PolicyState`` fills"""
+    names = STEP_FEATURES  # features that its ``PolicyState`` fills
 
     def __init__(self, models: Sequence[LM], longest: int, classes: Tensor):
         self.models, self.longest, self.classes = list(models), longest, classes

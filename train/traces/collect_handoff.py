@@ -17,15 +17,17 @@ import torch
 
 from decoding import LM, Backoff, Step
 from decoding.acceptance.draft_block import gather_at
+from decoding.models.vocabulary import check_compatible
 from decoding.state.policy_state import entropy
 from decoding.state.suffix import longest_repeated_suffix
 from policies import Policy, Random, feature_columns, history_for, token_classes
 from policies.features.table import WINDOW
+from policies.storage.shards import shard_path, write_shard
 from train.common.generations import answers, write
 from train.common.progress import track
 from train.data.prompts import Prompt
 from train.quality.guarded_regret import answer_logits, end_tokens, repeats
-from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces, shard_path, write_shard
+from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces
 
 SHARD = 8
 RATES = (0.1, 0.9)
@@ -100,8 +102,8 @@ def trajectory(
     ``writers`` [n]: 0 where the small model wrote the token, 1 where the large one did; ``reference``: the large
     model's own answer; ``kind`` and ``rate``: the columns ``trajectory`` and ``rate``.
     """
-    q_logits = answer_logits(small, prompt.ids, answer).float()
-    p_logits = answer_logits(large, prompt.ids, answer).float()
+    q_logits = answer_logits(small, prompt.ids, answer, check_compatible([small, large])[0])
+    q_logits, p_logits = q_logits[:, : large.vocab].float(), answer_logits(large, prompt.ids, answer).float()
     q, p = q_logits.log_softmax(-1), p_logits.log_softmax(-1)
     token = torch.tensor(answer, device=q.device)
     best_q, best_p = q.argmax(-1), p.argmax(-1)
@@ -120,7 +122,7 @@ def trajectory(
         "small_logprob_small": gather_at(q, best_q),
         "large_logprob_small": gather_at(p, best_q),
         "regret": p.amax(-1) - gather_at(p, best_q),
-        "kl": (q.exp() * (q - p)).sum(-1),
+        "kl": torch.where(q > -torch.inf, q.exp() * (q - p), 0.0).sum(-1),
     } | {name: table[:, i] for i, name in enumerate(names)}
     n = len(answer)
     return {

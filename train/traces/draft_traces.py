@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from policies import FEATURES
-from train.traces.handoff_traces import FEATURE_COLUMNS, TraceError, read_columns, read_meta
+from policies.storage.documents import FileError
+from train.common.schema import checked
+from train.traces.handoff_traces import FEATURE_COLUMNS, GIVE, read_columns, read_meta
 
 OF_THE_ROUND = ("since_large", "agreed", "large_entropy")
 STEP_FEATURES = tuple(n for n in FEATURE_COLUMNS if n not in OF_THE_ROUND and FEATURES[n].averages is None)
@@ -95,11 +97,19 @@ class DraftTraces:
 
 
 def read_drafts(folder: Path) -> DraftTraces:
-    """All finished shards of ``folder``. TraceError when it holds none, other traces, or those of a newer version."""
-    meta = read_meta(folder)
-    found = meta.get("drafts")
-    if found is None:
-        raise TraceError(f"{folder} holds traces of hand-offs, not of drafts; collect draft traces in another folder")
-    if found > DRAFT_SCHEMA:
-        raise TraceError(f"{folder} was written by a newer version (drafts {found}, this one reads {DRAFT_SCHEMA})")
-    return DraftTraces(read_columns(folder, NEEDED), meta["longest"], meta["max_new_tokens"])
+    """All finished shards of ``folder``. FileError when it holds none, other traces, or those of a newer version."""
+    found = read_meta(folder)
+    if "drafts" not in found:
+        raise FileError(folder, "it holds traces of hand-offs, not of drafts", "collect draft traces in another folder")
+    meta = checked(_Meta, found, folder / "meta.json", GIVE)
+    if meta.drafts > DRAFT_SCHEMA:
+        fault = f"a newer version wrote it (drafts {meta.drafts}, this one reads {DRAFT_SCHEMA})"
+        raise FileError(folder, fault, GIVE)
+    return DraftTraces(read_columns(folder, NEEDED), meta.longest, meta.max_new_tokens)
+
+
+@dataclass
+class _Meta:
+    drafts: int
+    longest: int
+    max_new_tokens: int

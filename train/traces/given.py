@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from decoding import LM, Sampling
+from policies.storage.documents import FileError
 from train.data.prompts import Prompt, template_hash
 from train.data.splits import split_hash
 from train.traces.draft_traces import DRAFT_SCHEMA, DraftTraces, read_drafts
-from train.traces.handoff_traces import TraceError, Traces, read_meta, read_traces
+from train.traces.handoff_traces import Traces, read_meta, read_traces
 
 
 def about(
@@ -27,7 +28,7 @@ def about(
 
 
 def given_handoff(folder: Path, *what) -> Traces:
-    """The traces in ``folder``, of more prompts perhaps. TraceError unless they are of what ``about(*what)`` says."""
+    """The traces in ``folder``, of more prompts perhaps. FileError unless they are of what ``about(*what)`` says."""
     traces = read_traces(folder)
     _check(folder, about(*what), set(traces["prompt"][traces["trajectory"] == "mixed"].tolist()))
     return traces
@@ -43,9 +44,11 @@ def given_drafts(folder: Path, *what) -> DraftTraces:
 def _check(folder: Path, wanted: dict, there: set[str]) -> None:
     meta, prompts = read_meta(folder), wanted.pop("prompts")
     differing = [key for key, value in wanted.items() if meta.get(key) != value]
-    if differing:
-        raise TraceError(f"the traces in {folder} are of another run ({', '.join(differing)} differ)")
-    known = meta.get("prompts", {})
+    known = meta.get("prompts")
+    if differing or not isinstance(known, dict):
+        fault = f"its traces are of another run ({', '.join(differing or ['prompts'])} differ)"
+        raise FileError(folder, fault, "give others, or let them be collected")
     missing = [name for name, digest in prompts.items() if name not in there or known.get(name) != digest]
     if missing:
-        raise TraceError(f"the traces in {folder} lack {len(missing)} of {len(prompts)} prompts, such as {missing[0]}")
+        fault = f"its traces lack {len(missing)} of {len(prompts)} prompts, such as {missing[0]}"
+        raise FileError(folder, fault, "give others, or let them be collected")

@@ -11,19 +11,20 @@ EOS), ``kl`` (KL(small || large), nats), and every feature of ``FEATURE_COLUMNS`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet  # datasets would copy every shard that is read into the user's cache
 
 from policies import FEATURES
-from policies.storage.atomic import replacing, sweep
+from policies.storage import documents
+from policies.storage.atomic import sweep
+from policies.storage.documents import FileError
+from policies.storage.shards import read_shards
 from train.common import atomic
+from train.common.schema import checked
 from train.quality.guarded_regret import CAP, STOP
 
 FEATURE_COLUMNS = tuple(name for name, f in FEATURES.items() if name != "uniform" and not f.needs_target)
@@ -31,11 +32,10 @@ NEEDED = (
     *("prompt", "group", "trajectory", "prompt_tokens", "small_token", "large_token", "regret", "kl"),
     *("small_repeats", "large_repeats", "small_ends", "large_ends", *FEATURE_COLUMNS),
 )
+TEXT = ("prompt", "group", "trajectory")
+FLAGS = ("small_repeats", "large_repeats", "small_ends", "large_ends")
 SCHEMA = 2
-
-
-class TraceError(ValueError):
-    """Traces that are missing, unfinished or of another run; the message is one sentence."""
+GIVE = "collect the traces again, in another folder"
 
 
 @dataclass(frozen=True)
@@ -94,69 +94,54 @@ class Traces:
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
 
-def write_shard(folder: Path, index: int, columns: dict[str, np.ndarray]) -> None:
-    """Write one shard, whole or not at all."""
-    with replacing(shard_path(folder, index)) as unfinished:
-        parquet.write_table(pa.table(columns), unfinished)
-
-
-def shard_path(folder: Path, index: int) -> Path:
-    return folder / f"shard-{index:05d}.parquet"
-
-
 def open_folder(folder: Path, meta: dict) -> None:
-    """Prepare ``folder`` for traces of the run that ``meta`` describes. TraceError when it holds another run's."""
+    """Prepare ``folder`` for traces of the run that ``meta`` describes. FileError when it holds another run's."""
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     path, meta = folder / "meta.json", atomic.plain(meta | {"schema": SCHEMA})
     if not path.exists():
-        atomic.write_json(path, meta)
+        documents.write(path, meta)
         return
     found = read_meta(folder)
     differing = sorted(key for key in meta.keys() | found.keys() if meta.get(key) != found.get(key))
     if differing:
-        raise TraceError(
-            f"{folder} holds traces of another run ({', '.join(differing)} differ); use another --name or --output"
-        )
+        fault = f"it holds traces of another run ({', '.join(differing)} differ)"
+        raise FileError(folder, fault, "use another --name or --output")
 
 
 def read_meta(folder: Path) -> dict:
-    """The description of the run that wrote ``folder``. TraceError when it is not there or of a newer schema."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        schema = int(meta["schema"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TraceError(f"{folder} is not a folder of traces: its meta.json is missing or damaged") from error
+    """The description of the run that wrote ``folder``. FileError when there is none, or it is of a newer schema."""
+    path = folder / "meta.json"
+    meta = documents.read(path, GIVE)
+    schema = checked(_Meta, meta, path, GIVE).schema
     if schema > SCHEMA:
-        raise TraceError(f"{folder} was written by a newer version (schema {schema}, this one reads {SCHEMA})")
+        raise FileError(path, f"a newer version wrote it (schema {schema}, this one reads {SCHEMA})", GIVE)
     return meta
 
 
 def read_traces(folder: Path, shards: int | None = None) -> Traces:
-    """The finished shards of ``folder``, in order: all, or the first ``shards``. TraceError when there are none."""
-    return Traces(read_columns(folder, NEEDED, shards))
+    """The finished shards of ``folder``, in order: all, or the first ``shards``. FileError when there are none."""
+    traces = Traces(read_columns(folder, (*NEEDED, *FEATURE_COLUMNS), shards))
+    position = traces["position"]
+    if not ((position == 0) | (position == np.append(-1, position[:-1]) + 1)).all():
+        raise FileError(folder, "its rows are not in the order of their positions", GIVE)
+    return traces
 
 
 def read_columns(folder: Path, needed: Sequence[str], first: int | None = None) -> dict[str, np.ndarray]:
     """The columns of all finished shards of ``folder``, or of the ``first`` so many.
 
-    TraceError when there are no shards, or a ``needed`` column is missing.
+    FileError when there are no shards, one cannot be used, or a ``needed`` column is missing or of another type.
     """
     read_meta(folder)
-    shards = sorted(folder.glob("shard-*.parquet"))[:first]
-    if not shards:
-        raise TraceError(f"{folder} holds no shards; collect traces first")
-    try:
-        data = pa.concat_tables([parquet.read_table(path) for path in shards])
-        columns = {name: _array(data[name]) for name in data.column_names}
-    except Exception as error:  # pyarrow raises many kinds
-        raise TraceError(f"the shards in {folder} cannot be read: {' '.join(str(error).split())}") from error
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise TraceError(f"the traces in {folder} lack the column {missing[0]}")
+    columns = read_shards(folder, GIVE, first=first)
+    for name in needed:
+        kinds = "U" if name in TEXT else "b" if name in FLAGS else "iuf"
+        if name not in columns or columns[name].dtype.kind not in kinds:
+            raise FileError(folder, f"its shards lack the column {name}, or have it of another type", GIVE)
     return columns
 
 
-def _array(column) -> np.ndarray:
-    values = column.to_numpy()
-    return values.astype(str) if values.dtype == object else values
+@dataclass
+class _Meta:
+    schema: int
