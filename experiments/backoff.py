@@ -12,15 +12,28 @@ command goes on after a stop, and more --rates and --methods may be added.
 
 from __future__ import annotations
 
-import sys
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from train.common.cli import attempt
+from decoding import Autoregressive, Backoff
+from decoding.cli.options import use
+from experiments.backoff_tables.figure import draw
+from experiments.backoff_tables.oracles import Oracle
+from experiments.backoff_tables.policies import METHODS
+from experiments.backoff_tables.setting import Setting, prepare
+from experiments.backoff_tables.table import show, summarize
+from experiments.backoff_tables.texts import price_texts, write_texts
+from experiments.shared.decision_cost import decision_share
+from policies import Rule
+from train.common import atomic, run_folder
+from train.common.cli import checking, command
 from train.common.progress import say
+from train.evaluation.live import LARGE
+from train.search.labels import KL_CUT
 
 
 @dataclass
@@ -56,21 +69,12 @@ class BackoffTables:
 
 def run(config: BackoffTables) -> dict:
     """Measure what is not measured yet and write the result. Raises InputError before any work is done."""
-    import torch
-
-    from experiments.backoff_tables.figure import draw
-    from experiments.backoff_tables.setting import prepare
-    from experiments.backoff_tables.table import show
-    from train.common import atomic
-    from train.common.cli import checking
-
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     with checking():
+        use("cpu", config.threads)
         setting = prepare(config)
         decoders = build_decoders(config, setting)
-        atomic.write_json(setting.folder / "setting.json", setting.about)
-    result = measure(config, setting, decoders)
+        run_folder.remember(setting.folder / "setting.json", setting.about)
+    result = describe(config, setting) | {"methods": measure(config, setting, decoders)}
     atomic.write_json(setting.folder / "result.json", result)
     draw(result, setting.folder / "backoff.png")
     show(result)
@@ -78,10 +82,8 @@ def run(config: BackoffTables) -> dict:
     return result
 
 
-def build_decoders(config: BackoffTables, setting) -> dict[tuple[str, float], object]:
+def build_decoders(config: BackoffTables, setting: Setting) -> dict[tuple[str, float], Backoff]:
     """A decoder for every method and rate. ValueError when a label tells nothing apart."""
-    from experiments.backoff_tables.policies import METHODS
-
     keys = dict.fromkeys(("random", *config.methods, *(k for k, m in METHODS.items() if m.three)))
     there = [key for key in keys if not METHODS[key].three or len(setting.models) == 3]
     made = {(k, rate): METHODS[k].decoder(setting.models, setting.fits, rate) for k in there for rate in config.rates}
@@ -91,15 +93,8 @@ def build_decoders(config: BackoffTables, setting) -> dict[tuple[str, float], ob
     return made
 
 
-def measure(config: BackoffTables, setting, decoders: dict) -> dict:
-    """Write and price the texts of all decoders, and summarize each."""
-    from decoding import Autoregressive, Backoff
-    from experiments.backoff_tables.policies import METHODS
-    from experiments.backoff_tables.table import summarize
-    from experiments.backoff_tables.texts import price_texts, write_texts
-    from policies import Rule
-    from train.evaluation.live import LARGE
-
+def measure(config: BackoffTables, setting: Setting, decoders: dict[tuple[str, float], Backoff]) -> list[dict]:
+    """Write and price the texts of all decoders: a row for each."""
     pair, prompts = [setting.models[0], setting.models[-1]], setting.prompts
     first = write_texts(setting, LARGE, Autoregressive(pair[1]), config.batch, None)
     references = [row["answer"] for row in first]
@@ -117,18 +112,11 @@ def measure(config: BackoffTables, setting, decoders: dict) -> dict:
     for key, rate in decoders:
         about = {"key": key, "label": METHODS[key].label, "rate": rate, "decision_share": spent[key][0]}
         rows.append(about | summarize(measured, f"{key}-{rate:g}", chance))
-    return describe(config, setting) | {"methods": rows}
+    return rows
 
 
-def measure_decisions(setting, decoders: dict) -> dict[str, list[float]]:
+def measure_decisions(setting: Setting, decoders: dict[tuple[str, float], Backoff]) -> dict[str, list[float]]:
     """Cost of each method's decisions, as shares of a token of the model that they watch; kept once measured."""
-    import json
-
-    from experiments.backoff_tables.oracles import Oracle
-    from experiments.backoff_tables.policies import METHODS
-    from experiments.shared.decision_cost import decision_share
-    from train.common import atomic
-
     path = setting.folder / "decisions.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     for (key, _), decoder in decoders.items():
@@ -143,15 +131,13 @@ def measure_decisions(setting, decoders: dict) -> dict[str, list[float]]:
     return known
 
 
-def describe(config: BackoffTables, setting) -> dict:
+def describe(config: BackoffTables, setting: Setting) -> dict:
     """The setting of the figures, and notes on their limits."""
-    from train.search.labels import KL_CUT
-
     fits, (length, speed) = setting.fits[0], setting.draft
-    share = float((fits.fit["kl"] > KL_CUT).mean())
+    above, published = (float((fits.fit["kl"] > cut).mean()) for cut in (fits.cut, KL_CUT))
     notes = [
         f"{len(setting.prompts)} unseen prompts; the published label is KL > {fits.cut:.3g} nats, true of "
-        f"{(fits.fit['kl'] > fits.cut).mean():.0%} of the fit split (KL > {KL_CUT}: {share:.0%}).",
+        f"{above:.0%} of the fit split (KL > {KL_CUT}: {published:.0%}).",
         f"Exact speculative decoding at its best length, {length}: {speed:.2f}x at loss 0 (replayed, fit split).",
         "Oracles ask the large model about every token; their priced time leaves that out.",
     ]
@@ -165,18 +151,14 @@ def describe(config: BackoffTables, setting) -> dict:
         "models": [lm.name for lm in setting.models],
         "prompts": len(setting.prompts),
         "rates": list(config.rates),
-        "kl": {"cut": fits.cut, "above": float((fits.fit["kl"] > fits.cut).mean()), "above_published": share},
+        "kl": {"cut": fits.cut, "above": above, "above_published": published},
         "speculative": {"length": length, "speedup": speed},
         "tables": setting.cost.tables,
         "notes": notes,
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
-    config = tyro.cli(BackoffTables, args=argv, description=__doc__)
-    return attempt("backoff", lambda: run(config), config.output)
-
+main = command(BackoffTables, run, __doc__, lambda config: config.output)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

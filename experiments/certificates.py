@@ -19,6 +19,7 @@ import numpy as np
 from train.certification.betting import bets, betting, binomial
 from train.certify import TAIL, check_settings, needed
 from train.common import atomic
+from train.common.cli import checking, command
 from train.common.progress import say
 from train.reports.terminal import print_rows
 
@@ -43,35 +44,29 @@ class Certificates:
     """write the figures to this JSON file"""
 
 
-def failures(u: np.ndarray, mean: float, cap: float) -> np.ndarray:
-    """Right or wrong answers: a wrong one costs the cap."""
-    return u < mean / cap
+LOSSES: dict[str, Callable] = {
+    # Right or wrong answers: a wrong one costs the cap.
+    "0/1": lambda u, mean, cap: u < mean / cap,
+    # A power law between 0 and the cap: most prompts lose little.
+    "graded": lambda u, mean, cap: cap * u ** (cap / mean - 1) if mean > 0 else np.zeros_like(u),
+    # Better on some prompts, worse on others, as differences of two scores are.
+    "signed": lambda u, mean, cap: np.where(u < mean / cap + BETTER, 2 * cap, np.where(u > 1 - BETTER, -cap, 0.0)),
+    # Rare losses of 1, as numbers and not as booleans.
+    "beyond the cap": lambda u, mean, cap: np.where(u < mean / cap, 1.0, 0.0),
+}
+"""Losses whose mean, each capped, is ``mean``, from uniform ``u``."""
 
 
-def graded(u: np.ndarray, mean: float, cap: float) -> np.ndarray:
-    """A power law between 0 and the cap: most prompts lose little."""
-    return cap * u ** (cap / mean - 1) if mean > 0 else np.zeros_like(u)
-
-
-def signed(u: np.ndarray, mean: float, cap: float) -> np.ndarray:
-    """Better on some prompts, worse on others, as differences of two scores are."""
-    return np.where(u < mean / cap + BETTER, 2 * cap, np.where(u > 1 - BETTER, -cap, 0.0))
-
-
-def heavy(u: np.ndarray, mean: float, cap: float) -> np.ndarray:
-    """Rare losses of 1, beyond the cap, as numbers and not as booleans."""
-    return np.where(u < mean / cap, 1.0, 0.0)
-
-
-LOSSES: dict[str, Callable] = {"0/1": failures, "graded": graded, "signed": signed, "beyond the cap": heavy}
-
-
-def main(config: Certificates) -> dict:
-    """Simulate, print and write the figures. ValueError for a budget, confidence or cap that cannot be."""
-    check_settings(config.budget, config.confidence, config.loss_cap)
+def run(config: Certificates) -> dict:
+    """Simulate, print and write the figures. Raises InputError for a budget, confidence or cap that cannot be."""
+    with checking():
+        check_settings(config.budget, config.confidence, config.loss_cap)
     result = {
         "level": (1 - TAIL) * (1 - config.confidence),
-        "needed": {str(part): prompts_needed(config, part) for part in PARTS[:-1]},
+        "needed": {
+            str(part): needed(config.budget, config.confidence, config.loss_cap, part * config.budget)
+            for part in PARTS[:-1]
+        },
         "certified": {kind: {str(part): share_certified(config, kind, part) for part in PARTS} for kind in LOSSES},
         "broken": {kind: shares_broken(config, kind) for kind in LOSSES},
     }
@@ -79,10 +74,6 @@ def main(config: Certificates) -> dict:
     if config.output is not None:
         atomic.write_json(config.output, result)
     return result
-
-
-def prompts_needed(config: Certificates, part: float) -> int | None:
-    return needed(config.budget, config.confidence, config.loss_cap, part * config.budget)
 
 
 def share_certified(config: Certificates, kind: str, part: float) -> float:
@@ -136,7 +127,7 @@ def show(config: Certificates, result: dict) -> None:
     say(f"prompts needed, by true loss as a part of the budget: {result['needed']}")
 
 
-if __name__ == "__main__":
-    import tyro
+main = command(Certificates, run, __doc__)
 
-    main(tyro.cli(Certificates, description=__doc__))
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -9,16 +9,16 @@ that lack it. Run it on a quiet machine.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tyro
 
+from decoding import default_pair
+from decoding.cli.options import use
 from experiments.shared.decision_cost import decision_share
 from policies import FEATURES, MLP, Logistic, Policy, Rule, token_classes
-from train.common.cli import at_least, attempt, checking
+from train.common.cli import at_least, checking, command
 from train.data.prompts import load_prompts
 from train.reports.terminal import print_rows
 
@@ -53,17 +53,8 @@ def specimens(tokenizer) -> dict[str, Policy]:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
-    config = tyro.cli(DecisionCost, args=argv, description=__doc__)
-    return attempt("decision", lambda: run(config))
-
-
 def run(config: DecisionCost) -> dict[tuple[str, str, bool], list[float]]:
     """Shares by (policy, model, uncompiled). Raises InputError before any work is done."""
-    from decoding import default_pair
-    from decoding.cli.options import use
-
     with checking():
         at_least(config, {"limit": 1, "max_new_tokens": 2, "repeats": 1})
         use("cpu", config.threads)
@@ -84,5 +75,7 @@ def run(config: DecisionCost) -> dict[tuple[str, str, bool], list[float]]:
     return found
 
 
+main = command(DecisionCost, run, __doc__)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

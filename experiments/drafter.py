@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from decoding import Autoregressive, generate
+from decoding.cost.timing import measure
+from decoding.models.defaults import load_model
+from train.common import atomic
+from train.common.cli import command
 from train.common.progress import say, track
+from train.data.prompts import load_prompts
+from train.distillation.agreement import expected_accepted
+from train.quality.guarded_regret import answer_logits
 from train.reports.terminal import print_rows
 
 
@@ -32,13 +40,8 @@ class DrafterQuality:
     """write the figures to this JSON file"""
 
 
-def main(config: DrafterQuality) -> dict:
+def run(config: DrafterQuality) -> dict:
     """Measure, print and write the figures."""
-    from decoding.cost.timing import measure
-    from decoding.models.defaults import load_model
-    from train.common import atomic
-    from train.data.prompts import load_prompts
-
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     large = load_model("large", None)
@@ -64,8 +67,6 @@ def main(config: DrafterQuality) -> dict:
 
 def summarize(texts: list[np.ndarray]) -> dict:
     """Share of tokens that agree, and expected accepted tokens a round, of texts bool [n] each."""
-    from train.distillation.agreement import expected_accepted
-
     return {
         "tokens": sum(map(len, texts)),
         "agreement": float(np.concatenate(texts).mean()),
@@ -75,9 +76,6 @@ def summarize(texts: list[np.ndarray]) -> dict:
 
 def agreement(small, large, prompt, max_new_tokens: int) -> np.ndarray:
     """bool [n]: whether the drafter's best token, after the target's greedy answer so far, is the target's."""
-    from decoding import Autoregressive, generate
-    from train.quality.guarded_regret import answer_logits
-
     ids = torch.tensor([prompt.ids])
     result = generate(Autoregressive(large), ids, max_new_tokens=max_new_tokens)
     answer = result.sequences[0, ids.shape[1] :].tolist()
@@ -100,7 +98,7 @@ def show(result: dict) -> None:
     )
 
 
-if __name__ == "__main__":
-    import tyro
+main = command(DrafterQuality, run, __doc__)
 
-    main(tyro.cli(DrafterQuality, description=__doc__))
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -9,14 +9,18 @@ from one generation to the next, as they do for a server. Anything kept between 
 from __future__ import annotations
 
 import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+import numpy as np
 
-from train.common.cli import at_least, attempt, checking
+from decoding import MTAD, Autoregressive, Backoff, Speculative, default_pair
+from decoding.cli.options import use
+from policies import Rule
+from train.common.cli import at_least, checking, command
+from train.common.generations import write
 from train.common.progress import say, track
+from train.data.prompts import load_prompts
 
 
 @dataclass
@@ -29,31 +33,14 @@ class FlatMemory:
     seed: int = 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
-    config = tyro.cli(FlatMemory, args=argv, description=__doc__)
-    return attempt("flat_memory", lambda: run(config))
-
-
 def run(config: FlatMemory) -> list[float]:
     """MiB after each tenth. Raises InputError before any work is done."""
-    from decoding.cli.options import use
-
     with checking():
         at_least(config, {"generations": 10, "max_new_tokens": 1, "seed": 0})
         use("cpu", config.threads)
-    import numpy as np
-
-    from decoding import MTAD, Autoregressive, Backoff, Speculative, default_pair
-    from policies import Rule
-    from train.common.generations import write
-    from train.data.prompts import load_prompts
-
     small, large = default_pair()
-    prompts = load_prompts(None, large.tokenizer, 100)
-    prompts = [prompt for prompt in prompts if len(prompt.ids) <= 128]
-    stop = Rule("entropy", 2.0)
-    pair = [small, large]
+    prompts = [prompt for prompt in load_prompts(None, large.tokenizer, 100) if len(prompt.ids) <= 128]
+    pair, stop = [small, large], Rule("entropy", 2.0)
     decoders = [Autoregressive(large), Speculative(pair, 4, stop=stop), Backoff(pair, stop), MTAD(pair, 2, 3)]
     rng, seen = np.random.default_rng(config.seed), []
     for i in track(range(config.generations), "generations"):
@@ -72,5 +59,7 @@ def resident() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
+main = command(FlatMemory, run, __doc__)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -16,7 +16,6 @@ Methods, with their defaults:
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -24,24 +23,12 @@ import tyro
 
 from experiments.comparison.methods import catalogue
 from experiments.comparison.settings import ComparisonSettings
-from train.common.cli import attempt
+from train.common.cli import command
 
 DEFAULT = (
-    "small",
-    "random:rate=0.66",
-    "random:rate=0.39",
-    "speculative:length=1",
-    "speculative:length=2",
-    "speculative:length=4",
-    "promptlookup",
-    "lenient",
-    "divergence",
-    "cascade",
-    "fixed:verify=raw",
-    "mtad",
-    "mmtad",
-    "bild",
-    "beam",
+    *("small", "random:rate=0.66", "random:rate=0.39"),
+    *("speculative:length=1", "speculative:length=2", "speculative:length=4", "promptlookup"),
+    *("lenient", "divergence", "cascade", "fixed:verify=raw", "mtad", "mmtad", "bild", "beam"),
 )
 
 
@@ -53,13 +40,14 @@ class Frontier(ComparisonSettings):
     """methods, as below"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
-    config = tyro.cli(Frontier, args=argv, description=f"{__doc__}\n{catalogue()}")
-    from experiments.comparison.compare import compare
+def run(config: Frontier) -> None:
+    """Measure the methods and write the result. Raises InputError before any work is done."""
+    from experiments.comparison.study import compare
 
-    return attempt("frontier", lambda: compare(config, config.methods), config.output / config.name)
+    compare(config, config.methods)
 
+
+main = command(Frontier, run, f"{__doc__}\n{catalogue()}", lambda config: config.output / config.name)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,20 +10,20 @@ Python code in answers is run, with the limits of experiments/grading/sandbox.py
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from experiments.grading.families import FAMILIES, GRADERS, grade
-from train.common.cli import attempt, checking
-
-if TYPE_CHECKING:
-    from train.data.prompts import Prompt
-    from train.quality.graders import Grader
+from policies.storage.atomic import write
+from train.common.cli import checking, command
+from train.common.progress import track
+from train.data.prompts import Prompt, load_prompts
+from train.quality.graders import load_grader
+from train.reports.terminal import print_rows
 
 
 @dataclass
@@ -40,14 +40,13 @@ class GradeTexts:
     """write {"id", "family", "grader", "score"} rows to this jsonl"""
 
 
-def main(config: GradeTexts) -> list[dict]:
-    from policies.storage.atomic import write
-    from train.common.progress import track
-
-    own = find_grader(config.grader)
+def run(config: GradeTexts) -> list[dict]:
+    """Grade, print and write. Raises InputError for wrong prompts, texts or graders."""
+    own = None if config.grader is None else GRADERS.get(config.grader) or load_grader(config.grader)
     with checking():
         prompts = {p.id: p for p in read_prompts(config.prompts)}
-        texts = references(prompts) if config.texts is None else read_texts(config.texts, prompts)
+        own_references = [(name, p.reference) for name, p in prompts.items() if p.reference is not None]
+        texts = own_references if config.texts is None else read_texts(config.texts, prompts)
     rows = []
     for name, text in track(texts, "grading"):
         prompt = prompts[name]
@@ -60,25 +59,9 @@ def main(config: GradeTexts) -> list[dict]:
     return rows
 
 
-def find_grader(name: str | None) -> Grader | None:
-    """The grader of that name. Raises InputError when it cannot be loaded."""
-    if name is None or name in GRADERS:
-        return None if name is None else GRADERS[name]
-    from train.quality.graders import load_grader
-
-    return load_grader(name)
-
-
 def read_prompts(source: str | None) -> list[Prompt]:
     """Prompts without a tokenizer: graders read text, so each has one meaningless token."""
-    from train.data.prompts import load_prompts
-
     return load_prompts(source, lambda text: {"input_ids": [0]})
-
-
-def references(prompts: dict[str, Prompt]) -> list[tuple[str, str]]:
-    """The prompts' own references as answers."""
-    return [(name, p.reference) for name, p in prompts.items() if p.reference is not None]
 
 
 def read_texts(path: Path, prompts: dict[str, Prompt]) -> list[tuple[str, str]]:
@@ -100,8 +83,6 @@ def read_texts(path: Path, prompts: dict[str, Prompt]) -> list[tuple[str, str]]:
 
 def show(rows: list[dict]) -> None:
     """Print a line for each family and grader."""
-    from train.reports.terminal import print_rows
-
     scores = defaultdict(list)
     for row in rows:
         scores[row["family"], row["grader"] or "none"].append(row["score"])
@@ -113,6 +94,7 @@ def show(rows: list[dict]) -> None:
     print_rows(("family", "grader", "texts", "graded", "mean score"), found)
 
 
+main = command(GradeTexts, run, __doc__)
+
 if __name__ == "__main__":
-    config = tyro.cli(GradeTexts, description=__doc__)
-    sys.exit(attempt("graders", lambda: main(config)))
+    raise SystemExit(main())

@@ -9,14 +9,24 @@ this takes many more prompts than the run's hold-out, where each is timed on its
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from train.common.cli import at_least, attempt, checking
+from decoding import Autoregressive, Backoff
+from experiments.shared.estimates import estimate
+from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
+from policies import Random
+from train.common import atomic
+from train.common.cli import at_least, checking, command
+from train.common.generations import write
+from train.common.load_run import load_run
+from train.common.progress import say, track
+from train.evaluation.live import LARGE, speedup
+from train.evaluation.rivals import against_random
+from train.replay.pricing import alone, judged
 
 
 @dataclass
@@ -34,25 +44,8 @@ class HandOff:
     """write the figures to this JSON file"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
-    config = tyro.cli(HandOff, args=argv, description=__doc__)
-    return attempt("handoff", lambda: run(config))
-
-
 def run(config: HandOff) -> dict:
     """Write the texts, price and compare them. Raises InputError before any work is done."""
-    from decoding import Autoregressive, Backoff
-    from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
-    from policies import Random
-    from train.common import atomic
-    from train.common.generations import write
-    from train.common.load_run import load_run
-    from train.common.progress import say, track
-    from train.evaluation.live import LARGE, bootstrap, speedup
-    from train.evaluation.rivals import against_random
-    from train.replay.pricing import alone, judged
-
     with checking():
         at_least(config, {"limit": 1, "batch": 1})
         found = load_run(config.run)
@@ -78,8 +71,7 @@ def run(config: HandOff) -> dict:
         loss = measured[name]["loss"]
         result[name] = {
             "priced_speedup": speedup(measured, name),
-            "loss": float(loss.mean()),
-            "loss_interval": bootstrap(lambda rows, loss=loss: loss[rows].mean(), len(loss)),
+            **estimate("loss", lambda rows, loss=loss: loss[rows].mean(), len(loss)),
             "plain_regret": float(measured[name]["regret"].mean()),
         }
     say(result)
@@ -88,5 +80,7 @@ def run(config: HandOff) -> dict:
     return result
 
 
+main = command(HandOff, run, __doc__)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

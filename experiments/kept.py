@@ -10,23 +10,27 @@ both choices are made --runs times on prompts drawn from it.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import tyro
 
+from decoding.cli.options import use
+from experiments.shared.handoff_texts import write_references, write_texts
+from experiments.shared.unseen_prompts import one_of_each_group, shortest_first, unseen_prompts
 from train.certify import certify, check_settings, prompt_order
-from train.common.cli import at_least, attempt, checking
+from train.common import atomic
+from train.common.cli import at_least, checking, command
+from train.common.load_run import FinishedRun, load_run
 from train.common.progress import track
+from train.data.prompts import Prompt
+from train.evaluation.live import LARGE, bootstrap, speedup
+from train.replay.pricing import alone
 from train.reports.tables import format_number, with_interval
 from train.reports.terminal import print_rows
-
-if TYPE_CHECKING:
-    from train.common.load_run import FinishedRun
-    from train.data.prompts import Prompt
+from train.search.backoff import Search
 
 
 @dataclass
@@ -54,16 +58,8 @@ class Kept:
     """folder of texts and result.json (default: RUN/kept)"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
-    config = tyro.cli(Kept, args=argv, description=__doc__)
-    return attempt("kept", lambda: run(config), config.run)
-
-
 def run(config: Kept) -> dict:
     """Write the missing texts and result.json. Raises InputError before any work is done."""
-    from train.common import atomic
-
     with checking():
         found, prompts = prepare(config)
     folder = config.run / "kept" if config.output is None else config.output
@@ -88,10 +84,6 @@ def run(config: Kept) -> dict:
 
 def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
     """The run, and one prompt of each group that it has not used. ValueError for what does not fit."""
-    from decoding.cli.options import use
-    from experiments.shared.unseen_prompts import one_of_each_group, shortest_first, unseen_prompts
-    from train.common.load_run import load_run
-
     at_least(config, {"limit": 3, "longest": 1, "thresholds": 1, "runs": 1, "batch": 1, "seed": 0})
     check_settings(config.budget, config.confidence, config.loss_cap)
     use("cpu", config.threads)
@@ -106,12 +98,8 @@ def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
 
 def measure(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
     """Capped losses [prompts, thresholds], safest first, and the priced speedup of each."""
-    from experiments.shared.handoff_texts import write_references, write_texts
-    from train.evaluation.live import LARGE, speedup
-    from train.replay.pricing import alone
-
     references = write_references(found, prompts, folder / "large.jsonl", config.batch)
-    reference, search = alone(prompts, references, found.cost), found.search(found.traces)
+    reference, search = alone(prompts, references, found.cost), Search.of(found, found.traces)
     losses, speedups = [], []
     for i in range(1, config.thresholds + 1):
         policy = found.policy.with_threshold(search.threshold(found.policy, i / (config.thresholds + 1)))
@@ -132,8 +120,6 @@ def _certify(config: Kept, losses: np.ndarray) -> int | None:
 
 
 def _compare(losses: np.ndarray, chosen: int | None, untouched: np.ndarray) -> dict:
-    from train.evaluation.live import bootstrap
-
     if chosen is None:
         return {"candidate": None}
     kept = losses[untouched, chosen]
@@ -175,5 +161,7 @@ def show(result: dict) -> None:
     print_rows(head, rows, "promises")
 
 
+main = command(Kept, run, __doc__, lambda config: config.run)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

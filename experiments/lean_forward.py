@@ -10,7 +10,9 @@ import time
 from dataclasses import dataclass
 
 import torch
-import tyro
+
+from decoding import default_pair
+from train.common.cli import command
 
 
 @dataclass
@@ -27,10 +29,8 @@ class FusedForward:
     """medians printed of each"""
 
 
-def main(config: FusedForward) -> None:
+def run(config: FusedForward) -> None:
     """Print a line for each model, number of tokens and round."""
-    from decoding import default_pair
-
     for lm, name in zip(default_pair(), ("small", "large"), strict=True):
         for query in config.queries:
             for _ in range(config.rounds):
@@ -59,5 +59,7 @@ def measure(lm, fuse: bool, query: int, config: FusedForward) -> tuple[float, to
     return 1e3 * statistics.median(times), logits.float()
 
 
+main = command(FusedForward, run, __doc__)
+
 if __name__ == "__main__":
-    main(tyro.cli(FusedForward, description=__doc__))
+    raise SystemExit(main())

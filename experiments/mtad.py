@@ -14,26 +14,17 @@ Below the table is a sentence per claim: which method is faster and what it lose
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import tyro
 
 from experiments.comparison.methods import parse
 from experiments.comparison.presets import AXES, PRESETS, Claim
 from experiments.comparison.settings import PaperTables
-from train.common.cli import InputError, at_least, attempt, checking
+from train.common.cli import at_least, checking, command, positive
 from train.common.progress import say
 
 if TYPE_CHECKING:
     from experiments.comparison.summary import Measured
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
-    config = with_defaults(tyro.cli(PaperTables, args=argv, description=__doc__))
-    return attempt("mtad", lambda: tabulate(config), config.output / config.name)
 
 
 def with_defaults(config: PaperTables) -> PaperTables:
@@ -47,16 +38,16 @@ def with_defaults(config: PaperTables) -> PaperTables:
     return replace(config, **{key: value for key, value in found.items() if getattr(config, key) is None})
 
 
-def tabulate(config: PaperTables) -> dict:
+def run(config: PaperTables) -> dict:
     """Measure the methods of the table, add the claims to result.json and print them."""
-    from experiments.comparison.compare import compare
     from experiments.comparison.plots import draw_lines, how_timed
+    from experiments.comparison.study import compare
     from train.common import atomic
 
+    config = with_defaults(config)
     with checking():
         at_least(config, {"length": 1, "beams": 1})
-    if not 0 < config.tau < float("inf"):
-        raise InputError(f"--tau must be over 0 and finite, not {config.tau}")
+        positive(config, "tau")
     preset = PRESETS[config.table](config)
     result, measured = compare(config, preset.methods)
     result |= {"table": config.table, "claims": [check_claim(measured, claim) for claim in preset.claims]}
@@ -80,13 +71,13 @@ def canonical(text: str) -> str:
 
 def check_claim(measured: Measured, claim: Claim) -> dict:
     """The claim in numbers and as a sentence, against the fastest of its others as measured."""
-    from experiments.comparison.summary import loss_difference, speed_ratio, speed_ratio_interval
+    from experiments.comparison.summary import loss_difference, speed_difference, speed_ratio
 
     key = canonical(claim.method)
     best = max(claim.others, key=lambda text: speed_ratio(measured, canonical(text), key))
     other = canonical(best)
-    faster, (low, high) = speed_ratio(measured, key, other), speed_ratio_interval(measured, key, other)
-    more, (least, most) = loss_difference(measured, key, other)
+    faster, (low, high) = speed_difference(measured, key, other).values()
+    more, (least, most) = loss_difference(measured, key, other).values()
     speed = "faster" if low > 1 else "slower" if high < 1 else "not clearly faster or slower"
     loss = "loses more" if least > 0 else "loses less" if most < 0 else "loses no clearly different amount"
     return {
@@ -101,5 +92,7 @@ def check_claim(measured: Measured, claim: Claim) -> dict:
     }
 
 
+main = command(PaperTables, run, __doc__, lambda config: config.output / with_defaults(config).name)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

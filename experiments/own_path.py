@@ -14,19 +14,27 @@ run goes on, and a higher --limit adds prompts to those that are done.
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from train.common.cli import at_least, attempt, checking
+from decoding.cli.options import use
+from experiments.shared.handoff_texts import write_references, write_texts
+from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
+from policies import Momentum, Policy, Rule, load
+from train.common import atomic
+from train.common.cli import at_least, checking, command
+from train.common.load_run import FinishedRun, load_run
 from train.common.progress import say
-
-if TYPE_CHECKING:
-    from policies import Policy
-    from train.common.load_run import FinishedRun
+from train.evaluation.live import LARGE, speedup
+from train.evaluation.rivals import against_random
+from train.replay.pricing import alone
+from train.search.backoff import FEATURE_SETS, GRID, Search
+from train.search.goal import solve
+from train.traces.collect_handoff import explore, shards_of
+from train.traces.handoff_traces import read_traces
 
 BASE = "1 round"
 
@@ -51,19 +59,8 @@ class OwnPath:
     """folder of traces, texts and result.json (default: RUN/own_path)"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
-    config = tyro.cli(OwnPath, args=argv, description=__doc__)
-    return attempt("own_path", lambda: run(config), config.run)
-
-
 def run(config: OwnPath) -> dict:
     """Measure what is not measured yet and write result.json. Raises InputError before any work is done."""
-    from experiments.shared.handoff_texts import write_references, write_texts
-    from train.common import atomic
-    from train.evaluation.live import LARGE
-    from train.replay.pricing import alone
-
     with checking():
         found, prompts = prepare(config)
     folder = config.run / "own_path" if config.output is None else config.output
@@ -84,10 +81,6 @@ def run(config: OwnPath) -> dict:
 
 def prepare(config: OwnPath) -> tuple[FinishedRun, list]:
     """The run, and prompts of groups that it has not used. ValueError for what does not fit."""
-    from decoding.cli.options import use
-    from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
-    from train.common.load_run import load_run
-
     at_least(config, {"rounds": 1, "limit": 1, "batch": 1})
     use("cpu", config.threads)
     found = load_run(config.run)
@@ -102,20 +95,15 @@ def prepare(config: OwnPath) -> tuple[FinishedRun, list]:
 
 def fit_candidates(config: OwnPath, found: FinishedRun, traces: Path) -> dict[str, tuple[Policy, dict[str, float]]]:
     """By name a policy and its two thresholds; the policy of one round, with which the others compare, comes first."""
-    from policies import Momentum, Rule, load
-    from train.search.backoff import FEATURE_SETS
-    from train.traces.collect_handoff import shards_of
-    from train.traces.handoff_traces import read_traces
-
     count = shards_of(found.splits["fit"] + found.splits["tune"])
     trace_rounds(config, found, traces, count)
     params = found.result.chosen.params
     made = {}
     for k in (1, 0, *range(2, config.rounds + 1)):
-        search = found.search(read_traces(traces, (1 + k) * count))
+        search = Search.of(found, read_traces(traces, (1 + k) * count))
         policy = search.policy(params)
         made[BASE if k == 1 else f"{k} rounds"] = policy, two_thresholds(found, search, policy, config.around)
-    search, path = found.search(found.traces), config.run / "reinforced.json"
+    search, path = Search.of(found, found.traces), config.run / "reinforced.json"
     rivals = {"reinforced": load(path, models=found.policy.models)} if path.exists() else {}
     rivals |= {"momentum": Momentum(), "entropy": Rule("entropy", 0.0), "top1": Rule("top1", 0.0, "<=")}
     others = [name for name in FEATURE_SETS if name != params["features"]]
@@ -125,9 +113,6 @@ def fit_candidates(config: OwnPath, found: FinishedRun, traces: Path) -> dict[st
 
 def trace_rounds(config: OwnPath, found: FinishedRun, traces: Path, count: int) -> None:
     """Copy the run's traces and add the rounds that it has not made, as the main job would."""
-    from train.traces.collect_handoff import explore
-    from train.traces.handoff_traces import read_traces
-
     if not (traces / "meta.json").exists():
         traces.mkdir(parents=True, exist_ok=True)
         shards = sorted(found.trace_folder.glob("shard-*.parquet"))[: 2 * count]
@@ -135,15 +120,12 @@ def trace_rounds(config: OwnPath, found: FinishedRun, traces: Path, count: int) 
             shutil.copy(path, traces)
     prompts, seed = found.splits["fit"] + found.splits["tune"], found.settings.seed
     for number in range(1, config.rounds + 1):
-        policy = found.search(read_traces(traces, number * count)).first()
+        policy = Search.of(found, read_traces(traces, number * count)).first()
         explore(found.small, found.large, policy, prompts, traces, found.new, seed, number)
 
 
 def two_thresholds(found: FinishedRun, search, policy: Policy, around: float) -> dict[str, float]:
     """Two thresholds around the one that reaches the goal by replay, corrected as the run's was."""
-    from train.search.backoff import GRID
-    from train.search.goal import solve
-
     i = solve(search.curve(policy), found.goal, found.result.replay.live_speedup_over_replayed)
     middle = found.result.policy.quantile if i is None else float(GRID[i])
     places = {"slow": max(0.0, middle - around), "fast": min(1.0, middle + around)}
@@ -155,9 +137,6 @@ def compare(measured: dict, name: str) -> dict:
 
     That speed is halfway between the two thresholds of one round, so that both losses are interpolated alike.
     """
-    from train.evaluation.live import LARGE, speedup
-    from train.evaluation.rivals import against_random
-
     points = {
         key.removeprefix(f"{name} "): {"priced_speedup": speedup(measured, key), "loss": float(one["loss"].mean())}
         for key, one in measured.items()
@@ -180,5 +159,7 @@ def compare(measured: dict, name: str) -> dict:
     }
 
 
+main = command(OwnPath, run, __doc__, lambda config: config.run)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

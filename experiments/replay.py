@@ -10,7 +10,20 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from decoding import Speculative, default_pair, generate
+from decoding.cost.timing import measure
+from policies import Rule, Survival
+from train.common import atomic
+from train.common.cli import command
+from train.data.prompts import load_prompts
+from train.data.splits import split
+from train.replay.oracle import oracle
+from train.replay.speculative import Replay, gap
 from train.reports.terminal import print_rows
+from train.traces.collect_drafts import collect_drafts
+from train.traces.draft_traces import read_drafts
 
 
 @dataclass
@@ -34,18 +47,11 @@ class ReplayCheck:
     """write the figures to this JSON file"""
 
 
-def main(config: ReplayCheck, pair=None) -> dict:
-    """Measure, print and write the figures; ``pair`` stands for the default pair in tests."""
-    import torch
-
-    from decoding import default_pair
-    from train.common import atomic
-    from train.data.prompts import load_prompts
-    from train.data.splits import split
-
+def run(config: ReplayCheck) -> dict:
+    """Measure, print and write the figures."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    pair = default_pair() if pair is None else pair
+    pair = default_pair()
     every = load_prompts(None, pair[1].tokenizer)
     prompts = split(every)["holdout"][: config.limit]
     chosen = {p.id for p in prompts}
@@ -64,10 +70,6 @@ def main(config: ReplayCheck, pair=None) -> dict:
 
 def trace(pair, prompts, folder: Path, config: ReplayCheck, **options):
     """A replay of the drafts that ``folder`` keeps; those that it lacks are traced first."""
-    from train.replay.speculative import Replay
-    from train.traces.collect_drafts import collect_drafts
-    from train.traces.draft_traces import read_drafts
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     collect_drafts(*pair, prompts, config.longest, folder, config.max_new_tokens, **options)
     return Replay(read_drafts(folder))
@@ -75,14 +77,6 @@ def trace(pair, prompts, folder: Path, config: ReplayCheck, **options):
 
 def compare(pair, prompts, replay, config: ReplayCheck) -> dict:
     """For each way to end a draft: prompts with equal calls, and predicted and measured seconds."""
-    import torch
-
-    from decoding import Speculative, generate
-    from decoding.cost.timing import measure
-    from policies import Rule, Survival
-    from train.replay.oracle import oracle
-    from train.replay.speculative import gap
-
     cost = measure(pair)
     ways = {f"length {n}": (None, n, False) for n in (1, 2, 4) if n <= config.longest}
     ways["top1 <= 0.4"] = (Rule("top1", 0.4, "<="), config.longest, False)
@@ -101,9 +95,6 @@ def compare(pair, prompts, replay, config: ReplayCheck) -> dict:
 
 def benchmark(replay, config: ReplayCheck) -> dict:
     """Trials replayed a second, by kind; each trial has a threshold or a draft length of its own."""
-    from policies import Rule, Survival
-    from train.replay.speculative import Replay
-
     times = -(-config.positions // int(replay.texts.tokens.sum()))
     tiled = Replay(replay.traces.tiled(times))
     rule = Rule("entropy", 1.0)
@@ -138,7 +129,7 @@ def show(result: dict) -> None:
     print_rows(head, [(name, f"{rate:.1f}") for name, rate in trials.items() if name not in ("tokens", "logged")])
 
 
-if __name__ == "__main__":
-    import tyro
+main = command(ReplayCheck, run, __doc__)
 
-    main(tyro.cli(ReplayCheck, description=__doc__))
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -19,11 +19,10 @@ the large one. OpenVINO GenAI has no row: it needs a model that was converted be
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.common.cli import attempt
+from train.common.cli import command
 
 
 @dataclass
@@ -60,15 +59,38 @@ class Speed:
     """folder of rows.jsonl (one line a prompt and repeat), settings.json, result.json and speed.png"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """0 when it is done, 2 after one sentence about wrong input, 130 when it was stopped."""
-    import tyro
+def run(config: Speed) -> dict:
+    """Measure what is not measured yet and write the result. Raises InputError before any work is done."""
+    from experiments.engine_speed import figure, setup, summary
+    from experiments.engine_speed.measurement import measure, measure_limits
+    from experiments.engines_under_test.catalogue import runnable
+    from train.common import atomic, run_folder
+    from train.common.cli import checking
+    from train.common.progress import progress, say
 
-    config = tyro.cli(Speed, args=argv, description=__doc__)
-    from experiments.engine_speed.measurement import run
+    with checking():
+        config = setup.check_settings(config)
+        with progress("making or loading the models"):
+            models, prompts = setup.load_models(config)
+        methods, lacking = runnable(config.methods, models)
+        setup.check_bases(methods)
+        groups = setup.group_prompts(config, prompts)
+        setting = setup.describe(config, models, methods)
+        otherwise = f"name another --output or delete {config.output}"
+        run_folder.ensure_same_run(config.output / "settings.json", setting, config, otherwise)
+    for method, why in lacking.items():
+        say(f"{method} is left out: {why}")
+    rows = measure(groups, methods, models, config)
+    result = {"settings": setting, "prompts": len(prompts), "left_out": lacking} | measure_limits(methods, models)
+    result["batches"] = {str(b): summary.summarize(rows, b, methods, result) for b in config.batch}
+    atomic.write_json(config.output / "result.json", result)
+    figure.draw(result, config.output / "speed.png")
+    summary.show(result)
+    say(f"written to {config.output}: rows.jsonl, result.json, speed.png")
+    return result
 
-    return attempt("speed", lambda: run(config), config.output)
 
+main = command(Speed, run, __doc__, lambda config: config.output)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,22 +10,26 @@ is known to a tenth at best. This takes many more prompts, and times only the po
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import tyro
 
-from train.common.cli import at_least, attempt, checking
+from decoding import Autoregressive, Backoff
+from decoding.cli.options import use
+from experiments.shared.estimates import estimate
+from experiments.shared.unseen_prompts import one_of_each_group, unseen_prompts
+from policies import Policy
+from train.common import atomic
+from train.common.cli import at_least, checking, command
+from train.common.load_run import FinishedRun, load_run
+from train.data.prompts import Prompt
+from train.evaluation import live
+from train.evaluation.live import LARGE, speedup
 from train.reports.tables import with_interval
 from train.reports.terminal import print_rows
-
-if TYPE_CHECKING:
-    from policies import Policy
-    from train.common.load_run import FinishedRun
-    from train.data.prompts import Prompt
 
 
 @dataclass
@@ -43,25 +47,15 @@ class Targets:
     """folder of the timings (a stopped run goes on) and of result.json"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about wrong input."""
-    config = tyro.cli(Targets, args=argv, description=__doc__)
-    return attempt("targets", lambda: run(config), config.output)
-
-
 def run(config: Targets) -> list[dict]:
     """Time what is not timed yet and write result.json. Raises InputError before any work is done."""
-    from decoding import Autoregressive, Backoff
-    from train.common import atomic
-    from train.evaluation import live
-
     with checking():
         first, policies, prompts = prepare(config)
     pair, targets = [first.small, first.large], list(policies)
     decoders = {f"{target:g}": Backoff(pair, policy) for target, policy in policies.items()}
     config.output.mkdir(parents=True, exist_ok=True)
     measured = live.measure(
-        {live.LARGE: Autoregressive(first.large)} | decoders,
+        {LARGE: Autoregressive(first.large)} | decoders,
         prompts,
         first.new,
         first.metric,
@@ -77,10 +71,6 @@ def run(config: Targets) -> list[dict]:
 
 def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Prompt]]:
     """The first run, the policies by their targets, and unseen prompts. ValueError for what does not fit."""
-    from decoding.cli.options import use
-    from experiments.shared.unseen_prompts import one_of_each_group, unseen_prompts
-    from train.common.load_run import load_run
-
     at_least(config, {"limit": 1, "longest": 1})
     use("cpu", config.threads)
     runs = [load_run(folder) for folder in config.runs]
@@ -103,20 +93,13 @@ def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Pro
 
 def summarize(measured: dict, name: str, target: float) -> dict:
     """Speedup of one policy as a ratio of sums and as a median over prompts, and its loss, with intervals."""
-    from train.evaluation.live import LARGE, bootstrap, speedup
-
     own, large = measured[name], measured[LARGE]
     each = (large["seconds"] / large["tokens"]) / (own["seconds"] / own["tokens"])
-    total, n = speedup(measured, name), len(each)
-    return {
-        "target": target,
-        "speedup": total,
-        "speedup_interval": bootstrap(lambda rows: speedup(measured, name, rows), n),
-        "off": total / target - 1,
-        "median": float(np.median(each)),
-        "median_interval": bootstrap(lambda rows: np.median(each[rows]), n),
-        "loss": float(own["loss"].mean()),
-        "loss_interval": bootstrap(lambda rows: own["loss"][rows].mean(), n),
+    found = {"target": target} | estimate("speedup", lambda rows: speedup(measured, name, rows), len(each))
+    return found | {
+        "off": found["speedup"] / target - 1,
+        **estimate("median", lambda rows: np.median(each[rows]), len(each)),
+        **estimate("loss", lambda rows: own["loss"][rows].mean(), len(each)),
         "large_share": float((own["large_share"] * own["tokens"]).sum() / own["tokens"].sum()),
     }
 
@@ -133,5 +116,7 @@ def show(result: list[dict], prompts: int) -> None:
     print_rows(head, rows, f"{prompts} unseen prompts")
 
 
+main = command(Targets, run, __doc__, lambda config: config.output)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -29,16 +29,12 @@ class Oracle(Backoff):
         return policy_state.policy(step)
 
 
-def kl_oracle(models: Sequence[LM], cut: float, verify_eos: bool = True) -> Oracle:
-    """Escalate where KL(small || large) > ``cut`` nats: the label of the Backoff Decoding paper's classifier."""
-    return Oracle(models, [_above("kl", cut) for _ in models[1:]], verify_eos)
+def oracle(models: Sequence[LM], feature: str, cut: float, verify_eos: bool = True) -> Oracle:
+    """Escalate where ``feature`` is above ``cut`` nats.
 
-
-def regret_oracle(models: Sequence[LM], cut: float, verify_eos: bool = True) -> Oracle:
-    """Escalate where the next model's regret of the token is > ``cut`` nats; at 0, wherever its best token differs."""
-    return Oracle(models, [_above("target_regret", cut) for _ in models[1:]], verify_eos)
-
-
-def _above(feature: str, cut: float) -> Rule:
+    "kl", KL(small || large), is the label of the Backoff Decoding paper's classifier; "target_regret" is the next
+    model's regret of the token, above 0 wherever its best token differs.
+    """
     # A rule escalates at its threshold too, so the threshold is the next float32 above the cut.
-    return Rule(feature, float(np.nextafter(np.float32(cut), np.float32(math.inf))))
+    above = float(np.nextafter(np.float32(cut), np.float32(math.inf)))
+    return Oracle(models, [Rule(feature, above) for _ in models[1:]], verify_eos)

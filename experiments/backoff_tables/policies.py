@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from decoding import LM, Backoff
-from experiments.backoff_tables.oracles import kl_oracle, regret_oracle
+from experiments.backoff_tables.oracles import oracle
 from policies import MLP, Logistic, Policy, Random, Rule
 from train.search.labels import labels
 from train.search.thresholds import calibrate
@@ -44,7 +44,6 @@ class Fits:
     cut: float
     """nats of KL(small || large) above which the published label is 1"""
     classes: Tensor | None = None
-    seed: int = 0
 
     def at(self, key: str, rate: float) -> Policy:
         """The policy ``key`` with the threshold at which it escalates the share ``rate`` of the calibration traces."""
@@ -54,26 +53,20 @@ class Fits:
         """The value of a trace column that the share ``rate`` of the calibration traces exceeds."""
         return float(np.quantile(self.tune[column], 1.0 - rate))
 
+    entropy = Rule("entropy", 0.0)
+    top1 = Rule("top1", 0.0, "<=")
+
     @cached_property
     def kl_logistic(self) -> Policy:
         return self._learned(Logistic(self.names, C=self.C, classes=self.classes), "kl")
 
     @cached_property
     def kl_mlp(self) -> Policy:
-        network = MLP(self.names, (16,), weight_decay=0.01, seed=self.seed, classes=self.classes)
-        return self._learned(network, "kl")
+        return self._learned(MLP(self.names, (16,), weight_decay=0.01, seed=0, classes=self.classes), "kl")
 
     @cached_property
     def saving(self) -> Policy:
         return self._learned(Logistic(self.names, C=self.C, classes=self.classes), "regret")
-
-    @cached_property
-    def entropy(self) -> Policy:
-        return Rule("entropy", 0.0)
-
-    @cached_property
-    def top1(self) -> Policy:
-        return Rule("top1", 0.0, "<=")
 
     def _learned(self, policy: Policy, label: str) -> Policy:
         return policy.fit(self.fit.table(self.names), labels(self.fit, label, self.cut), groups=self.fit["group"])
@@ -88,36 +81,33 @@ class Method:
     three: bool = False
 
 
-def _fitted(key: str) -> Callable:
-    return lambda models, fits, rate: Backoff([models[0], models[-1]], fits[0].at(key, rate))
+def _two(label: str, policy: Callable[[Fits, float], Policy]) -> Method:
+    return Method(label, lambda models, fits, rate: Backoff([models[0], models[-1]], policy(fits[0], rate)))
 
 
-def _three(key: str) -> Callable:
+def _oracle(label: str, column: str, feature: str) -> Method:
+    cut = lambda fits, rate: fits[0].quantile(column, rate)  # noqa: E731
+    return Method(label, lambda models, fits, rate: oracle([models[0], models[-1]], feature, cut(fits, rate)))
+
+
+def _three(label: str, policy: Callable[[Fits, float], Policy]) -> Method:
     """Both hand-offs at the square root of the rate: their product is the share of the largest model."""
-    return lambda models, fits, rate: Backoff(models, [one.at(key, math.sqrt(rate)) for one in fits])
+    each = lambda fits, rate: [policy(one, math.sqrt(rate)) for one in fits]  # noqa: E731
+    return Method(label, lambda models, fits, rate: Backoff(models, each(fits, rate)), three=True)
 
 
 METHODS = {
-    "kl_logistic": Method("published: logistic on KL > T", _fitted("kl_logistic")),
-    "kl_mlp": Method("published: MLP on KL > T", _fitted("kl_mlp")),
-    "saving": Method("logistic on the loss saved", _fitted("saving")),
-    "entropy": Method("entropy", _fitted("entropy")),
-    "top1": Method("largest probability (BiLD's fallback)", _fitted("top1")),
-    "random": Method("random", lambda models, fits, rate: Backoff([models[0], models[-1]], Random(rate))),
-    "periodic": Method("evenly spaced", lambda models, fits, rate: Backoff([models[0], models[-1]], Evenly(rate))),
-    "kl_oracle": Method(
-        "oracle: KL > T", lambda models, fits, rate: kl_oracle([models[0], models[-1]], fits[0].quantile("kl", rate))
-    ),
-    "regret_oracle": Method(
-        "oracle: regret > T",
-        lambda models, fits, rate: regret_oracle([models[0], models[-1]], fits[0].quantile("regret", rate)),
-    ),
-    "three_kl": Method("three models, logistic on KL > T", _three("kl_logistic"), three=True),
-    "three_saving": Method("three models, logistic on the loss saved", _three("saving"), three=True),
-    "three_random": Method(
-        "three models, random",
-        lambda models, fits, rate: Backoff(models, [Random(math.sqrt(rate)) for _ in fits]),
-        three=True,
-    ),
+    "kl_logistic": _two("published: logistic on KL > T", lambda fits, rate: fits.at("kl_logistic", rate)),
+    "kl_mlp": _two("published: MLP on KL > T", lambda fits, rate: fits.at("kl_mlp", rate)),
+    "saving": _two("logistic on the loss saved", lambda fits, rate: fits.at("saving", rate)),
+    "entropy": _two("entropy", lambda fits, rate: fits.at("entropy", rate)),
+    "top1": _two("largest probability (BiLD's fallback)", lambda fits, rate: fits.at("top1", rate)),
+    "random": _two("random", lambda fits, rate: Random(rate)),
+    "periodic": _two("evenly spaced", lambda fits, rate: Evenly(rate)),
+    "kl_oracle": _oracle("oracle: KL > T", "kl", "kl"),
+    "regret_oracle": _oracle("oracle: regret > T", "regret", "target_regret"),
+    "three_kl": _three("three models, logistic on KL > T", lambda fits, rate: fits.at("kl_logistic", rate)),
+    "three_saving": _three("three models, logistic on the loss saved", lambda fits, rate: fits.at("saving", rate)),
+    "three_random": _three("three models, random", lambda fits, rate: Random(rate)),
 }
 """Every method by its key."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from experiments.shared.estimates import estimate
 from train.common.progress import say
-from train.evaluation.live import LARGE, bootstrap, speedup
+from train.evaluation.live import LARGE, speedup
 from train.reports.tables import format_number, with_interval
 from train.reports.terminal import print_rows
 
@@ -33,19 +34,16 @@ def summarize(measured: dict[str, Columns], key: str, chance: Sequence[Columns])
     own, large = measured[key], measured[LARGE]
     n = len(own["loss"])
     small = own["tokens"].sum() - own["large"].sum()
-    row = {
+    return {
         "large_share": large_share(own),
-        "loss": float(own["loss"].mean()),
-        "loss_interval": bootstrap(lambda rows: own["loss"][rows].mean(), n),
+        **estimate("loss", lambda rows: own["loss"][rows].mean(), n),
         "plain_regret": float(own["regret"].mean()),
-        "speedup": speedup(measured, key),
-        "speedup_interval": bootstrap(lambda rows: speedup(measured, key, rows), n),
+        **estimate("speedup", lambda rows: speedup(measured, key, rows), n),
         "mean_run": float(small / own["runs"].sum()) if small else 0.0,
         "length_ratio": float(own["tokens"].sum() / large["tokens"].sum()),
+        **against_chance("difference", own, chance, large_share),
+        **against_chance("difference_at_speed", own, chance, seconds_per_token),
     }
-    for name, at in {"difference": large_share, "difference_at_speed": seconds_per_token}.items():
-        row |= against_chance(name, own, chance, at)
-    return row
 
 
 def large_share(one: Columns, rows=slice(None)) -> float:
@@ -67,10 +65,8 @@ def against_chance(name: str, own: Columns, chance: Sequence[Columns], at: Calla
         return float(own["loss"][rows].mean() - np.interp(at(own, rows), *zip(*known, strict=True)))
 
     reached = [at(one) for one in chance]
-    if not min(reached) <= at(own) <= max(reached):
-        return {name: None}
-    n = len(own["loss"])
-    return {name: difference(np.arange(n)), f"{name}_interval": bootstrap(difference, n)}
+    within = min(reached) <= at(own) <= max(reached)
+    return estimate(name, difference, len(own["loss"])) if within else {name: None}
 
 
 def show(result: dict) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.comparison.methods import SUFFIX
@@ -73,63 +73,38 @@ def per_token(tau: float, length: int) -> float:
     return float(f"{tau ** (1 / length):.4g}")
 
 
-def _gamma(config: PaperTables) -> Preset:
-    return _varied(config, LENGTHS, _both_mtads(config, "length") | {EXACT: lambda n: _exact_text(config, n)})
+def _varied(config: PaperTables) -> Preset:
+    """A line for each series; claims compare each setting of MTAD with exact decoding and the large model alone."""
+    mode = SUFFIX if config.drawing else ""
+    last = f"verify={'filtered' if config.drawing else 'raw'}{mode}"  # greedy filters leave one token
 
+    def mtad(kind: str, **changes: float) -> str:
+        options = {"beams": config.beams, "length": config.length, "tau": config.tau} | changes
+        return f"{kind}:{','.join(f'{key}={value:g}' for key, value in options.items())},{last}"
 
-def _beta(config: PaperTables) -> Preset:
-    return _varied(config, BEAMS, _both_mtads(config, "beams") | {EXACT: lambda n: _exact_text(config)})
+    def both(setting: str) -> dict[str, Callable[[float], str]]:
+        return {kind.upper(): lambda x, kind=kind: mtad(kind, **{setting: x}) for kind in ("mtad", "mmtad")}
 
-
-def _tau(config: PaperTables) -> Preset:
-    last = f"verify={_verify(config)}{_mode(config)}"
-    series = {
-        "MTAD": lambda t: _text("mtad", config, tau=t),
+    constant = {EXACT: lambda x: f"speculative:length={config.length}{mode}"}
+    without_beams = {
+        "MTAD": lambda t: mtad("mtad", tau=t),
         "MTAD's rule without beams": lambda t: f"joint:length={config.length},tau={t:g},{last}",
         "fixed ratio": lambda t: f"fixed:length={config.length},tau={per_token(t, config.length)},{last}",
-        EXACT: lambda t: _exact_text(config),
     }
-    return _varied(config, TAUS, series)
-
-
-def _both_mtads(config: PaperTables, setting: str) -> dict:
-    """MTAD and MMTAD as functions of one of their settings."""
-    return {kind.upper(): lambda x, kind=kind: _text(kind, config, **{setting: x}) for kind in ("mtad", "mmtad")}
-
-
-def _varied(config: PaperTables, values: Sequence[float], series: dict) -> Preset:
-    """A line for each series; claims compare each setting of MTAD with exact decoding and the large model alone."""
+    values, series = {
+        "gamma": (LENGTHS, both("length") | {EXACT: lambda n: f"speculative:length={n}{mode}"}),
+        "beta": (BEAMS, both("beams") | constant),
+        "tau": (TAUS, without_beams | constant),
+    }[config.table]
     lines = {name: [(x, make(x)) for x in values] for name, make in series.items()}
-    exact, mode = dict(lines[EXACT]), _mode(config)
+    alone = (f"large{mode}",)
+    claims = []
+    for (_, text), (_, exact) in zip(lines["MTAD"], lines[EXACT], strict=True):
+        claims.append(Claim(text, (exact,), "exact speculative decoding at the same length"))
+        claims.append(Claim(text, alone, "the large model alone"))
     texts = dict.fromkeys(text for line in lines.values() for _, text in line)
-    claims = [
-        Claim(text, others, what)
-        for x, text in lines["MTAD"]
-        for others, what in (
-            ((exact[x],), "exact speculative decoding at the same length"),
-            ((f"large{mode}",), "the large model alone"),
-        )
-    ]
-    return Preset((f"large{mode}", "small", *texts), tuple(claims), lines)
-
-
-def _text(kind: str, config: PaperTables, **changes) -> str:
-    options = {"beams": config.beams, "length": config.length, "tau": config.tau} | changes
-    pairs = ",".join(f"{key}={value:g}" for key, value in options.items())
-    return f"{kind}:{pairs},verify={_verify(config)}{_mode(config)}"
-
-
-def _exact_text(config: PaperTables, length: int | None = None) -> str:
-    return f"speculative:length={config.length if length is None else length}{_mode(config)}"
-
-
-def _verify(config: PaperTables) -> str:
-    return "filtered" if config.drawing else "raw"  # greedy filters leave one token
-
-
-def _mode(config: PaperTables) -> str:
-    return SUFFIX if config.drawing else ""
+    return Preset((*alone, "small", *texts), tuple(claims), lines)
 
 
 AXES = {"gamma": "draft length", "beta": "beams", "tau": "threshold tau"}
-PRESETS = {"main": _main, "gamma": _gamma, "beta": _beta, "tau": _tau}
+PRESETS = {"main": _main} | dict.fromkeys(AXES, _varied)

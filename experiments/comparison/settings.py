@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from train.data.options import PromptOptions, Reading
+
 
 @dataclass
 class ComparisonSettings:
@@ -25,7 +27,7 @@ class ComparisonSettings:
     large: str | None = None
     """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
     prompts: str | None = None
-    """.jsonl with `prompt` or `messages`, .txt with a prompt a line, or a `datasets` name (default: embedded)"""
+    """prompts as train/fit_policy.py takes them (default: the embedded ones)"""
     name: str = "default"
     """name of the run"""
     output: Path = Path("runs/frontier")
@@ -35,6 +37,7 @@ class ComparisonSettings:
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0
+    reading: Reading = PromptOptions()
 
 
 @dataclass

@@ -1,9 +1,9 @@
-"""A comparison of methods step by step: check, write, time or price, and describe."""
+"""A comparison of methods step by step: check, write, time or price, describe and show."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,19 +14,22 @@ from decoding import LM
 from decoding.cli.options import use
 from decoding.cost.costs import ModelCosts, text_seconds
 from experiments.comparison.methods import Method, MethodError, build, parse
+from experiments.comparison.plots import HOW, WORTH, draw, how_timed, write_html
 from experiments.comparison.settings import ComparisonSettings
 from experiments.comparison.summary import Measured, summarize
 from experiments.comparison.texts import file_name, measure_loss, text_columns, write_texts
 from experiments.grading.families import grade
 from experiments.shared.energy import counter
-from train.common import run_folder
-from train.common.cli import at_least
+from train.common import atomic, run_folder
+from train.common.cli import at_least, checking
 from train.common.machine import machine
 from train.common.preparation import load_pair, output_folder, timing_table
-from train.data.prompts import Prompt, load_prompts
+from train.common.progress import say
+from train.data.prompts import Prompt, prompts_for
 from train.evaluation import live
 from train.quality.metric import QualityMetric
 from train.replay.pricing import draft_seconds, handoff_seconds
+from train.reports.terminal import print_table
 
 
 @dataclass
@@ -44,6 +47,22 @@ class Study:
     baseline: str
 
 
+def compare(config: ComparisonSettings, texts: tuple[str, ...]) -> tuple[dict, Measured]:
+    """Measure the methods ``texts``, write and print the result. Raises InputError before any work is done."""
+    with checking():
+        study = prepare(config, texts)
+    measured = measure(study)
+    result, folder = describe(study, measured), study.folder
+    atomic.write_json(folder / "result.json", result)
+    draw(result, folder / "frontier.png")
+    write_html(result, folder / "frontier.html")
+    print_table(result, WORTH)
+    print_table(result, HOW)
+    say(f"{how_timed(result)}; minus baseline: {result['baseline']}")
+    say(f"wrote {folder}/result.json, frontier.png, frontier.html")
+    return result, measured
+
+
 def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     """Check everything and load models and prompts. Raises ValueError or OSError, one sentence, for wrong input."""
     methods, labels = parse_methods(texts)
@@ -51,18 +70,21 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     if baseline not in methods:
         raise MethodError(f"--baseline {config.baseline} is not among the methods; add it to them")
     folder = output_folder(config)
+    otherwise = f"use another --name or delete {folder}"
+    date = run_folder.recorded_date(folder / "run.json", otherwise)
+    config = replace(config, reading=config.reading.dated(date))
     at_least(config, {"limit": 1, "timed": 0, "batch": 1, "max_new_tokens": 1, "seed": 0})
     use(config.device, config.threads)
     small, large = load_pair(config)
-    longest = min(small.context, large.context) - config.max_new_tokens
-    prompts = load_prompts(config.prompts, large.tokenizer, config.limit, max_tokens=longest)
+    prompts = prompts_for(config, [small, large], config.limit)
     for prompt in {p.family: p for p in prompts}.values():
         grade(prompt, "")  # fails now, not after an hour of texts, if a grader lacks a package
     decoders = {key: build(method, [small, large]) for key, method in methods.items()}
     kept = ("small", "large", "prompts", "max_new_tokens", "device", "dtype", "seed")
     settings = {key: str(value) for key, value in asdict(config).items() if key in kept}
+    settings |= asdict(config.reading)
     run = {"settings": settings, "models": [small.identity(), large.identity()]}
-    run_folder.ensure_same_run(folder / "run.json", run, config, f"use another --name or delete {folder}")
+    run_folder.ensure_same_run(folder / "run.json", run, config, otherwise)
     return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline)
 
 
@@ -81,26 +103,26 @@ def parse_methods(texts: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, 
 def measure(study: Study) -> Measured:
     """Write the texts of all methods, measure their losses, and time or price them."""
     rows = write_all(study)
-    references = rows["large"]
-    texts = {key: text_columns(some, references, grade_answers(study, some)) for key, some in rows.items()}
+    texts = {key: text_columns(some, rows["large"], grade_answers(study, some)) for key, some in rows.items()}
     if study.config.timed:
         timed = study.prompts[: study.config.timed]  # prompts take turns by family
-        return Measured(study.methods, study.prompts, texts, timed, time_methods(study, timed), study.baseline)
-    return Measured(study.methods, study.prompts, texts, study.prompts, price_methods(study, rows), study.baseline)
+        clock = time_methods(study, timed)
+    else:
+        timed, clock = study.prompts, price_methods(study, rows)
+    return Measured(study.methods, study.prompts, texts, timed, clock, study.baseline)
 
 
 def write_all(study: Study) -> dict[str, list[dict]]:
     """Rows of every method (see ``texts.write_texts``); the large model comes first, as the others' reference."""
-    config, rows, references = study.config, {}, {}
+    rows, references = {}, {}
 
     def loss(prompt: Prompt, answer: list[int]) -> dict[str, float]:
         return measure_loss(study.large, prompt, answer, references.get(prompt.id, answer))
 
+    (study.folder / "texts").mkdir(exist_ok=True)
     for key, method in study.methods.items():
         path = study.folder / "texts" / file_name(method)
-        path.parent.mkdir(exist_ok=True)
-        how = config.max_new_tokens, config.batch, config.seed, loss
-        rows[key] = write_texts(method, study.decoders[key], study.prompts, path, *how)
+        rows[key] = write_texts(study.config, method, study.decoders[key], study.prompts, path, loss)
         if key == "large":
             references = {row["id"]: row["answer"] for row in rows[key]}
     return rows

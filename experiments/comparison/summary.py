@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from experiments.comparison.methods import Method
+from experiments.shared.estimates import estimate
 from train.data.prompts import Prompt
-from train.evaluation.live import LARGE, bootstrap, speedup
+from train.evaluation.live import LARGE, speedup
 
 DRAWS, FAMILY_DRAWS = 2000, 500
 Columns = dict[str, np.ndarray]
@@ -30,18 +31,18 @@ class Measured:
 
 def summarize(measured: Measured, key: str, label: str) -> dict:
     """One row of the table; a number that does not apply is None."""
-    method, own, clock = measured.methods[key], measured.texts[key], measured.clock[key]
-    kind = method.kind
-    row = {"key": key, "label": label, "role": kind.role, "lossless": kind.lossless}
-    row |= _speed(measured, key) | _quality(measured, key)
-    return row | {
+    kind, own, clock = measured.methods[key].kind, measured.texts[key], measured.clock[key]
+    families = sorted({p.family for p in measured.prompts})
+    return {
+        **{"key": key, "label": label, "role": kind.role, "lossless": kind.lossless},
+        **_speed(measured, key),
+        **_quality(measured, key),
         "large_share": _large_share(kind.role, own),
-        "accepted": _accepted(kind.role, own, np.arange(len(own["tokens"]))),
-        "accepted_interval": _interval(lambda rows: _accepted(kind.role, own, rows), own),
+        **estimate("accepted", lambda rows: _accepted(kind.role, own, rows), len(own["tokens"]), DRAWS),
         "verified": _ratio(own, "verified", "target_calls") if kind.role == "draft" else None,
         "calls_per_token": _ratio(own, "target_calls", "tokens"),
         "joules_per_token": _ratio(clock, "joules", "tokens") if "joules" in clock else None,
-        "families": {family: _family(measured, key, family) for family in sorted({p.family for p in measured.prompts})},
+        "families": {family: _family(measured, key, family) for family in families},
     }
 
 
@@ -50,23 +51,22 @@ def speed_ratio(measured: Measured, key: str, other: str, rows=slice(None)) -> f
     return speedup(measured.clock, key, rows) / speedup(measured.clock, other, rows)
 
 
-def speed_ratio_interval(measured: Measured, key: str, other: str) -> list[float]:
-    """The interval of ``speed_ratio``."""
-    return _bootstrap(lambda rows: speed_ratio(measured, key, other, rows), len(measured.timed))
+def speed_difference(measured: Measured, key: str, other: str) -> dict:
+    """``speed_ratio`` and its interval."""
+    return estimate("ratio", lambda rows: speed_ratio(measured, key, other, rows), len(measured.timed), DRAWS)
 
 
-def loss_difference(measured: Measured, key: str, other: str) -> tuple[float, list[float]]:
+def loss_difference(measured: Measured, key: str, other: str) -> dict:
     """Mean guarded regret of ``key`` minus that of ``other``, paired by prompt, and its interval."""
     values = measured.texts[key]["loss"] - measured.texts[other]["loss"]
-    return float(values.mean()), _bootstrap(lambda rows: values[rows].mean(), len(values))
+    return estimate("difference", lambda rows: values[rows].mean(), len(values), DRAWS)
 
 
 def _speed(measured: Measured, key: str) -> dict:
     own, large = measured.clock[key], measured.clock[LARGE]
     return {
         "tokens_per_second": _ratio(own, "tokens", "seconds"),
-        "speedup": speedup(measured.clock, key),
-        "speedup_interval": _bootstrap(lambda rows: speedup(measured.clock, key, rows), len(measured.timed)),
+        **estimate("speedup", lambda rows: speedup(measured.clock, key, rows), len(measured.timed), DRAWS),
         "total_time_ratio": float(own["seconds"].sum() / large["seconds"].sum()),
     }
 
@@ -74,12 +74,9 @@ def _speed(measured: Measured, key: str) -> dict:
 def _quality(measured: Measured, key: str) -> dict:
     own, large = measured.texts[key], measured.texts[LARGE]
     span = measured.texts["small"]["loss"].mean() if "small" in measured.texts else 0.0
-    more, interval = loss_difference(measured, key, measured.baseline)
     return {
-        "loss": float(own["loss"].mean()),
-        "loss_interval": _interval(lambda rows: own["loss"][rows].mean(), own),
-        "difference": more,
-        "difference_interval": interval,
+        **_mean("loss", own["loss"], DRAWS),
+        **loss_difference(measured, key, measured.baseline),
         "recovered": float(1 - own["loss"].mean() / span) if span > 0 else None,
         "same_text": float(own["same"].mean()),
         "plain_regret": float(own["regret"].mean()),
@@ -92,24 +89,23 @@ def _quality(measured: Measured, key: str) -> dict:
 def _score(scores: np.ndarray) -> dict:
     """Mean score of the prompts that have a grader."""
     known = scores[~np.isnan(scores)]
-    if not len(known):
-        return {"score": None, "score_interval": None, "graded": 0}
-    interval = _bootstrap(lambda rows: known[rows].mean(), len(known))
-    return {"score": float(known.mean()), "score_interval": interval, "graded": len(known)}
+    found = _mean("score", known, DRAWS) if len(known) else {"score": None, "score_interval": None}
+    return found | {"graded": len(known)}
 
 
 def _family(measured: Measured, key: str, family: str) -> dict:
     """The same for one family; speed only where one of its prompts was timed."""
     here, timed = (np.flatnonzero([p.family == family for p in some]) for some in (measured.prompts, measured.timed))
     own = {name: values[here] for name, values in measured.texts[key].items()}
-    row = {"prompts": len(here), "timed": len(timed), "loss": float(own["loss"].mean())}
-    row["loss_interval"] = _interval(lambda rows: own["loss"][rows].mean(), own, FAMILY_DRAWS)
+    row = {"prompts": len(here), "timed": len(timed), **_mean("loss", own["loss"], FAMILY_DRAWS)}
     row |= _score(own["score"])
     if len(timed):
-        quick = lambda rows: speedup(measured.clock, key, timed[rows])  # noqa: E731
-        row["speedup"] = quick(slice(None))
-        row["speedup_interval"] = _bootstrap(quick, len(timed), FAMILY_DRAWS)
+        row |= estimate("speedup", lambda rows: speedup(measured.clock, key, timed[rows]), len(timed), FAMILY_DRAWS)
     return row
+
+
+def _mean(name: str, values: np.ndarray, draws: int) -> dict:
+    return estimate(name, lambda rows: values[rows].mean(), len(values), draws)
 
 
 def _large_share(role: str, own: Columns) -> float | None:
@@ -124,15 +120,6 @@ def _accepted(role: str, own: Columns, rows) -> float | None:
     if role != "draft":
         return None
     return float((own["tokens"] - own["last_model"])[rows].sum() / own["target_calls"][rows].sum())
-
-
-def _interval(statistic: Callable, own: Columns, draws: int | None = None) -> list[float] | None:
-    n = len(own["tokens"])
-    return None if statistic(np.arange(n)) is None else _bootstrap(statistic, n, draws)
-
-
-def _bootstrap(statistic: Callable, n: int, draws: int | None = None) -> list[float]:
-    return bootstrap(statistic, n, draws=DRAWS if draws is None else draws)
 
 
 def _ratio(columns: Columns, above: str, below: str) -> float:

@@ -11,57 +11,48 @@ import numpy as np
 
 from decoding import LM
 from experiments.comparison.methods import Method
+from experiments.comparison.settings import ComparisonSettings
 from train.common.atomic import append_rows, read_rows
+from train.common.generations import write_with_counts
 from train.common.progress import track
 from train.data.prompts import Prompt
 from train.data.splits import split_hash
+from train.quality.guarded_regret import end_tokens, guarded_regret, score
 
 
 def write_texts(
-    method: Method,
-    decoder,
-    prompts: Sequence[Prompt],
-    path: Path,
-    max_new_tokens: int,
-    batch: int,
-    seed: int,
-    measure: Callable[[Prompt, list[int]], dict[str, float]],
+    config: ComparisonSettings, method: Method, decoder, prompts: Sequence[Prompt], path: Path, measure: Callable
 ) -> list[dict]:
     """Rows in the order of ``prompts``; texts that ``path`` holds are not written again.
 
-    A row: ``prompt`` (hash), ``id``, ``answer`` (token ids), ``writers``, the numbers that ``measure`` gives, and
-    ``target_calls``, ``drafted`` and ``verified`` (draft tokens that the target read). The engine counts the last two
-    per batch, and each text gets a share in proportion to its target calls.
+    A row: ``prompt`` (hash), ``id``, ``answer`` (token ids), ``writers``, the numbers of ``measure(prompt, answer)``,
+    and ``target_calls``, ``drafted`` and ``verified`` (draft tokens that the target read). The engine counts the last
+    two per batch, and each text gets a share in proportion to its target calls.
     """
-    done = {row["prompt"] for row in read_rows(path)}
+    done = {row["prompt"]: row for row in read_rows(path)}
     # Batches of similar length.
     todo = sorted((p for p in prompts if split_hash([p]) not in done), key=lambda p: len(p.ids))
-    for start in track(range(0, len(todo), batch), str(method)):
-        some = todo[start : start + batch]
-        append_rows(path, _written(method, decoder, some, max_new_tokens, seed + len(done) + start, measure))
-    rows = {row["prompt"]: row for row in read_rows(path)}
-    return [rows[split_hash([p])] for p in prompts]
-
-
-def _written(method, decoder, prompts, max_new_tokens, seed, measure) -> list[dict]:
-    from train.common.generations import write_with_counts
-
-    texts, counts = write_with_counts(decoder, prompts, max_new_tokens, seed=seed)
-    calls = [count_target_calls(method.kind.role, writers) for _, writers in texts]
-    drafted, verified = _draft_tokens(method.kind.role, prompts, calls, counts)
-    return [
-        {
-            "prompt": split_hash([prompt]),
-            "id": prompt.id,
-            "answer": answer,
-            "writers": writers,
-            "target_calls": asked,
-            "drafted": drafted * asked,
-            "verified": verified * asked,
-            **measure(prompt, answer),
-        }
-        for prompt, (answer, writers), asked in zip(prompts, texts, calls, strict=True)
-    ]
+    for start in track(range(0, len(todo), config.batch), str(method)):
+        some, seed = todo[start : start + config.batch], config.seed + len(done)
+        texts, counts = write_with_counts(decoder, some, config.max_new_tokens, seed=seed)
+        calls = [count_target_calls(method.kind.role, writers) for _, writers in texts]
+        drafted, verified = _draft_tokens(method.kind.role, some, calls, counts)
+        rows = [
+            {
+                "prompt": split_hash([prompt]),
+                "id": prompt.id,
+                "answer": answer,
+                "writers": writers,
+                "target_calls": asked,
+                "drafted": drafted * asked,
+                "verified": verified * asked,
+                **measure(prompt, answer),
+            }
+            for prompt, (answer, writers), asked in zip(some, texts, calls, strict=True)
+        ]
+        append_rows(path, rows)
+        done |= {row["prompt"]: row for row in rows}
+    return [done[split_hash([p])] for p in prompts]
 
 
 def count_target_calls(role: str, writers: Sequence[int]) -> int:
@@ -85,8 +76,6 @@ def _draft_tokens(role: str, prompts, calls: list[int], counts: dict) -> tuple[f
 
 def measure_loss(large: LM, prompt: Prompt, answer: list[int], reference: list[int]) -> dict[str, float]:
     """Guarded regret, mean plain regret and summed negative log-probability of an answer under the large model."""
-    from train.quality.guarded_regret import end_tokens, guarded_regret, score
-
     (one,) = score(large, [prompt.ids], [answer])
     loss = guarded_regret(one, answer, reference, end_tokens(large))
     return {"loss": loss, "regret": float(one.regret.mean()), "nll": float(-one.logprob.sum())}
@@ -97,13 +86,12 @@ def text_columns(
 ) -> dict[str, np.ndarray]:
     """Arrays [prompts] of the rows' numbers; ``score`` is NaN without a grader, ``same``: the large model's text."""
     fields = ("target_calls", "drafted", "verified", "loss", "regret", "nll")
-    found = {field: np.array([row[field] for row in rows], float) for field in fields}
-    found["tokens"] = np.array([len(row["answer"]) for row in rows], float)
-    found["last_model"] = np.array([sum(row["writers"]) for row in rows], float)
-    pairs = zip(rows, references, strict=True)
-    found["same"] = np.array([row["answer"] == reference["answer"] for row, reference in pairs], float)
-    found["score"] = np.array([np.nan if value is None else value for value in scores], float)
-    return found
+    found = {field: [row[field] for row in rows] for field in fields}
+    found["tokens"] = [len(row["answer"]) for row in rows]
+    found["last_model"] = [sum(row["writers"]) for row in rows]
+    found["same"] = [row["answer"] == reference["answer"] for row, reference in zip(rows, references, strict=True)]
+    found["score"] = [np.nan if score is None else score for score in scores]
+    return {name: np.array(values, float) for name, values in found.items()}
 
 
 def file_name(method: Method) -> str:

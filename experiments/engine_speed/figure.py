@@ -83,13 +83,5 @@ def _frame(axes: Axes, title: str) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         once = dict(zip(labels, handles, strict=True))
-        axes.legend(
-            once.values(),
-            once.keys(),
-            frameon=False,
-            fontsize=8.5,
-            loc="upper right",
-            bbox_to_anchor=(1, 0),
-            borderaxespad=4.5,
-            ncols=3,
-        )
+        style = {"frameon": False, "fontsize": 8.5, "loc": "upper right", "ncols": 3}
+        axes.legend(once.values(), once.keys(), bbox_to_anchor=(1, 0), borderaxespad=4.5, **style)

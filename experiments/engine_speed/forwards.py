@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from decoding import LM
 from decoding.kv_cache.attention import AttentionPositions
@@ -79,7 +80,7 @@ class BareForwards:
     """
 
     def __init__(self, modules: dict[str, nn.Module], lms: dict[str, LM]):
-        self.modules, self.lms, self.empty = modules, lms, {}
+        self.modules, self.lms = modules, lms
 
     @torch.inference_mode()
     def seconds(self, calls: Sequence[Call]) -> float:
@@ -129,36 +130,21 @@ class BareForwards:
         return prepare
 
     def _plain(self, name: str) -> Callable[[Call], Callable]:
-        held = {}
+        model, cache, rows = self.modules[name], None, 0
 
         def prepare(call: Call) -> Callable:
-            cache = held.get(call.rows)
-            more = -1 if cache is None else cache.get_seq_length() - call.context
-            if more < 0:
-                cache = self._cache(name, call.rows, call.context)
-            elif more > 0:
+            nonlocal cache, rows
+            zeros = lambda tokens: torch.zeros(call.rows, tokens, dtype=torch.long, device=_device(model))  # noqa: E731
+            if call.rows != rows or cache.get_seq_length() < call.context:
+                cache, rows = DynamicCache(config=model.config), call.rows
+                if call.context:
+                    model(input_ids=zeros(call.context), past_key_values=cache, logits_to_keep=1)
+            elif more := cache.get_seq_length() - call.context:
                 cache.crop(-more)
-            held.clear()
-            held[call.rows] = cache
-            ids = torch.zeros(call.rows, call.query, dtype=torch.long, device=_device(self.modules[name]))
-            options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": call.keep}
-            return lambda: self.modules[name](input_ids=ids, **options)
+            ids, options = zeros(call.query), {"past_key_values": cache, "use_cache": True}
+            return lambda: model(input_ids=ids, logits_to_keep=call.keep, **options)
 
         return prepare
-
-    def _cache(self, name: str, rows: int, context: int):
-        """transformers' cache filled with ``context`` zeros: the values do not matter to the time."""
-        from transformers import DynamicCache
-
-        model = self.modules[name]
-        cache = DynamicCache(config=model.config)
-        if name not in self.empty:
-            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=_device(model)), past_key_values=cache)
-            self.empty[name] = [(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in cache.layers]
-            cache = DynamicCache(config=model.config)
-        for i, pair in enumerate(self.empty[name] if context else ()):
-            cache.update(*(t.new_zeros(rows, t.shape[1], context, t.shape[3]) for t in pair), i)
-        return cache
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""The measurement of ``experiments/speed.py``: methods in turns, every row kept, and a summary."""
+"""The measurement of ``experiments/speed.py``: methods in turns, every row kept."""
 
 from __future__ import annotations
 
@@ -6,45 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from experiments.engine_speed import figure, forwards, summary
-from experiments.engine_speed.setup import (
-    PromptGroup,
-    check_bases,
-    check_settings,
-    describe_setting,
-    group_prompts,
-    load_models,
-    refuse_other_setting,
-)
+from experiments.engine_speed import forwards
+from experiments.engine_speed.setup import PromptGroup
 from experiments.engine_speed.summary import BASES
-from experiments.engines_under_test.catalogue import Models, build, file_bytes, parse, runnable
+from experiments.engines_under_test.catalogue import Models, build, file_bytes, parse
 from experiments.shared.energy import counter
 from train.common import atomic
-from train.common.cli import checking
-from train.common.progress import progress, say, track
-
-
-def run(config) -> dict:
-    """Measure what is not measured yet and write the result. Raises InputError before any work is done."""
-    with checking():
-        config = check_settings(config)
-        with progress("making or loading the models"):
-            models, prompts = load_models(config)
-        methods, lacking = runnable(config.methods, models)
-        check_bases(methods)
-        groups = group_prompts(config, prompts)
-        refuse_other_setting(config, models, methods)
-    for method, why in lacking.items():
-        say(f"{method} is left out: {why}")
-    rows = measure(groups, methods, models, config)
-    head = {"settings": describe_setting(config, models, methods), "prompts": len(prompts), "left_out": lacking}
-    result = head | measure_limits(methods, models)
-    result["batches"] = {str(b): summary.summarize(rows, b, methods, result) for b in config.batch}
-    atomic.write_json(config.output / "result.json", result)
-    figure.draw(result, config.output / "speed.png")
-    summary.show(result)
-    say(f"written to {config.output}: rows.jsonl, result.json, speed.png")
-    return result
+from train.common.progress import track
 
 
 def measure_limits(methods: Sequence[str], models: Models) -> dict:

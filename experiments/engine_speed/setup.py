@@ -9,11 +9,10 @@ import torch
 
 from decoding.cli.options import use
 from decoding.models.defaults import DRAFTER, load_model, target_source
-from decoding.models.lm import check_compatible
+from decoding.models.vocabulary import check_compatible
 from experiments.engine_speed.random_models import SHAPES, random_pair, random_prompts
 from experiments.engine_speed.summary import BASES
 from experiments.engines_under_test.catalogue import Models, parse
-from train.common import run_folder
 from train.common.cli import at_least
 from train.common.machine import machine
 from train.data.prompts import Prompt, load_prompts
@@ -80,10 +79,9 @@ def load_models(config) -> tuple[Models, list[Prompt]]:
         prompts = random_prompts(models.large.vocab, config.limit)
     else:
         pair = [load_model(role, getattr(config, role), config.device, config.dtype) for role in ("small", "large")]
-        files = (str(DRAFTER) if config.small is None else config.small, config.large)
-        models = Models(*pair, files=(files[0], target_source() if files[1] is None else files[1]))
+        models = Models(*pair, files=(config.small or str(DRAFTER), config.large or target_source()))
         room = min(lm.context for lm in pair) - config.max_new_tokens
-        prompts = load_prompts(config.prompts, pair[1].tokenizer, config.limit, room)
+        prompts = load_prompts(config.prompts, pair[1].tokenizer, config.limit, room, config.reading)
     check_compatible([models.small, models.large])
     models.context = max(len(p.ids) for p in prompts) + config.max_new_tokens + 64
     return models, prompts
@@ -98,7 +96,7 @@ def group_prompts(config, prompts: Sequence[Prompt]) -> list[PromptGroup]:
     return [PromptGroup(b, repeat, group) for repeat in range(config.repeats) for b, group in groups]
 
 
-def describe_setting(config, models: Models, methods: Sequence[str]) -> dict:
+def describe(config, models: Models, methods: Sequence[str]) -> dict:
     """All that rows depend on, except for their own prompts, batch and repeat."""
     return {
         "methods": list(methods),
@@ -106,10 +104,3 @@ def describe_setting(config, models: Models, methods: Sequence[str]) -> dict:
         "models": [models.small.identity(), models.large.identity()],
         "machine": machine(config),
     }
-
-
-def refuse_other_setting(config, models: Models, methods: Sequence[str]) -> None:
-    """ValueError when the folder holds rows of another setting, with which these would be mixed."""
-    otherwise = f"name another --output or delete {config.output}"
-    setting = describe_setting(config, models, methods)
-    run_folder.ensure_same_run(config.output / "settings.json", setting, config, otherwise)

@@ -93,7 +93,7 @@ def count_equal(rows: Sequence[dict], method: str) -> list[int]:
 COLUMNS = {
     "ms/token": lambda row: f"{row['ms_per_token']:.2f}",
     "tokens/s": lambda row: f"{row['tokens_per_second']:.1f}",
-    **{f"x {base}": lambda row, base=base: _ratio(row["ratios"].get(base)) for base in BASES},
+    **{f"x {base}": lambda row, base=base: shown_ratio(row["ratios"].get(base)) for base in BASES},
     "same text": lambda row: "{}/{}".format(*row["equal"]),
     "overhead": lambda row: _number(row["overhead"], ".2f"),
     "% of bandwidth": lambda row: f"{row['bandwidth_percent']:.0f}",
@@ -122,7 +122,7 @@ def show(result: dict) -> None:
     )
 
 
-def _ratio(value: dict | None) -> str:
+def shown_ratio(value: dict | None) -> str:
     return "" if value is None else with_interval(value["median"], value["interval"], ".2f")
 
 

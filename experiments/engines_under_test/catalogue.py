@@ -11,7 +11,7 @@ from pathlib import Path
 from decoding import LM, Autoregressive, Backoff, PromptLookup, Speculative
 from decoding.decoders.registry import DECODERS, build_decoder
 from decoding.models.defaults import load_model
-from experiments.engines_under_test.peers import LlamaCppWay, Transformers, twin
+from experiments.engines_under_test.peers import Transformers, one_by_one, twin
 from policies import Random
 from policies.decoder_spec import DecoderSpec
 from train.baselines.xllamacpp_server import XllamacppServer
@@ -61,19 +61,14 @@ class Kind:
     """the reason why it cannot run here, if there is one"""
 
 
-class Ours:
+def ours(decoder) -> Callable:
     """A decoder of this engine, called as the peers are."""
-
-    def __init__(self, decoder):
-        self.decoder = decoder
-
-    def __call__(self, prompts: Sequence, new: int, seed: int) -> list[tuple[list[int], list[int]]]:
-        return write(self.decoder, prompts, new, seed=seed)
+    return lambda prompts, new, seed: write(decoder, prompts, new, seed=seed)
 
 
 def _drafting(name: str, setting: str = "length") -> Kind:
     """The decoder ``name`` of the registry; its ``setting`` is the number."""
-    build = lambda m, n: Ours(build_decoder([m.small, m.large], None, DecoderSpec(name, {setting: n})))  # noqa: E731
+    build = lambda m, n: ours(build_decoder([m.small, m.large], None, DecoderSpec(name, {setting: n})))  # noqa: E731
     return Kind(build, int, **({"lacks": _no_trees} if "beams" in DECODERS[name].settings else {}))
 
 
@@ -82,14 +77,14 @@ def _no_trees(m: Models) -> str | None:
     return f"{refusing[0].name} {refusing[0].chains_only} and cannot read a tree" if refusing else None
 
 
-def _backoff(m: Models, rate: float) -> Ours:
+def _backoff(m: Models, rate: float) -> Callable:
     # Only the rate is measured: without verify_eos no EOS of the small model escalates.
-    return Ours(Backoff([m.small, m.large], Random(rate).to(m.large.device), verify_eos=False))
+    return ours(Backoff([m.small, m.large], Random(rate).to(m.large.device), verify_eos=False))
 
 
-def _llamacpp(m: Models, length: int | None = None) -> LlamaCppWay:
+def _llamacpp(m: Models, length: int | None = None) -> Callable:
     draft = None if length is None else m.files[0]
-    return LlamaCppWay(XllamacppServer(m.files[1], m.large.tokenizer, m.context, draft, length))
+    return one_by_one(XllamacppServer(m.files[1], m.large.tokenizer, m.context, draft, length))
 
 
 def _no_llamacpp(m: Models, draft: bool) -> str | None:
@@ -113,17 +108,17 @@ KINDS: dict[str, Kind] = {
     "transformers": Kind(lambda m: Transformers(m.twins[1])),
     "transformers-assisted": Kind(lambda m, n: Transformers(m.twins[1], m.twins[0], n), int, one_row=True),
     "transformers-lookup": Kind(lambda m, n: Transformers(m.twins[1], prompt_lookup_num_tokens=n), int, one_row=True),
-    "autoregressive": Kind(lambda m: Ours(Autoregressive(m.large))),
+    "autoregressive": Kind(lambda m: ours(Autoregressive(m.large))),
     **{name: _drafting(name) for name, kind in DECODERS.items() if "length" in kind.settings},
     "specinfer": _drafting("specinfer", "beams"),
-    "lookup": Kind(lambda m, n: Ours(Speculative([PromptLookup(3), m.large], n)), int),
+    "lookup": Kind(lambda m, n: ours(Speculative([PromptLookup(3), m.large], n)), int),
     "backoff": Kind(_backoff, float),
     "llamacpp": Kind(_llamacpp, one_row=True, lacks=lambda m: _no_llamacpp(m, draft=False)),
     "llamacpp-draft": Kind(_llamacpp, int, one_row=True, lacks=lambda m: _no_llamacpp(m, draft=True)),
-    "llamacpp-autoregressive": Kind(lambda m: Ours(Autoregressive(m.ggufs[1])), lacks=_no_backend),
-    "llamacpp-speculative": Kind(lambda m, n: Ours(Speculative(m.ggufs, n)), int, lacks=_no_backend),
+    "llamacpp-autoregressive": Kind(lambda m: ours(Autoregressive(m.ggufs[1])), lacks=_no_backend),
+    "llamacpp-speculative": Kind(lambda m, n: ours(Speculative(m.ggufs, n)), int, lacks=_no_backend),
     "llamacpp-backoff": Kind(
-        lambda m, rate: Ours(Backoff(m.ggufs, Random(rate), verify_eos=False)), float, lacks=_no_backend
+        lambda m, rate: ours(Backoff(m.ggufs, Random(rate), verify_eos=False)), float, lacks=_no_backend
     ),
 }
 """Every method by name; those on another engine's forwards begin with its name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -56,11 +56,6 @@ class Transformers:
         return answer[: ends[0]] if ends else answer
 
 
-class LlamaCppWay:
-    """llama.cpp, alone or with a draft, one prompt at a time."""
-
-    def __init__(self, engine):
-        self.engine = engine
-
-    def __call__(self, prompts: Sequence[Prompt], new: int, seed: int) -> list[tuple[list[int], list[int]]]:
-        return [(self.engine.answer(p.ids, new)[0], []) for p in prompts]
+def one_by_one(engine) -> Callable:
+    """An engine in a process of its own, such as llama.cpp, called as the others are, one prompt at a time."""
+    return lambda prompts, new, seed: [(engine.answer(p.ids, new)[0], []) for p in prompts]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from train.common.load_run import FinishedRun
-from train.data.prompts import Prompt, load_prompts
+from train.data.prompts import Prompt, prompts_for
 
 
 def unseen_prompts(*runs: FinishedRun) -> list[Prompt]:
     """Prompts of the first run's source, of groups that none of ``runs`` has used. ValueError when there are none."""
     used = {group for run in runs for groups in run.policy.provenance["groups"].values() for group in groups}
-    prompts = load_prompts(runs[0].settings.prompts, runs[0].large.tokenizer, 10_000)
+    prompts = prompts_for(runs[0].settings, runs[0].models, 10_000)
     unseen = [p for p in prompts if p.group not in used]
     if not unseen:
         raise ValueError(f"{runs[0].folder} has used every group of prompts; tune a run with a smaller --limit")

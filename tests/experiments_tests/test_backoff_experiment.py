@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import time
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,17 +17,17 @@ from trace_specimens import made_up
 from decoding.cost import cache
 from decoding.cost.costs import ModelCosts, seconds
 from experiments.backoff import main
-from experiments.backoff_tables import table as backoff_table
 from experiments.backoff_tables.policies import METHODS, Evenly, Fits
 from experiments.backoff_tables.table import against_chance, large_share, seconds_per_token, summarize
 from experiments.backoff_tables.texts import price_texts
+from experiments.shared import estimates
 from experiments.shared.decision_cost import decision_share
 from policies import Periodic, Rule
 from policies.decoder_spec import DecoderSpec
+from train.common.job import Tuned
 from train.common.preparation import prepare
 from train.common.result import Holdout, write_result
 from train.evaluation.live import bootstrap
-from train.evaluation.tuned import Tuned
 from train.fit_policy import FitPolicy
 from train.methods.backoff import BackoffMethod
 from train.pipeline import describe
@@ -47,7 +46,7 @@ def options(**given) -> list[str]:
 def few_draws():
     """Intervals from 100 draws: how they are drawn has its own test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backoff_table, "bootstrap", partial(bootstrap, draws=100))
+        patch.setattr(estimates, "bootstrap", lambda statistic, n, draws: bootstrap(statistic, n, draws=100))
         yield
 
 
@@ -156,7 +155,7 @@ def test_two_models_at_the_runs_own_prices(toys, tmp_path):
         (["--rates", "0.5", "1.0"], "--rates are shares between 0 and 1"),
         (["--methods", "magic"], "no method 'magic'.*kl_logistic"),
         (["--methods", "three_kl"], "three_kl needs a third model"),
-        (["--limit", "0"], "--limit and --batch must be at least 1"),
+        (["--limit", "0"], "--limit must be at least 1, not 0"),
         (["--kl-quantile", "1.0"], "--kl-quantile must be between 0 and 1"),
         (["--kl-cut", "1e9", "--limit", "6"], "labels are all 0"),
         (["--middle", "nowhere/at/all"], "no middle model at nowhere"),
@@ -174,7 +173,7 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(toys, tmp_path, capfd, w
 
 def test_a_folder_of_other_texts_or_no_run_is_refused(toys, tmp_path, capfd):
     assert main([*toys.arguments, "--kl-cut=0.2"]) == 2
-    assert "holds texts of another label" in capfd.readouterr().err
+    assert "holds a run with another --kl-cut;" in capfd.readouterr().err
     assert main([str(tmp_path)]) == 2
     assert "has no run.json; give the folder of a finished run" in capfd.readouterr().err
 

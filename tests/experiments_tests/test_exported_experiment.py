@@ -8,7 +8,6 @@ from tiny_models import words
 from tiny_runs import toy_prompts
 
 from experiments import exported
-from experiments.exported_engines import measurement
 from policies import Rule
 from train.common.cli import InputError
 
@@ -23,12 +22,12 @@ def toys(tmp_path, monkeypatch):
     def build(settings, small, large, tokenizer, context, folder):
         asked.append(settings)
         answer = lambda way: lambda ids, new: ([1] * new, SECONDS[way] * (1 + len(ids)))  # noqa: E731
-        return [answer(way) for way in measurement.WAYS]
+        return [answer(way) for way in exported.WAYS]
 
-    monkeypatch.setattr(measurement, "prepare", lambda config: (toy_prompts(config.limit), words()))
-    engines = {name: engine._replace(build=build, module="json") for name, engine in measurement.ENGINES.items()}
-    monkeypatch.setattr(measurement, "ENGINES", engines)
-    monkeypatch.setattr(measurement, "version", lambda package: "1")
+    monkeypatch.setattr(exported, "load", lambda config: (toy_prompts(config.limit), words()))
+    engines = {name: engine._replace(build=build, module="json") for name, engine in exported.ENGINES.items()}
+    monkeypatch.setattr(exported, "ENGINES", engines)
+    monkeypatch.setattr(exported, "version", lambda package: "1")
     for name in ("small", "large"):
         (tmp_path / f"{name}.gguf").touch()
     folders = [
@@ -77,8 +76,8 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(toys, capsys, changes, n
 def test_folders_of_other_targets_and_absent_engines_are_refused(toys, tmp_path, monkeypatch):
     folder = written(Rule.never(), "mlx-lm", tmp_path / "c", role="stop")
     with pytest.raises(InputError, match="is an export to mlx-lm; give at most one of each"):
-        measurement.run(exported.ExportedSpeed(folders=(folder,)))
-    absent = {name: engine._replace(module="no_such_engine") for name, engine in measurement.ENGINES.items()}
-    monkeypatch.setattr(measurement, "ENGINES", absent)
+        exported.run(exported.ExportedSpeed(folders=(folder,)))
+    absent = {name: engine._replace(module="no_such_engine") for name, engine in exported.ENGINES.items()}
+    monkeypatch.setattr(exported, "ENGINES", absent)
     with pytest.raises(InputError, match="is for openvino, which is not installed; pip install openvino-genai"):
-        measurement.run(exported.ExportedSpeed(folders=(tmp_path / "b" / "openvino",)))
+        exported.run(exported.ExportedSpeed(folders=(tmp_path / "b" / "openvino",)))

@@ -257,7 +257,7 @@ def test_a_stopped_run_goes_on_and_a_new_method_writes_only_its_own(toys, tmp_pa
             raise KeyboardInterrupt
         return write_with_counts(decoder, prompts, *args, **options)
 
-    monkeypatch.setattr("train.common.generations.write_with_counts", noted)
+    monkeypatch.setattr(texts, "write_with_counts", noted)
     stop = 5
     assert run(toys, tmp_path, "random", "mtad@sampling") == 130
     assert not (tmp_path / "default/result.json").exists()
@@ -377,7 +377,7 @@ def test_differences_are_paired_with_the_baseline():
     losses = {"large": [0.0, 0.0, 0.0], "small": [0.5, 0.7, 0.9], "mtad": [0.4, 0.6, 0.8]}
     found = {key: {"loss": np.array(loss)} for key, loss in losses.items()}
     measured = summary.Measured({}, [], found, [], {}, "small")
-    mean, interval = summary.loss_difference(measured, "mtad", "small")
+    mean, interval = summary.loss_difference(measured, "mtad", "small").values()
     assert [mean, *interval] == pytest.approx([-0.1] * 3)
 
 

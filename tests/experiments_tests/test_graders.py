@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.graders import GradeTexts, main, read_prompts
+from experiments.graders import GradeTexts, read_prompts, run
 from experiments.grading.families import FAMILIES, GRADERS, grade
 from experiments.grading.overlap import chrf, rouge_l
 from train.common.cli import InputError
@@ -138,7 +138,7 @@ def files(tmp_path):
 
 def test_the_command_grades_texts(files, tmp_path, capsys):
     prompts, texts = files
-    rows = main(GradeTexts(texts, str(prompts), output=tmp_path / "scores.jsonl"))
+    rows = run(GradeTexts(texts, str(prompts), output=tmp_path / "scores.jsonl"))
     assert [row["score"] for row in rows] == [1.0, 0.0, None]
     assert [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()] == rows
     assert "0.500" in capsys.readouterr().out
@@ -146,9 +146,9 @@ def test_the_command_grades_texts(files, tmp_path, capsys):
 
 def test_the_command_grades_references_and_takes_graders_by_name(files):
     prompts, texts = files
-    assert [row["score"] for row in main(GradeTexts(prompts=str(prompts)))] == [1.0, 1.0]
-    assert [row["score"] for row in main(GradeTexts(texts, str(prompts), "toy_graders:half"))] == [0.5, 0.5, 0.5]
-    assert [row["score"] for row in main(GradeTexts(texts, str(prompts), "number"))] == [1.0, 0.0, None]
+    assert [row["score"] for row in run(GradeTexts(prompts=str(prompts)))] == [1.0, 1.0]
+    assert [row["score"] for row in run(GradeTexts(texts, str(prompts), "toy_graders:half"))] == [0.5, 0.5, 0.5]
+    assert [row["score"] for row in run(GradeTexts(texts, str(prompts), "number"))] == [1.0, 0.0, None]
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ def test_wrong_texts_are_one_sentence(files, tmp_path, line, said):
     prompts, texts = files
     texts.write_text('{"id": "a", "text": "2"}\n' + line + "\n")
     with pytest.raises(InputError, match=said):
-        main(GradeTexts(texts, str(prompts), output=tmp_path / "scores.jsonl"))
+        run(GradeTexts(texts, str(prompts), output=tmp_path / "scores.jsonl"))
     assert not (tmp_path / "scores.jsonl").exists()
 
 
 def test_a_score_that_no_file_holds(files, tmp_path):
     with pytest.raises(InputError, match="missing.jsonl"):
-        main(GradeTexts(tmp_path / "missing.jsonl", str(files[0])))
+        run(GradeTexts(tmp_path / "missing.jsonl", str(files[0])))
 
 
 def test_the_script_ends_with_code_2():

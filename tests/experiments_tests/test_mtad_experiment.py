@@ -134,7 +134,7 @@ def test_a_claim_says_what_the_data_say_of_the_fastest_other(speed, losses, said
     [
         ({"length": 0}, "--length must be at least 1, not 0"),
         ({"beams": 0}, "--beams must be at least 1, not 0"),
-        ({"tau": 0}, "--tau must be over 0 and finite, not 0.0"),
+        ({"tau": 0}, "--tau must be positive, not 0"),
         ({"baseline": "svip"}, "--baseline svip is not among the methods"),
     ],
 )

@@ -17,7 +17,7 @@ from experiments.engine_speed import figure, forwards, measurement, setup, summa
 from experiments.engine_speed.random_models import random_pair
 from experiments.engines_under_test import catalogue
 from experiments.engines_under_test.catalogue import Models
-from experiments.engines_under_test.peers import LlamaCppWay, Transformers, twin
+from experiments.engines_under_test.peers import Transformers, one_by_one, twin
 from train.common.cli import InputError
 
 METHODS = (
@@ -71,7 +71,7 @@ def result(saved, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         measure = forwards.copy_bandwidth
         patch.setattr(forwards, "copy_bandwidth", lambda device: measure(device, 2**16, 3))
-        return measurement.run(config(output, saved, batch=(1, 2))), output
+        return speed.run(config(output, saved, batch=(1, 2))), output
 
 
 def strict(path):
@@ -121,10 +121,10 @@ def test_a_run_goes_on_and_refuses_other_settings(result, saved, monkeypatch):
     row = measurement.MethodTimer.row
     note = lambda self, group, i: measured.append(group.key) or row(self, group, i)  # noqa: E731
     monkeypatch.setattr(measurement.MethodTimer, "row", note)
-    measurement.run(config(output, saved, batch=(1, 2)))
+    speed.run(config(output, saved, batch=(1, 2)))
     assert [key[:2] for key in measured] == [(1, 1), (2, 1)]
     with pytest.raises(InputError, match="a run with another --max-new-tokens; name another --output"):
-        measurement.run(config(output, saved, max_new_tokens=NEW + 1))
+        speed.run(config(output, saved, max_new_tokens=NEW + 1))
     assert len((output / "rows.jsonl").read_bytes().splitlines()) == len(rows)
 
 
@@ -133,7 +133,7 @@ def test_damaged_settings_are_said(saved, tmp_path):
     with pytest.raises(
         InputError, match=r"settings.json: it is not valid JSON \(.*\); name another --output or delete"
     ):
-        measurement.run(config(tmp_path, saved))
+        speed.run(config(tmp_path, saved))
     assert [p.name for p in tmp_path.iterdir()] == ["settings.json"]
 
 
@@ -303,7 +303,7 @@ def test_the_figure_shows_who_is_who(result, tmp_path):
 def test_random_weights_need_no_files(tmp_path):
     """Made in the dtype asked for, they never end an answer; every token is measured."""
     output = tmp_path / "random"
-    measurement.run(
+    speed.run(
         speed.Speed(
             methods=("autoregressive", "backoff:0.5", "speculative:2"), random_weights="tiny", limit=2, repeats=1,
             batch=(1, 2), max_new_tokens=4, output=output, dtype="float32",
@@ -362,7 +362,7 @@ def test_llama_cpp_answers_like_the_others():
     asked = []
     engine = SimpleNamespace(answer=lambda ids, new: asked.append((ids, new)) or ([7, 8], 0.1))
     (prompt,) = toy_prompts(1)
-    assert LlamaCppWay(engine)([prompt], NEW, 0) == [([7, 8], [])]
+    assert one_by_one(engine)([prompt], NEW, 0) == [([7, 8], [])]
     assert asked == [(prompt.ids, NEW)]
 
 
@@ -389,7 +389,7 @@ def test_llama_cpp_answers_like_the_others():
 def test_wrong_input_is_one_sentence_and_leaves_nothing(saved, tmp_path, changes, message):
     output = tmp_path / "none"
     with pytest.raises(InputError, match=message) as caught:
-        measurement.run(config(output, saved, **changes))
+        speed.run(config(output, saved, **changes))
     assert "\n" not in str(caught.value)
     assert not output.exists()
 

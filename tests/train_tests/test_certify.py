@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from experiments.certificates import LOSSES, Certificates, main, passes
+from experiments.certificates import LOSSES, Certificates, passes, run
 from train.certification.betting import bets, betting, binomial, largest, share_bound
 from train.certify import TAIL, certify, needed, prompt_order
 
@@ -22,7 +22,7 @@ def drawn(kind, mean, runs=2000, n=400, seed=0):
 def simulated(tmp_path_factory):
     """The figures of the command, as it writes them."""
     path = tmp_path_factory.mktemp("certificates") / "figures.json"
-    return main(Certificates(prompts=250, output=path)), path.read_text()
+    return run(Certificates(prompts=250, output=path)), path.read_text()
 
 
 @pytest.mark.parametrize("kind", LOSSES)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -42,12 +48,29 @@ def attempt(name: str, job: Callable[[], object], folder: Path | None = None) ->
 
     folder: where a job that can continue keeps its work.
     """
+    escape_what_cannot_be_encoded()
     try:
         job()
     except InputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {visible(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped" + (f"; the same command goes on from {folder}" if folder else ""), file=sys.stderr)
         return 130
     return 0
+
+
+def command(
+    settings: type[T], run: Callable[[T], object], doc: str | None, folder: Callable[[T], Path | None] = lambda _: None
+) -> Callable[..., int]:
+    """The ``main(argv=None)`` of the command whose file defines ``run``; it returns the exit code of ``attempt``.
+
+    settings: the dataclass of its options. doc: what --help says before them. folder: as ``attempt`` takes it.
+    """
+    import tyro
+
+    def main(argv: list[str] | None = None) -> int:
+        config = tyro.cli(settings, args=argv, description=doc)
+        return attempt(Path(inspect.getfile(run)).stem, lambda: run(config), folder(config))
+
+    return main
