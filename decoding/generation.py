@@ -202,9 +202,7 @@ def _eos(lm: LM, eos: int | Sequence[int] | None) -> tuple[int, ...]:
 def _pad(lm: LM, pad: int | None) -> int:
     if pad is None:
         pad = getattr(lm.model.generation_config, "pad_token_id", None)
-    if pad is None:
-        pad = (*_eos(lm, None), 0)[0]
-    return pad
+    return (*_eos(lm, None), 0)[0] if pad is None else pad
 
 
 def _result(state: GenerationState, input_ids: Tensor, pad: int, seconds: float) -> Result:

@@ -63,20 +63,13 @@ class Policy(Protocol):
 class PolicyNeeds:
     """The optional attributes of a policy, read here and nowhere else, with what holds for a policy without them."""
 
-    names: tuple[str, ...] | None
-    """features it reads: expensive fields of a Step are only filled if listed; None, the default, fills them all"""
-    needs_hidden: bool
-    """whether it reads ``Step.hidden``; False by default"""
-    history: tuple[str, ...]
-    """names of the values that ``observe`` returns; empty by default"""
-    window: int
-    """earlier positions that ``Step.history`` covers"""
-    observe: Callable[[Step], Tensor] | None
-    """the values [..., len(history)] to record at the position of a step; required with a ``history``"""
-    compiled: Callable[[Any], Callable[..., Tensor] | None]
-    """for a ``PolicyState``, a faster equivalent of its ``decide`` on steps, or None"""
-    never: bool
-    """whether it never says True, which a policy tells by its ``kind`` "never": a decoder need not call it"""
+    names: tuple[str, ...] | None  # features it reads, None for all: expensive fields are only filled if listed
+    needs_hidden: bool  # whether it reads ``Step.hidden``
+    history: tuple[str, ...]  # names of the values that ``observe`` returns
+    window: int  # earlier positions that ``Step.history`` covers
+    observe: Callable[[Step], Tensor] | None  # values [..., len(history)] to record at the position of a step
+    compiled: Callable[[Any], Callable[..., Tensor] | None]  # for a ``PolicyState``, a faster ``decide``, or None
+    never: bool  # whether it never says True, as a ``kind`` of "never" tells: a decoder need not call it
 
     @classmethod
     def of(cls, policy: Policy) -> PolicyNeeds:

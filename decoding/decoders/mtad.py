@@ -74,7 +74,9 @@ class MTAD:
         beams, q = sample_beams(state, rows, lengths, room, self.beams, depth, self.length)
         best = beams.path(beams.best())
         drafted = beams if self.tree else beams.only(best)
-        p = self._read(state, rows, lengths, drafted)
+        n = drafted.tokens.shape[1]
+        buffer.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
+        p = large.catch_up(buffer.ids, lengths + n, rows, logits_to_keep=n + 1, tree=drafted.tree)
         node, accepted = self._accept(state, beams, best, q, drafted, p)
         path = drafted.path(node)
         if self.tree:
@@ -89,17 +91,11 @@ class MTAD:
         state.drafted += int(drafted.sizes.amax(1).sum())
         return Commit.checked(rows, drafted.tokens.gather(1, path), accepted, after)
 
-    def _read(self, state: GenerationState, rows: Tensor, lengths: Tensor, drafted: Beams) -> Tensor:
-        """Logits [r, 1 + n, vocab] of the target after the text and after each of the n nodes."""
-        n = drafted.tokens.shape[1]
-        state.buffer.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
-        return state.sessions[1].catch_up(state.buffer.ids, lengths + n, rows, logits_to_keep=n + 1, tree=drafted.tree)
-
     def _accept(self, state: GenerationState, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):
         """The last accepted node [r], the likeliest of the deepest that pass, and its path's length [r] or 0.
 
-        ``q`` are the draft's logits, from ``sample_beams``, ``p`` [r, 1 + n, vocab] the target's; ``best`` [r, depth]
-        is the likeliest beam.
+        ``q`` are the draft's logits, from ``sample_beams``, ``p`` [r, 1 + n, vocab] the target's after the text and
+        after each node; ``best`` [r, depth] is the likeliest beam.
         """
         log_p = self._joint(state, drafted, p)
         before = (beams.parents.gather(1, best) % beams.width).unbind(1)

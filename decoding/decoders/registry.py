@@ -17,8 +17,7 @@ class Setting(NamedTuple):
 
     default: Any
     least: float | None = None
-    help: str | None = None
-    """of its option on the command line; without one only an artifact or Python code sets it"""
+    help: str | None = None  # of its option on the command line; without one only an artifact or Python code sets it
 
     def check(self, name: str, value: Any) -> None:
         """ValueError, one sentence, for a value that it cannot have."""
@@ -34,12 +33,9 @@ class DecoderKind(Entry):
     """A line of the registry. What it loads takes ``(models, policy, **settings)``: one model if it is alone, and no
     policy if ``policy`` is None."""
 
-    models: tuple[str, ...] = ("small", "large")
-    """names of its models, cheapest first"""
-    role: str | None = None
-    """the decision that it takes: "handoff" (who writes the next token) or "stop" (whether a draft ends), or None"""
-    policy: str | None = None
-    """whether a policy takes that decision: "needed", "optional" or None"""
+    models: tuple[str, ...] = ("small", "large")  # names of its models, cheapest first
+    role: str | None = None  # its decision: "handoff" (who writes the next token) or "stop" (whether a draft ends)
+    policy: str | None = None  # whether a policy takes that decision: "needed", "optional" or None
 
     def checked(self, settings: dict[str, Any]) -> dict[str, Any]:
         """All its settings, by default where ``settings`` leaves them out. ValueError for one that it cannot have."""

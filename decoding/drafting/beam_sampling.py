@@ -22,14 +22,10 @@ class Beams:
     ``idle``.
     """
 
-    tokens: Tensor
-    """[r, n]"""
-    parents: Tensor
-    """[r, n] parent of each node, -1 for the text"""
-    weights: Tensor
-    """[r, n] log-probability, as drawn, of the path to each node; -inf where there are fewer beams than ``width``"""
-    idle: Tensor
-    """[r, n]"""
+    tokens: Tensor  # [r, n]
+    parents: Tensor  # [r, n] parent of each node, -1 for the text
+    weights: Tensor  # [r, n] log-probability, as drawn, of the path to each node; -inf where there is no such beam
+    idle: Tensor  # [r, n]
     tree: TokenTree
     width: int
 

@@ -9,6 +9,7 @@ With a policy.json, --check also compares the folder with that policy and its mo
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,16 @@ class Export:
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done; 2 for bad input, a policy that the target cannot carry, or a changed folder."""
     options = {"prog": "python -m policies.export", "description": __doc__, "config": (tyro.conf.FlagCreatePairsOff,)}
+    for stream in filter(lambda stream: isinstance(stream, io.TextIOWrapper), (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot encode is no reason to fail
     config = tyro.cli(Export, args=argv, **options)
     from policies.storage.files import PolicyError
 
     try:
         run(config)
     except (PolicyError, ValueError, OSError) as error:
-        print(f"export: {' '.join(str(error).split())}", file=sys.stderr)
+        sentence = " ".join(str(error).split())  # may quote a folder from elsewhere: what commands a terminal is shown
+        print("export: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence), file=sys.stderr)
         return 2
     return 0
 
@@ -101,12 +105,12 @@ def export(config: Export) -> None:
 
 def approximated(config: Export, source, target):
     """The nearest setting, after printing its agreement; on traces of hand-offs that is an estimate for drafts."""
-    from policies.export.nearest import nearest
+    from policies.export.nearest import describe, nearest
 
     traces = config.policy.parent / "traces" if config.traces is None else config.traces
-    fit = nearest(source, target, traces)
-    print(f"{target.name} cannot carry this policy: {target.reason(source)}\n{fit.describe()}")
-    return fit.recorded()
+    fitted = nearest(source, target, traces)
+    print(f"{target.name} cannot carry this policy: {target.reason(source)}\n{describe(fitted.approximation)}")
+    return fitted
 
 
 if __name__ == "__main__":

@@ -41,14 +41,12 @@ def seal(manifest: bytes) -> bytes:
 
 
 def _manifest(source: Source, target: Target, files: dict[str, bytes]) -> dict[str, Any]:
+    hashes = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
     return {
         "format": FORMAT,
         "version": VERSION,
         "target": target.name,
         "engines": recorded(target.engines),
-        "files": {
-            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            for name, data in sorted(files.items())
-        },
+        "files": dict(sorted(hashes.items())),
         "provenance": source.provenance(),
     }

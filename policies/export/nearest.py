@@ -6,8 +6,9 @@ Agreement counts single decisions along the texts of the traces. Speed and loss 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,33 +20,11 @@ from policies.kinds.rule import Rule
 from policies.storage.shards import read_shards
 
 
-@dataclass(frozen=True)
-class Fit:
-    """``agreement`` is the share of ``rows``, of prompts that it was not fitted on, with the same decision."""
+def nearest(source: Source, target: Target, traces: Path) -> Source:
+    """The source whose policy is the setting of ``target`` that agrees most with the policy on the rows of ``traces``.
 
-    source: Source
-    agreement: float
-    rows: int
-    wanted: float
-    """share of the rows at which the policy ends a draft"""
-
-    def describe(self) -> str:
-        """One line for a reader; the baseline is to end every draft, or none."""
-        blind = max(self.wanted, 1 - self.wanted)
-        return (
-            f"nearest setting: {self.source.policy.describe()}; it decides as the policy on {self.agreement:.1%} of "
-            f"{self.rows} rows of other prompts (one fixed answer: {blind:.1%})"
-        )
-
-    def recorded(self) -> Source:
-        """The source to export in place of the policy; its provenance says so."""
-        setting = self.source.policy.describe()
-        note = {"setting": setting, "agreement": self.agreement, "rows": self.rows, "policy_ends": self.wanted}
-        return replace(self.source, approximation=note)
-
-
-def nearest(source: Source, target: Target, traces: Path) -> Fit:
-    """The setting of ``target`` that agrees most with the policy on the rows of ``traces``.
+    Its ``approximation`` is this setting, its agreement on rows of prompts that it was not fitted on, their number, and
+    the share of them at which the policy ends a draft.
 
     ExportError if the target has no setting for such a policy, FileError for traces that cannot be used.
     """
@@ -66,11 +45,21 @@ def nearest(source: Source, target: Target, traces: Path) -> Fit:
     rule = Rule.never() if found is None else Rule(probability, found, "<=")
     rule.models = policy.models
     rule.provenance = policy.provenance
-    fit = Fit(replace(source, policy=rule), float(agreement), len(ends), float(ends.mean()))
-    reason = why_not(fit.source, probability)
+    note = {"setting": rule.describe(), "agreement": float(agreement), "rows": len(ends)}
+    fitted = replace(source, policy=rule, approximation=note | {"policy_ends": float(ends.mean())})
+    reason = why_not(fitted, probability)
     if reason is not None:
         raise ExportError(f"{target.name} has no setting near this policy: {reason}")
-    return fit
+    return fitted
+
+
+def describe(approximation: dict[str, Any]) -> str:
+    """One line for a reader; the baseline is to end every draft, or none."""
+    blind = max(approximation["policy_ends"], 1 - approximation["policy_ends"])
+    return (
+        "nearest setting: {setting}; it decides as the policy on {agreement:.1%} of {rows} rows of other prompts"
+        f" (one fixed answer: {blind:.1%})"
+    ).format(**approximation)
 
 
 def _best(probability: np.ndarray, ends: np.ndarray) -> float | None:

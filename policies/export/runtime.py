@@ -7,7 +7,7 @@ the whole vocabulary, in float32.
 from __future__ import annotations
 
 import warnings
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -56,6 +56,8 @@ class View:
         return (np.asarray(self.document["classes"], dtype=np.uint8)[self.state["last_token"]] & bit != 0) * 1.0
 
 
+FIELDS = ("position", "since_large", "repeated", "agreed", "large_entropy", "uniform")
+BITS = {"word_start": 1, "digit": 2, "punctuation": 4, "newline": 8}
 FEATURES = {
     "entropy": lambda view: view.entropy,
     "varentropy": View.varentropy,
@@ -63,18 +65,9 @@ FEATURES = {
     "margin": lambda view: view.top[..., 0] - view.top[..., 1],
     "top10": lambda view: view.top[..., 0] / view.top.sum(axis=-1),
     "top10_mass": lambda view: view.top.sum(axis=-1),
-    "position": lambda view: view.field("position"),
-    "since_large": lambda view: view.field("since_large"),
-    "repeated": lambda view: view.field("repeated"),
-    "agreed": lambda view: view.field("agreed"),
-    "large_entropy": lambda view: view.field("large_entropy"),
-    "uniform": lambda view: view.field("uniform"),
-    "mean_entropy": lambda view: view.mean("entropy"),
-    "mean_agreed": lambda view: view.mean("agreed"),
-    "last_is_word_start": lambda view: view.last_is(1),
-    "last_is_digit": lambda view: view.last_is(2),
-    "last_is_punctuation": lambda view: view.last_is(4),
-    "last_is_newline": lambda view: view.last_is(8),
+    **{name: partial(View.field, name=name) for name in FIELDS},
+    **{f"mean_{base}": partial(View.mean, base=base) for base in ("entropy", "agreed")},
+    **{f"last_is_{name}": partial(View.last_is, bit=bit) for name, bit in BITS.items()},
 }
 
 

@@ -11,6 +11,7 @@ from policies.export.source import ROLES, ExportError, Source
 from policies.features.table import FEATURES
 
 Files = dict[str, bytes | str | list | dict]  # contents by path: a list is a line of arguments, a dict is JSON
+Engines = dict[str, tuple[str, str]]  # by distribution: versions from (included) and to (excluded)
 
 
 @dataclass(frozen=True)
@@ -18,19 +19,14 @@ class Target:
     """``write(source)`` returns the files; ``refuse(source)`` the reason why it cannot, or None."""
 
     name: str
-    summary: str
-    """one line: the files, and the program that reads them"""
+    summary: str  # one line: the files, and the program that reads them
     write: Callable[[Source], Files]
-    refuse: Callable[[Source], str | None]
-    carries: str
-    """one line for ``--list``: the policies that it takes"""
+    refuse: Callable[[Source], str | None] = lambda source: None
+    carries: str = "every policy"  # one line for ``--list``
     roles: tuple[str, ...] = ROLES
-    probability: str | None = None
-    """the feature that the engine compares with a threshold, if it has one"""
-    engines: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """distributions, and the versions from (included) and to (excluded) that the files are for"""
-    evidence: str = "run"
-    """``run``: the tests run the engine if it is installed; ``notes``: the keys are from its documentation"""
+    probability: str | None = None  # the feature that the engine compares with a threshold, if it has one
+    engines: Engines = field(default_factory=dict)
+    evidence: str = "run"  # "run": the tests run the engine if installed; "notes": the keys are from its documentation
 
     def files(self, source: Source) -> dict[str, bytes]:
         """The files of ``source`` by path. ExportError with the reason if this target cannot carry it."""
@@ -60,11 +56,6 @@ HANDOFF = (
     "it decides who writes (backoff), and this engine checks every token with the large model; "
     "pass --role stop to end drafts with it"
 )
-
-
-def carries_all(source: Source) -> str | None:
-    """``refuse`` of targets that carry any policy."""
-    return None
 
 
 def no_verification(source: Source) -> str | None:

@@ -9,7 +9,7 @@ import torch
 
 from policies.export.portable import document, dumps
 from policies.export.source import ExportError, Source
-from policies.export.target import Files, Target, carries_all
+from policies.export.target import Files, Target
 
 OPSET, IR = 17, 8
 TOLERANCE = 1e-6
@@ -134,7 +134,6 @@ TARGET = Target(
     name="onnx",
     summary="policy.onnx: features to risk and decision, for ONNX Runtime in any language",
     write=write,
-    refuse=carries_all,
     carries="every policy (the caller computes the features)",
     engines={"onnxruntime": ("1.20", "2")},
 )

@@ -28,7 +28,7 @@ from typing import Any
 
 from policies.export.portable import FORMAT, VERSION, document
 from policies.export.source import ROLES, Source
-from policies.export.target import Files, Target, carries_all
+from policies.export.target import Files, Target
 from policies.features.table import FEATURES
 
 
@@ -80,6 +80,4 @@ TARGET = Target(
     name="json",
     summary="policy.json and its JSON Schema, for an engine that is not listed here",
     write=write,
-    refuse=carries_all,
-    carries="every policy",
 )

@@ -35,8 +35,10 @@ OPTIONS = {options!r}
 
 
 def write(source: Source) -> Files:
+    saved = {name: base64.b64encode(data).decode() for name, data in source.files.items()}
+    options = {"method": METHOD[source.role], "length": source.length}
     files = copied_sources() | {
-        "policy_data.py": _data(source),
+        "policy_data.py": DATA.format(files=saved, options=options),
         "generate.py": template("custom_generate.py.txt").replace("@IMPORTS@", _imports()),
         "requirements.txt": "transformers>=5.17\ntransformers<5.24\ntorch>=2.11\nsafetensors>=0.5\nnumpy>=1.24\n",
     }
@@ -78,12 +80,6 @@ def _imports() -> str:
     rest = sorted({name.removesuffix(".py") for name in copied_sources()} - {_flat(module) for module in ROOTS})
     unused = [f"from .{name} import __name__ as _{name}" for name in rest]
     return "\n".join([*used, "from .policy_data import FILES, OPTIONS", *unused])
-
-
-def _data(source: Source) -> str:
-    saved = {name: base64.b64encode(data).decode() for name, data in source.files.items()}
-    options = {"method": METHOD[source.role], "length": source.length}
-    return DATA.format(files=saved, options=options)
 
 
 def _readme(source: Source) -> str:
