@@ -59,8 +59,7 @@ def passes(program: str, checks: list[Check], limits: Limits) -> bool:
 def find_stub(prompt: str) -> Stub | None:
     """The last function of the prompt's code if its body is only a docstring, else None."""
     for source in (source for code in [*blocks(prompt), prompt] for source in snippets(code)):
-        body = _body(source)
-        last = body[-1] if body else None
+        last = next(reversed(ast.parse(source).body), None)
         if isinstance(last, ast.FunctionDef) and len(last.body) == 1 and ast.get_docstring(last) is not None:
             before = "".join(source.splitlines(keepends=True)[: last.lineno - 1])
             return Stub(before, source.rstrip() + "\n", last.name, ast.get_docstring(last))
@@ -120,9 +119,4 @@ def python_prefix(code: str, least: int = 0) -> str:
 
 def _functions(code: str) -> dict[str, int]:
     """Functions at the top level of ``code``: name -> statements in its body."""
-    return {node.name: len(node.body) for node in _body(code) if isinstance(node, ast.FunctionDef)}
-
-
-def _body(code: str) -> list[ast.stmt]:
-    """The statements of code that ``python_prefix`` returned."""
-    return ast.parse(code).body
+    return {node.name: len(node.body) for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}

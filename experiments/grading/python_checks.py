@@ -70,21 +70,7 @@ class Comparison:
         return same(left["value"], right["value"], OPERATORS[self.compare])
 
 
-@dataclass(frozen=True)
-class Truth:
-    """``assert`` of anything else: it must be true."""
-
-    source: str
-
-    @property
-    def expressions(self) -> tuple[str, ...]:
-        return (f"bool({self.source})",)
-
-    def passes(self, reply: dict[str, str]) -> bool:
-        return reply.get("value") == "True"
-
-
-Check = Example | Comparison | Truth
+Check = Example | Comparison
 
 
 def examples(docstring: str) -> list[Example]:
@@ -97,7 +83,7 @@ def examples(docstring: str) -> list[Example]:
     return [Example(e.source.strip(), e.want, e.exc_msg) for e in found]
 
 
-def asserts(text: str) -> list[Comparison | Truth]:
+def asserts(text: str) -> list[Comparison]:
     """The assert statements on lines of their own, without those that are not Python."""
     checks = []
     for line in ASSERT.findall(text):
@@ -105,12 +91,11 @@ def asserts(text: str) -> list[Comparison | Truth]:
             (statement,) = ast.parse(line.strip()).body
         except (SyntaxError, ValueError):
             continue
-        test = statement.test
-        if isinstance(test, ast.Compare) and len(test.ops) == 1:
-            left, right = ast.unparse(test.left), ast.unparse(test.comparators[0])
-            checks.append(Comparison(left, right, type(test.ops[0])))
-        else:
-            checks.append(Truth(ast.unparse(test)))
+        match statement.test:
+            case ast.Compare(left, [operation], [right]):
+                checks.append(Comparison(ast.unparse(left), ast.unparse(right), type(operation)))
+            case test:  # not bool(...), which an answer may redefine
+                checks.append(Comparison(f"not not ({ast.unparse(test)})", "True", ast.Eq))
     return checks
 
 
@@ -119,16 +104,10 @@ def redefined(checks: Iterable[Check]) -> list[str]:
 
     These are the names that all tests call, if all such names are builtins.
     """
-    called = [
-        {n.func.id for n in _nodes(c) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)} for c in checks
-    ]
+    trees = [ast.walk(ast.parse("\n".join(check.expressions))) for check in checks]
+    called = [{n.func.id for n in tree if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)} for tree in trees]
     shared = set.intersection(*called) if called else set()
-    return [] if any(not hasattr(builtins, name) for name in shared) else sorted(shared)
-
-
-def _nodes(check: Check) -> Iterable[ast.AST]:
-    source = check.source if isinstance(check, Truth) else "\n".join(check.expressions)
-    return ast.walk(ast.parse(source))
+    return sorted(shared) if all(hasattr(builtins, name) for name in shared) else []
 
 
 def same(left: str, right: str, compare) -> bool:

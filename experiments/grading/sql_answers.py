@@ -71,16 +71,12 @@ def find_query(text: str) -> str | None:
     """
     for code in [*blocks(text), text.split("```")[0]]:
         for start in QUERY.finditer(code):
-            query = re.split(r"\n\s*\n", _to_semicolon(code[start.start() :]))[0].strip()
+            after = code[start.start() :]
+            hidden = HIDDEN.sub(lambda m: " " * len(m.group()), after) + ";"  # a semicolon in quotes ends nothing
+            query = re.split(r"\n\s*\n", after[: hidden.index(";")])[0].strip()
             if _is_query(query):
                 return query
     return None
-
-
-def _to_semicolon(code: str) -> str:
-    """``code`` up to the first semicolon outside of quotes and comments."""
-    covered = HIDDEN.sub(lambda m: " " * len(m.group()), code)
-    return code[: covered.find(";")] if ";" in covered else code
 
 
 def _is_query(text: str) -> bool:
@@ -111,12 +107,12 @@ def execute(database: sqlite3.Connection, query: str) -> Rows | None:
     try:
         with contextlib.closing(database.execute(query)) as cursor:
             rows = cursor.fetchmany(MOST_ROWS + 1)
+        return rows if len(rows) <= MOST_ROWS else None
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError):
         return None
     finally:
         database.set_progress_handler(None, 0)
         database.set_authorizer(None)
-    return rows if len(rows) <= MOST_ROWS else None
 
 
 def same_rows(wanted: Rows, given: Rows | None, ordered: bool) -> bool:
