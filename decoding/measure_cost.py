@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import arg
 
 from decoding.cli.options import Backend, Model, use
+from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
 
 if TYPE_CHECKING:
     from decoding.cost.costs import ModelCosts
@@ -48,6 +49,7 @@ class MeasureCost:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 measured, 2 bad input (one sentence on standard error), 130 interrupted."""
+    escape_what_cannot_be_encoded()
     options = tyro.cli(MeasureCost, args=argv, prog="python -m decoding.measure_cost")
     try:
         check(options)
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         costs = measure_costs(models)
         path = store(models, costs)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -78,7 +80,7 @@ def check(options: MeasureCost) -> None:
 def load(options: MeasureCost) -> list:
     use(options.device, options.threads)
     from decoding.models.defaults import load_model
-    from decoding.models.lm import check_compatible
+    from decoding.models.vocabulary import check_compatible
 
     sources = {"small": options.small, "large": options.large}
     how = options.device, options.dtype, options.backend

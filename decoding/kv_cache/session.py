@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from decoding.kv_cache.attention import AttentionPositions
 from decoding.kv_cache.token_tree import TokenTree
+from decoding.models.vocabulary import SharedIds
 
 WASTE = 256
 """Padding, in tokens, that costs as much as another forward.
@@ -113,6 +114,7 @@ class BaseSession:
 
     def __init__(self, lm, batch: int):
         self.model, self.name, self.vocab, self.batch = lm.model, lm.name, lm.vocab, batch
+        self.shared = None
         self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
         self.greatest = torch.zeros(1, device=lm.device)
         self.reads: list[int] = []
@@ -128,6 +130,19 @@ class BaseSession:
     def rollback(self, rows: Tensor, lengths: Tensor) -> None:
         """Forget the tokens of ``rows`` [r] after the first ``lengths`` [r]."""
         self.read[rows] = torch.minimum(self.read[rows], lengths)
+
+    def share(self, vocab: int, shared: SharedIds | None) -> None:
+        """Write and read a text of ``vocab`` ids, some of which the model may lack."""
+        self.vocab, self.shared = vocab, shared
+
+    def _shared(self, logits: Tensor) -> Tensor:
+        """``logits`` [..., head] of the ids [..., vocab] of the text, -inf where the model lacks one."""
+        logits = logits[..., : self.vocab]
+        return logits if self.shared is None else self.shared.masked(logits)
+
+    def _readable(self, ids: Tensor) -> Tensor:
+        """``ids`` as the model can read them."""
+        return ids if self.shared is None else self.shared.readable(ids)
 
     @property
     def calls(self) -> int:
@@ -207,7 +222,7 @@ class Session(BaseSession):
         self.reads.append(slots.numel() if start is None else new)
         self.plan.positions = AttentionPositions(slots) if tree is None else tree.positions(slots, span.reach)
         self._plan(rows, stored, span.reach)
-        logits, states = self._forward(ids[rows[:, None], slots], prompt, logits_to_keep, hidden)
+        logits, states = self._forward(self._readable(ids[rows[:, None], slots]), prompt, logits_to_keep, hidden)
         self.read[rows] = lengths
         return (logits, states) if hidden else logits
 
@@ -247,7 +262,7 @@ class Session(BaseSession):
         """Logits, cut to the shared vocabulary, and last hidden states of the planned forward; counted and timed."""
         began = time.perf_counter()
         logits, states = self._run(ids, logits_to_keep, hidden)
-        logits = logits[..., : self.vocab]
+        logits = self._shared(logits)
         self._count(logits, began, prompt)
         return logits, states
 

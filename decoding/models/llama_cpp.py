@@ -80,7 +80,8 @@ class LlamaCppLM(LM):
 
     def __init__(self, model: Weights, tokenizer=None, threads: int | None = None):
         self.model, self.tokenizer, self.threads = model, tokenizer, threads
-        self.vocab, self.context = common_ids(model.head, tokenizer), context(model.config)
+        self.head, self.context = model.head, context(model.config)
+        self.vocab = common_ids(self.head, tokenizer)
         self.recorders = None
 
     @classmethod
@@ -163,7 +164,7 @@ class LlamaCppSession(BaseSession):
         position = torch.arange(len(row)) - (unread.cumsum(0) - lengths)[row]
         column = position - (lengths - logits_to_keep)[row]
         self._drop(rows.tolist(), start.tolist(), lengths.tolist())
-        self.input.fill(ids[rows[row], position], position, rows[row], column >= 0)
+        self.input.fill(self._readable(ids[rows[row], position]), position, rows[row], column >= 0)
         llama_cpp.llama_set_embeddings(self.handle, hidden)
         if code := llama_cpp.llama_decode(self.handle, self.input.batch):
             raise RuntimeError(f"llama_decode of {len(row)} tokens by {self.name} returned {code}")
@@ -178,7 +179,8 @@ class LlamaCppSession(BaseSession):
                 return values.reshape(len(rows), logits_to_keep, most).clone()
             return values.new_zeros(len(rows), logits_to_keep, most).index_put_(where, values)
 
-        logits = gathered(llama_cpp.llama_get_logits(self.handle), self.model.head, self.vocab)
+        head = self.model.head
+        logits = self._shared(gathered(llama_cpp.llama_get_logits(self.handle), head, min(head, self.vocab)))
         self.read[rows] = lengths
         self.reads.append(len(row))
         self._count(logits, began, prompt=int(start.min()) == 0)

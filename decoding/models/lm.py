@@ -33,7 +33,8 @@ class LM:
     def __init__(self, model, tokenizer=None, graphs=False):
         use_attention(model, attention(model.config))
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.vocab = common_ids(model.config.vocab_size, tokenizer)
+        self.head = model.config.vocab_size
+        self.vocab = common_ids(self.head, tokenizer)
         self.context = context(model.config)
         self._fused: FusedForward | None = None
         self.recorders = Recorders(model) if graphs and recordable(model) else None
@@ -88,7 +89,7 @@ class LM:
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """Equal for models that can share a text. Cached: hashing a vocabulary takes longer than writing a token."""
+        """Equal for equal vocabularies. Cached: hashing a vocabulary takes longer than writing a token."""
         return _digest(json.dumps(self.vocabulary))
 
     def session(self, batch: int, capacity: int) -> Session:
@@ -135,28 +136,6 @@ def common_ids(head: int, tokenizer) -> int:
     """Number of ids that both a head of ``head`` logits and the tokenizer, if any, know."""
     # Not len(tokenizer): ids may have gaps, and a tokenizer may know tokens that the head does not.
     return head if tokenizer is None else min(head, max(tokenizer.get_vocab().values()) + 1)
-
-
-def check_compatible(models: list[LM]) -> int:
-    """Number of token ids that all models share; ValueError names the first token on which two tokenizers differ.
-
-    Padded heads of different sizes are compatible: only tokenizers count. Without tokenizers the heads must be equal.
-    """
-    first = models[0]
-    for other in models[1:]:
-        if first.tokenizer is None or other.tokenizer is None:
-            if first.vocab != other.vocab:
-                raise ValueError(
-                    f"models without tokenizers need one vocabulary size, not {first.vocab} and {other.vocab}"
-                )
-        elif first.tokenizer_hash != other.tokenizer_hash:
-            mine, theirs = first.vocabulary, other.vocabulary
-            token = next(t for t in sorted(mine.keys() | theirs.keys(), key=str) if mine.get(t) != theirs.get(t))
-            raise ValueError(
-                f"the models have different tokenizers: {token!r} is {mine.get(token)} in one and {theirs.get(token)} "
-                "in the other; two models can only share a text when their tokenizers are the same"
-            )
-    return min(lm.vocab for lm in models)
 
 
 def _digest(data: str | bytes) -> str:

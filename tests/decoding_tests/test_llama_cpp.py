@@ -13,7 +13,7 @@ import torch
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, default_pair, generate
 from decoding.__main__ import main
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, load_model, target_source
-from decoding.models.lm import check_compatible
+from decoding.models.vocabulary import check_compatible
 from decoding.state.token_buffer import left_pad
 from experiments.engines_under_test.catalogue import Models, build, runnable
 from policies import Random, Rule
@@ -131,7 +131,8 @@ def test_logits_and_states_are_near_those_of_the_dequantised_weights(small, torc
 
 
 def test_it_is_the_same_model_with_other_weights_to_everyone_who_asks(small, torch_small):
-    assert check_compatible([small, torch_small]) == small.vocab == torch_small.vocab
+    assert check_compatible([small, torch_small]) == [None, None]
+    assert small.vocab == torch_small.vocab
     assert small.context == torch_small.context
     mine, theirs = small.identity(), torch_small.identity()
     assert {key for key in mine if mine[key] != theirs[key]} == {"weights"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from decoding import LM
@@ -13,14 +13,14 @@ from decoding.cost import cache
 from decoding.cost.costs import ModelCosts
 from decoding.cost.timing import measure
 from decoding.models.defaults import load_model
-from decoding.models.lm import check_compatible
+from decoding.models.vocabulary import check_compatible
 from train.certification.requirements import check_certificate
 from train.common import run_folder
 from train.common.cli import at_least
 from train.common.job import Job
 from train.common.progress import progress, say
 from train.common.settings import MAY_CHANGE, FitPolicy
-from train.data.prompts import Prompt, load_prompts
+from train.data.prompts import Prompt, prompts_for
 from train.data.splits import refuse_overlap, reserve, split, split_hash
 from train.methods import tuning_method
 from train.quality.metric import QualityMetric
@@ -39,6 +39,9 @@ def prepare(settings: FitPolicy) -> Job:
     if settings.join and not (folder / "run.json").exists():
         raise ValueError(f"there is no run to join in {folder}; start it without --join first")
     at_least(settings, LEAST)
+    otherwise = f"use another --name or delete {folder}"
+    date = run_folder.recorded_date(folder / "run.json", otherwise)
+    settings = replace(settings, reading=settings.reading.dated(date))
     use(settings.device, settings.threads)
     check_certificate(settings, method.certifiable)
     if settings.storage is not None:
@@ -50,7 +53,7 @@ def prepare(settings: FitPolicy) -> Job:
     if settings.traces is not None:
         method.check_traces(settings, small, large, splits)
     run = _identity(settings, [small, large], splits)
-    run_folder.ensure_same_run(folder / "run.json", run, settings, f"use another --name or delete {folder}")
+    run_folder.ensure_same_run(folder / "run.json", run, settings, otherwise)
     return Job(settings, goal, folder, small, large, splits, timing_table(folder, [small, large]), metric)
 
 
@@ -76,12 +79,11 @@ def load_pair(settings) -> tuple[LM, LM]:
 
 def _splits(settings: FitPolicy, small: LM, large: LM) -> dict[str, list[Prompt]]:
     """The prompts of each split. Those of certification follow the others in the source: without them, splits stay."""
-    longest = min(small.context, large.context) - settings.max_new_tokens
-    load = lambda limit: load_prompts(settings.prompts, large.tokenizer, limit, max_tokens=longest)  # noqa: E731
-    prompts = load(settings.limit)
+    prompts = prompts_for(settings, [small, large], settings.limit)
     splits = split(prompts, dict(zip(("fit", "tune", "holdout"), settings.sizes, strict=True)), settings.seed)
     if settings.certify:
-        splits["certify"] = reserve(load(len(prompts) + 4 * settings.certify), prompts, settings.certify)
+        pool = prompts_for(settings, [small, large], len(prompts) + 4 * settings.certify)
+        splits["certify"] = reserve(pool, prompts, settings.certify)
         refuse_overlap(splits)
     return splits
 

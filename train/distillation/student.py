@@ -10,7 +10,8 @@ from safetensors import safe_open
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from decoding.models.defaults import load_model
-from decoding.models.lm import LM, check_compatible
+from decoding.models.lm import LM
+from decoding.models.vocabulary import check_compatible
 from train.distillation.checkpoint import load_weights
 from train.distillation.grow import grow
 

@@ -14,11 +14,10 @@ import torch
 
 from decoding.acceptance.draft_block import gather_at
 from decoding.models.lm import LM
+from decoding.models.vocabulary import SharedIds
 
-CAP = 5.0
-"""nats of regret at which a token costs 1"""
-STOP = 1.0
-"""nats of regret above which an EOS, or a token instead of one, is unwanted by the large model"""
+CAP = 5.0  # nats of regret at which a token costs 1
+STOP = 1.0  # nats of regret above which an EOS, or a token instead of one, is unwanted by the large model
 NGRAM = 6
 
 
@@ -26,12 +25,9 @@ NGRAM = 6
 class Score:
     """One answer as the large model reads it; arrays over its n tokens."""
 
-    regret: np.ndarray
-    """[n] nats: best log-probability minus that of the token written"""
-    logprob: np.ndarray
-    """[n] log-probability of the token written"""
-    best: np.ndarray
-    """[n] the large model's best token"""
+    regret: np.ndarray  # [n] nats: best log-probability minus that of the token written
+    logprob: np.ndarray  # [n] log-probability of the token written
+    best: np.ndarray  # [n] the large model's best token
 
 
 @torch.inference_mode()
@@ -46,11 +42,18 @@ def score(lm: LM, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[i
     return scores
 
 
-def answer_logits(lm: LM, prompt: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
-    """[n, vocab] logits with which ``lm`` would have written each of the n tokens of the answer."""
+def answer_logits(
+    lm: LM, prompt: Sequence[int], answer: Sequence[int], shared: SharedIds | None = None
+) -> torch.Tensor:
+    """[n, vocab] logits with which ``lm`` would have written each of the n tokens of the answer.
+
+    ``shared``: its part in a text of another model's ids, as ``check_compatible`` returns it.
+    """
     ids = torch.tensor([[*prompt, *answer]], device=lm.device)
+    ids, vocab = (ids, lm.vocab) if shared is None else (shared.readable(ids), len(shared.lacking))
     out = lm.model(input_ids=ids, use_cache=False, logits_to_keep=len(answer) + 1)
-    return out.logits[0, :-1, : lm.vocab]
+    logits = out.logits[0, :-1, :vocab]
+    return logits if shared is None else shared.masked(logits)
 
 
 def end_tokens(lm: LM) -> list[int]:
