@@ -8,6 +8,7 @@ import time
 import warnings
 
 from decoding.cli.options import Options, check_policy, parse, read_text, settings_of, use
+from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
 from decoding.decoders.registry import build_decoder, decoder_kind
 
 # torch and transformers take seconds to import, so every function imports them itself and --help does not wait.
@@ -15,11 +16,12 @@ from decoding.decoders.registry import build_decoder, decoder_kind
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 written, 2 bad input (one sentence on standard error), 130 interrupted."""
+    escape_what_cannot_be_encoded()
     options = parse(argv)
     try:
         decoder, state, names = prepare(options)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -74,7 +76,7 @@ def load_policy(options: Options, models=None):
     with warnings.catch_warnings(record=True) as caught:
         policy = load(options.policy, identities, strict=not options.allow_other_models)
     for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
+        print(f"warning: {visible(str(warning.message))}", file=sys.stderr)
     return policy.to(options.device)
 
 

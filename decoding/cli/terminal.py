@@ -1,23 +1,51 @@
-"""The text on the terminal, in its writers' colours, and one line of statistics."""
+"""The text on the terminal, in its writers' colours, and one line of statistics; no text commands the terminal."""
 
 from __future__ import annotations
 
+import io
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.text import Text
 
 STYLES = {"small": "green", "large": "black on yellow"}
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters other than line breaks and tabs: a terminal obeys them."""
+
+
+def visible(text: str) -> str:
+    """The text with its control characters written as escapes, such as ``\\x1b``."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def escape_what_cannot_be_encoded() -> None:
+    """Let a character that standard output or error cannot encode be an escape there, not an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class PlainConsole(Console):
+    """A console that prints names and texts as they are: brackets and colons mean nothing, control characters show."""
+
+    def __init__(self, **options):
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable, options=None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
 
 
 def painter(names: Sequence[str]) -> Callable:
-    """What prints a ``Piece``: in its writer's colours on a terminal, as plain text elsewhere and with NO_COLOR."""
-    sys.stdout.reconfigure(errors="replace")  # else a character that the terminal cannot show raises
-    console = Console(soft_wrap=True)
+    """What prints a ``Piece``: on a terminal in its writer's colours, without them with NO_COLOR; unchanged elsewhere."""
+    console = PlainConsole(soft_wrap=True)
+    shown = visible if console.is_terminal else str
     if console.color_system is None or console.no_color:
-        return lambda piece: print(piece.text, end="", flush=True)
-    return lambda piece: console.print(Text(piece.text, STYLES[names[piece.writer]]), end="")
+        return lambda piece: print(shown(piece.text), end="", flush=True)
+    return lambda piece: console.print(Text(shown(piece.text), STYLES[names[piece.writer]]), end="")
 
 
 def show_statistics(state, names: Sequence[str], seconds: float) -> None:

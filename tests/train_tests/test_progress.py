@@ -4,8 +4,8 @@ import io
 import time
 
 import pytest
-from rich.console import Console
 
+from decoding.cli.terminal import PlainConsole
 from train.common import progress
 
 
@@ -65,11 +65,36 @@ def test_a_step_that_fails_says_nothing_more_and_leaves_no_thread(monkeypatch, c
 
 def test_a_terminal_shows_a_bar_and_the_log_the_lines(monkeypatch, tmp_path):
     out = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=out, force_terminal=True, width=80))
+    monkeypatch.setattr(progress, "console", PlainConsole(file=out, force_terminal=True, width=80))
     with progress.log_to(tmp_path / "log.txt"):
         list(progress.track([1, 2], "decoding"))
-        progress.say("[bold]done[/bold]")
+        progress.say("done", style="bold")
     progress.say("not in the log")
     assert "━" in out.getvalue()
     assert "took" not in out.getvalue()
     assert (tmp_path / "log.txt").read_text() == "decoding 2/2, 0:00:00 in all\ndone\n"
+
+
+NAME = "runs/[/x] [bold]a[/bold] :fire: \x1b]52;c;aGk= \x9b"
+SHOWN = r"runs/[/x] [bold]a[/bold] :fire: \x1b]52;c;aGk= \x9b"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_are_printed_as_they_are(terminal, monkeypatch, tmp_path):
+    out = io.StringIO()
+    console = PlainConsole(file=out, force_terminal=terminal, width=200, color_system=None)
+    monkeypatch.setattr(progress, "console", console)
+    with progress.log_to(tmp_path / "log.txt"):
+        progress.say(NAME)
+        list(progress.track([1], NAME))
+    for text in (out.getvalue(), (tmp_path / "log.txt").read_text()):
+        assert SHOWN in text
+        assert text.count(SHOWN[:36]) >= 2
+        assert "\x1b]" not in text
+        assert "\x9b" not in text
+
+
+def test_a_name_that_is_not_utf8_does_not_end_the_job(tmp_path):
+    with progress.log_to(tmp_path / "log.txt"):
+        progress.say("runs/\udcff")
+    assert (tmp_path / "log.txt").read_text() == "runs/\\udcff\n"

@@ -27,6 +27,15 @@ def test_table_shows_the_results_own_numbers(result):
     assert len({len(line) for line in lines}) == 1
 
 
+def test_names_with_markup_and_control_characters_are_shown(result, printed):
+    result["name"], result["methods"][1]["label"] = "[/x]\x1b[31m", "a\x9b[/b] :fire:"
+    assert r"a\x9b[/b] :fire:" in tables.table(result)
+    shown = printed(result)
+    assert r"[/x]\x1b[31m" in shown
+    assert r"a\x9b[/b]" in shown
+    assert "\x1b" not in shown
+
+
 def test_a_number_that_is_not_one_is_a_dash_and_an_empty_column_goes(result):
     for row in result["methods"]:
         row["large_share"] = None

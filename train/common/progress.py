@@ -9,17 +9,19 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 
-from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TextColumn
+
+from decoding.cli.terminal import PlainConsole
 
 EVERY = 30.0
 """Seconds between two lines."""
-console = Console()
-_log: list[Console] = []
+COLUMNS = TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:]
+console = PlainConsole()
+_log: list[PlainConsole] = []
 
 
 def say(*objects: object, **options) -> None:
-    """Print on the console, and in the log while there is one."""
+    """Print on the console, and in the log while there is one; strings as they are, without markup."""
     for out in (console, *_log):
         out.print(*objects, **options)
 
@@ -27,8 +29,8 @@ def say(*objects: object, **options) -> None:
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append to the file ``path`` all that ``say`` prints, and the lines of ``progress``."""
-    with path.open("a", encoding="utf-8") as file:
-        _log.append(Console(file=file, width=console.width, force_terminal=False))
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        _log.append(PlainConsole(file=file, width=console.width, force_terminal=False))
         try:
             yield
         finally:
@@ -54,7 +56,7 @@ def progress(title: str, total: int = 1, done: int = 0) -> Iterator[Callable[[in
         while not ended.wait(EVERY):
             _print(outs, step.line())
 
-    with Progress(console=console, disable=not console.is_terminal) as bar:
+    with Progress(*COLUMNS, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total, completed=done)
 
         def update(count: int) -> None:
@@ -89,6 +91,6 @@ class Step:
         return f"{self.title}{count}, {timedelta(seconds=round(seconds))} {what}"
 
 
-def _print(outs: Sequence[Console], line: str) -> None:
+def _print(outs: Sequence[PlainConsole], line: str) -> None:
     for out in outs:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, highlight=False, soft_wrap=True)

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from decoding.cli.terminal import visible
+
 DASH = "–"
 COLUMNS = {  # key in a method: title (None: the name of the loss), format; `key`_interval is shown where there is one
     "tokens_per_second": ("tokens/s", ".1f"),
@@ -23,7 +25,7 @@ COLUMNS = {  # key in a method: title (None: the name of the loss), format; `key
 
 def table(result: dict[str, Any]) -> str:
     """The methods as a Markdown table with aligned columns."""
-    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in cells(result)]
+    lines = [[visible(cell.replace("|", "\\|").replace("\n", " ")) for cell in line] for line in cells(result)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
