@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from policies.storage import documents
 from policies.storage.atomic import write
-from policies.storage.documents import append_rows as append_rows
+from policies.storage.documents import FileError
 from train.common.schema import checked
 
+RUN = "run"
+"""the key of a row that names its run"""
 ANEW = "delete that line, and what it holds is made anew"
 
 
@@ -24,12 +28,28 @@ def plain(value) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
+def append_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Append ``rows`` to the JSON lines ``path``, and wait for the disk; in the folder of a run each row names the run."""
+    run = fingerprint(path.parent)
+    documents.append_rows(path, rows if run is None else [row | {RUN: run} for row in rows])
+
+
 def read_rows(path: Path, kind: type = dict) -> list[dict]:
     """The rows of the JSON lines ``path``, each an object with the fields of the dataclass ``kind``; none without it.
 
-    A last line that a crash cut short is removed. FileError names any other line that is not what was written.
+    A last line that a crash cut short is removed. FileError names any other line that is not what was written, and one
+    of another run.
     """
-    rows = documents.read_rows(path, ANEW)
+    rows, run = documents.read_rows(path, ANEW), fingerprint(path.parent)
     for number, row in enumerate(rows, 1):
-        checked(kind, row, f"{path}, line {number}", ANEW)
+        place = f"{path}, line {number}"
+        if row.pop(RUN, run) != run:
+            raise FileError(place, "it is of another run", ANEW)
+        checked(kind, row, place, ANEW)
     return rows
+
+
+def fingerprint(folder: Path) -> str | None:
+    """What tells the run in ``folder`` from others: the hash of its run.json; None without one."""
+    path = folder / "run.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
