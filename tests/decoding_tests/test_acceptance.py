@@ -33,7 +33,9 @@ SAMPLING = {
     "T=1.4 p=0.8": Sampling(1.4, top_p=0.8),
 }
 LOSSLESS = [name for name, rule in RULES.items() if rule.lossless]
-WORLD = World(vocab=3, k=3, seed=4)
+WORLD, LACKING = World(vocab=3, k=3, seed=4), World(vocab=3, k=3, seed=4)
+for logits in LACKING.draft.values():
+    logits[1] = -torch.inf
 each_sampling = pytest.mark.parametrize("sampling", SAMPLING.values(), ids=SAMPLING)
 UNSURE = Rule("top1", 0.55, "<=")
 
@@ -162,6 +164,15 @@ def continuation(world, text, sampling):
 
 def truth(world, sampling):
     return continuation(world, (), sampling)
+
+
+@each_sampling
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_rules_write_what_a_target_with_more_tokens_writes(name, sampling):
+    """The draft lacks one of them."""
+    difference = written(LACKING, sampling, RULES[name].load()()) - truth(LACKING, sampling)
+    assert difference.abs().max() < 1e-6
+    assert difference.abs().sum() < 2e-5
 
 
 @each_sampling

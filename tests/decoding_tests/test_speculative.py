@@ -4,10 +4,10 @@ from itertools import product
 
 import pytest
 import torch
-from tiny_models import eager, nudged, tiny
+from tiny_models import eager, nudged, tiny, words
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from decoding import Autoregressive, Backoff, Block, Exact, Sampling, Speculative, generate
+from decoding import LM, Autoregressive, Backoff, Block, Exact, Sampling, SpecInfer, Speculative, generate
 from policies import Random, Rule
 
 VOCAB, NEW, DRAWS, EOS = 6, 3, 4000, 4
@@ -124,6 +124,34 @@ def test_draws_follow_the_target_to_its_eos(options):
     p, result = p_value(Speculative([draft, target], **options), SAMPLING["T=1"], eos=EOS, seed=7)
     assert p > 0.001
     assert len(result.lengths.unique()) == NEW
+
+
+def other_vocabulary(role):
+    """The pair, of which one model lacks two of the six tokens: in its tokenizer, or with them in its head."""
+    few = {"draft, tokenizer": words(4), "draft, head": words(4), "target, padded": words(VOCAB)}[role]
+    small = nudged(draft, 0.0).model
+    if role == "draft, head":
+        small.resize_token_embeddings(4)
+    if role == "target, padded":
+        small.resize_token_embeddings(VOCAB + 3, mean_resizing=False)
+        few.add_tokens([f"new{i}" for i in range(3)])
+    return [LM(small, few), LM(target.model, words(VOCAB))]
+
+
+@pytest.mark.parametrize("role", ["draft, tokenizer", "draft, head", "target, padded"])
+@pytest.mark.parametrize("how", ["fixed", "block", "tree", "backoff"])
+def test_draws_follow_the_target_whatever_tokens_the_draft_has(role, how):
+    pair = other_vocabulary(role)
+    decoder = {
+        "fixed": Speculative(pair, length=2),
+        "block": Speculative(pair, length=3, accept=Block()),
+        "tree": SpecInfer(pair, (2, 2)),
+        "backoff": Backoff(pair, Rule.always()),
+    }[how]
+    p, result = p_value(decoder, SAMPLING["T=1"])
+    assert p > 0.001
+    assert how == "backoff" or result.counts["accepted"] > DRAWS / 4
+    assert how == "backoff" or result.sequences[:, 4:][result.writers == 0].max() < pair[0].vocab
 
 
 @pytest.mark.parametrize("rule", [Keeper(), Believer()], ids=["residual-is-p", "accept-always"])
