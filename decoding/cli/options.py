@@ -13,6 +13,8 @@ from tyro.conf import arg
 
 from decoding.decoders.registry import DECODERS, Setting, decoder_kind
 
+LONGEST_TEXT = 2**24
+"""bytes of a prompt"""
 Backend = Annotated[str, arg(metavar="{torch,llama.cpp}")]
 Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 
@@ -114,10 +116,13 @@ def check_policy(options: Options, method: str) -> None:
 
 
 def read_text(text: str) -> str:
-    """The prompt. ValueError if it is empty or not UTF-8."""
+    """The prompt. ValueError if it is empty, not UTF-8, or endless, such as standard input from /dev/zero."""
     try:
         if text == "-":
-            text = sys.stdin.buffer.read().decode().removesuffix("\n")
+            given = b"" if sys.stdin is None else sys.stdin.buffer.read(LONGEST_TEXT + 1)  # None: it was closed
+            if len(given) > LONGEST_TEXT:
+                raise ValueError(f"standard input has over {LONGEST_TEXT:,} bytes; no model reads as long a prompt")
+            text = given.decode().removesuffix("\n")
         text.encode()  # an argument that was not UTF-8 comes with lone surrogates
     except UnicodeError as error:
         raise ValueError("the text is not UTF-8; convert it first") from error

@@ -72,3 +72,15 @@ def test_an_ascii_terminal_gets_escapes(module, how):
     assert b"\\u65e5\\xe9\\x1b" in done.stderr or b"\\udce6" in done.stderr
     assert done.stderr.isascii()
     assert b"\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [("</dev/zero", "over 16,777,216 bytes"), ("</dev/null", "empty"), ("<&-", "empty")],
+)
+def test_standard_input_that_is_no_text(source, says):
+    command = f"ulimit -v 8000000; exec {sys.executable} -m decoding - {source}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
