@@ -6,19 +6,21 @@ python experiments/drafter.py --limit 100
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from decoding import Autoregressive, generate
+from decoding.cli.options import use
 from decoding.cost.timing import measure
 from decoding.models.defaults import load_model
 from train.common import atomic
-from train.common.cli import command
+from train.common.cli import checking, command
 from train.common.progress import say, track
-from train.data.prompts import load_prompts
+from train.data.options import PromptOptions, Reading
+from train.data.prompts import prompts_for
 from train.distillation.agreement import expected_accepted
 from train.quality.guarded_regret import answer_logits
 from train.reports.terminal import print_rows
@@ -38,15 +40,16 @@ class DrafterQuality:
     threads: int | None = None
     output: Path | None = None
     """write the figures to this JSON file"""
+    reading: Reading = field(default_factory=PromptOptions)
 
 
 def run(config: DrafterQuality) -> dict:
     """Measure, print and write the figures."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    with checking():
+        use("cpu", config.threads)
     large = load_model("large", None)
     small = load_model("small", config.small)
-    prompts = load_prompts(config.prompts, large.tokenizer, config.limit)
+    prompts = prompts_for(config, [small, large], config.limit)
     by_family = defaultdict(list)
     for prompt in track(prompts, "target's answers"):
         by_family[prompt.family].append(agreement(small, large, prompt, config.max_new_tokens))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from policies.export.checking import check
 from train.baselines.xllamacpp_server import XllamacppServer
 from train.common import atomic, run_folder
 from train.common.cli import at_least, checking, command
+from train.data.options import PromptOptions, Reading
 from train.data.prompts import Prompt, load_prompts
 from train.data.splits import split_hash
 from train.reports.terminal import print_rows
@@ -56,11 +57,12 @@ class ExportedSpeed:
     small: str | None = None
     """.gguf of the small model (default: the drafter in the repository)"""
     prompts: str | None = None
-    """.jsonl with `prompt` or `messages`, .txt with a prompt a line, or a `datasets` name (default: embedded)"""
+    """prompts as train/fit_policy.py takes them (default: the embedded ones)"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     output: Path = Path("runs/exported/default")
     """folder of rows.jsonl, settings.json, result.json and the converted models"""
+    reading: Reading = field(default_factory=PromptOptions)
 
 
 def run(config: ExportedSpeed) -> dict:
@@ -69,7 +71,15 @@ def run(config: ExportedSpeed) -> dict:
         settings = read_folders(config)
         small, large = models = find_ggufs(config)
         prompts, tokenizer = load(config)
-        refuse_other_setting(config, settings, models)
+        now = {
+            "told": settings,
+            "models": list(models),
+            "max_new_tokens": config.max_new_tokens,
+            "engines": {ENGINES[name].package: version(ENGINES[name].package) for name in settings},
+            "threads": torch.get_num_threads(),
+        }
+        otherwise = f"name another --output or delete {config.output}"
+        run_folder.ensure_same_run(config.output / "settings.json", now, config, otherwise)
     context = max(len(p.ids) for p in prompts) + config.max_new_tokens + 64
     ways = {}
     for engine, told in settings.items():
@@ -116,19 +126,6 @@ def load(config: ExportedSpeed) -> tuple[list[Prompt], object]:
     small = load_model("small", config.small)
     room = small.context - config.max_new_tokens
     return load_prompts(config.prompts, small.tokenizer, config.limit, room, config.reading), small.tokenizer
-
-
-def refuse_other_setting(config: ExportedSpeed, settings: dict, models: tuple[str, str]) -> None:
-    """ValueError when the folder holds rows of another setting, with which these would be mixed."""
-    now = {
-        "told": settings,
-        "models": list(models),
-        "max_new_tokens": config.max_new_tokens,
-        "engines": {ENGINES[name].package: version(ENGINES[name].package) for name in settings},
-        "threads": torch.get_num_threads(),
-    }
-    otherwise = f"name another --output or delete {config.output}"
-    run_folder.ensure_same_run(config.output / "settings.json", now, config, otherwise)
 
 
 class Engine(NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from experiments.grading.families import FAMILIES, GRADERS, grade
 from policies.storage.atomic import write
 from train.common.cli import checking, command
 from train.common.progress import track
+from train.data.options import PromptOptions, Reading
 from train.data.prompts import Prompt, load_prompts
 from train.quality.graders import load_grader
 from train.reports.terminal import print_rows
@@ -38,13 +39,14 @@ class GradeTexts:
     """one of number, code, sql, chrf, rouge_l, or module:function of your own, for all prompts (default: by family)"""
     output: Path | None = None
     """write {"id", "family", "grader", "score"} rows to this jsonl"""
+    reading: Reading = field(default_factory=PromptOptions)
 
 
 def run(config: GradeTexts) -> list[dict]:
     """Grade, print and write. Raises InputError for wrong prompts, texts or graders."""
     own = None if config.grader is None else GRADERS.get(config.grader) or load_grader(config.grader)
     with checking():
-        prompts = {p.id: p for p in read_prompts(config.prompts)}
+        prompts = {p.id: p for p in load_prompts(config.prompts, None, options=config.reading)}
         own_references = [(name, p.reference) for name, p in prompts.items() if p.reference is not None]
         texts = own_references if config.texts is None else read_texts(config.texts, prompts)
     rows = []
@@ -57,11 +59,6 @@ def run(config: GradeTexts) -> list[dict]:
     if config.output is not None:
         write(config.output, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return rows
-
-
-def read_prompts(source: str | None) -> list[Prompt]:
-    """Prompts without a tokenizer: graders read text, so each has one meaningless token."""
-    return load_prompts(source, lambda text: {"input_ids": [0]})
 
 
 def read_texts(path: Path, prompts: dict[str, Prompt]) -> list[tuple[str, str]]:

@@ -19,10 +19,11 @@ the large one. OpenVINO GenAI has no row: it needs a model that was converted be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.common.cli import command
+from train.data.options import PromptOptions, Reading
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Speed:
     """`llama-8b+1b` or `tiny`: random weights of these shapes instead of models. Their texts mean nothing, so only
     random hand-off, overhead and throughput are worth measuring"""
     prompts: str | None = None
-    """.jsonl with `prompt` or `messages`, .txt with a prompt a line, or a `datasets` name (default: embedded)"""
+    """prompts as train/fit_policy.py takes them (default: the embedded ones)"""
     device: str = "cpu"
     dtype: str | None = None
     """of the large model (default: float32, of random weights bfloat16)"""
@@ -57,6 +58,7 @@ class Speed:
     """CPU threads (default: torch's choice)"""
     output: Path = Path("runs/speed/default")
     """folder of rows.jsonl (one line a prompt and repeat), settings.json, result.json and speed.png"""
+    reading: Reading = field(default_factory=PromptOptions)
 
 
 def run(config: Speed) -> dict:

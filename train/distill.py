@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from train.common.cli import attempt
+from train.data.options import PromptOptions, Reading
 
 
 @dataclass
@@ -98,6 +99,7 @@ class Distill:
     """compile the drafter with torch.compile: takes a minute at the start, worth it on CUDA"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
+    reading: Reading = field(default_factory=PromptOptions)
 
 
 def cli(argv: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +37,7 @@ class ComparisonSettings:
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0
-    reading: Reading = PromptOptions()
+    reading: Reading = field(default_factory=PromptOptions)
 
 
 @dataclass

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.graders import GradeTexts, read_prompts, run
+from experiments.graders import GradeTexts, run
 from experiments.grading.families import FAMILIES, GRADERS, grade
 from experiments.grading.overlap import chrf, rouge_l
 from train.common.cli import InputError
-from train.data.prompts import Prompt
+from train.data.prompts import Prompt, load_prompts
 from train.quality.graders import load_grader
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ overlap = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def embedded():
-    return read_prompts(None)
+    return load_prompts(None, None)
 
 
 def of(prompts, family):

@@ -14,6 +14,7 @@ from train.data.prompts import (
     DEFAULT_PROMPTS,
     Prompt,
     PromptError,
+    PromptOptions,
     load_prompts,
     template_hash,
 )
@@ -133,7 +134,7 @@ BAD_LINES = {
     b'{"messages": [{"role": "user"}]}': "line 2.*message 1.*'content'",
     b'{"messages": [{"role": ["user"], "content": "a"}]}': "line 2.*message 1.*'role'",
     b'{"messages": [{"role": "robot", "content": "a"}]}': "line 2.*message 1.*system, developer, user",
-    b'{"messages": [{"role": "assistant", "content": "a"}]}': "line 2.*last message.*from the user",
+    b'{"messages": [{"role": "system", "content": "a"}]}': "line 2.*last message.*from the user",
 }
 
 
@@ -157,12 +158,12 @@ def test_a_bad_line_is_named(tmp_path, line, pattern):
     ("name", "content", "pattern"),
     [
         ("missing.jsonl", None, "missing.jsonl does not exist"),
-        ("missing.json", None, "missing.json does not exist.*jsonl"),
+        ("missing.json", None, "missing.json does not exist"),
         ("no such thing", None, "no such thing does not exist"),
         ("x" * 5000, None, "does not exist"),
         ("nul\0.jsonl", None, "cannot be read"),
         (".", None, "is a directory"),
-        ("prompts.csv", b"a", "prompts.csv has an unknown suffix.*jsonl"),
+        ("prompts.yaml", b"a", "prompts.yaml has an unknown suffix.*jsonl"),
         ("empty.jsonl", b"", "empty.jsonl is empty"),
         ("blank.txt", b"\n \n", "blank.txt holds no prompts"),
         ("bytes.txt", b"a\n\xc3\n", "bytes.txt, line 2.*UTF-8"),
@@ -191,7 +192,7 @@ def test_too_long_a_prompt_names_id_length_and_limit(tmp_path):
     path = write(tmp_path, '{"prompt": "a b c", "id": "long"}')
     assert len(load_prompts(path, PLAIN, max_tokens=3)) == 1
     with one_sentence("line 1.*long has 3 tokens.*limit is 2") as error:
-        load_prompts(path, PLAIN, max_tokens=2)
+        load_prompts(path, PLAIN, max_tokens=2, options=PromptOptions(too_long="error"))
     assert_one_line(error)
 
 

@@ -61,6 +61,12 @@ def read(path: Path, otherwise: str = AGAIN) -> dict[str, Any]:
     return value
 
 
+def recorded_date(path: Path, otherwise: str = AGAIN) -> str | None:
+    """The date that the templates of the run in ``path`` print, if there is one. FileError for a damaged file."""
+    date = _flat(read(path, otherwise)).get("date") if path.exists() else None
+    return date if isinstance(date, str) else None
+
+
 def read_settings(folder: Path) -> FitPolicy:
     """The settings of the run in ``folder``; those that may change on resume are at their defaults.
 
@@ -73,9 +79,14 @@ def read_settings(folder: Path) -> FitPolicy:
 
 
 def _flat(run: dict[str, Any]) -> dict[str, Any]:
-    settings = run.get("settings", {})
-    return settings | {name: value for name, value in run.items() if name != "settings"}
+    """Each setting under its own name, as it is typed, before all else."""
+    flat = dict(run)
+    for group in ("settings", "reading"):
+        inner = flat.pop(group, {})
+        flat = inner | flat if isinstance(inner, dict) else {group: inner} | flat
+    return flat
 
 
 def _typed(name: str, config) -> str:
-    return f"--{name.replace('_', '-')}" if hasattr(config, name) else name
+    known = hasattr(config, name) or hasattr(getattr(config, "reading", None), name)
+    return f"--{name.replace('_', '-')}" if known else name

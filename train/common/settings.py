@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from train.data.options import PromptOptions, Reading
 from train.methods import METHODS
 
 MAY_CHANGE = ("trials", "wandb", "output", "join", "storage", "frontier")
@@ -45,7 +46,8 @@ class FitPolicy:
     large: str | None = None
     """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
     prompts: str | None = None
-    """.jsonl with `prompt` or `messages`, .txt with a prompt a line, or a `datasets` name (default: embedded)"""
+    """.jsonl or .json with `prompt` or `messages`, .csv or .parquet, .txt with a prompt a line, or a `datasets` name
+    (default: embedded)"""
     limit: int | None = 52
     """use at most this many prompts, spread over their families"""
     max_new_tokens: int = 64
@@ -80,3 +82,4 @@ class FitPolicy:
     seed: int = 0
     sizes: tuple[float, float, float] = (0.4, 0.2, 0.4)
     """shares of the prompts to fit on, tune on and hold out"""
+    reading: Reading = field(default_factory=PromptOptions)

@@ -44,14 +44,14 @@ class PromptOptions:
         except ValueError as error:
             raise ValueError(f"--date is {self.date!r}; write it as 2026-01-31 or 2026-01-31T12:00") from error
 
-    def dated(self, recorded: Any = None) -> PromptOptions:
-        """With a date: the given one, else that of the ``recorded`` options of a run, else now.
+    def dated(self, recorded: str | None) -> PromptOptions:
+        """With a date: the given one, else the one ``recorded`` when the run began, else now.
 
-        A run that goes on another day reads the same prompts.
+        A run that goes on another day so reads the same prompts.
         """
-        before = recorded.get("date") if isinstance(recorded, dict) else None
-        before = before if isinstance(before, str) else datetime.now().isoformat("T", "minutes")
-        return replace(self, date=before) if self.date is None else self
+        if self.date is not None:
+            return self
+        return replace(self, date=datetime.now().isoformat("T", "minutes") if recorded is None else recorded)
 
 
 Reading = Annotated[PromptOptions, OmitArgPrefixes]

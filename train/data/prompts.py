@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +18,7 @@ from train.data.records import Prompt, Record
 from train.data.rendering import Renderer
 from train.data.sources import read_records
 
-__all__ = ["DEFAULT_PROMPTS", "Prompt", "PromptError", "PromptOptions", "load_prompts", "template_hash"]
+__all__ = ["DEFAULT_PROMPTS", "Prompt", "PromptError", "PromptOptions", "load_prompts", "prompts_for", "template_hash"]
 DEFAULT_PROMPTS = Path(__file__).with_name("default_prompts.jsonl")
 _print = partial(say, markup=False, highlight=False, soft_wrap=True)
 
@@ -43,6 +43,7 @@ def load_prompts(
         a `.txt` file, one prompt per line, spaces around it removed, blank lines skipped;
         or a set of the `datasets` hub as `name`, `name:split` or `name:config:split` (the split is "train" when absent;
         slices such as "train[:500]" work): the first known column is read, without closing assistant turns.
+    tokenizer: of transformers, or None where only the texts matter: each prompt then has one meaningless token.
     limit: at most this many, taken in turn from each family in file order, so that every family is represented.
     max_tokens: the longest prompt, in tokens with the chat template; ``options`` say what happens to longer ones.
     note: called with each line that a user should read, such as how many prompts are skipped.
@@ -61,6 +62,15 @@ def load_prompts(
     for text, count in renderer.notes.items():
         note(f"{shown}: {count:,} of {len(records):,}: {text}")
     return chosen
+
+
+def prompts_for(settings: Any, models: Sequence[Any], limit: int | None) -> list[Prompt]:
+    """``load_prompts`` of a command's ``settings``, for the tokenizer of the last of ``models``.
+
+    The longest prompt leaves room for the answer in the context of every model.
+    """
+    room = min(lm.context for lm in models) - settings.max_new_tokens
+    return load_prompts(settings.prompts, models[-1].tokenizer, limit, room, settings.reading)
 
 
 def template_hash(tokenizer: Any) -> str | None:

@@ -18,7 +18,10 @@ Messages = list[dict[str, Any]]
 
 
 class Renderer:
-    """Tokenises records as one tokenizer and the options say; ``notes`` counts what a user should know."""
+    """Tokenises records as one tokenizer and the options say; ``notes`` counts what a user should know.
+
+    Without a tokenizer, a prompt is its text and one meaningless token.
+    """
 
     def __init__(self, tokenizer: Any, options: PromptOptions):
         self.tokenizer, self.options = tokenizer, options
@@ -51,7 +54,9 @@ class Renderer:
 
     def _tokenised(self, record: Record, messages: Messages) -> Prompt:
         text = "\n\n".join(message["content"] for message in messages if message["content"])
-        if self.template is None:
+        if self.tokenizer is None:
+            ids = [0]
+        elif self.template is None:
             self._refuse_tools(record)
             ids = self.tokenizer(text)["input_ids"]
         else:

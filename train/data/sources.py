@@ -85,10 +85,9 @@ def _text_lines(path: Path, shown: str) -> Iterator[Row]:
 
 
 def _json_list(path: Path, shown: str) -> Iterator[Row]:
+    text = read_text_file(path, shown)
     with at(shown):
-        found = _parsed(
-            _read_text(path, shown), "write one list of objects, or name the file .jsonl if each has a line"
-        )
+        found = _parsed(text, "write one list of objects, or name the file .jsonl if each has a line")
         if isinstance(found, dict) and not any(key in found for key in COLUMNS):
             raise PromptError(f"an object with {reprlib.repr(list(found))}; write a list of objects {OBJECT}")
         found = [found] if isinstance(found, dict) else found
@@ -99,7 +98,7 @@ def _json_list(path: Path, shown: str) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path, shown: str) -> Iterator[Row]:
-    text = _read_text(path, shown)
+    text = read_text_file(path, shown)
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     csv.field_size_limit(2**31 - 1)  # 131,072 characters otherwise, and a prompt may be longer
     reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -151,7 +150,7 @@ NAMES = ".jsonl, .json, .csv, .parquet or .txt"
 
 def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, and their numbers."""
-    text = _read_text(path, shown)
+    text = read_text_file(path, shown)
     yield from ((n, line) for n, raw in enumerate(text.split("\n"), start=1) if (line := raw.strip()))
 
 
@@ -175,10 +174,10 @@ def _check_file(path: Path, shown: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise PromptError(f"{shown} is not a regular file; copy what it holds into one")
     if not found.st_size:
-        raise PromptError(f"{shown} is empty; it must hold one prompt per line")
+        raise PromptError(f"{shown} is empty; it must hold text")
 
 
-def _read_text(path: Path, shown: str) -> str:
+def read_text_file(path: Path, shown: str) -> str:
     """The text of a file in UTF-8, or in the encoding that its byte order mark names."""
     _check_file(path, shown)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ def read_inputs(config, target: LM) -> tuple[list[Prompt], list[Sequence]]:
     if config.self_prompts:
         user_opening(target.tokenizer)
     length, tokenizer = config.max_length, target.tokenizer
-    prompts = [p for source in config.prompts for p in load_prompts(source, tokenizer, max_tokens=length)]
+    prompts = [p for source in config.prompts for p in load_prompts(source, tokenizer, None, length, config.reading)]
     return prompts, read_corpus(config.generations, config.text, tokenizer, length, config.text_tokens, config.seed)
 
 
@@ -66,7 +67,8 @@ def own_answers(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
     path, own = config.output / "generations.jsonl", config.output / "self_prompts.jsonl"
     if config.self_prompts:
         write_self_prompts(target, config.self_prompts, own)
-        prompts = prompts + load_prompts(own, target.tokenizer, max_tokens=config.max_length)
+        how = replace(config.reading, columns=())
+        prompts = prompts + load_prompts(own, target.tokenizer, None, config.max_length, how, note=lambda _: None)
     for temperature in config.temperatures if prompts else ():
         write_generations(target, prompts, path, config.answer_tokens, temperature, config.answer_batch)
     return read_generations(path, config.max_length) if prompts else []

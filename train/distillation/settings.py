@@ -23,6 +23,8 @@ MAY_CHANGE = (
 )
 """Settings that may change on resume: they say where and how long a run trains, not on what."""
 
+OTHERWISE = "name another --output"
+
 
 def resolve(config):
     """``config`` with every automatic value filled in. Raises ValueError, one sentence; writes nothing."""
@@ -41,7 +43,8 @@ def resolve(config):
     missing = {name: value for name, value in automatic.items() if getattr(config, name) in (None, "auto")}
     if config.export == "gguf" and not target.endswith(".gguf"):
         raise ValueError(f"--export gguf needs a target in GGUF, for its tokenizer, not {target}; use --export folder")
-    return replace(config, target=target, **missing)
+    date = run_folder.recorded_date(_path(config), OTHERWISE)
+    return replace(config, target=target, reading=config.reading.dated(date), **missing)
 
 
 def check_run(config) -> None:
@@ -50,7 +53,7 @@ def check_run(config) -> None:
         raise ValueError(f"--output {config.output} is not a folder")
     if _path(config).exists() and not config.resume:
         raise ValueError(f"{config.output} holds a run already; go on with it without --no-resume, or name another")
-    run_folder.check(_path(config), _identity(config), config, "name another --output")
+    run_folder.check(_path(config), _identity(config), config, OTHERWISE)
 
 
 def remember_run(config) -> None:
