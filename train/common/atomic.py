@@ -29,7 +29,7 @@ def plain(value) -> Any:
 
 
 def append_rows(path: Path, rows: Iterable[dict]) -> None:
-    """Append ``rows`` to the JSON lines ``path``, and wait for the disk; in the folder of a run each row names the run."""
+    """Append ``rows`` to the JSON lines ``path`` and wait until they are on disk; in a run's folder they name it."""
     run = fingerprint(path.parent)
     documents.append_rows(path, rows if run is None else [row | {RUN: run} for row in rows])
 

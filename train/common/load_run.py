@@ -7,17 +7,23 @@ from functools import cached_property
 from pathlib import Path
 
 from decoding.cost import cache
+from decoding.cost.costs import ModelCosts
 from decoding.models.defaults import load_model
 from decoding.models.vocabulary import check_compatible
 from policies import Policy, load
+from policies.storage.documents import FileError
+from train.common.atomic import fingerprint, plain
 from train.common.job import Job
 from train.common.result import Result, read_result
-from train.common.run_folder import read_settings
+from train.common.run_folder import AGAIN, read_settings
+from train.common.schema import checked
 from train.data.prompts import prompts_for
 from train.data.splits import split_hash
 from train.quality.metric import QualityMetric
 from train.search.goal import Goal
 from train.traces.handoff_traces import Traces, read_traces
+
+SPLITS = ("fit", "tune", "holdout")
 
 
 @dataclass
@@ -25,8 +31,7 @@ class FinishedRun(Job):
     """The job of a run that has a policy, with the splits fit, tune and holdout."""
 
     result: Result
-    policy: Policy
-    """that of policy.json"""
+    policy: Policy  # that of policy.json
 
     @property
     def trace_folder(self) -> Path:
@@ -49,10 +54,31 @@ def load_run(folder: Path) -> FinishedRun:
     small, large = load_model("small", settings.small, *how), load_model("large", settings.large, *how)
     check_compatible([small, large])
     policy = load(folder / "policy.json", models=[small.identity(), large.identity()])
-    prompts, groups = prompts_for(settings, [small, large], settings.limit), policy.provenance["groups"]
-    splits = {name: [p for p in prompts if p.group in set(groups[name])] for name in ("fit", "tune", "holdout")}
+    cost = cache.read(folder / "cost.json")
+    _check_one_run(folder, result, policy, cost)
+    prompts = prompts_for(settings, [small, large], settings.limit)
+    groups = checked(_Provenance, policy.provenance, folder / "policy.json", AGAIN).groups
+    splits = {name: [p for p in prompts if p.group in set(groups.get(name, ()))] for name in SPLITS}
     changed = [name for name, some in splits.items() if split_hash(some) != result.splits[name].hash]
     if changed:
         raise ValueError(f"the prompts of {folder} have changed ({', '.join(changed)}); tune a policy on these first")
-    cost, metric = cache.read(folder / "cost.json"), QualityMetric(large, settings.grader)
+    metric = QualityMetric(large, settings.grader)
     return FinishedRun(settings, goal, folder, small, large, splits, cost, metric, result, policy)
+
+
+@dataclass
+class _Provenance:
+    groups: dict[str, list[str]]
+
+
+def _check_one_run(folder: Path, result: Result, policy: Policy, cost: ModelCosts) -> None:
+    """FileError for a file of another run in ``folder``: no two runs measure the same seconds."""
+    known = {"small": cost.small, "large": cost.large}
+    of_others = {
+        "result.json": result.run not in (None, fingerprint(folder)) or not set(SPLITS) <= result.splits.keys(),
+        "cost.json": result.cost != known,
+        "policy.json": policy.provenance.get("cost", plain(known)) != plain(known),
+    }
+    for name, other in of_others.items():
+        if other:
+            raise FileError(folder / name, "it is not of the run that the other files are of", AGAIN)

@@ -9,8 +9,7 @@ from typing import Any
 from train.common import run_folder
 from train.common.schema import checked
 
-Interval = list[float]
-"""[low, high]"""
+Interval = list[float]  # [low, high]
 
 
 @dataclass
@@ -29,10 +28,8 @@ class MethodRow:
     plain_regret: float
     large_share: float | None = None
     """share of the tokens that the large model wrote; None for exact methods, in which it judges all"""
-    recovered: float | None = None
-    """share of the gap between the small and the large model's loss; None without a gap"""
-    length: int | None = None
-    """longest draft, where drafts are all that is tuned"""
+    recovered: float | None = None  # share of the gap between the small and the large model's loss; None without a gap
+    length: int | None = None  # longest draft, where drafts are all that is tuned
 
 
 @dataclass
@@ -43,8 +40,7 @@ class AgainstRandom:
     difference: float
     interval: Interval
     confidence: float
-    bracketed: bool
-    """whether the two random rates that ran are slower and faster than the policy"""
+    bracketed: bool  # whether the two random rates that ran are slower and faster than the policy
 
 
 @dataclass
@@ -65,12 +61,10 @@ class Candidate:
     replayed_speedup: float
     replayed_loss: float
     pvalue: float | None = None
-    upper: float | None = None
-    """its own upper bound on the mean capped loss"""
+    upper: float | None = None  # its own upper bound on the mean capped loss
     capped_loss: float | None = None
     loss: float | None = None
-    sd: float | None = None
-    """standard deviation of the capped losses"""
+    sd: float | None = None  # standard deviation of the capped losses
     above_cap: int | None = None
     priced_speedup: float | None = None
     priced_speedup_interval: Interval | None = None
@@ -92,8 +86,7 @@ class CertificateRecord:
     """A certificate, and everything that it rests on."""
 
     claim: str
-    chosen: int | None
-    """index of the certified candidate; None when none passed"""
+    chosen: int | None  # index of the certified candidate; None when none passed
     budget: float
     confidence: float
     loss_cap: float
@@ -186,14 +179,11 @@ class Prediction:
     """What is known of the tuned decoder before the hold-out."""
 
     replay: Replay
-    frontier: dict[str, list[list[float]]]
-    """predicted curves, each a list of points in the plane of the report"""
-    goal: dict[str, float] = field(default_factory=dict)
-    """``Goal.asked``; empty where nothing can be lost"""
+    frontier: dict[str, list[list[float]]]  # predicted curves, each a list of points in the plane of the report
+    goal: dict[str, float] = field(default_factory=dict)  # ``Goal.asked``; empty where nothing can be lost
     front: list[FrontPoint] = field(default_factory=list)
     calibration: Reliability | None = None
-    decoder: str | None = None
-    """the decoder in words, where it is more than a policy"""
+    decoder: str | None = None  # the decoder in words, where it is more than a policy
 
 
 @dataclass(kw_only=True)
@@ -201,14 +191,12 @@ class Holdout:
     """What was measured on the held-out prompts."""
 
     methods: list[MethodRow]
-    live_over_table: float
-    """the large model's live seconds over those of the timing table"""
+    live_over_table: float  # the large model's live seconds over those of the timing table
     samples: list[Sample]
     verdict: str
     comparison: AgainstRandom | None = None
     against: AgainstRival | None = None
-    traffic: dict[str, Any] | None = None
-    """what the tuned policy saw (``train.monitoring.drift.traffic``)"""
+    traffic: dict[str, Any] | None = None  # what the tuned policy saw (``train.monitoring.drift.traffic``)
     certificate: CertificateRecord | None = None
 
 
@@ -226,12 +214,11 @@ class Result(Prediction, Holdout):
     models: list[dict[str, Any]]
     policy: PolicySummary
     splits: dict[str, SplitSummary]
-    cost: dict[str, dict[int, float]]
-    """timing table by model: seconds by tokens read"""
+    cost: dict[str, dict[int, float]]  # timing table by model: seconds by tokens read
     trials: list[TrialRow]
-    pruned: int
-    """how many trials were given up"""
+    pruned: int  # how many trials were given up
     chosen_trial: int
+    run: str | None = None  # the hash of run.json
 
     @property
     def chosen(self) -> TrialRow:
