@@ -26,8 +26,8 @@ from experiments.backoff_tables.oracles import Oracle
 from experiments.backoff_tables.policies import METHODS
 from experiments.backoff_tables.setting import Setting, prepare
 from experiments.backoff_tables.table import show, summarize
-from experiments.backoff_tables.texts import price_texts, write_texts
 from experiments.shared.decision_cost import decision_share
+from experiments.shared.handoff_texts import price_texts, write_texts
 from policies import Rule
 from train.common import atomic, run_folder
 from train.common.cli import checking, command
@@ -96,14 +96,19 @@ def build_decoders(config: BackoffTables, setting: Setting) -> dict[tuple[str, f
 def measure(config: BackoffTables, setting: Setting, decoders: dict[tuple[str, float], Backoff]) -> list[dict]:
     """Write and price the texts of all decoders: a row for each."""
     pair, prompts = [setting.models[0], setting.models[-1]], setting.prompts
-    first = write_texts(setting, LARGE, Autoregressive(pair[1]), config.batch, None)
-    references = [row["answer"] for row in first]
-    small = write_texts(setting, "small", Backoff(pair, Rule.never(), verify_eos=False), config.batch, references)
+
+    def texts(name: str, decoder, *reference) -> list[dict]:
+        path = setting.folder / "texts" / f"{name}.jsonl"
+        return write_texts(decoder, prompts, path, setting.new, config.batch, *reference)
+
+    first = texts(LARGE, Autoregressive(pair[1]))
+    reference = setting.metric, [row["answer"] for row in first]
+    small = texts("small", Backoff(pair, Rule.never(), verify_eos=False), *reference)
     ends = [setting.cost.small, setting.cost.large]
     measured = {LARGE: price_texts(first, prompts, ends[1:], ()), "small": price_texts(small, prompts, ends, (0.0,))}
     spent = measure_decisions(setting, decoders)
     for (key, rate), decoder in decoders.items():
-        rows = write_texts(setting, f"{key}-{rate:g}", decoder, config.batch, references)
+        rows = texts(f"{key}-{rate:g}", decoder, *reference)
         tables = setting.cost.tables if METHODS[key].three else ends
         seconds = [share * table[1] for share, table in zip(spent[key], tables, strict=False)]
         measured[f"{key}-{rate:g}"] = price_texts(rows, prompts, tables, seconds)

@@ -53,26 +53,22 @@ def specimens(tokenizer) -> dict[str, Policy]:
     }
 
 
-def run(config: DecisionCost) -> dict[tuple[str, str, bool], list[float]]:
-    """Shares by (policy, model, uncompiled). Raises InputError before any work is done."""
+def run(config: DecisionCost) -> None:
+    """Measure and print. Raises InputError before any work is done."""
     with checking():
         at_least(config, {"limit": 1, "max_new_tokens": 2, "repeats": 1})
         use("cpu", config.threads)
-    pair = default_pair()
+    pair, rows = default_pair(), []
     prompts = [p for p in load_prompts(None, pair[1].tokenizer, 100) if len(p.ids) <= 128][: config.limit]
-    found, rows = {}, []
-    head = ("policy", "watches", "a decision, in its tokens", "not compiled")
     for label, policy in specimens(pair[1].tokenizer).items():
         for lm in pair:
+            cells = []
             for uncompiled in (False, True):
-                found[label, lm.name, uncompiled] = [
-                    decision_share(lm, policy, prompts, config.max_new_tokens, uncompiled)
-                    for _ in range(config.repeats)
-                ]
-            both = (found[label, lm.name, uncompiled] for uncompiled in (False, True))
-            rows.append((label, lm.name, *("; ".join(f"{share:.3f}" for share in shares) for shares in both)))
-    print_rows(head, rows)
-    return found
+                how = prompts, config.max_new_tokens, uncompiled
+                shares = [decision_share(lm, policy, *how) for _ in range(config.repeats)]
+                cells.append("; ".join(f"{share:.3f}" for share in shares))
+            rows.append((label, lm.name, *cells))
+    print_rows(("policy", "watches", "a decision, in its tokens", "not compiled"), rows)
 
 
 main = command(DecisionCost, run, __doc__)

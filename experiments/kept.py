@@ -17,8 +17,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from decoding import Autoregressive, Backoff
 from decoding.cli.options import use
-from experiments.shared.handoff_texts import write_references, write_texts
+from experiments.shared.handoff_texts import price_texts, write_texts
 from experiments.shared.unseen_prompts import one_of_each_group, shortest_first, unseen_prompts
 from train.certify import certify, check_settings, prompt_order
 from train.common import atomic
@@ -72,8 +73,8 @@ def run(config: Kept) -> dict:
         "budget": config.budget,
         "candidates": [{"priced_speedup": s, "loss": float(c.mean())} for s, c in zip(speedups, losses.T, strict=True)],
         "once": {
-            "best": _compare(losses, fastest_within(losses[tune], config.budget), untouched),
-            "certificate": _compare(losses, _certify(config, losses[held]), untouched),
+            "best": on_untouched(losses[untouched], fastest_within(losses[tune], config.budget)),
+            "certificate": on_untouched(losses[untouched], certified(config, losses[held])),
         },
         "of_many": repeat_choices(config, losses, len(tune), len(held)),
     }
@@ -98,14 +99,18 @@ def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
 
 def measure(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
     """Capped losses [prompts, thresholds], safest first, and the priced speedup of each."""
-    references = write_references(found, prompts, folder / "large.jsonl", config.batch)
-    reference, search = alone(prompts, references, found.cost), Search.of(found, found.traces)
-    losses, speedups = [], []
+    pair, how = [found.small, found.large], (found.new, config.batch)
+    large = write_texts(Autoregressive(found.large), prompts, folder / "large.jsonl", *how)
+    references, search = [row["answer"] for row in large], Search.of(found, found.traces)
+    measured, losses, speedups = {LARGE: alone(prompts, references, found.cost)}, [], []
     for i in range(1, config.thresholds + 1):
-        policy = found.policy.with_threshold(search.threshold(found.policy, i / (config.thresholds + 1)))
-        own = write_texts(found, policy, prompts, references, folder / f"threshold_{i}.jsonl", config.batch)
-        losses.append(np.minimum(own["loss"], config.loss_cap))
-        speedups.append(speedup({LARGE: reference, "own": own}, "own"))
+        threshold = search.threshold(found.policy, i / (config.thresholds + 1))
+        policy = found.policy.with_threshold(threshold).to(found.large.device)
+        path, setting = folder / f"threshold_{i}.jsonl", f"{policy.describe()} {threshold}"
+        rows = write_texts(Backoff(pair, policy), prompts, path, *how, found.metric, references, setting)
+        measured["own"] = price_texts(rows, prompts, found.cost.tables, (0.0,))
+        losses.append(np.minimum(measured["own"]["loss"], config.loss_cap))
+        speedups.append(speedup(measured, "own"))
     return np.stack(losses, 1), speedups
 
 
@@ -115,14 +120,16 @@ def fastest_within(losses: np.ndarray, budget: float) -> int | None:
     return int(within[-1]) if len(within) else None
 
 
-def _certify(config: Kept, losses: np.ndarray) -> int | None:
+def certified(config: Kept, losses: np.ndarray) -> int | None:
+    """The candidate that ``losses`` certify."""
     return certify(losses, config.budget, config.confidence, config.loss_cap).chosen
 
 
-def _compare(losses: np.ndarray, chosen: int | None, untouched: np.ndarray) -> dict:
+def on_untouched(losses: np.ndarray, chosen: int | None) -> dict:
+    """Mean loss of a choice on prompts that it was not made on, with its interval."""
     if chosen is None:
         return {"candidate": None}
-    kept = losses[untouched, chosen]
+    kept = losses[:, chosen]
     interval = bootstrap(lambda rows: kept[rows].mean(), len(kept))
     return {"candidate": chosen, "kept": float(kept.mean()), "interval": interval}
 
@@ -134,7 +141,7 @@ def repeat_choices(config: Kept, losses: np.ndarray, tune: int, held: int) -> di
     for _ in track(range(config.runs), "promises"):
         first, second = (losses[rng.integers(0, len(losses), n)] for n in (tune, held))
         chosen["best"].append(fastest_within(first, config.budget))
-        chosen["certificate"].append(_certify(config, second))
+        chosen["certificate"].append(certified(config, second))
     shares = {}
     for name, some in chosen.items():
         made = np.array([c for c in some if c is not None], int)

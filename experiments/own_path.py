@@ -20,8 +20,9 @@ from typing import Annotated
 
 import tyro
 
+from decoding import Autoregressive, Backoff
 from decoding.cli.options import use
-from experiments.shared.handoff_texts import write_references, write_texts
+from experiments.shared.handoff_texts import price_texts, write_texts
 from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
 from policies import Momentum, Policy, Rule, load
 from train.common import atomic
@@ -65,14 +66,17 @@ def run(config: OwnPath) -> dict:
         found, prompts = prepare(config)
     folder = config.run / "own_path" if config.output is None else config.output
     folder.mkdir(parents=True, exist_ok=True)
-    references = write_references(found, prompts, folder / "large.jsonl", config.batch)
+    pair, how = [found.small, found.large], (found.new, config.batch)
+    large = write_texts(Autoregressive(found.large), prompts, folder / "large.jsonl", *how)
+    references = [row["answer"] for row in large]
     measured = {LARGE: alone(prompts, references, found.cost)}
     rivals = {}
     for name, (policy, thresholds) in fit_candidates(config, found, folder / "traces").items():
         for place, threshold in thresholds.items():
-            path = folder / f"{name} {place}.jsonl".replace(" ", "_")
-            rival = policy.with_threshold(threshold)
-            measured[f"{name} {place}"] = write_texts(found, rival, prompts, references, path, config.batch)
+            rival = policy.with_threshold(threshold).to(found.large.device)
+            path, setting = folder / f"{name} {place}.jsonl".replace(" ", "_"), f"{rival.describe()} {threshold}"
+            rows = write_texts(Backoff(pair, rival), prompts, path, *how, found.metric, references, setting)
+            measured[f"{name} {place}"] = price_texts(rows, prompts, found.cost.tables, (0.0,))
         rivals[name] = compare(measured, name)
         atomic.write_json(folder / "result.json", {"prompts": len(prompts), "policies": rivals})
         say({name: rivals[name]})
@@ -116,7 +120,7 @@ def trace_rounds(config: OwnPath, found: FinishedRun, traces: Path, count: int) 
     if not (traces / "meta.json").exists():
         traces.mkdir(parents=True, exist_ok=True)
         shards = sorted(found.trace_folder.glob("shard-*.parquet"))[: 2 * count]
-        for path in (*shards, found.trace_folder / "meta.json"):
+        for path in (*shards, *found.trace_folder.glob("*.json*")):  # what they are of, and their checksums
             shutil.copy(path, traces)
     prompts, seed = found.splits["fit"] + found.splits["tune"], found.settings.seed
     for number in range(1, config.rounds + 1):

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from decoding import Speculative, default_pair, generate
+from decoding.cli.options import use
 from decoding.cost.timing import measure
 from policies import Rule, Survival
 from train.common import atomic
-from train.common.cli import command
+from train.common.cli import checking, command
 from train.data.prompts import load_prompts
 from train.data.splits import split
 from train.replay.oracle import oracle
@@ -41,26 +42,22 @@ class ReplayCheck:
     """the logged texts are repeated to this many tokens before replays are timed"""
     trials: int = 1000
     threads: int | None = None
-    traces: Path | None = None
-    """folder that keeps the draft traces, for the next run (default: none)"""
     output: Path | None = None
     """write the figures to this JSON file"""
 
 
 def run(config: ReplayCheck) -> dict:
     """Measure, print and write the figures."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    with checking():
+        use("cpu", config.threads)
     pair = default_pair()
     every = load_prompts(None, pair[1].tokenizer)
     prompts = split(every)["holdout"][: config.limit]
     chosen = {p.id for p in prompts}
     more = [p for p in every if p.id not in chosen][: config.bulk]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) if config.traces is None else config.traces
-        # One by one, as they are decoded live: in low precision a logit depends on the number of rows.
-        live = trace(pair, prompts, folder / "live", config, batch=1)
-        bulk = trace(pair, more, folder / "bulk", config) if more else live
+    # One by one, as they are decoded live: in low precision a logit depends on the number of rows.
+    live = trace(pair, prompts, config, batch=1)
+    bulk = trace(pair, more, config) if more else live
     result = {"live": compare(pair, prompts, live, config), "trials": benchmark(bulk, config)}
     show(result)
     if config.output is not None:
@@ -68,11 +65,11 @@ def run(config: ReplayCheck) -> dict:
     return result
 
 
-def trace(pair, prompts, folder: Path, config: ReplayCheck, **options):
-    """A replay of the drafts that ``folder`` keeps; those that it lacks are traced first."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    collect_drafts(*pair, prompts, config.longest, folder, config.max_new_tokens, **options)
-    return Replay(read_drafts(folder))
+def trace(pair, prompts, config: ReplayCheck, **options) -> Replay:
+    """A replay of drafts for ``prompts``."""
+    with tempfile.TemporaryDirectory() as folder:
+        collect_drafts(*pair, prompts, config.longest, Path(folder) / "drafts", config.max_new_tokens, **options)
+        return Replay(read_drafts(Path(folder) / "drafts"))
 
 
 def compare(pair, prompts, replay, config: ReplayCheck) -> dict:

@@ -26,8 +26,7 @@ from train.common import atomic
 from train.common.cli import at_least, checking, command
 from train.common.load_run import FinishedRun, load_run
 from train.data.prompts import Prompt
-from train.evaluation import live
-from train.evaluation.live import LARGE, speedup
+from train.evaluation.live import LARGE, measure, speedup
 from train.reports.tables import with_interval
 from train.reports.terminal import print_rows
 
@@ -54,15 +53,9 @@ def run(config: Targets) -> list[dict]:
     pair, targets = [first.small, first.large], list(policies)
     decoders = {f"{target:g}": Backoff(pair, policy) for target, policy in policies.items()}
     config.output.mkdir(parents=True, exist_ok=True)
-    measured = live.measure(
-        {LARGE: Autoregressive(first.large)} | decoders,
-        prompts,
-        first.new,
-        first.metric,
-        config.output / "prompts.jsonl",
-        "live, unseen prompts",
-        setting=" ".join(f"{policy.threshold.item():.9g}" for policy in policies.values()),
-    )
+    setting = " ".join(f"{policy.threshold.item():.9g}" for policy in policies.values())
+    how = first.new, first.metric, config.output / "prompts.jsonl", "live, unseen prompts", setting
+    measured = measure({LARGE: Autoregressive(first.large)} | decoders, prompts, *how)
     result = [summarize(measured, name, target) for name, target in zip(decoders, targets, strict=True)]
     atomic.write_json(config.output / "result.json", {"prompts": len(prompts), "targets": result})
     show(result, len(prompts))

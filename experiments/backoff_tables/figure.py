@@ -62,8 +62,8 @@ def _line(axes: Axes, rows: list[dict], name: str, key: str) -> None:
 def _exact(left: Axes, right: Axes, speculative: dict) -> None:
     label = f"exact speculative, length {speculative['length']} (replayed)"
     right.plot(speculative["speedup"], 0.0, "*", color=COLOURS["speculative"], ms=13, mec="white", label=label)
-    for axes, x in ((left, 1.0), (right, 1.0)):
-        axes.plot(x, 0.0, "s", color=COLOURS["large"], ms=9, mec="white", label="large model alone")
+    for axes in (left, right):
+        axes.plot(1.0, 0.0, "s", color=COLOURS["large"], ms=9, mec="white", label="large model alone")
 
 
 def _words(picture: Figure, axes: Axes, result: dict) -> None:

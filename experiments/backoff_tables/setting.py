@@ -20,6 +20,7 @@ from train.common.cli import at_least
 from train.common.load_run import FinishedRun, load_run
 from train.common.preparation import timing_table
 from train.data.prompts import Prompt, prompts_for
+from train.quality.metric import QualityMetric
 from train.replay.backoff import best_length
 from train.search.backoff import FEATURE_SETS
 from train.traces.collect_handoff import collect
@@ -40,6 +41,10 @@ class Setting:
     """length and replayed speedup of exact speculative decoding at its best length"""
     about: dict
     """what the texts in the folder depend on besides method and rate"""
+
+    def metric(self, prompt: Prompt, answer: list[int], reference: list[int]) -> tuple[float, float]:
+        """Guarded and plain regret; the large model's own text has none, by definition."""
+        return (0.0, 0.0) if answer == reference else QualityMetric(self.models[-1])(prompt, answer, reference)
 
 
 def prepare(config) -> Setting:

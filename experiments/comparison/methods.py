@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import decoding
 from experiments.comparison.registry import Kind, kinds
 
 SUFFIX = "@sampling"
@@ -52,36 +53,27 @@ class Method:
 
 def parse(text: str) -> Method:
     """The method that ``text`` names. Raises MethodError, one sentence, for anything that is not one exactly."""
-    head, sign, tail = text.rpartition(SUFFIX)
-    if not sign:
-        head, tail = text, ""
+    head, sign, tail = text.rpartition(SUFFIX) if SUFFIX in text else (text, "", "")
     name, colon, rest = head.partition(":")
     known = kinds()
     if name not in known:
         raise MethodError(f"unknown method {name!r} in {text!r}; the known ones are {', '.join(known)}")
-    if name == "policy":
-        if not rest:
-            raise MethodError(f"{text!r} names no file; write policy:PATH with a policy.json")
-        options = {"path": rest}
-    else:
-        options = _options(text, colon + rest, known[name].options)
-    if not sign:
-        return Method(name, options)
-    if name == "beam":
+    if name == "policy" and not rest:
+        raise MethodError(f"{text!r} names no file; write policy:PATH with a policy.json")
+    if name == "beam" and sign:
         raise MethodError(f"beam search does not draw tokens; leave {SUFFIX} out of {text!r}")
-    return Method(name, options, _options(text, tail, SAMPLING))
+    options = {"path": rest} if name == "policy" else _options(text, colon + rest, known[name].options)
+    return Method(name, options, _options(text, tail, SAMPLING) if sign else None)
 
 
 def build(method: Method, models: Sequence) -> Any:
     """The decoder of a method for [small, large]. Raises MethodError when an option has a value it cannot have."""
-    from decoding import Sampling
-
     try:
         decoder = method.kind.build(list(models), **_keywords(method.options))
         if method.sampling is None:
             return decoder
         top_k = method.sampling["top_k"]
-        return Sampled(decoder, Sampling(**method.sampling | {"top_k": None if top_k == 0 else top_k}))
+        return Sampled(decoder, decoding.Sampling(**method.sampling | {"top_k": None if top_k == 0 else top_k}))
     except (ValueError, OSError) as error:
         raise MethodError(f"{method} cannot be built: {' '.join(str(error).split())}") from error
 
@@ -125,14 +117,13 @@ def _value(text: str, key: str, value: str, default: Any) -> Any:
         return value
     try:
         number = type(default)(value)
-        finite = math.isfinite(number)
+        # int() and float() also read "1_0", " 1" and digits of other scripts.
+        if math.isfinite(number) and re.fullmatch(r"[-+.\deE]+", value, re.ASCII):
+            return number
     except (ValueError, OverflowError):
-        finite = False
-    # int() and float() also read "1_0", " 1" and digits of other scripts.
-    if not finite or not re.fullmatch(r"[-+.\deE]+", value, re.ASCII):
-        what = "a whole number" if isinstance(default, int) else "a finite number"
-        raise MethodError(f"{key}={value} in {text!r} must be {what}")
-    return number
+        pass
+    what = "a whole number" if isinstance(default, int) else "a finite number"
+    raise MethodError(f"{key}={value} in {text!r} must be {what}")
 
 
 def _written(name: str, options: dict[str, Any]) -> str:

@@ -107,22 +107,18 @@ def _point(axes: Axes, i: int, method: dict[str, Any]) -> None:
 def write_html(result: dict[str, Any], path: Path | str) -> None:
     """Write the tables, and a chart with a choice of prompt families, as one page that loads nothing."""
     name = str(result["name"])
+    worth, how = cells(result, WORTH), cells(result, HOW)
     models = grid(("model", "weights"), [(m["name"], m["weights"]) for m in result["models"]])
     machine = faint(f"{key} {value}" for key, value in result["machine"].items())
     sections = [
         f"<h1>{escape(name)}</h1>{faint([how_timed(result), result['created']])}",
         section("Quality against speed", _chart(result), "Choose a family; point at a method for its numbers."),
-        section("Quality and speed", _table(result, WORTH), f"Baseline: {result['baseline']}."),
-        section("How each method reaches them", _table(result, HOW)),
+        section("Quality and speed", grid(worth[0], worth[1:]), f"Baseline: {result['baseline']}."),
+        section("How each method reaches them", grid(how[0], how[1:])),
         section(f"{loss_name(result).capitalize()} by family", _families(result)),
         section("Models and machine", models + machine),
     ]
     atomic.write(path, page(name, sections).encode())
-
-
-def _table(result: dict[str, Any], columns: dict) -> str:
-    head, *rows = cells(result, columns)
-    return grid(head, rows)
 
 
 def _families(result: dict[str, Any]) -> str:
@@ -149,11 +145,8 @@ def _chart(result: dict[str, Any]) -> str:
 
 
 def _button(name: str, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "label": escape(name),
-        "method": "restyle",
-        "args": [{key: [point[key] for point in points] for key in points[0]}],
-    }
+    restyled = {key: [point[key] for point in points] for key in points[0]}
+    return {"label": escape(name), "method": "restyle", "args": [restyled]}
 
 
 def _shown(method: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -161,12 +154,10 @@ def _shown(method: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     point = {"x": [], "y": [], "hovertext": ""} | {f"error_{a}.array{b}": [] for a in "xy" for b in ("", "minus")}
     if row.get("speedup") is None:
         return point
-    numbers = [
-        f"speedup {with_interval(row['speedup'], row['speedup_interval'], '.2f')}",
-        f"loss {with_interval(row['loss'], row['loss_interval'], '.3f')}",
-    ]
-    numbers += [f"{key} {method[key]:.3g}" for key in ("accepted", "calls_per_token") if method.get(key) is not None]
-    for axis, key in (("x", "speedup"), ("y", "loss")):
+    text = [escape(label(method))]
+    for axis, key, form in (("x", "speedup", ".2f"), ("y", "loss", ".3f")):
         below, above = bars(row, key)
         point |= {axis: [row[key]], f"error_{axis}.array": [above], f"error_{axis}.arrayminus": [below]}
-    return point | {"hovertext": "<br>".join([escape(label(method)), *numbers])}
+        text.append(f"{key} {with_interval(row[key], row[f'{key}_interval'], form)}")
+    text += [f"{key} {method[key]:.3g}" for key in ("accepted", "calls_per_token") if method.get(key) is not None]
+    return point | {"hovertext": "<br>".join(text)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import decoding  # each name is imported when it is used: --help needs no torch
 from decoding.acceptance.rules import RULES
 from decoding.decoders.registry import DECODERS, LENGTH, build_decoder, decoder_kind
 
@@ -35,11 +36,10 @@ def _accepting(rule: str, models, /, length, **settings):
 
 
 def _small(models):
-    from decoding import Backoff
     from policies import Rule
 
     # Not Autoregressive: an answer must end where the large model's configuration ends it.
-    return Backoff(models, Rule.never(), verify_eos=False)
+    return decoding.Backoff(models, Rule.never(), verify_eos=False)
 
 
 def _beam(models, width):
@@ -49,10 +49,9 @@ def _beam(models, width):
 
 
 def _random(models, rate):
-    from decoding import Backoff
     from policies import Random
 
-    return Backoff(models, Random(rate).to(models[-1].device))
+    return decoding.Backoff(models, Random(rate).to(models[-1].device))
 
 
 def _policy(models, path):
@@ -66,22 +65,10 @@ def _policy(models, path):
     return build_decoder(models, policy.to(models[-1].device), spec)
 
 
-def _prompt_lookup(models, length, ngram):
-    from decoding import PromptLookup, Speculative
-
-    return Speculative([PromptLookup(ngram), models[-1]], length)
-
-
 def _recipe(name: str, models, length):
     from train.search.recipes import make
 
     return make(name, models, length=length)
-
-
-def _specinfer(models, branches):
-    from decoding import SpecInfer
-
-    return SpecInfer(models, tuple(int(n) for n in branches.split("-")))
 
 
 def _options(settings: dict[str, Any]) -> dict[str, Any]:
@@ -115,8 +102,18 @@ ADDED: dict[str, Kind] = {
         {"length": LENGTH.default, "accept": EXACT},
         lossless=True,
     ),
-    "promptlookup": Kind("the text itself is the draft", _prompt_lookup, {"length": 4, "ngram": 3}, lossless=True),
-    "specinfer": Kind("a tree of drafts, verified exactly", _specinfer, {"branches": "4-2-2"}, lossless=True),
+    "promptlookup": Kind(
+        "the text itself is the draft",
+        lambda models, length, ngram: decoding.Speculative([decoding.PromptLookup(ngram), models[-1]], length),
+        {"length": 4, "ngram": 3},
+        lossless=True,
+    ),
+    "specinfer": Kind(
+        "a tree of drafts, verified exactly",
+        lambda models, branches: decoding.SpecInfer(models, tuple(map(int, branches.split("-")))),
+        {"branches": "4-2-2"},
+        lossless=True,
+    ),
     "bild": Kind("Big Little Decoder", partial(_recipe, "bild"), {"length": 10}),
     "fsd": Kind("fuzzy speculative decoding", partial(_recipe, "fsd"), {"length": 5}),
     "svip": Kind("draft length by SVIP", partial(_recipe, "svip"), {"length": 40}, lossless=True),

@@ -138,16 +138,9 @@ def grade_answers(study: Study, rows: list[dict]) -> list[float | None]:
 def time_methods(study: Study, timed: list[Prompt]) -> dict:
     """Measured seconds and tokens by method and prompt, one text at a time, methods in turns."""
     setting = " ".join(method.identity() for method in study.methods.values())
-    return live.measure(
-        study.decoders,
-        timed,
-        study.config.max_new_tokens,
-        QualityMetric(study.large),
-        study.folder / "timed.jsonl",
-        "timing",
-        setting=f"{setting}, {torch.get_num_threads()} threads",
-        joules=counter(study.large.device),
-    )
+    setting, path = f"{setting}, {torch.get_num_threads()} threads", study.folder / "timed.jsonl"
+    how = study.config.max_new_tokens, QualityMetric(study.large), path, "timing", setting
+    return live.measure(study.decoders, timed, *how, joules=counter(study.large.device))
 
 
 def price_methods(study: Study, rows: dict[str, list[dict]]) -> dict:
@@ -155,10 +148,9 @@ def price_methods(study: Study, rows: dict[str, list[dict]]) -> dict:
     cost = timing_table(study.folder, [study.small, study.large])
     found = {}
     for key, some in rows.items():
-        how = study.methods[key], study.decoders[key], cost
-        seconds = [price(len(p.ids), row, *how) for p, row in zip(study.prompts, some, strict=True)]
-        tokens = [len(row["answer"]) for row in some]
-        found[key] = {"seconds": np.array(seconds, float), "tokens": np.array(tokens, float)}
+        how, pairs = (study.methods[key], study.decoders[key], cost), zip(study.prompts, some, strict=True)
+        figures = np.array([(price(len(p.ids), row, *how), len(row["answer"])) for p, row in pairs], float)
+        found[key] = {"seconds": figures[:, 0], "tokens": figures[:, 1]}
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -36,27 +37,22 @@ class Recorder:
 
     def __init__(self, modules: dict[str, nn.Module], lms: dict[str, LM]):
         self.calls: list[Call] = []
-        self.names = {id(lm.model): name for name, lm in lms.items()}
-        self.plain = Session._run
-        Session._run = self._noted()
-        self.hooks = [
-            module.register_forward_pre_hook(
-                lambda _, args, options, name=name: self._note(name, options), with_kwargs=True
-            )
-            for name, module in modules.items()
-            if name not in lms
-        ]
+        self.plain, names = Session._run, {id(lm.model): name for name, lm in lms.items()}
 
-    def _noted(self) -> Callable:
         def run(session: Session, ids, keep: int, hidden: bool):
-            name, (rows, query) = self.names.get(id(session.model)), ids.shape
+            name, (rows, query) = names.get(id(session.model)), ids.shape
             if name is not None:
                 self.calls.append(Call(name, rows, query, min(keep, query), session.plan.reach - query))
             return self.plain(session, ids, keep, hidden)
 
-        return run
+        Session._run = run
+        self.hooks = [
+            module.register_forward_pre_hook(partial(self._note, name), with_kwargs=True)
+            for name, module in modules.items()
+            if name not in lms
+        ]
 
-    def _note(self, name: str, options: dict) -> None:
+    def _note(self, name: str, module: nn.Module, args: tuple, options: dict) -> None:
         rows, query = options["input_ids"].shape
         cache, keep = options.get("past_key_values"), options.get("logits_to_keep", 0)
         context = 0 if cache is None else int(cache.get_seq_length())

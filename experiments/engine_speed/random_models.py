@@ -7,22 +7,20 @@ import torch
 from decoding import LM
 from train.data.prompts import Prompt
 
+
+def _llama(width: int, inner: int, layers: int, heads: int, **others) -> dict:
+    sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers}
+    return sizes | {"num_attention_heads": heads, "tie_word_embeddings": False} | others
+
+
 LLAMA = {"vocab_size": 128_256, "num_key_value_heads": 8, "max_position_embeddings": 8192}
+TINY = {"vocab_size": 256, "num_key_value_heads": 2, "max_position_embeddings": 1024}
 SHAPES: dict[str, tuple[dict, dict]] = {
     "llama-8b+1b": (
-        LLAMA
-        | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
-        | {"tie_word_embeddings": True},
-        LLAMA
-        | {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32}
-        | {"tie_word_embeddings": False},
+        _llama(2048, 8192, 16, 32, **LLAMA | {"tie_word_embeddings": True}),
+        _llama(4096, 14_336, 32, 32, **LLAMA),
     ),
-    "tiny": (
-        {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-        | {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024},
-        {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
-        | {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024},
-    ),
+    "tiny": (_llama(32, 64, 1, 4, **TINY), _llama(64, 128, 3, 4, **TINY)),
 }
 """(small, large) configurations of Llama: 3.1 8B with 3.2 1B, and a tiny pair to try the command."""
 

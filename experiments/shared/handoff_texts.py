@@ -1,43 +1,65 @@
-"""Texts of a finished run's models on other prompts: priced, compared with the large model's, and kept on disk."""
+"""Texts of hand-off decoders on the same prompts: written in batches, measured and kept, then priced."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from decoding import Backoff
-from policies import Policy
-from train.common import atomic
-from train.common.generations import write, write_generations
-from train.common.load_run import FinishedRun
+from decoding.cost.costs import Table
+from train.common.atomic import append_rows, read_rows
+from train.common.generations import write
 from train.common.progress import track
 from train.data.prompts import Prompt
-from train.replay.pricing import judged
-
-
-def write_references(found: FinishedRun, prompts: list[Prompt], path: Path, batch: int) -> list[list[int]]:
-    """The large model's answers; those that ``path`` lacks are written first."""
-    write_generations(found.large, prompts, path, found.new, 0.0, batch)
-    by_prompt = {tuple(row["prompt_ids"]): row["new_ids"] for row in atomic.read_rows(path)}
-    return [by_prompt[p.ids] for p in prompts]
+from train.replay.pricing import handoff_seconds
 
 
 def write_texts(
-    found: FinishedRun, policy: Policy, prompts: list[Prompt], references: list[list[int]], path: Path, batch: int
+    decoder,
+    prompts: Sequence[Prompt],
+    path: Path,
+    new: int,
+    batch: int,
+    metric: Callable | None = None,
+    references: Sequence[list[int]] = (),
+    setting: str = "",
+) -> list[dict]:
+    """A row for each prompt: ``answer``, ``writers``, and loss and regret by ``metric(prompt, answer, reference)``.
+
+    references: the large model's answers. Without a metric, for these themselves, both are 0. Whole batches are
+    appended to the jsonl ``path``, and texts that it holds of the same ``setting`` are not written again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = {row["id"]: row for row in read_rows(path) if row["setting"] == setting}
+    starts = [i for i in range(0, len(prompts), batch) if any(p.id not in done for p in prompts[i : i + batch])]
+    for start in track(starts, path.stem):
+        some = prompts[start : start + batch]
+        # Seeded by position: every prompt has its own noise, the same for every method.
+        texts, rows = write(decoder, some, new, seed=start), []
+        for i, (prompt, (answer, writers)) in enumerate(zip(some, texts, strict=True), start):
+            loss, regret = (0.0, 0.0) if metric is None else metric(prompt, answer, references[i])
+            row = {"setting": setting, "id": prompt.id, "answer": answer, "writers": writers}
+            rows.append(row | {"loss": loss, "regret": regret})
+        append_rows(path, [row for row in rows if row["id"] not in done])
+        done |= {row["id"]: row for row in rows}
+    return [done[p.id] for p in prompts]
+
+
+def price_texts(
+    rows: Sequence[dict], prompts: Sequence[Prompt], tables: Sequence[Table], decisions: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """Priced seconds, tokens, large-model tokens, loss and regret [prompts] of the policy's texts (a line of ``path``
-    each); those that ``path`` lacks are written first."""
-    setting = f"{policy.describe()} {float(policy.threshold)}"
-    done = {row["prompt"]: row["columns"] for row in atomic.read_rows(path) if row["setting"] == setting}
-    todo = [(p, r) for p, r in zip(prompts, references, strict=True) if p.id not in done]
-    decoder = Backoff([found.small, found.large], policy.to(found.large.device))
-    for start in track(range(0, len(todo), batch), path.stem):
-        some, own = zip(*todo[start : start + batch], strict=True)
-        columns = judged(found.metric, some, write(decoder, some, found.new), own, found.cost)
-        rows = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(some))]
-        done |= dict(zip((p.id for p in some), rows, strict=True))
-        atomic.append_rows(
-            path, [{"setting": setting, "prompt": p.id, "columns": row} for p, row in zip(some, rows, strict=True)]
-        )
-    return {name: np.array([done[p.id][name] for p in prompts]) for name in done[prompts[0].id]}
+    """Columns [n]: tokens, those by the large model, runs of tokens by others, priced seconds, loss, regret.
+
+    tables: of the models that take part, cheapest first. decisions: seconds of a decision about each but the last.
+    """
+    top = len(tables) - 1
+    found = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        writers = np.array(row["writers"])
+        asked = [int((writers >= i).sum()) for i in range(top)]
+        seconds = handoff_seconds(len(prompt.ids), row["writers"], tables) + float(np.dot(asked, decisions))
+        large = writers == top
+        runs = int((~large & np.concatenate([[True], large[:-1]])).sum())
+        found.append((len(writers), large.sum(), runs, seconds, row["loss"], row["regret"]))
+    return dict(zip(("tokens", "large", "runs", "seconds", "loss", "regret"), np.array(found, float).T, strict=True))

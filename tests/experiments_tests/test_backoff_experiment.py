@@ -19,9 +19,9 @@ from decoding.cost.costs import ModelCosts, seconds
 from experiments.backoff import main
 from experiments.backoff_tables.policies import METHODS, Evenly, Fits
 from experiments.backoff_tables.table import against_chance, large_share, seconds_per_token, summarize
-from experiments.backoff_tables.texts import price_texts
 from experiments.shared import estimates
 from experiments.shared.decision_cost import decision_share
+from experiments.shared.handoff_texts import price_texts
 from policies import Periodic, Rule
 from policies.decoder_spec import DecoderSpec
 from train.common.job import Tuned
@@ -158,7 +158,7 @@ def test_two_models_at_the_runs_own_prices(toys, tmp_path):
         (["--limit", "0"], "--limit must be at least 1, not 0"),
         (["--kl-quantile", "1.0"], "--kl-quantile must be between 0 and 1"),
         (["--kl-cut", "1e9", "--limit", "6"], "labels are all 0"),
-        (["--middle", "nowhere/at/all"], "no middle model at nowhere"),
+        (["--middle", "nowhere/at/all"], "middle model (at )?nowhere"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_leaves_nothing(toys, tmp_path, capfd, wrong, says):

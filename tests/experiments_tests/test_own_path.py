@@ -37,7 +37,7 @@ def test_all_are_held_against_one_round_and_nothing_is_measured_twice(tuned, tmp
         assert one["difference"] == pytest.approx(one["loss_at_the_speed_of_one_round"] - own)
     assert sorted((tuned / "traces").iterdir()) == shards  # the run itself is only read
     texts = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.suffix in (".jsonl", ".parquet")}
-    assert len(texts) == 1 + 2 * (1 + len(rivals)) + 3 * 2
+    assert len(texts) == 1 + 2 * (1 + len(rivals)) + 3 * 2 + 1
     assert main(options) == 0
     assert texts == {path: path.read_bytes() for path in texts}
     assert main([*options[:2], "14", *options[3:]]) == 0

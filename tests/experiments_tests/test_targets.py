@@ -8,6 +8,11 @@ import pytest
 
 from experiments import targets
 from policies import load
+from train.common import run_folder
+
+
+def rewrite(path, changes):
+    run_folder.write(path, run_folder.read(path) | changes)
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +22,7 @@ def runs(tuned_run, tmp_path_factory):
     made = []
     for target in (1.2, 1.5):
         run = shutil.copytree(tuned_run, folder / str(target))
-        result = json.loads((run / "result.json").read_text())
-        (run / "result.json").write_text(json.dumps(result | {"goal": {"target_speedup": target}}))
+        rewrite(run / "result.json", {"goal": {"target_speedup": target}})
         made.append(run)
     policy = load(made[1] / "policy.json")
     policy.with_threshold(0.0).save(made[1] / "policy.json", policy.models, policy.provenance)
@@ -51,11 +55,9 @@ def test_a_speedup_is_a_ratio_of_sums_and_a_median_of_prompts():
 
 def test_bad_input_is_one_sentence(runs, tuned_run, tmp_path, capfd):
     other = shutil.copytree(runs[0], tmp_path / "other")
-    setting = json.loads((other / "run.json").read_text())
-    setting["settings"]["max_new_tokens"] = 99
-    (other / "run.json").write_text(json.dumps(setting))
-    result = json.loads((other / "result.json").read_text())
-    (other / "result.json").write_text(json.dumps(result | {"goal": {"target_speedup": 3.0}}))
+    settings = run_folder.read(other / "run.json")["settings"]
+    rewrite(other / "run.json", {"settings": settings | {"max_new_tokens": 99}})
+    rewrite(other / "result.json", {"goal": {"target_speedup": 3.0}})
     for options, message in [
         ([str(tuned_run)], "has no target speedup"),
         ([str(runs[0]), str(runs[0])], "has the same target as another run, 1.2"),
