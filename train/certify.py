@@ -17,10 +17,8 @@ import numpy as np
 
 from train.certification.betting import bets, betting, binomial, largest, share_bound
 
-TAIL = 0.1
-"""share of the error probability that pays for the bound on losses above the cap; the mean has the rest"""
-LIMIT = 16384
-"""``needed`` looks no further than this many prompts"""
+TAIL = 0.1  # share of the error probability that pays for the bound on losses above the cap; the mean has the rest
+LIMIT = 16384  # ``needed`` looks no further than this many prompts
 RUNS = 400
 
 
@@ -35,14 +33,11 @@ class Certificate:
     chosen: int | None
     bound: float
     above: float
-    pvalues: np.ndarray
-    """[tested], up to and including the first that fails"""
+    pvalues: np.ndarray  # [tested], up to and including the first that fails
     uppers: np.ndarray
     """[tested] each candidate's own upper bound on its mean capped loss; valid one at a time, not together"""
-    level: float
-    """what a p-value must not exceed"""
-    tail_level: float
-    """the error probability of ``above``"""
+    level: float  # what a p-value must not exceed
+    tail_level: float  # the error probability of ``above``
     n: int
 
 

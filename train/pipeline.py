@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -11,8 +10,9 @@ import optuna
 
 from policies import Rule
 from policies.storage import atomic
+from train.common.atomic import fingerprint
 from train.common.cli import checking
-from train.common.job import Job
+from train.common.job import Job, Tuned
 from train.common.machine import machine
 from train.common.preparation import prepare
 from train.common.progress import log_to, say
@@ -20,7 +20,6 @@ from train.common.result import Holdout, MethodRow, PolicySummary, Result, Split
 from train.common.settings import FitPolicy
 from train.common.tracking import Tracker
 from train.data.splits import split_hash
-from train.evaluation.tuned import Tuned
 from train.methods import tuning_method
 from train.methods.base import TuningMethod
 from train.reports import figure, page, tables, terminal
@@ -79,9 +78,8 @@ def told_apart(job: Job, methods: list[MethodRow]) -> str:
 def where(job: Job) -> dict:
     """Where the study of a run is. In a database that others use too, its name tells what made the run."""
     if job.settings.storage is None:
-        return {"where": job.folder / "study.journal"}
-    made = hashlib.sha256((job.folder / "run.json").read_bytes()).hexdigest()[:12]
-    return {"where": job.settings.storage, "name": f"{job.settings.name}-{made}"}
+        return {"where": job.folder / "study.journal", "run": fingerprint(job.folder)}
+    return {"where": job.settings.storage, "name": f"{job.settings.name}-{fingerprint(job.folder)}"}
 
 
 def describe(job: Job, method: TuningMethod, study: optuna.Study, tuned: Tuned, holdout: Holdout) -> Result:
@@ -104,6 +102,7 @@ def describe(job: Job, method: TuningMethod, study: optuna.Study, tuned: Tuned, 
         trials=[_trial(trial) for trial in complete(study)],
         pruned=len(pruned(study)),
         chosen_trial=tuned.trial,
+        run=fingerprint(job.folder),
         **vars(method.predicted(tuned)),
         **vars(holdout),
     )
@@ -136,7 +135,7 @@ def _write(job: Job, method: TuningMethod, tuned: Tuned, result: Result) -> None
     page.write_html(shown, job.folder / "report.html")
     atomic.write(job.folder / "methods.md", tables.table(shown).encode())
     terminal.print_table(shown)
-    say(f"[bold]{result.verdict}[/bold]")
+    say(result.verdict, style="bold")
     say(f"wrote {job.folder}/policy.json, report.html, methods.md, frontier.png, result.json")
 
 

@@ -4,7 +4,7 @@ from policies import Rule
 from policies.decoder_spec import DecoderSpec
 from train.common.result import Holdout, Prediction, Replay
 from train.evaluation.holdout import Contender, controls, measure
-from train.evaluation.tuned import Tuned
+from train.common.job import Tuned
 from train.methods.base import TuningMethod
 
 

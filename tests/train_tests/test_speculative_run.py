@@ -18,7 +18,7 @@ from policies import Rule, load
 from policies.decoder_spec import DecoderSpec, spec_of
 from policies.export.source import open_source
 from train.evaluation.rivals import against_rival, beside_rival
-from train.evaluation.tuned import Tuned
+from train.common.job import Tuned
 from train.fit_policy import main
 from train.reports import page
 

@@ -11,8 +11,8 @@ from tiny_runs import toy_pair, toy_prompts
 from decoding.cost.costs import ModelCosts
 from policies import Rule
 from train.common.generations import answers
-from train.evaluation import live, live_tuning, threshold_correction
-from train.evaluation.threshold_correction import Corrected, ThresholdProbe
+from train.evaluation import live, live_tuning
+from train.evaluation.live_tuning import Corrected, ThresholdProbe
 from train.quality.metric import QualityMetric
 from train.search.backoff import GRID
 from train.search.goal import Goal
@@ -45,8 +45,8 @@ def corrected(monkeypatch, goal, speedup, loss, grader=None, trials=(TRIAL,), te
         curve=lambda policy: CURVE,
         point=lambda policy, quantile: (1 + 4 * quantile, 0.6 * quantile),
     )
-    settings, lm = SimpleNamespace(max_new_tokens=8), tiny(layers=1)
-    job = SimpleNamespace(small=lm, large=lm, splits={"tune": []}, settings=settings, folder=Path("unused"), goal=goal)
+    lm = tiny(layers=1)
+    job = SimpleNamespace(small=lm, large=lm, splits={"tune": []}, new=8, folder=Path("unused"), goal=goal)
     job.metric, job.models = SimpleNamespace(grader=grader), [lm, lm]
     return live_tuning.tune_live(job, search, list(trials))
 
@@ -128,18 +128,15 @@ def test_texts_are_written_once_for_each_threshold(tmp_path, monkeypatch):
     }
     job = SimpleNamespace(
         large=large, models=[small, large], metric=QualityMetric(large), cost=tables,
-        settings=SimpleNamespace(max_new_tokens=8),
-        splits={"fit": prompts[:3], "tune": prompts[3:]},
+        new=8, splits={"fit": prompts[:3], "tune": prompts[3:]}, traced=prompts,
     )  # fmt: skip
     search = SimpleNamespace(fit=fit, threshold=lambda policy, quantile: -1.0 if quantile == 0 else 1e9)
-    texts = ThresholdProbe(
-        job, search, {p.id: own[p.id] for p in prompts[3:]}, 2.0, tmp_path / "threshold_correction.jsonl"
-    )
+    texts = ThresholdProbe(job, search, {p.id: own[p.id] for p in prompts[3:]}, 2.0, tmp_path / "threshold.jsonl")
     speed, losses = texts(Rule("entropy", 0.0), 3, 0.0)
     tokens = sum(map(len, own.values()))
     assert speed == pytest.approx(2.0 * 10 * tokens / (11 * tokens)) and losses.tolist() == [0.0] * 3
     fast, lost = texts(Rule("entropy", 0.0), 3, 1.0)
     assert fast > 2 * speed and lost.mean() > 0
-    monkeypatch.setattr(threshold_correction, "write", None)
+    monkeypatch.setattr(live_tuning, "write", None)
     again = texts(Rule("entropy", 0.0), 3, 1.0)
     assert again[0] == fast and again[1].tolist() == lost.tolist()

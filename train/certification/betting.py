@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SHARE = 0.75
-"""largest share of the capital that one loss can cost: the truncation of the paper's bets"""
+SHARE = 0.75  # largest share of the capital that one loss can cost: the truncation of the paper's bets
 
 
 def bets(losses: np.ndarray, cap: float, level: float) -> np.ndarray:

@@ -13,12 +13,11 @@ from train.certify import Certificate, certify
 from train.common import atomic
 from train.common.cli import InputError
 from train.common.generations import answers, batches, write
-from train.common.job import Job
+from train.common.job import Job, Tuned
 from train.common.progress import track
 from train.common.result import Candidate, CertificateRecord
 from train.data.prompts import Prompt
 from train.data.splits import refuse_overlap, split_hash
-from train.evaluation.tuned import Tuned
 from train.replay.pricing import alone, judged
 from train.search.backoff import GRID, Search
 from train.search.goal import LEAST_SPEEDUP

@@ -1,4 +1,4 @@
-"""The job: what every step of a tuning run works on."""
+"""The job that every step of a tuning run works on, and the tuned decoder that comes of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 from decoding import LM
 from decoding.cost.costs import ModelCosts
+from decoding.decoders.registry import build_decoder
+from policies import Policy
+from policies.decoder_spec import DecoderSpec
 from train.common.settings import FitPolicy
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
@@ -18,8 +21,7 @@ class Job:
     """Checked settings, loaded models, and the prompts of each split: fit, tune, holdout, and certify where asked."""
 
     settings: FitPolicy
-    goal: Goal | None
-    """None where nothing can be lost"""
+    goal: Goal | None  # None where nothing can be lost
     folder: Path
     small: LM
     large: LM
@@ -31,3 +33,33 @@ class Job:
     def models(self) -> list[LM]:
         """[small, large]"""
         return [self.small, self.large]
+
+    @property
+    def traced(self) -> list[Prompt]:
+        """The prompts of the traces: those fitted and tuned on."""
+        return self.splits["fit"] + self.splits["tune"]
+
+    @property
+    def new(self) -> int:
+        """Tokens of an answer, at most."""
+        return self.settings.max_new_tokens
+
+
+@dataclass
+class Tuned:
+    """A policy at its threshold, the decoder that asks it, and how live runs on the tuning prompts compared."""
+
+    policy: Policy  # ``Rule.never()`` where no policy ends a draft
+    spec: DecoderSpec
+    trial: int  # number of the trial it came from
+    quantile: float | None  # share of the scores below the threshold; None without one
+    faster: float = 1.0  # speedup over the predicted one
+    worse: float = 1.0  # loss over the predicted one
+
+    @property
+    def name(self) -> str:
+        return f"trial {self.trial}"
+
+    def decoder(self, models):
+        """The decoder on ``models``, cheapest first."""
+        return build_decoder(models, self.policy.to(models[-1].device), self.spec)

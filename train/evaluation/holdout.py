@@ -22,20 +22,16 @@ class Contender:
 
     label: str
     decoder: object
-    exact: bool = False
-    """whether drafts are accepted exactly, so that the large model judges every token"""
-    length: int | None = None
-    """its longest draft, where the report plots speed by it"""
+    exact: bool = False  # whether drafts are accepted exactly, so that the large model judges every token
+    length: int | None = None  # its longest draft, where the report plots speed by it
 
 
 @dataclass
 class Measurement:
     """What was measured of the contenders."""
 
-    columns: dict[str, dict[str, np.ndarray]]
-    """by contender, per prompt (``live.measure``)"""
-    rows: list[dict[str, dict]]
-    """by prompt, the answer of each contender"""
+    columns: dict[str, dict[str, np.ndarray]]  # by contender, per prompt (``live.measure``)
+    rows: list[dict[str, dict]]  # by prompt, the answer of each contender
     methods: list[MethodRow]
     live_over_table: float
     samples: list[Sample]

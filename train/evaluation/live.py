@@ -12,13 +12,12 @@ from decoding import Autoregressive, generate
 from decoding.cost.costs import Table, text_seconds
 from train.baselines.subprocess_engine import SubprocessEngine
 from train.common.atomic import append_rows, read_rows
-from train.common.job import Job
+from train.common.job import Job, Tuned
 from train.common.progress import track
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
 
-LARGE = "large"
-"""Key of the reference method in every measurement."""
+LARGE = "large"  # Key of the reference method in every measurement
 
 
 def measure(
@@ -64,11 +63,10 @@ def measure(
     return {name: {f: np.array([row[name][f] for row in rows], float) for f in fields} for name in names}
 
 
-def on_tuning(job: Job, decoders: dict[str, object]) -> dict[str, dict[str, np.ndarray]]:
-    """``measure`` the large model and ``decoders`` on the tuning prompts."""
-    decoders = {LARGE: Autoregressive(job.large)} | decoders
-    path, new = job.folder / "tune.jsonl", job.settings.max_new_tokens
-    return measure(decoders, job.splits["tune"], new, job.metric, path, "live, tuning")
+def on_tuning(job: Job, options: Sequence[Tuned]) -> dict[str, dict[str, np.ndarray]]:
+    """``measure`` the large model and ``options``, by their names, on the tuning prompts."""
+    decoders = {LARGE: Autoregressive(job.large)} | {option.name: option.decoder(job.models) for option in options}
+    return measure(decoders, job.splits["tune"], job.new, job.metric, job.folder / "tune.jsonl", "live, tuning")
 
 
 def finished(path: Path, names: Collection[str], setting: str) -> dict[str, dict]:

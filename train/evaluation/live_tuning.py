@@ -1,123 +1,176 @@
-"""Live runs on the tuning prompts choose among the finalists of the search; texts of its own correct its threshold."""
+"""Live runs on the tuning prompts choose among the finalists of the search; texts of its own correct its threshold.
+
+Replay evaluates a policy on texts that it did not write. The more of a text the small model writes, the surer it is of
+itself, so that a policy tuned to 2x by replay may run at 3x, and a factor measured at one threshold is wrong at
+another. So texts are written at the threshold itself, in batches, and their time is priced.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from decoding import Backoff
+from policies import Policy
 from policies.decoder_spec import DecoderSpec
-from train.common.job import Job
-from train.common.progress import say
+from train.common import atomic
+from train.common.generations import batches, write
+from train.common.job import Job, Tuned
+from train.common.progress import say, track
 from train.evaluation import live
-from train.evaluation.threshold_correction import ROUNDS, Corrected, ThresholdProbe, loss_correction
-from train.evaluation.tuned import Tuned
 from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, handoff
 from train.search.backoff import GRID, Search
 from train.search.goal import LEAST_SPEEDUP, Goal, solve
 
+ROUNDS = 4
+NEAR = 0.0101  # of a quantile: about 2 % in speed
+
 
 def tune_live(job: Job, search: Search, trials: list) -> Tuned | None:
-    """Time the best trials on the tuning prompts, take the best and correct its threshold.
-
-    None when no trial can meet the goal.
-    """
-    decoders = {}
-    for trial in trials:
-        fitted = search.policy(trial.params)
-        policy = fitted.with_threshold(search.threshold(fitted, trial.params["quantile"]))
-        decoders[_name(trial)] = Backoff(job.models, policy.to(job.large.device))
-    measured = live.on_tuning(job, decoders)
-    found = [_found(search, trial, measured) for trial in trials]
+    """Time the best trials on the tuning prompts, take the best and correct its threshold; None if none can do it."""
+    options = [_option(search, trial) for trial in trials]
+    measured = live.on_tuning(job, options)
+    fitted = [search.policy(trial.params) for trial in trials]
+    for option, policy in zip(options, fitted, strict=True):
+        speed, loss = search.replay(policy, option.quantile)
+        found, losses = live.speedup(measured, option.name), measured[option.name]["loss"]
+        option.faster, option.worse = found / speed, loss_correction(job.metric, losses, loss)
+        say(f"{option.name}: replay {speed:.3f}x at loss {loss:.4f}, live {found:.3f}x at loss {losses.mean():.4f}")
     # Each trial's own factor would favour the one whose few prompts went best, and promise its luck to the next ones.
-    faster, options = float(np.median([one.faster for one in found])), []
-    for trial, one in zip(trials, found, strict=True):
-        curve = search.curve(search.policy(trial.params))
-        worse = loss_correction(job.metric, one.losses, one.loss)
-        i = solve(curve, job.goal, faster, worse)
+    faster, able = float(np.median([option.faster for option in options])), []
+    for option, policy in zip(options, fitted, strict=True):
+        curve = search.curve(policy)
+        i = solve(curve, job.goal, faster, option.worse)
         if i is not None:
-            value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * worse)
-            options.append((value, trial.number, trial, float(GRID[i])))
-    if not options:
+            value = job.goal.value(curve[i, 0] * faster, curve[i, 1] * option.worse)
+            able.append((value, option.trial, replace(option, policy=policy, quantile=float(GRID[i]))))
+    if not able:
         return None
-    *_, trial, quantile = min(options)
     rows = live.finished(job.folder / "tune.jsonl", measured, "")
     texts = {p.id: rows[p.id]["methods"] for p in job.splits["tune"]}
     references = {name: methods[live.LARGE]["answer"] for name, methods in texts.items()}
-    written = ThresholdProbe(
-        job, search, references, clock(job, texts, measured, trials), job.folder / "threshold.jsonl"
-    )
-    return correct_threshold(job.goal, search, job.metric, trial, quantile, written)
+    probe = ThresholdProbe(job, search, references, clock(job, texts, measured), job.folder / "threshold.jsonl")
+    return _correct_threshold(job, search, min(able)[-1], probe)
 
 
-def clock(job: Job, texts: dict[str, dict], measured: dict, trials: list) -> float:
+def _option(search: Search, trial) -> Tuned:
+    policy, quantile = search.policy(trial.params), trial.params["quantile"]
+    policy = policy.with_threshold(search.threshold(policy, quantile))
+    return Tuned(policy, DecoderSpec("backoff"), trial.number, quantile)
+
+
+def clock(job: Job, texts: dict[str, dict], measured: dict) -> float:
     """Live speedups over those that the timing table gives the same texts, the median of the finalists."""
-    prompts = job.splits["tune"]
+    prompts, found = job.splits["tune"], []
     reference = alone(prompts, [texts[p.id][live.LARGE]["answer"] for p in prompts], job.cost)
-    found = []
-    for name in map(_name, trials):
+    for name in measured.keys() - {live.LARGE}:
         own = handoff(prompts, [texts[p.id][name]["writers"] for p in prompts], job.cost)
         found.append(live.speedup(measured, name) / live.speedup({live.LARGE: reference, name: own}, name))
     return float(np.median(found))
 
 
-def correct_threshold(
-    goal: Goal, search: Search, metric: QualityMetric, trial, quantile: float, written: Callable
-) -> Tuned | None:
-    """The trial at the threshold that meets the goal by texts written there; None when no threshold does.
+def _correct_threshold(job: Job, search: Search, tuned: Tuned, probe: Callable) -> Tuned | None:
+    """``tuned`` at the threshold that meets the goal by texts written there; None when no threshold does.
 
     Each of a few rounds writes texts at a quantile, compares them with replay, and takes the quantile that is best by
     the corrected curve.
     """
-    policy = search.policy(trial.params)
+    policy, best = tuned.policy, tuned.quantile
     corrected = Corrected(search.curve(policy))
     for _ in range(ROUNDS):
-        speed, losses = written(policy, trial.number, quantile)
-        replayed = search.point(policy, quantile)
-        corrected.factors[quantile] = speed / replayed[0], loss_correction(metric, losses, replayed[1])
-        say(f"trial {trial.number} at quantile {quantile:.3f}: {speed:.3f}x at loss {losses.mean():.4f}")
-        best = corrected.solve(goal)
-        if best is None or corrected.knows(best):
-            break
         quantile = best
-    if best is None:
-        return None
+        speed, losses = probe(policy, tuned.trial, quantile)
+        replayed = search.point(policy, quantile)
+        corrected.factors[quantile] = speed / replayed[0], loss_correction(job.metric, losses, replayed[1])
+        say(f"{tuned.name} at quantile {quantile:.3f}: {speed:.3f}x at loss {losses.mean():.4f}")
+        best = corrected.solve(job.goal)
+        if best is None:
+            return None
+        if corrected.knows(best):
+            break
     (replayed, _), (faster, worse) = search.point(policy, best), corrected.at(best)
-    if goal.budget is not None and not _worth_it(replayed, replayed * faster):
+    # By replay alone too: a factor measured elsewhere on the curve could make even escalating every token look fast.
+    if job.goal.budget is not None and (replayed <= 1 or replayed * faster < LEAST_SPEEDUP):
         return None
     policy = policy.with_threshold(search.threshold(policy, best))
-    return Tuned(policy, DecoderSpec("backoff"), trial.number, best, float(faster), float(worse))
+    return replace(tuned, policy=policy, quantile=best, faster=float(faster), worse=float(worse))
 
 
 @dataclass
-class LiveCheck:
-    """What replay said of a trial, and the losses of its texts on the tuning prompts."""
+class Corrected:
+    """Speed and loss by quantile as replay has them [201, 2], times factors known at a few quantiles."""
 
-    loss: float
-    faster: float
-    """live speedup over the replayed one"""
-    losses: np.ndarray
-    """[prompts] live"""
+    replayed: np.ndarray
+    factors: dict[float, tuple[float, float]] = field(default_factory=dict)  # by quantile: speed and loss over replay's
+
+    def at(self, quantile: float) -> np.ndarray:
+        """[2] the factors at a quantile: between those known, or the nearest."""
+        known = sorted(self.factors)
+        columns = np.array([self.factors[q] for q in known]).T
+        return np.array([np.interp(quantile, known, column) for column in columns])
+
+    def knows(self, quantile: float) -> bool:
+        """Whether factors were measured so near that a few prompts tell no difference."""
+        return min(abs(quantile - known) for known in self.factors) <= NEAR
+
+    def solve(self, goal: Goal) -> float | None:
+        """The quantile that meets the goal best, None when none does."""
+        i = solve(self.replayed * np.array([self.at(q) for q in GRID]), goal)
+        return None if i is None else float(GRID[i])
 
 
-def _found(search: Search, trial, measured: dict) -> LiveCheck:
-    name = _name(trial)
-    speed, loss = search.replay(search.policy(trial.params), trial.params["quantile"])
-    live_speed, losses = live.speedup(measured, name), measured[name]["loss"]
-    say(f"{name}: replay {speed:.3f}x at loss {loss:.4f}, live {live_speed:.3f}x at loss {losses.mean():.4f}")
-    return LiveCheck(loss, live_speed / speed, losses)
+@dataclass
+class ThresholdProbe:
+    """Measures a policy at a threshold: texts of the prompts fitted and tuned on, one line of ``path`` a threshold."""
+
+    job: Job
+    search: Search
+    references: dict[str, list[int]]  # the large model's own answers to the tuning prompts
+    clock: float  # live speedups over priced ones
+    path: Path
+
+    def __call__(self, policy: Policy, trial: int, quantile: float) -> tuple[float, np.ndarray]:
+        """Speedup over the large model alone, on all these prompts, and the losses on those tuned on."""
+        key = {"trial": trial, "quantile": round(quantile, 6)}
+        found = next((row for row in atomic.read_rows(self.path) if key.items() <= row.items()), None)
+        if found is None:
+            policy = policy.with_threshold(self.search.threshold(policy, quantile))
+            found = key | self._written(policy, f"texts at quantile {quantile:.3f}")
+            atomic.append_rows(self.path, [found])
+        return found["speedup"] * self.clock, np.array(found["losses"])
+
+    def _written(self, policy: Policy, title: str) -> dict:
+        job, texts, grouped = self.job, {}, batches(self.job.traced)
+        decoder = Backoff(job.models, policy.to(job.large.device))
+        for some in track(grouped, title):
+            texts |= dict(zip((p.id for p in some), write(decoder, some, job.new), strict=True))
+        prompts = [prompt for some in grouped for prompt in some]
+        large = alone(prompts, [range(self._length(p.id)) for p in prompts], job.cost)
+        own = handoff(prompts, [texts[p.id][1] for p in prompts], job.cost)
+        losses = [job.metric(p, texts[p.id][0], self.references[p.id])[0] for p in job.splits["tune"]]
+        return {"speedup": live.speedup({live.LARGE: large, "own": own}, "own"), "losses": losses}
+
+    def _length(self, prompt: str) -> int:
+        """Tokens of the large model's own answer."""
+        if prompt in self.references:
+            return len(self.references[prompt])
+        fit = self.search.fit
+        return int(((fit["prompt"] == prompt) & (fit["trajectory"] == live.LARGE)).sum())
 
 
-def _name(trial) -> str:
-    return f"trial {trial.number}"
+def loss_correction(metric: QualityMetric, losses: np.ndarray, replayed: float) -> float:
+    """The factor from a replayed loss to the one that a budget is held against.
 
-
-def _worth_it(replayed: float, speed: float) -> bool:
-    """Whether a policy within the loss budget is a speedup at all.
-
-    By replay alone too: a factor measured elsewhere on the curve could make even escalating every token look fast.
+    A factor of a few prompts may make a budget stricter, not looser: a policy that happened to lose next to nothing on
+    them would be let off everything elsewhere. A grader counts in units of its own, so there it may be below 1, but a
+    standard error is added.
     """
-    return replayed > 1 and speed >= LEAST_SPEEDUP
+    if replayed <= 0:
+        return 1.0
+    if metric.grader is None:
+        return max(float(losses.mean()) / replayed, 1.0)
+    return max(float(losses.mean() + losses.std() / np.sqrt(len(losses))) / replayed, 0.0)

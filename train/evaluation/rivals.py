@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from train.common.job import Tuned
 from train.common.result import AgainstRandom, AgainstRival
 from train.evaluation import live
-from train.evaluation.tuned import Tuned
 from train.search.backoff import GRID, Search
 
 BRACKET = (0.85, 1.18)

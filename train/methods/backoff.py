@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from decoding import Backoff, SpecInfer, Speculative
-from policies import Policy, Random, token_classes
+from policies import Policy, Random
 from train.certification.certification import certification
 from train.certification.record import instead
-from train.common.job import Job
+from train.common.job import Job, Tuned
 from train.common.progress import say
 from train.common.result import FrontPoint, Holdout, Prediction, Reliability, Replay
 from train.evaluation import live
@@ -16,12 +16,10 @@ from train.evaluation.holdout import Contender, controls, measure
 from train.evaluation.live_tuning import tune_live
 from train.evaluation.reliability import reliability
 from train.evaluation.rivals import against_random, beside_random, random_rates
-from train.evaluation.tuned import Tuned
-from train.methods.base import TuningMethod
+from train.methods.base import FALLBACK, TuningMethod, no_speedup
 from train.monitoring.recorder import traffic_of_texts
 from train.replay.backoff import best_length
 from train.search.backoff import Search
-from train.search.goal import LEAST_SPEEDUP
 from train.search.labels import labels
 from train.search.study import finalists
 from train.search.thresholds import risks
@@ -29,7 +27,6 @@ from train.traces.collect_handoff import collect, explore, shards_of
 from train.traces.given import about, given_handoff
 from train.traces.handoff_traces import Traces, read_traces
 
-FALLBACK = "use the large model alone, or exact speculative decoding"
 BRANCHES = (4,)
 """of the exact tree that stands beside exact chains: one step of the draft, and its best tokens in one forward"""
 
@@ -42,7 +39,7 @@ class BackoffMethod(TuningMethod):
 
     def __init__(self, job: Job):
         self.job, self.traces, self.label = job, trace(job), job.settings.label
-        self.search = make_search(job, self.traces)
+        self.search = Search.of(job, self.traces)
 
     @classmethod
     def check_traces(cls, settings, small, large, splits) -> None:
@@ -53,15 +50,23 @@ class BackoffMethod(TuningMethod):
         self.tried = finalists(study, 3)
         tuned = tune_live(self.job, self.search, self.tried)
         if tuned is None:
-            say(f"[bold]{_unreachable(self.job, self.search)}[/bold]")
+            say(self._unreachable(), style="bold")
         return tuned
+
+    def _unreachable(self) -> str:
+        if self.job.goal.budget is not None:
+            return no_speedup(self.job.goal)
+        return (
+            f"{self.job.goal.speedup:g}x is out of reach of this pair on this machine: the small model alone is about "
+            f"{self.search.random_curve()[-1, 0]:.2f}x as fast as the large one; {FALLBACK}"
+        )
 
     def measure_holdout(self, tuned: Tuned) -> Holdout:
         """Certify ``tuned`` where asked, then measure it, its controls, and exact drafts at their best length."""
-        job, new = self.job, self.job.settings.max_new_tokens
+        job = self.job
         certificate = certification(job, self.search, tuned) if job.settings.certify else None
         alone = self.traces.of({p.id for p in job.splits["fit"]}, "large")
-        length, _ = best_length(alone, job.cost, new)
+        length, _ = best_length(alone, job.cost, job.new)
         low, high = random_rates(self.search, tuned)
         # More trials may choose another policy: what was measured of this one is not what that one does.
         setting = f"trial {tuned.trial} at {tuned.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
@@ -120,35 +125,16 @@ class BackoffMethod(TuningMethod):
 
 def trace(job: Job) -> Traces:
     """The traces of the fitting and tuning prompts: collected and then explored in rounds, or read."""
-    settings, prompts = job.settings, job.splits["fit"] + job.splits["tune"]
-    what = *job.models, prompts, settings.max_new_tokens
+    settings, what, folder = job.settings, (*job.models, job.traced, job.new), job.folder / "traces"
     if settings.traces is not None:
         return given_handoff(settings.traces, *what)
-    folder = job.folder / "traces"
-    how = prompts, folder, settings.max_new_tokens, settings.seed
+    how = job.traced, folder, job.new, settings.seed
     collect(*job.models, *how, about(*what) | {"seed": settings.seed})
     for number in range(1, settings.rounds + 1):
         # Whatever later rounds have left there, a round that is gone on with must be of the same policy.
-        policy = make_search(job, read_traces(folder, number * shards_of(prompts))).first()
+        policy = Search.of(job, read_traces(folder, number * shards_of(job.traced))).first()
         explore(*job.models, policy, *how, number)
     return read_traces(folder)
-
-
-def make_search(job: Job, traces: Traces) -> Search:
-    """The search on ``traces``, with the settings of ``job``."""
-    how = {"kind": job.settings.policy, "label": job.settings.label, "seed": job.settings.seed}
-    classes = token_classes(job.large.tokenizer)
-    return Search.on(traces, job.splits, cost=job.cost, goal=job.goal, classes=classes, **how)
-
-
-def _unreachable(job: Job, search: Search) -> str:
-    fastest = search.random_curve()[-1, 0]
-    if job.goal.budget is None:
-        return (
-            f"{job.goal.speedup:g}x is out of reach of this pair on this machine: the small model alone is about "
-            f"{fastest:.2f}x as fast as the large one; {FALLBACK}"
-        )
-    return f"a loss of {job.goal.budget:g} allows no speedup over {LEAST_SPEEDUP:g}x with this pair: {FALLBACK}"
 
 
 def calibration(search: Search, policy: Policy) -> Reliability | None:

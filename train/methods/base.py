@@ -9,12 +9,13 @@ from typing import ClassVar, Protocol
 import optuna
 
 from decoding import LM
-from train.common.job import Job
+from train.common.job import Job, Tuned
 from train.common.result import Holdout, Prediction
 from train.common.settings import FitPolicy
 from train.data.prompts import Prompt
-from train.evaluation.tuned import Tuned
-from train.search.goal import Goal
+from train.search.goal import LEAST_SPEEDUP, Goal
+
+FALLBACK = "use the large model alone, or exact speculative decoding"
 
 
 class Search(Protocol):
@@ -35,14 +36,11 @@ class TuningMethod(Protocol):
     ``provenance``, in this order. The attributes from ``plane`` on are for the report.
     """
 
-    certifiable: ClassVar[bool] = False
-    """whether ``measure_holdout`` makes the promise that ``--certify`` asks for"""
+    certifiable: ClassVar[bool] = False  # whether ``measure_holdout`` makes the promise that ``--certify`` asks for
     plane: ClassVar[tuple[str, str]] = ("speedup", "loss")
     """the columns of a method that the report plots, across and up"""
-    threshold_note: ClassVar[str]
-    """what happens at a token whose risk reaches the threshold, a sentence"""
-    label: str
-    """what a learned policy of this method predicts"""
+    threshold_note: ClassVar[str]  # what happens at a token whose risk reaches the threshold, a sentence
+    label: str  # what a learned policy of this method predicts
     search: Search
 
     def __init__(self, job: Job):
@@ -84,3 +82,8 @@ def asked_goal(settings: FitPolicy) -> Goal:
     if not 1 < speedup < 1000:
         raise ValueError(f"--target-speedup is a factor over 1, not {speedup:g}")
     return Goal(speedup=speedup)
+
+
+def no_speedup(goal: Goal) -> str:
+    """The sentence about a loss budget that no trial meets faster than the large model alone."""
+    return f"a loss of {goal.budget:g} allows no speedup over {LEAST_SPEEDUP:g}x with this pair: {FALLBACK}"

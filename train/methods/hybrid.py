@@ -8,15 +8,13 @@ from optuna.trial import FrozenTrial
 from decoding import MTAD, Speculative
 from decoding.decoders.registry import decoder_kind
 from policies.decoder_spec import EXACT, DecoderSpec
-from train.common.job import Job
+from train.common.job import Job, Tuned
 from train.common.progress import say
 from train.common.result import AgainstRival, FrontPoint, Holdout, Prediction, Replay
 from train.evaluation import live
 from train.evaluation.holdout import Contender, controls, measure
 from train.evaluation.rivals import against_rival, beside_rival
-from train.evaluation.tuned import Tuned
-from train.methods.backoff import FALLBACK
-from train.methods.base import TuningMethod
+from train.methods.base import FALLBACK, TuningMethod, no_speedup
 from train.methods.speculative import SpeculativeMethod, draft_of, search_stops
 from train.search import leniency
 from train.search.goal import LEAST_SPEEDUP, pareto
@@ -45,14 +43,12 @@ class HybridMethod(TuningMethod):
         the forwards."""
         tried = finalists(study, 3)
         self.trials, self.pruned = complete(study), pruned(study)
-        decoders = {_name(trial): self._option(trial).decoder(self.job.models) for trial in tried}
-        measured = live.on_tuning(self.job, decoders)
-        faster = {trial.number: self._faster(trial, measured) for trial in tried}
-        return self._best(faster)
+        measured = live.on_tuning(self.job, [self._option(trial) for trial in tried])
+        return self._best({trial.number: self._faster(trial, measured) for trial in tried})
 
     def _faster(self, trial: FrozenTrial, measured: dict) -> np.ndarray:
         """[prompts] live over priced speedup. Both models' texts are those that were priced, so seconds say it all."""
-        name, priced = _name(trial), trial.user_attrs
+        name, priced = f"trial {trial.number}", trial.user_attrs
         large = measured[live.LARGE]["seconds"] / self.search.alone["seconds"]
         found = large * priced["seconds"] / measured[name]["seconds"]
         say(
@@ -73,7 +69,7 @@ class HybridMethod(TuningMethod):
             if goal.violation(speed, loss) <= 0 and (goal.budget is None or speed >= LEAST_SPEEDUP):
                 options.append((goal.value(speed, loss), trial.number, ratio, trial))
         if not options:
-            say(f"[bold]{self._unreachable(usual)}[/bold]")
+            say(self._unreachable(usual), style="bold")
             return None
         _, _, ratio, trial = min(options)
         return self._option(trial, ratio)
@@ -85,7 +81,7 @@ class HybridMethod(TuningMethod):
     def _unreachable(self, usual: float) -> str:
         goal = self.job.goal
         if goal.budget is not None:
-            return f"a loss of {goal.budget:g} allows no speedup over {LEAST_SPEEDUP:g}x with this pair: {FALLBACK}"
+            return no_speedup(goal)
         fastest = usual * max(trial.user_attrs["speedup"] for trial in self.trials)
         return (
             f"no trial reached {goal.speedup:g}x: the fastest is about {fastest:.2f}x as fast as the large model alone "
@@ -159,10 +155,6 @@ class HybridMethod(TuningMethod):
         """What sorts trials, the best first."""
         goal, point = self.job.goal, [trial.user_attrs[name] for name in ("speedup", "loss")]
         return max(0.0, goal.violation(*point)), goal.value(*point)
-
-
-def _name(trial: FrozenTrial) -> str:
-    return f"trial {trial.number}"
 
 
 def described(option: Tuned) -> str:

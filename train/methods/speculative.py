@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from decoding import Speculative
-from policies import Rule, token_classes
+from policies import token_classes
 from policies.decoder_spec import DecoderSpec
-from train.common.job import Job
+from train.common.job import Job, Tuned
 from train.common.progress import say
 from train.common.result import Holdout, Prediction, Replay
 from train.evaluation import live
 from train.evaluation.holdout import Contender, controls, measure
 from train.evaluation.rivals import against_rival, beside_rival
-from train.evaluation.tuned import Tuned
 from train.methods.base import TuningMethod
 from train.replay.speculative import Replayed
 from train.search.draft_stop import StopSearch
 from train.search.study import finalists
 from train.traces.collect_drafts import collect_drafts
-from train.traces.draft_traces import DraftTraces, read_drafts
+from train.traces.draft_traces import read_drafts
 from train.traces.given import given_drafts
 
 
@@ -54,20 +53,18 @@ class SpeculativeMethod(TuningMethod):
 
     def tune(self, study) -> Tuned:
         """The fastest of the finalists live, as replay does not price a stop's own features."""
-        job, trials = self.job, self.finalists(study)
+        trials = self.finalists(study)
         options = [self._option(trial.number, trial.params) for trial in trials]
-        measured = live.on_tuning(job, {f"trial {option.trial}": option.decoder(job.models) for option in options})
+        measured = live.on_tuning(self.job, options)
         for option, trial in zip(options, trials, strict=True):
-            speed, replayed = live.speedup(measured, f"trial {option.trial}"), self.search.speedup(trial.params)
+            speed, replayed = live.speedup(measured, option.name), self.search.speedup(trial.params)
             option.faster = speed / replayed
-            say(f"trial {option.trial}: replay {replayed:.3f}x, live {speed:.3f}x")
-        return max(options, key=lambda option: live.speedup(measured, f"trial {option.trial}"))
+            say(f"{option.name}: replay {replayed:.3f}x, live {speed:.3f}x")
+        return max(options, key=lambda option: live.speedup(measured, option.name))
 
     def _option(self, number: int, params: dict) -> Tuned:
-        stop = self.search.stop(params)
         chain = {"length": params["length"], "keep_stop_token": params.get("keep", False)}
-        policy = Rule.never() if stop is None else stop
-        return Tuned(policy, DecoderSpec("speculative", chain), number, params.get("quantile"))
+        return Tuned(self.search.stop(params), DecoderSpec("speculative", chain), number, params.get("quantile"))
 
     def measure_holdout(self, tuned: Tuned) -> Holdout:
         """Measure ``tuned`` and, beside it, the best constant length."""
@@ -104,18 +101,14 @@ class SpeculativeMethod(TuningMethod):
 
 def search_stops(job: Job) -> StopSearch:
     """On draft traces of the fitting and tuning prompts, collected or read."""
-    traces = _traces(job)
-    fit = traces.of({p.id for p in job.splits["fit"]})
-    return StopSearch(job.settings.policy, fit, traces, job.cost, token_classes(job.large.tokenizer), job.settings.seed)
-
-
-def _traces(job: Job) -> DraftTraces:
-    settings, prompts = job.settings, job.splits["fit"] + job.splits["tune"]
+    settings, folder = job.settings, job.folder / "traces"
     if settings.traces is not None:
-        return given_drafts(settings.traces, *job.models, prompts, settings.max_new_tokens, settings.longest)
-    folder = job.folder / "traces"
-    collect_drafts(*job.models, prompts, settings.longest, folder, settings.max_new_tokens)
-    return read_drafts(folder)
+        traces = given_drafts(settings.traces, *job.models, job.traced, job.new, settings.longest)
+    else:
+        collect_drafts(*job.models, job.traced, settings.longest, folder, job.new)
+        traces = read_drafts(folder)
+    fit, classes = traces.of({p.id for p in job.splits["fit"]}), token_classes(job.large.tokenizer)
+    return StopSearch(settings.policy, fit, traces, job.cost, classes, settings.seed)
 
 
 def draft_of(tuned: Tuned) -> str:

@@ -20,8 +20,7 @@ from train.reports.tables import DASH, cells, format_number, loss_name, number, 
 Result = dict[str, Any]
 BETWEEN = ("#9a4f86", "#8c6510", "#009e73")
 """Colours of the tokens of the models between the smallest and the largest."""
-DISTURBED = 1.25
-"""Factor by which live seconds may differ from the timing table before the report says so."""
+DISTURBED = 1.25  # factor by which live seconds may differ from the timing table before the report says so
 MEASURED = "Measured on the held-out prompts; in brackets 95 % intervals over prompts."
 FRONT = "Predicted from the tuning prompts, not measured: no candidate is faster and loses as little."
 PLAIN = "Logged only, never searched or certified: repetition lowers it."

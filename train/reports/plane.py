@@ -31,8 +31,7 @@ AXES = {
     "loss": "{} (lower is better)",
     "length": "longest draft, tokens",
 }
-FORMATS = {"speedup": (".2f", "×"), "loss": (".3f", ""), "length": ("g", " tokens")}
-"""Format and unit of a value."""
+FORMATS = {"speedup": (".2f", "×"), "loss": (".3f", ""), "length": ("g", " tokens")}  # format and unit of a value
 
 
 def plane(result: dict[str, Any]) -> tuple[str, str]:

@@ -15,12 +15,10 @@ from train.common.progress import console, say
 from train.reports.tables import COLUMNS, cells
 
 GAP = 2
-LEAST = 20
-"""Width that is left to the names of the rows."""
+LEAST = 20  # width that is left to the names of the rows
 REPEATED = (" model alone", " hand-off, rate", "speculative, ", "the ", ", length", " policy")
 """Parts of labels without which methods can still be told apart."""
-DERIVED = ("recovered", "total_time_ratio")
-"""Columns that follow from the others; only the report shows them."""
+DERIVED = ("recovered", "total_time_ratio")  # columns that follow from the others; only the report shows them
 
 
 def print_table(result: dict[str, Any], columns: dict | None = None) -> None:

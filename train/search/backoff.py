@@ -14,7 +14,8 @@ import numpy as np
 import optuna
 
 from decoding.cost.costs import ModelCosts
-from policies import Policy
+from policies import Policy, token_classes
+from train.common.job import Job
 from train.replay.backoff import backoff
 from train.search.goal import Goal, pareto, solve
 from train.search.labels import labels
@@ -28,8 +29,7 @@ FEATURE_SETS = {
     "confidence+token": CONFIDENCE + TOKEN,
     "all": CONFIDENCE + HISTORY + TOKEN,
 }
-GRID = np.linspace(0.0, 1.0, 201)
-"""quantiles of a curve"""
+GRID = np.linspace(0.0, 1.0, 201)  # quantiles of a curve
 
 
 @dataclass
@@ -51,15 +51,12 @@ class Search:
     fitted: dict[str, Policy] = field(default_factory=dict)
 
     @classmethod
-    def on(cls, traces: Traces, splits: dict, **settings) -> Search:
-        """On the fitting and tuning prompts of ``splits``; of the latter, on the texts that hand-off wrote."""
-        fit = traces.of({p.id for p in splits["fit"]})
-        return cls(fit=fit, tune=traces.of({p.id for p in splits["tune"]}, "mixed", "policy"), **settings)
-
-    def suggest(self, trial: optuna.Trial) -> dict:
-        suggest_policy(trial, self.kind, CONFIDENCE + HISTORY, FEATURE_SETS)
-        trial.suggest_float("quantile", 0.0, 1.0)
-        return trial.params
+    def of(cls, job: Job, traces: Traces) -> Search:
+        """The search of ``job`` on its fitting and tuning prompts; of the latter, on the texts that hand-off wrote."""
+        fit, tune = ({p.id for p in job.splits[name]} for name in ("fit", "tune"))
+        how, classes = job.settings, token_classes(job.large.tokenizer)
+        some = traces.of(fit), traces.of(tune, "mixed", "policy")
+        return cls(how.policy, how.label, *some, job.cost, job.goal, classes, how.seed)
 
     def baselines(self) -> list[dict]:
         """Settings that every search tries first."""
@@ -69,15 +66,15 @@ class Search:
             return [{"feature": f, "direction": d, "quantile": q} for f, d in rules for q in starts]
         return [{"features": name, "quantile": q} | START[self.kind] for name in FEATURE_SETS for q in starts]
 
+    def suggest(self, trial: optuna.Trial) -> dict:
+        suggest_policy(trial, self.kind, CONFIDENCE + HISTORY, FEATURE_SETS)
+        trial.suggest_float("quantile", 0.0, 1.0)
+        return trial.params
+
     def __call__(self, trial: optuna.Trial) -> float:
         """The objective: replayed loss under a speedup constraint, or the other way round."""
         params = self.suggest(trial)
-        speedup, loss = self.point(self.policy(params), params["quantile"])
-        trial.set_user_attr("speedup", speedup)
-        trial.set_user_attr("loss", loss)
-        value = self.goal.value(speedup, loss)
-        trial.set_constraint("goal", self.goal.violation(speedup, loss))  # write-once, so it comes last
-        return value
+        return self.goal.record(trial, *self.point(self.policy(params), params["quantile"]))
 
     def policy(self, params: dict) -> Policy:
         """The fitted policy of ``params``, whatever its threshold: trials that differ in that only share it."""

@@ -34,8 +34,7 @@ STOP_FEATURES = {
 """No feature looks back over rounds, so the risk of every step of every draft is known whatever the threshold."""
 OF_THE_STOP = ("stop", "feature", "direction", "features", "C", "width", "weight_decay")
 """parameters of a stop itself, apart from its threshold and the draft around it"""
-HF_CONFIDENCE = 0.4
-"""top-1 probability below which transformers' assistant ends its draft by default"""
+HF_CONFIDENCE = 0.4  # top-1 probability below which transformers' assistant ends its draft by default
 
 
 @dataclass
@@ -55,11 +54,6 @@ class StopSearch:
     fitted: dict[str, Policy | Survival] = field(default_factory=dict)
     risks: dict[str, Tensor] = field(default_factory=dict)
 
-    def suggest(self, trial: optuna.Trial) -> dict:
-        """The space: a constant length, a rule, the survival of the whole draft, or the kind that is fitted."""
-        suggest_stop(trial, ("constant", "rule", "survival", self.kind), self.judged.longest)
-        return trial.params
-
     def baselines(self) -> list[dict]:
         """Every constant length, the published stops at their own thresholds, and the kind at some of its own."""
         longest = self.judged.longest
@@ -71,7 +65,7 @@ class StopSearch:
         ]
 
     def published(self, length: int, stop, keep_stop_token: bool = False, **_) -> dict:
-        """What ``suggest`` would have to draw for a stop at its own threshold."""
+        """What ``suggest_stop`` would have to draw for a stop at its own threshold."""
         rule = {} if isinstance(stop, Survival) else {"feature": stop.feature, "direction": stop.direction}
         params = {"stop": "survival" if not rule else "rule", "length": min(length, self.judged.longest)} | rule
         _, risk = self.risk(params)
@@ -96,11 +90,15 @@ class StopSearch:
             kinds = [{"features": name} | START[self.kind] for name in STOP_FEATURES]
         return [start | kind | {"quantile": q} for kind in kinds for q in (0.4, 0.6, 0.8)]
 
+    def suggest(self, trial: optuna.Trial) -> dict:
+        """Draw a constant length, a rule, the survival of the whole draft, or the kind that is fitted."""
+        suggest_stop(trial, ("constant", "rule", "survival", self.kind), self.judged.longest)
+        return trial.params
+
     def __call__(self, trial: optuna.Trial) -> float:
         """The objective: replayed seconds per token."""
-        params = self.suggest(trial)
-        trial.set_user_attr("speedup", self.speedup(params))
-        return self.alone / self.tokens / trial.user_attrs["speedup"]
+        trial.set_user_attr("speedup", self.speedup(self.suggest(trial)))
+        return self.alone / int(self.judged.tokens.sum()) / trial.user_attrs["speedup"]
 
     def speedup(self, params: dict) -> float:
         """Replayed speedup over the large model alone."""
@@ -108,20 +106,19 @@ class StopSearch:
 
     def replayed(self, params: dict) -> Replayed:
         """The counts that drafting with ``params`` would have had."""
-        stop, score = (None, None) if params["stop"] == "constant" else self._at(params)
+        stop = None if params["stop"] == "constant" else self.stop(params)
+        # The least length of a survival does not depend on its risk.
+        score = None if params["stop"] in ("constant", "survival") else self.risk(params)[1]
         return self.replay(stop, params["length"], params.get("keep", False), score=score)
 
-    def _at(self, params: dict):
-        """(a stop of its own for ``params``, at its threshold; its risks where replay may take them)."""
-        stop, risk = self.risk(params)
-        threshold = self.threshold(params)
-        if isinstance(stop, Survival):  # its least length does not depend on the risk
-            return Survival(threshold=min(max(threshold, 0.0), 1 - 1e-6), window=self.judged.longest), None
-        return stop.with_threshold(threshold), risk
-
-    def stop(self, params: dict):
-        """The stop of ``params``, ready for a decoder; None for a constant length."""
-        return None if params["stop"] == "constant" else self._at(params)[0]
+    def stop(self, params: dict) -> Policy | Survival:
+        """A stop of its own for ``params``, at its threshold; ``Rule.never()`` for a constant length."""
+        if params["stop"] == "constant":
+            return Rule.never()
+        (stop, _), threshold = self.risk(params), self.threshold(params)
+        if isinstance(stop, Survival):
+            return Survival(threshold=min(max(threshold, 0.0), 1 - 1e-6), window=self.judged.longest)
+        return stop.with_threshold(threshold)
 
     def threshold(self, params: dict) -> float:
         """The risk below which the share ``quantile`` of the possible draft steps lies."""
@@ -156,10 +153,6 @@ class StopSearch:
     def alone(self) -> float:
         """Seconds of the large model alone for all texts."""
         return float(text_seconds(self.cost.large, self.judged.prompt_tokens, self.judged.tokens).sum())
-
-    @cached_property
-    def tokens(self) -> int:
-        return int(self.judged.tokens.sum())
 
 
 def suggest_stop(trial: optuna.Trial, stops: Sequence[str], longest: int) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import optuna
 
-LEAST_SPEEDUP = 1.05
-"""what is slower within a loss budget is not worth a second model"""
+LEAST_SPEEDUP = 1.05  # what is slower within a loss budget is not worth a second model
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class Goal:
     def value(self, speedup: float, loss: float) -> float:
         """The quantity to minimise among the points that meet the goal."""
         return loss if self.budget is None else -speedup
+
+    def record(self, trial: optuna.Trial, speedup: float, loss: float) -> float:
+        """Note what a trial found; returns its value."""
+        trial.set_user_attr("speedup", speedup)
+        trial.set_user_attr("loss", loss)
+        trial.set_constraint("goal", self.violation(speedup, loss))  # write-once, so it comes last
+        return self.value(speedup, loss)
 
 
 def solve(curve: np.ndarray, goal: Goal, faster: float = 1.0, worse: float = 1.0) -> int | None:

@@ -40,12 +40,10 @@ exactly (SpecInfer)."""
 DECODERS = {BEAMS: "mtad", TREE: "mmtad", EXACT_TREE: "specinfer"}
 """Drafts that are no chain, by the decoder that makes them."""
 MOST_BEAMS = 6
-MTAD_DEFAULT = {"beams": 4, "length": 4, "tau": 0.5}
-"""of the paper (Qin et al. 2407.09722)"""
+MTAD_DEFAULT = {"beams": 4, "length": 4, "tau": 0.5}  # of the paper (Qin et al. 2407.09722)
 NEARLY_ALL = 20.0
 """nats at which Rollback keeps nearly every draft, so that the stop alone decides which model writes, as in backoff"""
-Row = tuple[float, int, float]
-"""priced seconds, tokens and loss of one prompt"""
+Row = tuple[float, int, float]  # priced seconds, tokens and loss of one prompt
 
 
 @dataclass
@@ -121,12 +119,8 @@ class HybridSearch:
         taken, tokens, losses = np.array(rows, float).T
         first = slice(len(rows))
         large = self.alone["seconds"][first].sum() / self.alone["tokens"][first].sum()
-        speedup, loss = float(large / (taken.sum() / tokens.sum())), float(losses.mean())
-        trial.set_user_attr("speedup", speedup)
-        trial.set_user_attr("loss", loss)
         trial.set_user_attr("seconds", taken.tolist())
-        trial.set_constraint("goal", self.goal.violation(speedup, loss))  # write-once, so it comes last
-        return self.goal.value(speedup, loss)
+        return self.goal.record(trial, float(large / (taken.sum() / tokens.sum())), float(losses.mean()))
 
     def _reported(self, i: int, row: Row) -> float:
         """The pruner's value of the prompt ``i``: its loss plus the share of time beyond the goal, or its time over the
@@ -160,8 +154,8 @@ class HybridSearch:
 
     def stop(self, params: dict) -> Policy:
         """A stop of one's own, at its threshold; one that never stops where only the length ends a draft."""
-        found = self.stops.stop(params) if params["draft"] == CHAIN else None
-        return Rule.never() if found is None else found.to(self.models[0].device)
+        found = self.stops.stop(params) if params["draft"] == CHAIN else Rule.never()
+        return found.to(self.models[0].device)
 
     @cached_property
     def _references(self) -> list[list[int]]:

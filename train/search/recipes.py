@@ -24,8 +24,7 @@ class Recipe:
     paper: str
     lossless: bool
     options: Callable[[], dict[str, Any]]
-    differs: str = ""
-    """how the paper's method differs from this one"""
+    differs: str = ""  # how the paper's method differs from this one
 
 
 def _svip(threshold: float = 0.3, c: float = 0.15) -> Rule:
