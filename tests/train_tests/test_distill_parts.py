@@ -1,6 +1,8 @@
 """The parts of a distillation: store, corpus, loss, student, trainer, and what is measured."""
 
 import importlib.util
+import json
+import os
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from decoding import LM
 from decoding.models.defaults import TARGET_WHEEL, target_source
 from train.distillation.agreement import agreements, expected_accepted, holdout_report
 from train.distillation.batches import Batch, Sequence, batches, collate, pad
-from train.distillation.corpus import holdout_indices, read_text, sequence_hash
+from train.distillation.corpus import holdout_indices, read_generations, read_text, sequence_hash
 from train.distillation.drafter_file import export, notes
 from train.distillation.gguf_file import check_writable
 from train.distillation.objective import candidates, distillation_loss
@@ -151,6 +153,23 @@ def test_something_is_held_out_of_whatever_there_is(target, tmp_path):
     assert [s.ids for s in pieces] == [[3, 4, 5, 6], [7, 8, 9, 10]]
     assert len(holdout_indices(pieces)) == 1
     assert not holdout_indices([*two, *pieces]) & {3, 4}  # answers are what counts, where there are any
+
+
+@pytest.mark.parametrize("reader", [lambda path: read_text(path, None, 4), lambda path: read_generations(path, 4)])
+def test_a_corpus_is_a_regular_file(reader, tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "endless.txt").symlink_to("/dev/zero")
+    for name in ("pipe.txt", "endless.txt", "."):
+        with pytest.raises(ValueError, match="is not a regular file; copy what it holds into one"):
+            reader(tmp_path / name)
+    with pytest.raises(ValueError, match="does not exist"):
+        reader(tmp_path / "missing.txt")
+
+
+def test_a_generation_may_hold_any_line_separator_in_its_text(tmp_path):
+    row = {"prompt_ids": [3, 4], "new_ids": [5], "text": "a\u2028b\x85"}
+    (tmp_path / "g.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [s.ids for s in read_generations(tmp_path / "g.jsonl", 8)] == [[3, 4, 5]]
 
 
 def test_expected_accepted_replays_rounds():

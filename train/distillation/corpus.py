@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from train.data.sources import read_text_file
 from train.distillation.batches import Sequence
 
-HOLDOUT = 30
-"""one prompt in this many is held out"""
+HOLDOUT = 30  # one prompt in this many is held out
 
 
 def read_generations(path: Path, limit: int) -> list[Sequence]:
@@ -21,7 +21,7 @@ def read_generations(path: Path, limit: int) -> list[Sequence]:
     Raises ValueError, naming the line, for any other row.
     """
     sequences = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text_file(path, str(path)).removesuffix("\n").split("\n"), start=1):
         try:
             row = json.loads(line)
             prompt, new = list(map(int, row["prompt_ids"])), list(map(int, row["new_ids"]))
@@ -34,7 +34,7 @@ def read_generations(path: Path, limit: int) -> list[Sequence]:
 
 def read_text(path: Path, tokenizer, length: int) -> list[Sequence]:
     """A text file in sequences of ``length`` tokens; a shorter rest is dropped."""
-    ids = tokenizer(path.read_text(encoding="utf-8"))["input_ids"]
+    ids = tokenizer(read_text_file(path, str(path)))["input_ids"]
     return [Sequence(ids[i : i + length], 0) for i in range(0, len(ids) - length + 1, length)]
 
 
