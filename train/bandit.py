@@ -11,7 +11,6 @@ RUN/bandit.json holds the speedups of UCB, of random arms, and of each arm used 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +18,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from train.common.cli import at_least, attempt, checking
+from decoding.cost import cache
+from train.common import atomic
+from train.common.cli import at_least, checking, command
 from train.common.progress import say
+from train.common.run_folder import read_settings
+from train.replay.backoff import alone, rounds
+from train.traces.handoff_traces import read_traces
 
 
 class UCB:
@@ -30,8 +34,6 @@ class UCB:
     """
 
     def __init__(self, arms: int, width: float = 2.0):
-        if arms < 1:
-            raise ValueError(f"a bandit needs at least 1 arm, not {arms}")
         self.pulls, self.sums, self.width = np.zeros(arms, int), np.zeros(arms), width
 
     def select(self) -> int:
@@ -62,38 +64,21 @@ class Bandit:
     seed: int = 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
-    config = tyro.cli(Bandit, args=argv, description=__doc__)
-    return attempt("bandit", lambda: run(config))
-
-
 def run(config: Bandit) -> dict:
     """Replay, print and write RUN/bandit.json. Raises InputError when there is no finished run."""
-    from train.common import atomic
-
     with checking():
-        check(config)
-        seconds, alone = arm_seconds(config)
-    found = compare(seconds, alone, config)
+        at_least(config, {"longest": 1, "passes": 1, "orders": 1, "seed": 0})
+        if not 0 <= config.width < math.inf:
+            raise ValueError(f"--width must be at least 0, not {config.width:g}")
+        seconds, reference = arm_seconds(config)
+    found = compare(seconds, reference, config)
     atomic.write_json(config.run / "bandit.json", found)
     say(found)
     return found
 
 
-def check(config: Bandit) -> None:
-    at_least(config, {"longest": 1, "passes": 1, "orders": 1, "seed": 0})
-    if not 0 <= config.width < math.inf:
-        raise ValueError(f"--width must be at least 0, not {config.width:g}")
-
-
 def arm_seconds(config: Bandit) -> tuple[np.ndarray, np.ndarray]:
     """Priced seconds [prompts, arms] of each arm, and [prompts] of the large model alone, on its own texts."""
-    from decoding.cost import cache
-    from train.common.run_folder import read_settings
-    from train.replay.backoff import alone, rounds
-    from train.traces.handoff_traces import read_traces
-
     settings = read_settings(config.run)
     traces, cost = read_traces(settings.traces or config.run / "traces"), cache.read(config.run / "cost.json")
     traces = traces.where(traces["trajectory"] == "large")
@@ -103,15 +88,15 @@ def arm_seconds(config: Bandit) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([reference, *drafts], 1), reference
 
 
-def compare(seconds: np.ndarray, alone: np.ndarray, config: Bandit) -> dict:
+def compare(seconds: np.ndarray, reference: np.ndarray, config: Bandit) -> dict:
     """Speedups over the large model alone, in total time over the same prompts, averaged over random orders."""
     draw = np.random.default_rng(config.seed)
-    reward = alone[:, None] / seconds
+    reward = reference[:, None] / seconds
     reward = reward / reward.max()  # in (0, 1], as the bound requires
     ucb, chance, pulls = [], [], np.zeros(seconds.shape[1])
-    total = alone.sum() * config.passes
+    total = reference.sum() * config.passes
     for _ in range(config.orders):
-        order = np.concatenate([draw.permutation(len(alone)) for _ in range(config.passes)])
+        order = np.concatenate([draw.permutation(len(reference)) for _ in range(config.passes)])
         bandit, taken = UCB(seconds.shape[1], config.width), 0.0
         for prompt in order:
             arm = bandit.select()
@@ -120,19 +105,21 @@ def compare(seconds: np.ndarray, alone: np.ndarray, config: Bandit) -> dict:
         pulls += bandit.pulls
         ucb.append(total / taken)
         chance.append(total / seconds[order, draw.integers(0, seconds.shape[1], len(order))].sum())
-    fixed = alone.sum() / seconds.sum(0)
+    fixed = reference.sum() / seconds.sum(0)
     return {
-        "prompts": len(alone) * config.passes,
+        "prompts": len(reference) * config.passes,
         "arms": ["large model alone", *(f"draft length {k}" for k in range(1, seconds.shape[1]))],
         "ucb": float(np.mean(ucb)),
         "ucb_range": [float(x) for x in np.quantile(ucb, [0.025, 0.975])],
         "random_arm": float(np.mean(chance)),
         "fixed": fixed.tolist(),
         "best_fixed": float(fixed.max()),
-        "best_of_each_prompt": float(alone.sum() / seconds.min(1).sum()),
+        "best_of_each_prompt": float(reference.sum() / seconds.min(1).sum()),
         "pulls": (pulls / pulls.sum()).tolist(),
     }
 
 
+main = command(Bandit, run, __doc__)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,13 +10,20 @@ no sign of a shift, 1 when traffic has moved, and 2 for wrong input.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from decoding import Backoff
 from train.common.cli import at_least, attempt, checking
+from train.common.generations import write
+from train.common.load_run import load_run
+from train.common.progress import track
+from train.data.prompts import prompts_for
+from train.monitoring.drift import Drift, Monitor
+from train.monitoring.recorder import StepRecorder
 
 
 @dataclass
@@ -43,16 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     return code or int(found[0].moved)
 
 
-def run(config: MonitorTraffic):
-    """The ``Drift`` of the new prompts, whose sentence is printed. Raises InputError before any work is done."""
-    from decoding import Backoff
-    from train.common.generations import write
-    from train.common.load_run import load_run
-    from train.common.progress import track
-    from train.data.prompts import load_prompts
-    from train.monitoring.drift import Monitor
-    from train.monitoring.recorder import StepRecorder
-
+def run(config: MonitorTraffic) -> Drift:
+    """The drift of the new prompts, whose sentence is printed. Raises InputError before any work is done."""
     with checking():
         at_least(config, {"batch": 1})
         found = load_run(config.run)
@@ -60,12 +59,13 @@ def run(config: MonitorTraffic):
         if reference is None:
             raise ValueError(f"{config.run / 'policy.json'} holds no traffic; tune a policy with --method backoff")
         monitor = Monitor(reference, config.level)
-        prompts = load_prompts(config.prompts, found.large.tokenizer, config.limit)
+        # read as the run read its own: with its template, date and room for the answer
+        prompts = prompts_for(replace(found.settings, prompts=config.prompts), found.models, config.limit)
     recorder = StepRecorder(found.policy)
     decoder = Backoff([found.small, found.large], recorder)
     for start in track(range(0, len(prompts), config.batch), "answers of the policy"):
         write(decoder, prompts[start : start + config.batch], found.new)
-    drift = monitor.update(*recorder.take())
+    drift = monitor.update(recorder.take())
     print(drift.sentence)
     return drift
 

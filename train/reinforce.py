@@ -13,14 +13,23 @@ continues there.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
-from train.common.cli import at_least, attempt, checking, positive
+from decoding.cli.options import use
+from train.common import run_folder
+from train.common.cli import at_least, checking, command, positive
+from train.common.load_run import load_run
+from train.common.progress import say
+from train.reinforcement.policy_gradient import Settings, learn
+from train.reinforcement.rollouts import Rollouts
+from train.search.backoff import GRID, Search
+from train.search.goal import solve
+from train.search.thresholds import risks
 
 KEPT = ("goal", "machine", "splits", "cost", "groups", "label")
 """Provenance of the tuned policy that holds for the reinforced one too."""
@@ -52,28 +61,17 @@ class Reinforce:
     seed: int = 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 when it is done, 2 after one sentence about what was wrong with the input."""
-    config = tyro.cli(Reinforce, args=argv, description=__doc__)
-    return attempt("reinforce", lambda: run(config), config.run / "reinforce")
-
-
 def run(config: Reinforce) -> None:
     """Train, set the threshold again, write reinforced.json. Raises InputError before any work is done."""
-    from train.common import run_folder
-    from train.common.load_run import load_run
-    from train.common.progress import say
-    from train.reinforcement.policy_gradient import learn
-
     with checking():
-        check(config)
+        at_least(config, {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "seed": 0})
+        positive(config, "lr", "temperature", "dual_rate")
+        use("cpu", config.threads)
         found = load_run(config.run)
         if found.policy.kind not in ("logistic", "mlp"):
-            raise ValueError(
-                f"{config.run / 'policy.json'} is of the kind {found.policy.kind!r}, which has no gradient; tune "
-                f"one with --policy logistic or mlp"
-            )
-        search = found.search(found.traces)
+            file, kind = config.run / "policy.json", found.policy.kind
+            raise ValueError(f"{file}: kind {kind!r} has no gradient; tune one with --policy logistic or mlp")
+        search = Search.of(found, found.traces)
         how = settings(config, found.policy, search)
         play = rollouts(config, found)
         folder = config.run / "reinforce"
@@ -92,22 +90,8 @@ def run(config: Reinforce) -> None:
     say(f"wrote {config.run / 'reinforced.json'}")
 
 
-def check(config: Reinforce) -> None:
-    """ValueError for a number out of range; sets the number of threads."""
-    from decoding.cli.options import use
-
-    at_least(config, {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "seed": 0})
-    positive(config, "lr", "temperature", "dual_rate")
-    use("cpu", config.threads)
-
-
-def settings(config: Reinforce, policy, search):
+def settings(config: Reinforce, policy, search) -> Settings:
     """The training settings: the temperature in units of this policy's score, the multiplier from replay."""
-    import numpy as np
-
-    from train.reinforcement.policy_gradient import Settings
-    from train.search.thresholds import risks
-
     score = risks(policy, search.fit)
     spread = float(np.std(score[np.isfinite(score)]))
     if spread == 0:
@@ -116,14 +100,10 @@ def settings(config: Reinforce, policy, search):
     return Settings(steps, config.lr, config.temperature * spread, exchange(policy, search), config.dual_rate)
 
 
-def exchange(policy, search, width: float = 0.1) -> float:
+def exchange(policy, search) -> float:
     """The exchange rate at the policy's threshold on the replayed frontier: objective per unit of the constraint."""
-    import numpy as np
-
-    from train.search.thresholds import risks
-
     kept = float((risks(policy, search.calls) < float(policy.threshold)).mean())
-    (slow, safe), (fast, lossy) = search.curve(policy, np.clip([kept - width, kept + width], 0.0, 1.0))
+    (slow, safe), (fast, lossy) = search.curve(policy, np.clip([kept - 0.1, kept + 0.1], 0.0, 1.0))
     saved = 1 / slow - 1 / fast
     rate = (lossy - safe) / saved if saved > 0 else 0.0
     if search.goal.budget is not None:
@@ -131,24 +111,17 @@ def exchange(policy, search, width: float = 0.1) -> float:
     return max(0.0, float(rate))
 
 
-def rollouts(config: Reinforce, found):
-    from train.reinforcement.rollouts import Rollouts
-
+def rollouts(config: Reinforce, found) -> Rollouts:
     prompts = [p for p in found.splits["fit"] if len(p.ids) <= config.longest]
     if not prompts:
         shortest = min(len(p.ids) for p in found.splits["fit"])
         raise ValueError(f"no fitting prompt has up to {config.longest} tokens; --longest must be at least {shortest}")
-    own = {p.id: found.traces.of({p.id}, "large")["token"].tolist() for p in prompts}
     new = min(config.max_new_tokens, found.new)
-    how = config.prompts, config.group, new, config.seed
-    return Rollouts(found.small, found.large, found.metric, prompts, own, found.cost, found.goal, *how)
+    return Rollouts(found, prompts, config.prompts, config.group, new, config.seed)
 
 
 def recalibrate(policy, found, search) -> tuple:
     """(``policy`` at the threshold that replay on the tuning prompts gives, with the run's correction; a summary)."""
-    from train.search.backoff import GRID
-    from train.search.goal import solve
-
     ratio, curve = found.result.replay, search.curve(policy)
     i = solve(curve, found.goal, ratio.live_speedup_over_replayed, max(1.0, ratio.live_loss_over_replayed))
     if i is None:
@@ -157,5 +130,7 @@ def recalibrate(policy, found, search) -> tuple:
     return policy.with_threshold(search.threshold(policy, GRID[i])), summary
 
 
+main = command(Reinforce, run, __doc__, lambda config: config.run / "reinforce")
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

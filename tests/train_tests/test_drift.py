@@ -33,12 +33,17 @@ def steps(seed, texts=30, length=40, alike=1.0, shift=0.0, rate=0.4):
     return np.stack([entropy, agreed], 1), escalated, agreed, np.repeat(np.arange(texts), length)
 
 
+def columns(table, escalated, accepted):
+    return dict(zip((*NAMES, "escalated", "accepted"), (*table.T, escalated.astype(float), accepted), strict=True))
+
+
 def reference(seed, **options):
-    return traffic(NAMES, *steps(seed, **options))
+    *seen, texts = steps(seed, **options)
+    return traffic(columns(*seen), texts)
 
 
 def judged(monitor, seed, **options):
-    return monitor.update(NAMES, *steps(seed, **options)[:3])
+    return monitor.update(columns(*steps(seed, **options)[:3]))
 
 
 @pytest.mark.parametrize("alike", [0.0, 1.0])
@@ -96,10 +101,10 @@ def test_a_difference_that_is_sure_but_tiny_is_no_alarm():
     st.integers(1, 5),
 )
 def test_the_same_steps_have_not_moved(table, texts):
-    escalated = np.arange(len(table)) % 2 == 0
-    found = traffic(NAMES, table, escalated, table[:, 1], np.arange(len(table)) % texts)
+    seen = columns(table, np.arange(len(table)) % 2 == 0, table[:, 1])
+    found = traffic(seen, np.arange(len(table)) % texts)
     found = json.loads(json.dumps(found, allow_nan=False))
-    again = Monitor(found).update(NAMES, table, escalated, table[:, 1])
+    again = Monitor(found).update(seen)
     assert not again.moved
     for name, column in again.columns.items():
         assert column["ks"] == 0
@@ -109,22 +114,21 @@ def test_the_same_steps_have_not_moved(table, texts):
 
 def test_a_column_that_is_never_known_now_is_no_alarm():
     table, escalated, accepted, _ = steps(1)
-    found = Monitor(reference(0)).update(NAMES, table * [1, np.nan], escalated, accepted)
+    found = Monitor(reference(0)).update(columns(table * [1, np.nan], escalated, accepted))
     assert not found.moved
     assert found.columns["agreed"]["steps"] == 0
 
 
 def test_steps_that_do_not_fit_are_refused():
-    table, escalated, accepted, texts = steps(0)
+    *seen, texts = steps(0)
+    seen = columns(*seen)
     monitor = Monitor(reference(0))
     with pytest.raises(ValueError, match="the steps lack agreed"):
-        monitor.update(("entropy",), table[:, :1], escalated, accepted)
-    with pytest.raises(ValueError, match="they must be equal"):
-        monitor.update(NAMES, table[1:], escalated, accepted)
+        monitor.update({name: column for name, column in seen.items() if name != "agreed"})
     with pytest.raises(ValueError, match="one per step"):
-        traffic(NAMES, table, escalated, accepted, texts[1:])
+        traffic(seen, texts[1:])
     with pytest.raises(ValueError, match="some steps"):
-        traffic(NAMES, table[:0], escalated[:0], accepted[:0], texts[:0])
+        traffic({name: column[:0] for name, column in seen.items()}, texts[:0])
     with pytest.raises(ValueError, match="the level is 0"):
         Monitor(reference(0), 0.0)
     assert monitor.batches == 0
@@ -137,18 +141,18 @@ def test_texts_read_again_show_what_the_policy_saw():
     recorder = StepRecorder(policy)
     texts = write(Backoff([small, large], recorder), prompts, 10)
     assert texts == write(Backoff([small, large], policy), prompts, 10)
-    names, table, escalated, accepted = recorder.take()
-    assert 0.1 < escalated.mean() < 0.9
-    assert 0 < np.nanmean(accepted) < 1
-    assert len(table) == sum(len(answer) for answer, _ in texts)
+    seen = recorder.take()
+    assert 0.1 < seen["escalated"].mean() < 0.9
+    assert 0 < np.nanmean(seen["accepted"]) < 1
+    assert len(seen["entropy"]) == sum(len(answer) for answer, _ in texts)
     answers = [answer for answer, _ in texts]
     found = traffic_of_texts(small, large, policy, prompts, texts, answers)
-    live = traffic(names, table, escalated, accepted, np.zeros(len(table)))
+    live = traffic(seen, np.zeros(len(seen["entropy"])))
     for name, column in found["columns"].items():
         assert column["steps"] == live["columns"][name]["steps"]
         assert column["mean"] == pytest.approx(live["columns"][name]["mean"], abs=1e-4)
         np.testing.assert_allclose(column["cuts"], live["columns"][name]["cuts"], atol=1e-3)
-    assert not Monitor(found).update(names, table, escalated, accepted).moved
+    assert not Monitor(found).update(seen).moved
     assert not recorder.steps
 
 
@@ -161,7 +165,7 @@ def test_another_model_is_noticed():
     for other, moved in ((small, False), (sharper(small), True)):
         recorder = StepRecorder(policy)
         write(Backoff([other, large], recorder), toy_prompts(40, seed=9), 12)
-        assert monitor.update(*recorder.take()).moved == moved
+        assert monitor.update(recorder.take()).moved == moved
 
 
 def test_the_command_compares_new_prompts_with_those_of_a_run(tuned_run, tmp_path, capfd):

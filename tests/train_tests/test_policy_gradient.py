@@ -7,8 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from policies import MLP, Logistic
 from train.reinforcement.policy_gradient import (
@@ -16,10 +14,8 @@ from train.reinforcement.policy_gradient import (
     Explorer,
     Settings,
     entropy,
-    group_advantages,
     learn,
     logit,
-    projected,
     set_weights,
     surrogate,
     weights,
@@ -98,22 +94,6 @@ def test_a_baseline_leaves_the_expected_gradient_alone():
         total = total + chance * surrogate(policy, decisions, torch.ones(1), TEMPERATURE)
     total.backward()
     assert vector.grad.abs().max() < 1e-5
-
-
-@given(st.floats(0, 10), st.floats(-5, 5), st.floats(0.01, 5))
-def test_the_multiplier_is_projected_at_zero(multiplier, violation, rate):
-    after = projected(multiplier, violation, rate)
-    assert after >= 0
-    if multiplier + rate * violation >= 0:
-        assert after == pytest.approx(multiplier + rate * violation)
-    else:
-        assert after == 0
-    assert after >= multiplier or violation < 0
-
-
-def test_an_advantage_is_over_ones_own_group():
-    found = group_advantages(torch.tensor([[1.0, 3.0], [10.0, 10.0]]))
-    assert found.tolist() == [-1.0, 1.0, 0.0, 0.0]
 
 
 def test_decisions_belong_to_the_rollouts_that_were_open():

@@ -85,4 +85,4 @@ def test_a_policy_without_weights_has_no_gradient(tuned_run, tmp_path, capfd):
     before = load(folder / "policy.json")
     Rule("entropy", 1.0).save(folder / "policy.json", before.models, before.provenance)
     assert main([str(folder)]) == 2
-    assert "kind 'rule', which has no gradient" in capfd.readouterr().err
+    assert "kind 'rule' has no gradient" in capfd.readouterr().err

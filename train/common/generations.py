@@ -23,16 +23,10 @@ def write_generations(
     done = {tuple(row["prompt_ids"]) for row in read_rows(path) if row["temperature"] == temperature}
     todo = sorted((p for p in prompts if p.ids not in done), key=lambda p: len(p.ids))
     sampling = Sampling(temperature, top_p=0.95) if temperature > 0 else Sampling()
-    starts = range(0, len(todo), batch)
-    for start in track(starts, f"answers, temperature {temperature:g}"):
-        rows = answers(target, todo[start : start + batch], max_new_tokens, sampling, seed=start)
-        append_rows(
-            path,
-            [
-                {"source": p.id, "temperature": temperature, "prompt_ids": list(p.ids), "new_ids": new}
-                for p, new in zip(todo[start : start + batch], rows, strict=True)
-            ],
-        )
+    for start in track(range(0, len(todo), batch), f"answers, temperature {temperature:g}"):
+        some, about = todo[start : start + batch], {"temperature": temperature}
+        written = zip(some, answers(target, some, max_new_tokens, sampling, seed=start), strict=True)
+        append_rows(path, [{"source": p.id} | about | {"prompt_ids": p.ids, "new_ids": new} for p, new in written])
 
 
 def batches(prompts: Sequence[Prompt], size: int = 16) -> list[list[Prompt]]:

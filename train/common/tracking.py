@@ -129,15 +129,8 @@ class Tracker:
         import wandb
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
-            project=PROJECT,
-            name=self.name,
-            dir=str(self.folder),
-            config=atomic.plain(self.config),
-            mode=mode,
-            reinit="create_new",
-            settings=wandb.Settings(**SETTINGS),
-        )
+        what = {"project": PROJECT, "name": self.name, "dir": str(self.folder), "config": atomic.plain(self.config)}
+        run = wandb.init(**what, mode=mode, reinit="create_new", settings=wandb.Settings(**SETTINGS))
         run.define_metric("trial")
         run.define_metric("*", step_metric="trial")
         return run

@@ -52,10 +52,8 @@ def split(prompts: Sequence[Prompt], shares: dict[str, float] | None = None, see
     for name, prompt in zip(names, prompts, strict=True):
         members[name].append(prompt)
     if len(members) < len(shares):
-        raise PromptError(
-            f"{len(prompts)} prompts form {len(members)} group(s); {len(shares)} splits ({', '.join(shares)}) need "
-            f"at least {len(shares)} groups, so give more prompts that do not overlap"
-        )
+        found = f"{len(prompts)} prompts form {len(members)} group(s); {len(shares)} splits ({', '.join(shares)})"
+        raise PromptError(f"{found} need at least {len(shares)} groups, so give more prompts that do not overlap")
     place = _fill_empty(_assign(members, shares, seed), members, shares)
     return {part: [p for name, p in zip(names, prompts, strict=True) if place[name] == part] for part in shares}
 
@@ -74,10 +72,8 @@ def reserve(pool: Sequence[Prompt], used: Sequence[Prompt], count: int) -> list[
             taken.add(name)
             kept.append(prompt)
     if len(kept) < count:
-        raise PromptError(
-            f"{len(kept)} groups hold no prompt of the {len(used)} in the other splits, and {count} are needed; give "
-            f"more prompts, or a lower limit"
-        )
+        found = f"{len(kept)} groups hold no prompt of the {len(used)} in the other splits"
+        raise PromptError(f"{found}, and {count} are needed; give more prompts, or a lower limit")
     return kept[:count]
 
 
@@ -89,10 +85,8 @@ def refuse_overlap(splits: dict[str, list[Prompt]]) -> None:
     for group, place, prompt in zip(groups(prompts), places, prompts, strict=True):
         known = first.setdefault(group, (place, prompt.id))
         if known[0] != place:
-            raise PromptError(
-                f"prompt {prompt.id} of the split {place} is in one group with {known[1]} of {known[0]}; no group of "
-                f"prompts may be in two splits"
-            )
+            found = f"prompt {prompt.id} of the split {place} is in one group with {known[1]} of {known[0]}"
+            raise PromptError(f"{found}; no group of prompts may be in two splits")
 
 
 def split_hash(prompts: Iterable[Prompt]) -> str:

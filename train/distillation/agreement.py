@@ -9,8 +9,7 @@ import torch
 
 from train.distillation.batches import batches, pad
 
-EVALUATION_TOKENS = 1024
-"""tokens of a batch, whose logits over the whole vocabulary are in memory"""
+EVALUATION_TOKENS = 1024  # tokens of a batch, whose logits over the whole vocabulary are in memory
 
 
 def expected_accepted(answers: Iterable[np.ndarray], length: int) -> float:

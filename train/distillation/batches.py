@@ -28,16 +28,11 @@ class Sequence:
 class Batch:
     """Padded sequences and, for their ``m`` real positions, the target's predictions of the next token."""
 
-    ids: Tensor
-    """[rows, longest] token ids"""
-    where: Tensor
-    """[m] indices of the real positions in the flattened [rows * longest]"""
-    labels: Tensor
-    """[m, k] the target's best tokens, best first"""
-    probabilities: Tensor
-    """[m, k] the target's probabilities of ``labels``, renormalised to sum to 1"""
-    weights: Tensor
-    """[m] 1 in answers, ``prompt_weight`` in prompts and plain text"""
+    ids: Tensor  # [rows, longest] token ids
+    where: Tensor  # [m] indices of the real positions in the flattened [rows * longest]
+    labels: Tensor  # [m, k] the target's best tokens, best first
+    probabilities: Tensor  # [m, k] the target's probabilities of ``labels``, renormalised to sum to 1
+    weights: Tensor  # [m] 1 in answers, ``prompt_weight`` in prompts and plain text
 
 
 def batches(sequences: list[Sequence], tokens: int) -> Iterator[list[int]]:

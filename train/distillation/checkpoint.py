@@ -17,14 +17,11 @@ from policies.storage.atomic import replacing
 class Progress:
     """The progress of a training run."""
 
-    elapsed: float = 0.0
-    """seconds of training"""
+    elapsed: float = 0.0  # seconds of training
     tokens: int = 0
     epoch: int = 0
-    batch: int = 0
-    """finished batches of this epoch"""
-    rounds: int = 0
-    """finished on-policy rounds"""
+    batch: int = 0  # finished batches of this epoch
+    rounds: int = 0  # finished on-policy rounds
 
 
 def save(path: Path, model, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

@@ -14,8 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from train.distillation.batches import Batch
 
-CHUNK = 4096
-"""positions whose logits are in memory at a time"""
+CHUNK = 4096  # positions whose logits are in memory at a time
 
 
 def distillation_loss(

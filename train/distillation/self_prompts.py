@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from decoding import LM, Sampling
+from decoding.models.chat import render
 from train.common.atomic import append_rows, read_rows
 from train.common.generations import answers
 from train.common.progress import progress
 from train.data.prompts import Prompt
 
-LEAST = 3
-"""tokens; shorter prompts are dropped"""
+LEAST = 3  # tokens; shorter prompts are dropped
 
 
 def write_self_prompts(
@@ -49,6 +49,6 @@ def user_opening(tokenizer) -> list[int]:
     mark = "\N{REPLACEMENT CHARACTER}mark\N{REPLACEMENT CHARACTER}"
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("the target has no chat template, so it cannot write --self-prompts; give --prompts")
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False)
+    rendered = render(tokenizer, [{"role": "user", "content": mark}])
     before = rendered.split(mark)[0]
     return tokenizer(before, add_special_tokens=False)["input_ids"]

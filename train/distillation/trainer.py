@@ -17,8 +17,7 @@ from train.distillation.batches import batches, collate
 from train.distillation.checkpoint import Progress
 from train.distillation.objective import distillation_loss
 
-SAVE_EVERY = 300
-"""seconds"""
+SAVE_EVERY = 300  # seconds
 
 
 class Trainer:
@@ -43,8 +42,10 @@ class Trainer:
         self.last: dict | None = None
         self._forget_losses()
         self.use(store)
-        if config.compile:
-            self._compile()
+        if config.compile:  # now: compiling in the first step would count as training time
+            self.body = torch.compile(model.model, dynamic=True)
+            self.loss(self.batches[-1]).backward()
+            self.optimizer.zero_grad(set_to_none=True)
 
     def use(self, store, rounds: int = 0) -> None:
         """Train on ``store``, to which ``rounds`` on-policy rounds have added; the hold-out stays the same."""
@@ -55,12 +56,6 @@ class Trainer:
         if rounds > self.progress.rounds:
             self.progress.rounds, self.progress.epoch, self.progress.batch = rounds, self.progress.epoch + 1, 0
             self.save()
-
-    def _compile(self) -> None:
-        """Compile now: compiling in the first step would count as training time."""
-        self.body = torch.compile(self.model.model, dynamic=True)
-        self.loss(self.batches[-1]).backward()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def save(self) -> None:
         checkpoint.save(self.path, self.model, self.optimizer, self.progress)

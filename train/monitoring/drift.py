@@ -9,15 +9,12 @@ index (PSI) measures whether it matters. Steps of one text are correlated, so th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 DECILES = np.arange(1, 10) / 10
-MODERATE = 0.1
-"""PSI from which a shift is commonly called moderate"""
-RATES = ("escalated", "accepted")
+MODERATE = 0.1  # PSI from which a shift is commonly called moderate
 
 
 @dataclass(frozen=True)
@@ -26,21 +23,18 @@ class Drift:
 
     moved: bool
     sentence: str
-    columns: dict[str, dict[str, float]]
-    """per column: steps, mean, psi, ks, and the limit of a ks that chance explains"""
+    columns: dict[str, dict[str, float]]  # per column: steps, mean, psi, ks, and the limit of a ks that chance explains
 
 
-def traffic(names: Sequence[str], table: np.ndarray, escalated, accepted, texts) -> dict:
+def traffic(columns: dict[str, np.ndarray], texts: np.ndarray) -> dict:
     """The distribution of steps as JSON: per column its deciles, the share of steps up to each, its design effect.
 
-    table [n, len(names)]: features; escalated [n]: bool; accepted [n]: 1 or 0 where the large model was called for the
-    token before, NaN elsewhere; texts [n]: the text of each step. Unknown values (NaN) are left out.
-    Raises ValueError when there is no step, or shapes differ.
+    columns [n] each: every feature, ``escalated``, and ``accepted``, which is 1 or 0 where the large model was called
+    for the token before, NaN elsewhere; texts [n]: the text of each step. Unknown values (NaN) are left out.
+    Raises ValueError unless there are steps, and one text per step.
     """
-    columns = _columns(names, table, escalated, accepted)
-    texts = np.asarray(texts)
-    if not len(texts) or len(texts) != len(escalated):
-        raise ValueError(f"{len(texts)} texts for {len(escalated)} steps; there must be one per step, and some steps")
+    if not len(texts) or any(len(column) != len(texts) for column in columns.values()):
+        raise ValueError(f"{len(texts)} texts; there must be one per step, and some steps")
     found = {name: _distribution(column, texts) for name, column in columns.items()}
     return {"texts": len(np.unique(texts)), "columns": {name: one for name, one in found.items() if one is not None}}
 
@@ -90,9 +84,8 @@ class Monitor:
             raise ValueError(f"the level is {level:g}; it must be between 0 and 1")
         self.reference, self.level, self.batches = reference, level, 0
 
-    def update(self, names: Sequence[str], table: np.ndarray, escalated, accepted) -> Drift:
+    def update(self, columns: dict[str, np.ndarray]) -> Drift:
         """Compare one batch of steps, given as to ``traffic``. ValueError when it lacks a column of the reference."""
-        columns = _columns(names, table, escalated, accepted)
         missing = [name for name in self.reference["columns"] if name not in columns]
         if missing:
             raise ValueError(f"the steps lack {', '.join(missing)}; give every feature that the policy reads")
@@ -100,7 +93,7 @@ class Monitor:
         level = self.level * 6 / (math.pi * self.batches) ** 2 / len(self.reference["columns"])
         found = {name: _compared(one, columns[name], level) for name, one in self.reference["columns"].items()}
         moved = [n for n, one in found.items() if one["ks"] > one["limit"] and one["psi"] >= MODERATE]
-        return Drift(bool(moved), self._sentence(found, moved, len(escalated)), found)
+        return Drift(bool(moved), self._sentence(found, moved, len(columns["escalated"])), found)
 
     def _sentence(self, found: dict, moved: list[str], steps: int) -> str:
         shown = sorted(moved or found, key=lambda name: -found[name]["psi"])[:3]
@@ -135,11 +128,3 @@ def _psi(before: np.ndarray, n: int, after: np.ndarray, m: int) -> float:
     p, q = (np.diff(share, prepend=0.0, append=1.0) for share in (before, after))
     p, q = (n * p + 0.5) / (n + 0.5 * len(p)), (m * q + 0.5) / (m + 0.5 * len(q))
     return float(((q - p) * np.log(q / p)).sum())
-
-
-def _columns(names: Sequence[str], table, escalated, accepted) -> dict[str, np.ndarray]:
-    table = np.asarray(table, float).reshape(-1, len(names)) if len(names) else np.zeros((len(escalated), 0))
-    if len(table) != len(escalated) or len(escalated) != len(accepted):
-        raise ValueError(f"{len(table)} rows, {len(escalated)} and {len(accepted)} decisions; they must be equal")
-    rates = zip(RATES, (escalated, accepted), strict=True)
-    return dict(zip(names, table.T, strict=True)) | {name: np.asarray(rate, float) for name, rate in rates}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
@@ -30,19 +28,14 @@ class StepRecorder:
         self.steps.append([part.detach().cpu() for part in (table, escalated, accepted)])
         return escalated
 
-    def take(self) -> tuple[Sequence[str], np.ndarray, np.ndarray, np.ndarray]:
-        """The steps since the last call as arguments of ``Monitor.update``: names, table, escalated, accepted."""
+    def take(self) -> dict[str, np.ndarray]:
+        """The steps since the last call, as columns for ``Monitor.update``."""
         taken, self.steps = self.steps, []
-        return self.policy.names, *(torch.cat(parts).numpy() for parts in zip(*taken, strict=True))
+        return _columns(self.policy, *(torch.cat(parts).numpy() for parts in zip(*taken, strict=True)))
 
 
 def traffic_of_texts(
-    small: LM,
-    large: LM,
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    texts: Sequence[tuple[list[int], list[int]]],
-    references: Sequence[list[int]],
+    small: LM, large: LM, policy: Policy, prompts: list[Prompt], texts: list[tuple], references: list[list[int]]
 ) -> dict:
     """``drift.traffic`` of texts (token ids, writers) of ``policy``; both models read each text once.
 
@@ -57,4 +50,9 @@ def traffic_of_texts(
     table = np.concatenate(tables)
     risk = policy.score_table(torch.from_numpy(table).to(policy.threshold.device))
     escalated = (~(risk < policy.threshold)).cpu().numpy()
-    return traffic(policy.names, table, escalated, np.concatenate(accepted), number)
+    return traffic(_columns(policy, table, escalated, np.concatenate(accepted)), np.array(number))
+
+
+def _columns(policy: Policy, *parts: np.ndarray) -> dict[str, np.ndarray]:
+    names = (*policy.names, "escalated", "accepted")
+    return dict(zip(names, np.column_stack(parts).astype(float).T, strict=True))

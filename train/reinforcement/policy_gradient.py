@@ -20,20 +20,16 @@ from policies import Policy, feature_columns
 from train.common import atomic
 from train.common.progress import track
 
-FIXED = ("mean", "scale")
-"""Parameters that are not trained: they standardise the features."""
+FIXED = ("mean", "scale")  # parameters that are not trained: they standardise the features
 
 
 @dataclass(frozen=True)
 class Decisions:
     """The n decisions of a batch of rollouts."""
 
-    table: Tensor
-    """[n, features]"""
-    escalated: Tensor
-    """bool [n]"""
-    rollout: Tensor
-    """[n] index of the rollout"""
+    table: Tensor  # [n, features]
+    escalated: Tensor  # bool [n]
+    rollout: Tensor  # [n] index of the rollout
 
 
 class Explorer:
@@ -82,16 +78,6 @@ def entropy(policy: Policy, decisions: Decisions, temperature: float) -> float:
     return float(-(probability * F.logsigmoid(odds) + (1 - probability) * F.logsigmoid(-odds)).mean())
 
 
-def group_advantages(reward: Tensor) -> Tensor:
-    """[prompts * group] ``reward`` [prompts, group] of each rollout minus the mean of its prompt."""
-    return (reward - reward.mean(1, keepdim=True)).flatten()
-
-
-def projected(multiplier: float, violation: float, rate: float) -> float:
-    """The multiplier, at least 0, after one step of dual ascent: it grows while the constraint is violated."""
-    return max(0.0, multiplier + rate * violation)
-
-
 def weights(policy: Policy) -> Tensor:
     """[n] the trained weights as one vector, copied."""
     return torch.cat([getattr(policy, f"{name}_").flatten() for name in policy.shapes() if name not in FIXED]).clone()
@@ -112,12 +98,9 @@ class Settings:
     """How to train."""
 
     steps: int
-    rate: float
-    """learning rate of Adam, in units of standardised weights"""
-    temperature: float
-    """in units of the score"""
-    multiplier: float
-    """at the start, in units of the objective per unit of the constraint"""
+    rate: float  # learning rate of Adam, in units of standardised weights
+    temperature: float  # in units of the score
+    multiplier: float  # at the start, in units of the objective per unit of the constraint
     dual_rate: float
 
 
@@ -140,7 +123,8 @@ def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[P
         reward = -(objective + multiplier * constraint)
         set_weights(policy, vector)
         optimizer.zero_grad()
-        surrogate(policy, decisions, group_advantages(reward), settings.temperature).backward()
+        advantages = (reward - reward.mean(1, keepdim=True)).flatten()
+        surrogate(policy, decisions, advantages, settings.temperature).backward()
         violation = float(constraint.mean())
         row = {
             "step": step,
@@ -152,7 +136,7 @@ def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[P
             "gradient": float(vector.grad.norm()),
         }
         optimizer.step()
-        multiplier = projected(multiplier, violation, settings.dual_rate)
+        multiplier = max(0.0, multiplier + settings.dual_rate * violation)
         rows.append(row | {"next_multiplier": multiplier, "state": _state(vector, optimizer)})
         atomic.append_rows(path, rows[-1:])
     set_weights(policy, vector.detach().clone())

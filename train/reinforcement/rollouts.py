@@ -8,57 +8,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding import LM, Backoff
-from decoding.cost.costs import ModelCosts
+from decoding import Backoff
 from train.common.generations import write
+from train.common.load_run import FinishedRun
 from train.data.prompts import Prompt
-from train.quality.metric import QualityMetric
 from train.reinforcement.policy_gradient import Decisions, Explorer
 from train.replay.pricing import alone, handoff_seconds
-from train.search.goal import Goal
 
 
 @dataclass
 class Rollouts:
-    """Writes a group of texts to each of a few prompts a step.
+    """Writes a group of texts to each of a few prompts a step, with the models of the finished run ``found``."""
 
-    ``references``: the large model's own answers by prompt id; ``new``: the most tokens of a text.
-    """
-
-    small: LM
-    large: LM
-    metric: QualityMetric
+    found: FinishedRun
     prompts: list[Prompt]
-    references: dict[str, list[int]]
-    cost: ModelCosts
-    goal: Goal
-    count: int
-    """prompts a step"""
-    group: int
-    """texts of a prompt"""
-    new: int
-    seed: int = 0
+    count: int  # prompts a step
+    group: int  # texts of a prompt
+    new: int  # most tokens of a text
+    seed: int
+
+    def __post_init__(self) -> None:
+        own = {p.id: self.found.traces.of({p.id}, "large")["token"].tolist() for p in self.prompts}
+        self.references = {name: answer[: self.new] for name, answer in own.items()}
 
     def __call__(self, explorer: Explorer, step: int) -> tuple[Tensor, Tensor, Decisions]:
         """(objective, constraint) [prompts, group] and the decisions of ``step``; seed and step determine the noise."""
         draw = np.random.default_rng([self.seed, step])
         picked = draw.choice(len(self.prompts), min(self.count, len(self.prompts)), replace=False)
         rows = [self.prompts[i] for i in picked for _ in range(self.group)]
-        texts = write(Backoff([self.small, self.large], explorer), rows, self.new, seed=self._seed(step, len(rows)))
+        # Row r draws with seed + r, so no two texts of a training run share noise.
+        seed = self.seed + step * len(rows)
+        texts = write(Backoff(self.found.models, explorer), rows, self.new, seed=seed)
         measured = [self._measured(prompt, *text) for prompt, text in zip(rows, texts, strict=True)]
-        loss, cost = torch.tensor(measured, device=self.large.device).view(len(picked), self.group, 2).unbind(-1)
-        lengths = torch.tensor([len(answer) for answer, _ in texts], device=self.large.device)
-        if self.goal.budget is None:
-            return loss, cost - 1 / self.goal.speedup, explorer.decisions(lengths)
-        return cost, loss - self.goal.budget, explorer.decisions(lengths)
+        goal, device = self.found.goal, self.found.large.device
+        loss, cost = torch.tensor(measured, device=device).view(len(picked), self.group, 2).unbind(-1)
+        decisions = explorer.decisions(torch.tensor([len(answer) for answer, _ in texts], device=device))
+        if goal.budget is None:
+            return loss, cost - 1 / goal.speedup, decisions
+        return cost, loss - goal.budget, decisions
 
     def _measured(self, prompt: Prompt, answer: list[int], writers: list[int]) -> tuple[float, float]:
         """(loss, priced seconds per token relative to the large model alone: the inverse of a speedup)."""
-        reference = self.references[prompt.id][: self.new]
-        own = alone([prompt], [reference], self.cost)
-        taken = handoff_seconds(len(prompt.ids), writers, self.cost.tables) / len(answer)
-        return self.metric(prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])
-
-    def _seed(self, step: int, rows: int) -> int:
-        """The seed of a batch. Row r draws with seed + r, so no two texts of a training run share noise."""
-        return self.seed + step * rows
+        reference, tables = self.references[prompt.id], self.found.cost.tables
+        own = alone([prompt], [reference], self.found.cost)
+        taken = handoff_seconds(len(prompt.ids), writers, tables) / len(answer)
+        return self.found.metric(prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])

@@ -13,27 +13,20 @@ from decoding.cost.costs import ModelCosts, seconds
 class LoggedTexts(NamedTuple):
     """The target's own texts, their positions one after the other."""
 
-    first: np.ndarray
-    """[texts] index of the first position of each text"""
-    tokens: np.ndarray
-    """[texts] length in tokens"""
-    prompt_tokens: np.ndarray
-    """[texts]"""
-    accepted_run: np.ndarray
-    """[positions] tokens accepted of an endless draft that begins there"""
+    first: np.ndarray  # [texts] index of the first position of each text
+    tokens: np.ndarray  # [texts] length in tokens
+    prompt_tokens: np.ndarray  # [texts]
+    accepted_run: np.ndarray  # [positions] tokens accepted of an endless draft that begins there
 
 
 class Rounds(NamedTuple):
     """Rounds as arrays [rounds], text by text."""
 
-    text: np.ndarray
-    """index of the text"""
-    asked: np.ndarray
-    """calls of the draft model; one more than ``drafted`` where the stop policy ended the draft"""
+    text: np.ndarray  # index of the text
+    asked: np.ndarray  # calls of the draft model; one more than ``drafted`` where the stop policy ended the draft
     drafted: np.ndarray
     accepted: np.ndarray
-    small_reads: np.ndarray
-    """tokens read by the first call of the draft model in the round; its other calls read 1"""
+    small_reads: np.ndarray  # tokens read by the first call of the draft model in the round; its other calls read 1
     large_reads: np.ndarray
 
     def seconds(self, cost: ModelCosts) -> np.ndarray:
@@ -46,12 +39,9 @@ class Starts(NamedTuple):
     """The beginnings of r rounds, with what a stop policy may know of the past; arrays [r]."""
 
     text: np.ndarray
-    position: np.ndarray
-    """tokens of the answer before the round"""
-    room: np.ndarray
-    """the longest draft"""
-    agreed: np.ndarray
-    """1.0 where the round before was accepted in full, else 0.0; NaN in the first round"""
+    position: np.ndarray  # tokens of the answer before the round
+    room: np.ndarray  # the longest draft
+    agreed: np.ndarray  # 1.0 where the round before was accepted in full, else 0.0; NaN in the first round
 
 
 def run_lengths(agree: np.ndarray) -> np.ndarray:

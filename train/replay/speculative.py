@@ -16,7 +16,7 @@ import torch
 
 from decoding.cost.costs import ModelCosts
 from train.replay.rounds import LoggedTexts, Rounds, play, run_lengths
-from train.replay.stop_decisions import Drafts, PrecomputedStops, SequentialStops, all_steps, check, is_memoryless
+from train.replay.stop_decisions import Drafts, SequentialStops, all_steps, check, first_true, is_memoryless
 from train.traces.draft_traces import DraftTraces
 
 
@@ -32,7 +32,7 @@ class Replayed:
 
     @property
     def target_calls(self) -> np.ndarray:
-        return self._sum(np.ones(len(self.rounds.text))).astype(int)
+        return np.bincount(self.rounds.text, minlength=len(self.tokens))
 
     @property
     def draft_calls(self) -> np.ndarray:
@@ -105,7 +105,9 @@ class Replay:
             return SequentialStops(stop, self.drafts, self.texts.first, length, budget)
         with torch.inference_mode():
             said = stop(all_steps(stop, self.drafts)) if score is None else ~(score < stop.threshold)
-        return PrecomputedStops(self.texts.first, said)
+        # The stops of a memoryless policy depend only on where a round begins, so all are known before.
+        stops = first_true(said)
+        return lambda starts: stops[self.texts.first[starts.text] + starts.position]
 
 
 def gap(replayed: Replayed, live: Sequence[dict], cost=None) -> dict:

@@ -15,8 +15,7 @@ from policies import FEATURES, Survival
 from train.replay.rounds import Starts
 from train.traces.draft_traces import OF_THE_ROUND, STEP_FEATURES, DraftTraces
 
-LIVE = (*STEP_FEATURES, *OF_THE_ROUND, "uniform")
-"""Features of a step that replay knows, besides moving averages."""
+LIVE = (*STEP_FEATURES, *OF_THE_ROUND, "uniform")  # features of a step that replay knows, besides moving averages
 
 
 class Gathered(dict):
@@ -71,16 +70,6 @@ class Drafts:
             repeated=columns["repeated"],
             columns=columns,
         )
-
-
-class PrecomputedStops:
-    """The stops of a memoryless policy: those of a round depend only on where it begins, so all are known before."""
-
-    def __init__(self, first: np.ndarray, said: Tensor):
-        self.first, self.stops = first, first_true(said)
-
-    def __call__(self, starts: Starts) -> np.ndarray:
-        return self.stops[self.first[starts.text] + starts.position]
 
 
 class SequentialStops:
