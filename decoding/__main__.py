@@ -10,6 +10,7 @@ import warnings
 from decoding.cli.options import Options, check_policy, parse, read_text, settings_of, use
 from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
 from decoding.decoders.registry import build_decoder, decoder_kind
+from decoding.models.chat import TemplateError, parse_extra, render
 
 # torch and transformers take seconds to import, so every function imports them itself and --help does not wait.
 
@@ -34,6 +35,7 @@ def prepare(options: Options):
     if options.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens must be at least 1, not {options.max_new_tokens}")
     use(options.device, options.threads)
+    extra = parse_extra(options.chat_template_kwargs)
     spec = spec_for(options)  # before the models are loaded: a broken policy is refused at once
     from rich.console import Console
 
@@ -47,7 +49,7 @@ def prepare(options: Options):
         how = options.device, options.dtype, options.backend
         models = [load_model(name, getattr(options, name), *how) for name in names]
     decoder = build_decoder(models, load_policy(options, models), spec)
-    ids = encode(models[-1].tokenizer, text, options.raw).to(models[-1].device)
+    ids = encode(models[-1].tokenizer, text, options.raw, extra).to(models[-1].device)
     return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed), names
 
 
@@ -80,12 +82,17 @@ def load_policy(options: Options, models=None):
     return policy.to(options.device)
 
 
-def encode(tokenizer, text: str, raw: bool):
-    """input_ids [1, length] of the text, in the tokenizer's chat template where there is one."""
+def encode(tokenizer, text: str, raw: bool, extra: dict | None = None):
+    """input_ids [1, length] of the text, in the tokenizer's chat template where there is one.
+
+    extra: what else the template is told. ValueError where it refuses, or the text has no token.
+    """
     chat = not raw and tokenizer.chat_template is not None
     if chat:
-        messages = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            text = render(tokenizer, [{"role": "user", "content": text}], extra=extra)
+        except TemplateError as error:
+            raise ValueError(f"{error}; or leave the template out with --raw") from error
     ids = tokenizer(text, add_special_tokens=not chat, return_tensors="pt")["input_ids"].long()
     if not ids.numel():
         raise ValueError("the tokenizer makes no token of the text; write some text it knows")

@@ -41,6 +41,8 @@ class Options:
     """accept a policy that was tuned on other models of this tokenizer; its certificate does not hold for these"""
     raw: bool = False
     """continue the text without the large model's chat template"""
+    chat_template_kwargs: Annotated[str, arg(metavar="JSON", help_behavior_hint="")] = "{}"
+    """what else the chat template is told: '{"enable_thinking": false}'"""
     max_new_tokens: int = 256
     """most tokens of the answer"""
     temperature: float = 0.0

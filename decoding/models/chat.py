@@ -74,10 +74,10 @@ def _refuse_choice(tokenizer: Any, how: dict[str, Any]) -> None:
         return
     chosen = how.get("chat_template", "tool_use" if how.get("tools") and "tool_use" in templates else "default")
     if chosen not in templates:
-        names = ", ".join(templates)
+        names = sorted(templates)
         raise TemplateError(
-            f"the tokenizer has several chat templates ({names}) and none of the name {chosen!r}; choose one with "
-            f"--chat-template-kwargs '{json.dumps({'chat_template': next(iter(templates), 'name')})}'"
+            f"the tokenizer has several chat templates ({', '.join(names)}) and none of the name {chosen!r}; choose "
+            f"one with --chat-template-kwargs '{json.dumps({'chat_template': names[0]})}'"
         )
 
 

@@ -1,6 +1,7 @@
 """The command line of decoding: what it prints, what it refuses, and how it ends."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -246,3 +247,33 @@ def test_help_teaches_the_options():
     for option in f"{options} seed device dtype threads".split():
         assert f"--{option}" in done.stdout
     assert "speculative" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('no\nquestions today') }}", "the chat template refuses it (no questions today); or leave"),
+        ("{% for m in %}", "the chat template does not parse (line 1: "),
+        ({"rag": "w3", "tools": "w4"}, """choose one with --chat-template-kwargs '{"chat_template": "rag"}'"""),
+    ],
+    ids=["refuses", "broken", "several"],
+)
+def test_a_chat_template_that_fails_is_one_sentence(run, tmp_path, template, message):
+    large = _save(tmp_path, seed=2, template=template, layers=2)
+    code, out, err = run(TEXT, large=large)
+    assert (code, out) == (2, "")
+    assert message in err and err.count("\n") == 1
+    assert run("--raw", TEXT, large=large)[0] == 0
+
+
+def test_the_chat_template_is_chosen_and_told(run, pair, tmp_path):
+    told = {"short": TEMPLATE, "long": "{% if deep %}w9{% else %}w8{% endif %} {{ messages[0]['content'] }}"}
+    large = _save(tmp_path, seed=2, template=told, layers=2)
+    for extra, written in (("short", f"w3 {TEXT} w4"), ("long", f"w8 {TEXT}"), ("deep", f"w9 {TEXT}")):
+        given = {"chat_template": "long", "deep": True} if extra == "deep" else {"chat_template": extra}
+        code, out, _ = run("--chat-template-kwargs", json.dumps(given), "--method", "speculative", TEXT, large=large)
+        assert code == 0
+        assert out == run("--raw", "--method", "speculative", written, large=large)[1]
+    for wrong in ("{", "[1]", '{"tokenize": true}'):
+        code, _, err = run("--chat-template-kwargs", wrong, TEXT)
+        assert code == 2 and "chat" in err and err.count("\n") == 1
