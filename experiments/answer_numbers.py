@@ -1,7 +1,5 @@
 """Grader of answers that end on a number, however it is written."""
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from fractions import Fraction

@@ -10,8 +10,6 @@ priced at measured costs, decisions included; the large model's work for the ora
 command goes on after a stop, and more --rates and --methods may be added.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ candidates whose true losses rise evenly to twice the budget, and the share of r
 budget. It is chosen by the certificate, or naively: the last whose mean on as many tuning prompts is in the budget.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

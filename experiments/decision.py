@@ -7,8 +7,6 @@ of their decisions is added up beside that of the forwards. The last column is w
 that lack it. Run it on a quiet machine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 python experiments/drafter.py --limit 100
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -10,8 +10,6 @@ holds medians of tokens per second over prompts, paired ratios with 95 % bootstr
 same: all three ways write the large model's greedy text, except at near-ties.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Callable, Sequence

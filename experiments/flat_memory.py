@@ -6,8 +6,6 @@ Autoregressive, speculative (with a stop), backoff and MTAD decoding take turns;
 from one generation to the next, as they do for a server. Anything kept between generations adds up.
 """
 
-from __future__ import annotations
-
 import resource
 from dataclasses import dataclass
 from pathlib import Path

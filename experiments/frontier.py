@@ -14,8 +14,6 @@ methods are then timed again, because speeds are only comparable within one run.
 Methods, with their defaults:
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

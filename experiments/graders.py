@@ -7,8 +7,6 @@
 Python code in answers is run, with the limits of experiments/grading/sandbox.py.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ prompts of groups that the run has not used. Time is priced at the run's own cos
 this takes many more prompts than the run's hold-out, where each is timed on its own.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated

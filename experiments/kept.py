@@ -8,8 +8,6 @@ third and its loss compared on the untouched one. Second, the prompts stand for 
 both choices are made --runs times on prompts drawn from it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

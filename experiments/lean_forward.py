@@ -3,8 +3,6 @@
 python experiments/lean_forward.py
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from dataclasses import dataclass

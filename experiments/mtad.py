@@ -12,8 +12,6 @@ beam search. A column counts the draft tokens that the large model reads per cal
 Below the table is a sentence per claim: which method is faster and what it loses, with 95 % intervals over prompts.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -69,7 +67,7 @@ def canonical(text: str) -> str:
     return str(parse(text))
 
 
-def check_claim(measured: Measured, claim: Claim) -> dict:
+def check_claim(measured: "Measured", claim: Claim) -> dict:
     """The claim in numbers and as a sentence, against the fastest of its others as measured."""
     from experiments.comparison.summary import loss_difference, speed_difference, speed_ratio
 

@@ -11,8 +11,6 @@ regret, interpolated prompt by prompt to one priced speed: halfway between the t
 run goes on, and a higher --limit adds prompts to those that are done.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

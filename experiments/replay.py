@@ -3,8 +3,6 @@
 python experiments/replay.py --limit 6
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from dataclasses import dataclass

@@ -17,8 +17,6 @@ also compared with its own limit, 1 / (c + share of the large model), where c is
 the large one. OpenVINO GenAI has no row: it needs a model that was converted beforehand.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

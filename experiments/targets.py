@@ -8,8 +8,6 @@ The share of escalated tokens varies so much between prompts that the speedup on
 is known to a tenth at best. This takes many more prompts, and times only the policies and the large model, in turns.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The Backoff Decoding experiment as a PNG: loss against the share of large tokens, and against the priced speedup."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """Oracles: hand-off by policies that see the next model's answer for every token, an upper bound for any policy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

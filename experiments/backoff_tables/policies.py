@@ -1,7 +1,5 @@
 """The hand-off policies of the Backoff Decoding experiment, each calibrated to a share of escalated tokens."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

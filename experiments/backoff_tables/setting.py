@@ -1,7 +1,5 @@
 """The setting of the Backoff Decoding experiment, most of it from a finished run: models, traces, prompts, costs."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The rows of the Backoff Decoding experiment, one for each method and rate, and their table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

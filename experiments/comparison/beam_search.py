@@ -1,7 +1,5 @@
 """transformers' own beam search of the large model: the control for methods that search for likely text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cached_property
 from typing import ClassVar

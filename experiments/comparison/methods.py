@@ -6,8 +6,6 @@ A method is NAME[:key=value,...]; what is left out has its default. ``@sampling[
 instead of taking the likeliest, every method through the same filters.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

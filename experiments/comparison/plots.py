@@ -1,7 +1,5 @@
 """The frontier of any set of methods as tables, as a PNG, and as a page that opens offline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path

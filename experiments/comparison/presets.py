@@ -1,7 +1,5 @@
 """The tables of the MTAD paper as lists of methods, with the claims about them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Every method that can be measured: decoders and acceptance rules by their registries, recipes and controls."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Settings of the commands that compare methods: any set of them, and the MTAD paper's tables."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal

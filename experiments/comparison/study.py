@@ -1,7 +1,5 @@
 """A comparison of methods step by step: check, write, time or price, describe and show."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime

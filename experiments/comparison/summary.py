@@ -1,7 +1,5 @@
 """One row for each method: means over prompts, with 95 % paired bootstrap intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The texts of each method and their losses: a jsonl for each method, which survives a kill."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The picture of a speed comparison: bars of the first batch size, and throughput where there are several."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib.axes import Axes

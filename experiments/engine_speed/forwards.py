@@ -1,7 +1,5 @@
 """The parts of a decoder's time: the forwards it made, their bare cost, and the cost of reading weights."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

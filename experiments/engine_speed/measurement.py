@@ -1,7 +1,5 @@
 """The measurement of ``experiments/speed.py``: methods in turns, every row kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Pairs of published shapes with random weights: speed depends on the shapes, so no download is needed."""
 
-from __future__ import annotations
-
 import torch
 
 from decoding import LM

@@ -1,7 +1,5 @@
 """The setting of ``experiments/speed.py``: checked settings, the pair, and the prompts in groups."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Figures of each method from rows of measurements, and their table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The decoders and engines whose speed is compared, by a short name: NAME or NAME:NUMBER."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

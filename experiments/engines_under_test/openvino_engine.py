@@ -1,7 +1,5 @@
 """OpenVINO GenAI on the same GGUF files, which it converts once, in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Other engines on the same models: transformers' generate in three modes, and llama.cpp."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 

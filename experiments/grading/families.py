@@ -1,17 +1,11 @@
 """The grader of each family of prompts, and the graders by name."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from experiments.answer_numbers import exact_number
 from experiments.grading.overlap import chrf, rouge_l
 from experiments.grading.python_answers import passes_tests
 from experiments.grading.sql_answers import execution_match
-
-if TYPE_CHECKING:
-    from train.data.prompts import Prompt
-    from train.quality.graders import Grader
+from train.data.prompts import Prompt
+from train.quality.graders import Grader
 
 GRADERS: dict[str, Grader] = {
     "number": exact_number,

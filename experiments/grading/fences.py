@@ -1,7 +1,5 @@
 """Fenced Markdown blocks, in which answers put their code."""
 
-from __future__ import annotations
-
 import re
 
 FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)

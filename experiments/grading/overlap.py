@@ -1,7 +1,5 @@
 """Overlap with a reference text, by chrF and ROUGE-L: similarity of wording, not truth."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from train.common.cli import InputError

@@ -3,8 +3,6 @@
 After HumanEval (Chen et al. 2021) and MBPP (Austin et al. 2021), whose prompts end in the asserts.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import textwrap

@@ -4,8 +4,6 @@ Each is split into expressions for the sandbox and a comparison outside of it: t
 values.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import doctest

@@ -6,8 +6,6 @@ by Linux namespaces (`unshare`) where the system allows them; elsewhere only an 
 code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ Queries run on several random databases, as in test suite accuracy (Zhong et al.
 can agree.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sqlite3

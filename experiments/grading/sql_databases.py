@@ -1,7 +1,5 @@
 """Small random databases for the schema in a prompt, made so that a given query returns rows."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 import re

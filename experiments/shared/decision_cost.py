@@ -1,7 +1,5 @@
 """Cost of a policy's decisions, as a share of the tokens of the model that it watches."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

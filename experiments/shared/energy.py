@@ -1,7 +1,5 @@
 """Joules of a GPU by its driver's counter, which misses nothing, unlike samples of its power."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Estimates over prompts with their intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

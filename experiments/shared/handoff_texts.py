@@ -1,7 +1,5 @@
 """Texts of hand-off decoders on the same prompts: written in batches, measured and kept, then priced."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Prompts that finished runs have not used: neither to fit, nor to tune, nor to hold out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from train.common.load_run import FinishedRun
