@@ -37,6 +37,25 @@ def test_a_drafter_can_begin_from_every_architecture(kind):
     assert drafter(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, target.config.vocab_size)
 
 
+def test_a_drafter_of_a_target_that_counts_no_positions():
+    target = tiny("bloom").model
+    del target.config.max_position_embeddings  # the toys all have it, no published BLOOM has
+    assert new_drafter(target, 1, 32, 4, 64).config.max_position_embeddings == 2048
+
+
+@pytest.mark.parametrize("torn", ["1", "1 2 ", "\0\0\0"])
+def test_a_torn_last_line_names_no_finished_sequence(torn, tmp_path):
+    sequences = [Sequence([3 + i, 5, 6], 2) for i in range(13)]
+    whole, again = (TopK(tmp_path / name, sequences, 4) for name in ("whole", "again"))
+    target = tiny()
+    whole.fill(target.model, 3)
+    again.done_file.write_text(f"0\n{torn}")
+    again.fill(target.model, 3)
+    for i in range(1, 13):
+        assert (again.labels(i)[1] == whole.labels(i)[1]).all()
+    assert sorted(map(int, again.done_file.read_text().split())) == list(range(13))
+
+
 def test_the_logits_of_the_whole_vocabulary_are_never_in_memory_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher, "CHUNK", 7)
     target, rows = tiny("gemma2").model, []

@@ -15,6 +15,9 @@ from decoding.models.vocabulary import check_compatible
 from train.distillation.checkpoint import load_weights
 from train.distillation.grow import grow
 
+CONTEXT = 2048
+"""positions of a drafter whose target counts none (ALiBi)"""
+
 
 def student(config, target: LM) -> LlamaForCausalLM:
     """The drafter that ``config`` (resolved settings) asks for, float32, on the target's device.
@@ -45,7 +48,7 @@ def new_drafter(target, layers: int, width: int, heads: int, inner: int) -> Llam
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=heads,
-            max_position_embeddings=target.config.max_position_embeddings,
+            max_position_embeddings=getattr(target.config, "max_position_embeddings", CONTEXT),
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
             tie_word_embeddings=True,
             bos_token_id=target.config.bos_token_id,

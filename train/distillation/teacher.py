@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from policies.storage.documents import cut
 from train.common.progress import track
 from train.distillation.batches import Sequence, batches, pad, real_positions
 
@@ -47,8 +48,8 @@ class TopK:
     @torch.inference_mode()
     def fill(self, model, tokens: int) -> None:
         """Run ``model`` over every unfinished sequence, ``tokens`` tokens at a time."""
-        done = set(self.done_file.read_text().split()) if self.done_file.exists() else set()
-        todo = [i for i in range(len(self.sequences)) if str(i) not in done]
+        done = self._done()
+        todo = [i for i in range(len(self.sequences)) if b"%d" % i not in done]
         chosen = [[todo[i] for i in batch] for batch in batches([self.sequences[i] for i in todo], tokens)]
         for batch in track(chosen, "target's top-k"):
             self._fill_batch(model, batch)
@@ -56,6 +57,16 @@ class TopK:
                 file.write(" ".join(map(str, batch)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+
+    def _done(self) -> set[bytes]:
+        """The numbers of the finished sequences; a last line that a crash cut short would name others."""
+        if not self.done_file.exists():
+            return set()
+        data = self.done_file.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            cut(self.done_file, end)
+        return set(data[:end].split())
 
     def _fill_batch(self, model, batch: list[int]) -> None:
         rows = [self.sequences[i].ids for i in batch]
