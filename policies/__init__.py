@@ -1,5 +1,7 @@
 """Decision functions: one risk, one threshold, one answer per row."""
 
+# ruff: noqa: F401, for this is the package's interface
+
 from policies.features.table import FEATURES, feature_columns, history_for
 from policies.features.token_classes import token_classes
 from policies.kinds.controls import Periodic, Random
@@ -12,22 +14,3 @@ from policies.kinds.survival import Survival
 from policies.loading import KINDS, load
 from policies.policy import Policy
 from policies.storage.files import PolicyError
-
-__all__ = [
-    "FEATURES",
-    "KINDS",
-    "MLP",
-    "Logistic",
-    "Margins",
-    "Momentum",
-    "Periodic",
-    "Policy",
-    "PolicyError",
-    "Random",
-    "Rule",
-    "Survival",
-    "feature_columns",
-    "history_for",
-    "load",
-    "token_classes",
-]

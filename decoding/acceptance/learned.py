@@ -28,9 +28,7 @@ class Learned:
     def __init__(self, policy: Policy):
         needs = PolicyNeeds.of(policy)
         if needs.needs_hidden or needs.history or "repeated" in (needs.names or ()):
-            raise ValueError(
-                "drafted tokens have no hidden states, history or 'repeated' to read; fit a policy without"
-            )
+            raise ValueError("drafted tokens have no hidden states, history or 'repeated'; fit a policy without")
         self.policy = policy
 
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:

@@ -102,8 +102,7 @@ class Joint:
     The test of multi-token assisted decoding (Qin et al. 2407.09722; ``MTAD``). Every prefix is tested, so a good token
     can outweigh a bad one before it, unless p is 0 there: a token outside the target's filter rejects all longer
     prefixes. ``filtered=False`` compares softmaxes, which are never 0, also when greedy. The test is strict: p = q
-    passes only if tau < 1. With tau = 0 everything of positive p is kept, with tau = inf nothing. Raises ValueError
-    unless tau >= 0.
+    passes only if tau < 1. tau = 0 keeps everything of positive p, tau = inf nothing. ValueError unless tau >= 0.
     """
 
     def __init__(self, tau: float = 0.5, filtered: bool = True):

@@ -26,9 +26,8 @@ def measure_costs(models: Sequence[LM]) -> ModelCosts:
     further = min(DEEP, min(lm.context for lm in models) // 2) - CONTEXT
     if further > 0:
         deep = measure(models, (1,), CONTEXT + further)
-        cached = tuple(
-            max(0.0, (after[1] - before[1]) / further) for before, after in zip(costs.tables, deep.tables, strict=True)
-        )
+        tables = zip(costs.tables, deep.tables, strict=True)
+        cached = tuple(max(0.0, (after[1] - before[1]) / further) for before, after in tables)
     token, per_round, drafted = overheads(models)
     return replace(costs, cached=cached, token_overhead=token, round_overhead=per_round, draft_overhead=drafted)
 

@@ -49,8 +49,7 @@ class Backoff:
     def _next_tokens(
         self, state: GenerationState, policy_states: list[PolicyState], i: int, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """For ``rows`` [r] that have escalated to model i: next tokens [r], their writers [r], and the logits
-        [r, vocab] of model i."""
+        """Next tokens [r] of ``rows`` [r] that escalated to model i, their writers [r], its logits [r, vocab]."""
         buffer, lengths = state.buffer, state.buffer.lengths[rows]
         policy_state = policy_states[i] if i < len(policy_states) else None
         # Only the first model reads every token, so each row has exactly one unread.

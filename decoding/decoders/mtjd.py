@@ -36,9 +36,7 @@ class MTJD:
         if block < 1 or (beams is not None and beams < 1):
             raise ValueError(f"block and beams must be at least 1, not {block} and {beams}")
         if beams is None and target.vocab**block > MAX_BLOCKS:
-            raise ValueError(
-                f"{target.vocab} ** {block} blocks are more than {MAX_BLOCKS}; give beams, or a shorter block"
-            )
+            raise ValueError(f"{target.vocab} ** {block} blocks are over {MAX_BLOCKS}; give beams, or a shorter block")
         self.models, self.block, self.beams = [target], block, beams
 
     def write(self, state: GenerationState) -> Iterator[Commit]:

@@ -74,10 +74,8 @@ class SpecInfer:
         buffer, session, shape = state.buffer, state.sessions[0], self.shape
         tokens, seen = lengths.new_zeros(len(rows), 0), []
         for level in range(depth):
-            end = lengths + tokens.shape[1]
-            logits = session.catch_up(
-                buffer.ids, end, rows, logits_to_keep=shape.widths[level], tree=tree if level else None
-            )
+            end, read = lengths + tokens.shape[1], tree if level else None
+            logits = session.catch_up(buffer.ids, end, rows, logits_to_keep=shape.widths[level], tree=read)
             if state.sampling.greedy:
                 drawn = logits.topk(self.branches[level]).indices.flatten(1)
             else:
@@ -134,8 +132,7 @@ class SpecInfer:
 def try_children(p: Tensor, q: Tensor, tokens: Tensor, uniform: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
     """Index [r] of the accepted child among ``tokens`` [r, width], -1 for none, and the residual of p [r, vocab].
 
-    The tokens were drawn from q [r, vocab] in this order, without replacement. Rows that are not ``going`` [r] accept
-    nothing and keep p.
+    The tokens were drawn from q [r, vocab] in this order, without replacement. Rows not ``going`` [r] keep p.
     """
     kept = torch.full_like(tokens[:, 0], -1)
     for i, token in enumerate(tokens.unbind(1)):

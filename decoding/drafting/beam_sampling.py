@@ -18,8 +18,7 @@ from decoding.state.token_buffer import TokenBuffer
 class Beams:
     """All nodes of ``width`` beams: node i is beam ``i % width`` of level ``i // width``.
 
-    A beam that has ended, by an EOS or its row's budget, repeats its last token with probability 1: such nodes are
-    ``idle``.
+    A beam that has ended, by an EOS or its row's budget, repeats its last token with probability 1, in ``idle`` nodes.
     """
 
     tokens: Tensor  # [r, n]
@@ -103,8 +102,7 @@ def sample_beams(
     [r, width, vocab] on the others.
 
     Each level draws ``width`` of the continuations of all beams in proportion to their weights, without replacement;
-    greedy takes the heaviest by unfiltered probability, which is beam search. A beam ends after ``room`` [r] tokens.
-    One forward a level.
+    greedy takes the heaviest by unfiltered probability: beam search. A beam ends after ``room`` [r] tokens.
     """
     buffer, session = state.buffer, state.sessions[0]
     beams, logits = Beams.empty(lengths, room, width, depth), []
@@ -152,12 +150,10 @@ def _repeated(tokens: Tensor, log_q: Tensor, last: Tensor, over: Tensor) -> tupl
 
 
 def _choose(index: Tensor, scores: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-    """[r, width] a draw without replacement from ``index`` [r, width, few] in proportion to exp(``scores``), and the
-    scores of the drawn.
+    """[r, width] drawn without replacement from ``index`` [r, width, few] by exp(``scores``), and the scores of these.
 
-    The greatest scores with Gumbel ``noise`` [r, width * few] are such a draw (Gumbel-top-k, 1903.06059); greedy has no
-    noise. The result is sorted by index, so that later draws do not depend on how near-ties are ranked; scores of -inf
-    come last.
+    The greatest with Gumbel ``noise`` [r, width * few] are such a draw (Gumbel-top-k, 1903.06059); greedy has none.
+    Sorted by index, so that later draws do not depend on how near-ties are ranked; scores of -inf come last.
     """
     width = scores.shape[1]
     index, scores = index.flatten(1), scores.flatten(1)

@@ -101,8 +101,7 @@ def draft_ahead(
 
     On an accelerator, reading each decision would idle the device at every drafted token. So all rows draft until the
     host knows that all have stopped, one step late: it reads a decision while the device computes the next step.
-    Tokens after a stop are excluded by ``lengths``. The target reads them, at no cost: a forward of so few tokens is
-    bound by its weights.
+    Tokens after a stop are excluded by ``lengths``. The target reads them at no cost: it is bound by its weights.
     """
     buffer, session, lengths = state.buffer, state.sessions[0], state.buffer.lengths[rows]
     noise = sampling_noise(state, rows, lengths, limit)

@@ -82,8 +82,7 @@ def padded(rows: int) -> int:
     """Rows multiplied for ``rows``: above ``EXACT``, the next of eight sizes between two powers of 2.
 
     oneDNN compiles a product for every number of rows, and caches up to 1,024 of them at half a megabyte each, with
-    PyTorch's layer above it: texts of all lengths would fill that for hours, and every new length would wait for the
-    compiler.
+    PyTorch's layer above it: texts of all lengths would fill that for hours, and every new length would be compiled.
     """
     step = 1 if rows <= EXACT else 2 ** ((rows - 1).bit_length() - 4)
     return -(-rows // step) * step

@@ -13,8 +13,7 @@ from torch import Tensor
 
 
 def longest_repeated_suffix(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:
-    """[r] length, at most ``limit``, of the longest suffix of ``answers`` [r, n], cut to ``lengths`` [r], that also
-    occurs earlier."""
+    """[r] length, at most ``limit``, of the longest suffix that occurs earlier in ``answers`` [r, n] of ``lengths``."""
     return suffix_matches(answers, lengths, limit).amax(1)
 
 

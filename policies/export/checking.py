@@ -49,9 +49,7 @@ def _manifest(folder: Path, data: bytes) -> dict[str, Any]:
     if manifest["format"] != FORMAT or not known or not isinstance(target, str):
         raise TypeError("no manifest")
     if version != VERSION:
-        raise ExportError(
-            f"{folder}: its format has version {show(version)}, this package reads {VERSION}; export again"
-        )
+        raise ExportError(f"{folder}: it has version {show(version)}, this package reads {VERSION}; export again")
     if target not in TARGETS:
         raise ExportError(f"{folder}: unknown target {show(target)}; the known ones are {', '.join(TARGETS)}")
     return manifest

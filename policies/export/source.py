@@ -28,13 +28,11 @@ class Source:
     """A policy to export; ``length`` is the most tokens of a draft, ``draft`` the path of the small model."""
 
     policy: Policy
-    files: dict[str, bytes]
-    """the policy's own files by the names in its JSON; ``policy.json`` is one of them"""
+    files: dict[str, bytes]  # the policy's own files by the names in its JSON; ``policy.json`` is one of them
     role: str = "handoff"
     length: int = LENGTH
     draft: str | None = None
-    approximation: dict[str, Any] | None = None
-    """the setting that was fitted in place of the policy in ``files``, if any"""
+    approximation: dict[str, Any] | None = None  # the setting that was fitted in place of the policy in ``files``
 
     @property
     def sha256(self) -> str:

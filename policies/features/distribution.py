@@ -1,8 +1,7 @@
 """Moments and largest probabilities of a distribution over the vocabulary, in few passes over it.
 
 A decision is taken for every token of a model that may be tiny, so it must be cheap beside a forward, and its cost is
-passes over [vocab] numbers. Exponentials of the logits minus their maximum are never normalised: each moment is divided
-by their sum.
+passes over [vocab] numbers. Exponentials are never normalised: each moment is divided by their sum.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 After a forward has swept the caches, any operation of torch or numpy takes 10 to 30 us to start, and a pass over the
 vocabulary is slower for each array it writes. A decision takes dozens of them, for every token of a model that may be
 tiny. One loop computes all seventeen features in the time of five operations. numba compiles it at the first decision
-(seconds; cached beside this file for the next process). ``table`` is the reference, and serves other devices, replay
-and machines without numba.
+(seconds; cached beside this file). ``table`` is the reference, and serves other devices, replay and missing numba.
 """
 
 from __future__ import annotations

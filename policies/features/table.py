@@ -59,13 +59,10 @@ class Feature:
     """One column: its function of a View, and its requirements."""
 
     compute: Callable[[View], Tensor]
-    averages: str | None = None
-    """the feature of which it is a moving average"""
-    optional: bool = False
-    """Whether NaN means "not known yet" and may be imputed. Elsewhere NaN means broken logits, and must escalate."""
+    averages: str | None = None  # the feature of which it is a moving average
+    optional: bool = False  # whether NaN means "not known yet" and may be imputed; else it means broken logits
     needs_classes: bool = False
-    needs_target: bool = False
-    """whether it exists only for drafted tokens that the larger model has read"""
+    needs_target: bool = False  # whether it exists only for drafted tokens that the larger model has read
 
 
 def _mean(base: str, view: View) -> Tensor:

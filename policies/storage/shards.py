@@ -44,6 +44,8 @@ def read_shards(
     paths = sorted(folder.glob("shard-*.parquet"))[:first]
     if not paths:
         raise FileError(folder, "it holds no shards", remedy)
+    for name in listed.keys() - {path.name for path in paths} if first is None else ():
+        raise FileError(folder / str(name), "it is missing", remedy)
     tables = [_table(path, listed.get(path.name), names, remedy) for path in paths]
     for path, table in zip(paths, tables, strict=True):
         if not table.schema.equals(tables[0].schema):
