@@ -29,6 +29,9 @@ def found():
         "created": "2026-11-22T10:00:00",
         "machine": {"cpu": "some cpu", "threads": 2, "torch": "2.13", "device": "cpu", "dtype": "float32"},
         "models": [{"name": name, "tokenizer": "t", "config": "c", "weights": "w"} for name in ("little", "big")],
+        "loss_name": "guarded regret",
+        "plane": ["speedup", "loss"],
+        "threshold_note": "the large model is asked.",
         "goal": {"target_speedup": 1.3},
         "verdict": "1.32x faster & better than random <b>hand-off</b>",
         "policy": {
@@ -60,7 +63,11 @@ def found():
             "difference": -0.033,
             "interval": [-0.045, -0.02],
             "confidence": 0.95,
+            "bracketed": True,
         },
+        "live_over_table": 1.0,
+        "front": [],
+        "pruned": 0,
         "calibration": {
             "rows": 240,
             "brier": 0.0625,

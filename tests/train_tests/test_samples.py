@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from result_specimens import found as specimen
 from tiny_models import characters
 from tiny_runs import toy_pair, toy_prompts
 
@@ -115,9 +116,9 @@ class Page(HTMLParser):
 
 def test_the_report_shows_them(pair, rows, tmp_path):
     policy = Rule("entropy", 2.6)
-    found = [asdict(sample) for sample in samples(pair, policy, prompts, rows(policy))]
-    result = {"samples": found, "models": [{"name": "<s>"}, {"name": "big"}], "policy": {"threshold": 2.6}}
-    write_html(result, tmp_path / "page.html")
+    found, result = [asdict(sample) for sample in samples(pair, policy, prompts, rows(policy))], specimen()
+    result["models"][0]["name"], result["policy"]["threshold"] = "<s>", 2.6
+    write_html(result | {"samples": found}, tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     tokens = [token for sample in found for token in sample["tokens"]]
     assert [text for text, *_ in page.spans] == [text for text, *_ in tokens]

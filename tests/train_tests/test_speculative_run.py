@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from result_specimens import found as specimen
 from tiny_models import nudged
 from tiny_runs import FAST, save_model, toy_pair, write_prompts
 
@@ -17,8 +18,8 @@ from decoding.cost.costs import ModelCosts
 from policies import Rule, load
 from policies.decoder_spec import DecoderSpec, spec_of
 from policies.export.source import open_source
-from train.evaluation.rivals import against_rival, beside_rival
 from train.common.job import Tuned
+from train.evaluation.rivals import against_rival, beside_rival
 from train.fit_policy import main
 from train.reports import page
 
@@ -172,5 +173,6 @@ def test_a_decoder_that_cannot_be_read_is_refused(wrong):
 
 
 def test_a_report_of_drafts_needs_no_stop(tmp_path):
-    page.write_html({"plane": ["length", "speedup"], "frontier": {"constant": [(1, 1.2)]}}, tmp_path / "report.html")
+    result = specimen() | {"plane": ["length", "speedup"], "frontier": {"constant": [(1, 1.2)]}}
+    page.write_html(result, tmp_path / "report.html")
     assert "constant length (predicted)" in (tmp_path / "report.html").read_text(encoding="utf-8")

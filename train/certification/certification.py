@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,11 @@ def certification(job: Job, search: Search, tuned: Tuned) -> CertificateRecord:
     refuse_overlap(job.splits)
     frozen = candidates(search, tuned)
     freeze(job.folder / "candidates.json", job, tuned, frozen)
-    path, prompts = job.folder / "certify.jsonl", job.splits["certify"]
-    references = _references(job, prompts, path)
+    prompts, references = job.splits["certify"], _references(job)
     policy_at = lambda quantile: tuned.policy.with_threshold(search.threshold(tuned.policy, quantile))  # noqa: E731
     measured: list[dict[str, np.ndarray]] = []
     for i, candidate in enumerate(frozen):
-        measured.append(_measure(job, i, policy_at(candidate.quantile), prompts, references, path))
+        measured.append(_measure(job, i, policy_at(candidate.quantile), references))
         certificate = _certify(job, measured, len(frozen))
         if certificate.pvalues[-1] > certificate.level:
             break
@@ -85,33 +85,33 @@ def _certify(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Ce
     return certify(losses, how.quality_budget, how.confidence, how.loss_cap, ids, how.seed, frozen)
 
 
-def _references(job: Job, prompts: list[Prompt], path: Path) -> dict[str, list[int]]:
+def _references(job: Job) -> dict[str, list[int]]:
     """The large model's own answers by prompt id."""
-    done = {row["id"]: row["answer"] for row in atomic.read_rows(path) if row["candidate"] == "large"}
-    for some in _missing(prompts, done, "certification, large model alone"):
-        written = answers(job.large, some, job.settings.max_new_tokens)
-        rows = [{"id": p.id, "candidate": "large", "answer": a} for p, a in zip(some, written, strict=True)]
-        atomic.append_rows(path, rows)
-        done |= {row["id"]: row["answer"] for row in rows}
-    return done
+    write_rows = lambda some: [{"answer": answer} for answer in answers(job.large, some, job.new)]  # noqa: E731
+    done = _collect(job, "large", "certification, large model alone", write_rows)
+    return {name: row["answer"] for name, row in done.items()}
 
 
-def _measure(job: Job, number: int, policy, prompts: list[Prompt], references: dict, path: Path) -> dict:
+def _measure(job: Job, number: int, policy, references: dict[str, list[int]]) -> dict[str, np.ndarray]:
     """Columns [prompts] of one candidate: loss, priced seconds, tokens, and those that the large model wrote."""
-    done = {row["id"]: row for row in atomic.read_rows(path) if row["candidate"] == number}
     decoder = Backoff(job.models, policy.to(job.large.device))
-    for some in _missing(prompts, done, f"certification, candidate {number + 1}"):
-        written = write(decoder, some, job.settings.max_new_tokens)
-        found = judged(job.metric, some, written, [references[p.id] for p in some], job.cost)
-        rows = [
-            {"id": p.id, "candidate": number} | {name: float(column[i]) for name, column in found.items()}
-            for i, p in enumerate(some)
-        ]
+
+    def measure(some: list[Prompt]) -> list[dict]:
+        columns = judged(job.metric, some, write(decoder, some, job.new), [references[p.id] for p in some], job.cost)
+        return [{name: float(column[i]) for name, column in columns.items()} for i in range(len(some))]
+
+    done = _collect(job, number, f"certification, candidate {number + 1}", measure)
+    names = ("loss", "seconds", "tokens", "large")
+    return {name: np.array([done[p.id][name] for p in job.splits["certify"]]) for name in names}
+
+
+def _collect(job: Job, candidate: int | str, title: str, rows_of: Callable[[list[Prompt]], list[dict]]) -> dict:
+    """The row of each prompt, those that certify.jsonl lacks by ``rows_of`` their batches; batches stay the same."""
+    path = job.folder / "certify.jsonl"
+    done = {row["id"]: row for row in atomic.read_rows(path) if row["candidate"] == candidate}
+    missing = [some for some in batches(job.splits["certify"]) if any(p.id not in done for p in some)]
+    for some in track(missing, title):
+        rows = [{"id": p.id, "candidate": candidate} | row for p, row in zip(some, rows_of(some), strict=True)]
         atomic.append_rows(path, rows)
         done |= {row["id"]: row for row in rows}
-    return {name: np.array([done[p.id][name] for p in prompts]) for name in ("loss", "seconds", "tokens", "large")}
-
-
-def _missing(prompts: list[Prompt], done: dict, title: str):
-    """The batches that are not done yet; they are the same whatever was done before."""
-    return track([batch for batch in batches(prompts) if any(p.id not in done for p in batch)], title)
+    return done

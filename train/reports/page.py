@@ -1,7 +1,4 @@
-"""The report of a run as one HTML page: a pure function of what result.json holds.
-
-A key that is missing leaves out what would have shown it.
-"""
+"""The report of a run as one HTML page: a pure function of what result.json holds."""
 
 from __future__ import annotations
 
@@ -15,11 +12,9 @@ from policies.storage import atomic
 from train.reports import charts
 from train.reports.markup import faint, grid, page, paragraph, section
 from train.reports.plane import COLOURS
-from train.reports.tables import DASH, cells, format_number, loss_name, number, with_interval
+from train.reports.tables import cells, format_number, loss_name, with_interval
 
 Result = dict[str, Any]
-BETWEEN = ("#9a4f86", "#8c6510", "#009e73")
-"""Colours of the tokens of the models between the smallest and the largest."""
 DISTURBED = 1.25  # factor by which live seconds may differ from the timing table before the report says so
 MEASURED = "Measured on the held-out prompts; in brackets 95 % intervals over prompts."
 FRONT = "Predicted from the tuning prompts, not measured: no candidate is faster and loses as little."
@@ -40,32 +35,27 @@ FAMILY = {"prompts": ("prompts", "g"), "capped_loss": ("capped loss", ".4f"), "a
 
 def write_html(result: Result, path: Path | str) -> None:
     """Write one self-contained page that opens offline; it forbids the browser to load anything else."""
-    name, methods = str(result.get("name", "report")), result.get("methods", [])
     sections = (
         ("Methods", _methods(result), MEASURED),
         ("Certificate", _certificate(result.get("certificate")), ""),
-        ("Frontier", charts.frontier(result), _replay_note(result.get("replay", {}))),
+        ("Frontier", charts.frontier(result), _replay_note(result["replay"])),
         ("Predicted Pareto front", _front(result), FRONT),
         ("Search", charts.trials(result), _search_note(result)),
         ("Policy", _policy(result), ""),
-        ("Calibration", charts.calibration(result.get("calibration", {}).get("bins", [])), _calibration_note(result)),
-        ("Cost", _costs(result.get("cost", {})), _cost_note(result)),
-        ("Splits", _splits(result.get("splits", {})), "Related prompts form a group; no group is in two splits."),
-        ("Plain regret", _table("method", methods, {"plain_regret": ("nats per token", ".4g")}), PLAIN),
+        ("Calibration", *_calibration(result.get("calibration"))),
+        ("Cost", _costs(result["cost"]), _cost_note(result["live_over_table"])),
+        ("Splits", _splits(result["splits"]), "Related prompts form a group; no group is in two splits."),
+        ("Plain regret", _table("method", result["methods"], {"plain_regret": ("nats per token", ".4g")}), PLAIN),
         ("Models and machine", _models(result), ""),
-        ("Samples", _samples(result), SAMPLES + _threshold_note(result)),
+        ("Samples", _samples(result), f"{SAMPLES} From the threshold on, {result['threshold_note']}"),
     )
-    atomic.write(path, page(name, [_header(result, name), *(section(*parts) for parts in sections)]).encode())
+    atomic.write(path, page(result["name"], [_header(result), *(section(*parts) for parts in sections)]).encode())
 
 
-def _threshold_note(result: Result) -> str:
-    return f" From the threshold on, {result['threshold_note']}" if result.get("threshold_note") else ""
-
-
-def _header(result: Result, name: str) -> str:
-    verdict = f'<p class="verdict">{escape(str(result["verdict"]))}</p>' if result.get("verdict") else ""
-    goal = [f"{key.replace('_', ' ')} {value:g}" for key, value in result.get("goal", {}).items()]
-    return f"<h1>{escape(name)}</h1>{verdict}{faint([str(result.get('created', '')), *goal])}"
+def _header(result: Result) -> str:
+    goal = [f"{key.replace('_', ' ')} {value:g}" for key, value in result["goal"].items()]
+    verdict = f'<p class="verdict">{escape(result["verdict"])}</p>'
+    return f"<h1>{escape(result['name'])}</h1>{verdict}{faint([result['created'], *goal])}"
 
 
 def _table(first: str, rows: Sequence[Result], columns: dict, marked: Sequence[bool] = ()) -> str:
@@ -76,8 +66,8 @@ def _table(first: str, rows: Sequence[Result], columns: dict, marked: Sequence[b
 
 def _methods(result: Result) -> str:
     head, *rows = cells(result)
-    table = grid(head, rows, [method["key"] == "tuned" for method in result.get("methods", [])])
-    return table and table + "".join(map(paragraph, _comparisons(result)))
+    table = grid(head, rows, [method["key"] == "tuned" for method in result["methods"]])
+    return table + "".join(map(paragraph, _comparisons(result)))
 
 
 def _comparisons(result: Result) -> Iterable[str]:
@@ -86,7 +76,7 @@ def _comparisons(result: Result) -> Iterable[str]:
     if against:
         ratio = with_interval(against["ratio"], against["interval"], ".3f")
         yield f"Speed over {against['of']}: {ratio} ({against['confidence']:.0%} confidence)."
-    if found and not found.get("bracketed", True):
+    if found and not found["bracketed"]:
         yield "Neither rate of random hand-off is near the speed of the tuned policy: no comparison with chance."
     elif found:
         difference = with_interval(found["difference"], found["interval"], ".3f")
@@ -113,53 +103,48 @@ def _certificate(found: Result | None) -> str:
 
 
 def _replay_note(replay: Result) -> str:
-    text = "Points are measured; dashed lines are predicted from the tuning prompts."
-    speedup, loss = (number(replay.get(f"live_{what}_over_replayed")) for what in ("speedup", "loss"))
-    if speedup is None:
-        return text
+    speedup, loss = replay["live_speedup_over_replayed"], replay["live_loss_over_replayed"]
     lost = "" if loss is None else f" and {loss:.2f} times its predicted loss"
-    return f"{text} Live on these prompts, the tuned decoder had {speedup:.2f} times its predicted speedup{lost}."
+    return (
+        "Points are measured; dashed lines are predicted from the tuning prompts. Live on these prompts, the tuned "
+        f"decoder had {speedup:.2f} times its predicted speedup{lost}."
+    )
 
 
 def _front(result: Result, rows: int = 12) -> str:
     """Points of the predicted Pareto front, evenly spaced in its order, with the settings that reach them."""
-    points = result.get("front", [])
-    count = min(rows, len(points))
+    points, count = result["front"], min(rows, len(result["front"]))
     picked = [points[i * (len(points) - 1) // max(1, count - 1)] for i in range(count)]
     rows = [point | {"label": ", ".join(charts.settings(point["params"]))} for point in picked]
     return _table("settings", rows, {"speedup": ("speedup", ".2f"), "loss": (loss_name(result), ".3f")})
 
 
 def _search_note(result: Result) -> str:
-    pruned = result.get("pruned", 0)
+    pruned = result["pruned"]
     more = f" {pruned} more were given up early: by then they were surely worse than the best." if pruned else ""
     return f"One point per trial, as predicted from the tuning prompts.{more}"
 
 
 def _policy(result: Result) -> str:
-    policy = result.get("policy")
-    if not policy:
-        return ""
-    facts = [f"{key} {policy[key]}" for key in ("kind", "label") if policy.get(key) is not None]
-    facts.append(f"threshold {format_number(policy.get('threshold'), '.4g')}")
+    policy = result["policy"]
+    threshold, features = format_number(policy["threshold"], ".4g"), ", ".join(policy["features"])
     decoder = paragraph(f"The decoder as a whole: {result['decoder']}.") if result.get("decoder") else ""
     # A description says "escalate" of all decisions; which one it is, the method knows.
-    decision = re.sub(r"escalate when | escalate$", "", str(policy.get("describe", "")))
-    body = decoder + paragraph(f"{decision}.{_threshold_note(result)}") + faint(facts)
-    weights = sorted((policy.get("weights") or {}).items(), key=lambda item: -abs(number(item[1]) or 0))
+    decision = re.sub(r"escalate when | escalate$", "", policy["describe"])
+    body = decoder + paragraph(f"{decision}. From the threshold on, {result['threshold_note']}")
+    body += faint([f"kind {policy['kind']}", f"label {policy['label']}", f"threshold {threshold}"])
+    weights = sorted((policy["weights"] or {}).items(), key=lambda item: -abs(item[1]))
     if weights:
         rows = [{"label": name, "weight": weight} for name, weight in weights]
         return body + _table("feature", rows, {"weight": ("weight", "+.4g")})
-    features = ", ".join(map(str, policy.get("features", [])))
     return body + (paragraph(f"features: {features}") if features else "")
 
 
-def _calibration_note(result: Result) -> str:
-    found = result.get("calibration")
+def _calibration(found: Result | None) -> tuple[str, str]:
     if not found:
-        return ""
+        return "", ""
     brier, constant, error = (format_number(found[key], ".4f") for key in ("brier", "constant", "error"))
-    return (
+    return charts.calibration(found["bins"]), (
         f"On {found['rows']} positions of the tuning prompts: Brier score {brier} (of the best constant: {constant}), "
         f"mean distance from the diagonal {error}."
     )
@@ -171,10 +156,9 @@ def _costs(costs: dict[str, dict[str, float]]) -> str:
     return _table("model", rows, {w: (f"{w} token{'s' * (float(w) != 1)}", ".2f") for w in widths})
 
 
-def _cost_note(result: Result) -> str:
+def _cost_note(ratio: float) -> str:
     text = "Milliseconds of one forward pass, by the number of tokens that it reads."
-    ratio = number(result.get("live_over_table"))
-    if ratio is None or 1 / DISTURBED <= ratio <= DISTURBED:
+    if 1 / DISTURBED <= ratio <= DISTURBED:
         return text
     return (
         f"{text} On the held-out prompts the large model took {ratio:.2f} times what this table says: the machine was "
@@ -185,30 +169,26 @@ def _cost_note(result: Result) -> str:
 
 def _splits(splits: dict[str, Result]) -> str:
     keys = ("prompts", "groups", "hash")
-    return grid(("split", *keys), [[name, *(str(s.get(key, DASH))[:16] for key in keys)] for name, s in splits.items()])
+    return grid(("split", *keys), [[name, *(str(s[key])[:16] for key in keys)] for name, s in splits.items()])
 
 
 def _models(result: Result) -> str:
     keys = ("name", "tokenizer", "config", "weights")
-    rows = [[str(model.get(key, DASH)) for key in keys] for model in result.get("models", [])]
-    return grid(keys, rows) + faint(f"{key} {value}" for key, value in result.get("machine", {}).items())
+    rows = [[model[key] for key in keys] for model in result["models"]]
+    return grid(keys, rows) + faint(f"{key} {value}" for key, value in result["machine"].items())
 
 
 def _samples(result: Result) -> str:
-    samples = result.get("samples", [])
-    writers = sorted({writer for sample in samples for _, writer, _ in sample["tokens"] if writer >= 0})
-    names = [str(model.get("name", f"model {i}")) for i, model in enumerate(result.get("models", []))]
-    names += [f"model {i}" for i in range(len(names), max(writers, default=-1) + 1)]
-    tints = [f"{BETWEEN[(i - 1) % len(BETWEEN)]}33" for i in range(len(names))]  # light enough to read on
-    if names:
-        tints[0], tints[-1] = f"{COLOURS['small']}33", f"{COLOURS['large']}33"
-    threshold = number((result.get("policy") or {}).get("threshold"))
-    limit = "" if threshold is None else f", threshold {threshold:.3f}"
+    samples = result["samples"]
+    writers = sorted({writer for sample in samples for _, writer, _ in sample["tokens"]})
+    names = [model["name"] for model in result["models"]]
+    tints = [f"{COLOURS[model]}33" for model in ("small", "large")]  # light enough to read on
+    limit = f", threshold {result['policy']['threshold']:.3f}"
     key = [f'<span class="key" style="background:{tints[i]}">{escape(names[i])}</span>' for i in writers]
     texts = [
-        f'<div class="sample"><div class="prompt">{escape(str(sample["prompt"]))}</div><div class="both">'
+        f'<div class="sample"><div class="prompt">{escape(sample["prompt"])}</div><div class="both">'
         f"{_answer('tuned decoder', ''.join(_token(*token, limit, names, tints) for token in sample['tokens']))}"
-        f"{_answer('large model alone', escape(str(sample.get('large', ''))))}</div></div>"
+        f"{_answer('large model alone', escape(sample['large']))}</div></div>"
         for sample in samples
     ]
     return f"<p>{''.join(key)}</p>{''.join(texts)}" if texts else ""
@@ -219,7 +199,5 @@ def _answer(title: str, body: str) -> str:
 
 
 def _token(text: str, writer: int, risk: float | None, limit: str, names: Sequence[str], tints: Sequence[str]) -> str:
-    if writer < 0:
-        return escape(text)
-    title = names[writer] if number(risk) is None else f"{names[writer]}, risk {risk:.3f}{limit}"
+    title = names[writer] if risk is None else f"{names[writer]}, risk {risk:.3f}{limit}"
     return f'<span style="background:{tints[writer]}" title="{escape(title)}">{escape(text)}</span>'
