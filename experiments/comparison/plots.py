@@ -13,7 +13,7 @@ from train.reports import charts
 from train.reports.figure import dress, legend, save, scales
 from train.reports.markup import faint, grid, page, section
 from train.reports.plane import COLOURS, FAINT, INK, bars, measured
-from train.reports.tables import cells, format_number, label, loss_name, with_interval
+from train.reports.tables import cells, format_number, loss_name, with_interval
 from train.search.goal import pareto
 
 WORTH = {
@@ -97,7 +97,7 @@ def _point(axes: Axes, i: int, method: dict[str, Any]) -> None:
     across, up = ([[bar] for bar in bars(method, key)] for key in ("speedup", "loss"))
     style = {"color": colour(method), "zorder": 4}
     axes.errorbar(x, y, up, across, fmt="none", elinewidth=1.3, alpha=0.7, **style)
-    name = f"{i + 1}  {label(method)}:  {x:.2f}×, {format_number(y, '.3f')}"
+    name = f"{i + 1}  {method['label']}:  {x:.2f}×, {format_number(y, '.3f')}"
     axes.plot(x, y, SHAPES[i % len(SHAPES)], ms=9, mec="white", label=name, **style)
     axes.annotate(f"{i + 1}", (x, y), (5, 5), textcoords="offset points", fontsize=8, color=INK, zorder=5)
 
@@ -122,7 +122,7 @@ def write_html(result: dict[str, Any], path: Path | str) -> None:
 def _families(result: dict[str, Any]) -> str:
     families = result["families"]
     rows = [
-        [label(m), *(with_interval(one["loss"], one["loss_interval"], ".2f") for one in m["families"].values())]
+        [m["label"], *(with_interval(one["loss"], one["loss_interval"], ".2f") for one in m["families"].values())]
         for m in result["methods"]
     ]
     return grid(["method", *(f"{family} ({n})" for family, n in families.items())], rows)
@@ -133,8 +133,8 @@ def _chart(result: dict[str, Any]) -> str:
     for i, method in enumerate(result["methods"]):
         marker = {"size": 11, "color": colour(method), "symbol": i % 25}
         point = {key.replace(".", "_"): value for key, value in _shown(method, method).items()}
-        bar = {"type": "data", "symmetric": False}
-        chart.add_scatter(mode="markers", marker=marker, name=escape(label(method)), error_x=bar, error_y=bar, **point)
+        bar, name = {"type": "data", "symmetric": False}, escape(method["label"])
+        chart.add_scatter(mode="markers", marker=marker, name=name, error_x=bar, error_y=bar, **point)
     families = result["families"]
     buttons = [_button("all prompts", [_shown(m, m) for m in result["methods"]])]
     buttons += [_button(f, [_shown(m, m["families"][f]) for m in result["methods"]]) for f in families]
@@ -152,7 +152,7 @@ def _shown(method: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     point = {"x": [], "y": [], "hovertext": ""} | {f"error_{a}.array{b}": [] for a in "xy" for b in ("", "minus")}
     if row.get("speedup") is None:
         return point
-    text = [escape(label(method))]
+    text = [escape(method["label"])]
     for axis, key, form in (("x", "speedup", ".2f"), ("y", "loss", ".3f")):
         below, above = bars(row, key)
         point |= {axis: [row[key]], f"error_{axis}.array": [above], f"error_{axis}.arrayminus": [below]}

@@ -66,8 +66,7 @@ def measure(job: Job, contenders: dict[str, Contender], policy: Policy, setting:
     contenders = contenders | _llama_cpp(job)
     decoders = {key: one.decoder for key, one in contenders.items()}
     prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
-    new = job.settings.max_new_tokens
-    columns = live.measure(decoders, prompts, new, job.metric, path, "hold-out", setting=setting)
+    columns = live.measure(decoders, prompts, job.new, job.metric, path, "hold-out", setting=setting)
     rows = live.finished(path, decoders, setting)
     return Measurement(
         columns,

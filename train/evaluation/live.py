@@ -50,12 +50,9 @@ def measure(
             before = joules() if joules else 0.0
             answers[name] = _answer(decoders[name], prompt, max_new_tokens, seed=i)
             answers[name] |= {"joules": joules() - before} if joules else {}
-        row = {
-            "id": prompt.id,
-            "family": prompt.family,
-            "setting": setting,
-            "methods": _scored(metric, prompt, answers),
-        }
+        for answer in answers.values():
+            answer["loss"], answer["regret"] = metric(prompt, answer["answer"], answers[LARGE]["answer"])
+        row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": answers}
         append_rows(path, [row])
         done[prompt.id] = row
     rows = [done[p.id]["methods"] for p in prompts]
@@ -91,20 +88,10 @@ def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict
     }
 
 
-def _scored(metric: QualityMetric, prompt: Prompt, answers: dict[str, dict]) -> dict[str, dict]:
-    reference = answers[LARGE]["answer"]
-    for answer in answers.values():
-        answer["loss"], answer["regret"] = metric(prompt, answer["answer"], reference)
-    return answers
-
-
 def speedup(measured: dict, name: str, rows=slice(None)) -> float:
     """(large model's seconds per new token) / (the method's), sums over the same prompts."""
-    large, own = measured[LARGE], measured[name]
-    return float(
-        (large["seconds"][rows].sum() / large["tokens"][rows].sum())
-        / (own["seconds"][rows].sum() / own["tokens"][rows].sum())
-    )
+    large, own = (one["seconds"][rows].sum() / one["tokens"][rows].sum() for one in (measured[LARGE], measured[name]))
+    return float(large / own)
 
 
 def over_table(measured: dict, prompts: Sequence[Prompt], table: Table) -> float:

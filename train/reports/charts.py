@@ -8,7 +8,6 @@ from typing import Any
 import plotly.graph_objects as go
 
 from train.reports.plane import COLOURS, GRID, INK, axis_titles, bars, curves, measured, plane
-from train.reports.tables import label
 
 INFEASIBLE, CHOSEN = "#9aa0ab", "#d55e00"
 
@@ -23,7 +22,7 @@ def frontier(result: dict[str, Any]) -> str:
         size, colour = 14 if method["key"] == "tuned" else 10, COLOURS.get(method["key"], INK)
         place = {"x": [method[across]], "y": [method[up]]}
         place |= {"error_x": _interval(method, across), "error_y": _interval(method, up)}
-        name = escape(label(method))
+        name = escape(method["label"])
         chart.add_scatter(mode="markers", marker={"size": size, "color": colour}, name=name, **place)
     goal = result.get("goal", {})
     if "target_speedup" in goal:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from policies.storage import atomic
 from train.reports.plane import COLOURS, FAINT, FORMATS, GRID, INK, axis_titles, bars, curves, measured, plane
-from train.reports.tables import format_number, label
+from train.reports.tables import format_number
 
 MARKERS = {
     "large": "s",
@@ -60,7 +60,7 @@ def _point(axes: Axes, method: dict[str, Any], keys: tuple[str, str]) -> None:
     style = {"color": COLOURS.get(method["key"], INK), "zorder": 5 if tuned else 4}
     axes.errorbar(x, y, up, across, fmt="none", elinewidth=1.6, **style)
     style |= {"marker": MARKERS.get(method["key"], "o"), "ms": 12 if tuned else 9, "mec": "white", "ls": ""}
-    axes.plot(x, y, label=f"{label(method)}:  {values}", **style)
+    axes.plot(x, y, label=f"{method['label']}:  {values}", **style)
 
 
 def _words(axes: Axes, result: dict[str, Any]) -> None:

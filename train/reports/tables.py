@@ -38,15 +38,10 @@ def cells(result: dict[str, Any], columns: dict = COLUMNS) -> list[list[str]]:
     keys = [key for key in columns if any(number(method.get(key)) is not None for method in methods)]
     titles = ["method", *(columns[key][0] or loss_name(result) for key in keys)]
     rows = [
-        [label(m), *(with_interval(m.get(key), m.get(f"{key}_interval"), columns[key][1]) for key in keys)]
+        [m["label"], *(with_interval(m.get(key), m.get(f"{key}_interval"), columns[key][1]) for key in keys)]
         for m in methods
     ]
     return [titles, *rows]
-
-
-def label(method: dict[str, Any]) -> str:
-    """The name of the method for a reader."""
-    return str(method["label"])
 
 
 def loss_name(result: dict[str, Any]) -> str:

@@ -178,6 +178,5 @@ def _constant(length: int) -> dict:
 def _mtad(draft: str, longest: int) -> dict:
     """MTAD or MMTAD at its paper's setting, or of shorter drafts; a tree of that size."""
     beams, length, tau = MTAD_DEFAULT.values()
-    if draft == EXACT_TREE:
-        return {"draft": draft, "beams": beams, "length": min(length, longest)}
-    return {"draft": draft, "beams": beams, "length": min(length, longest)} | leniency.number("Joint", tau)
+    params = {"draft": draft, "beams": beams, "length": min(length, longest)}
+    return params if draft == EXACT_TREE else params | leniency.number("Joint", tau)
