@@ -44,14 +44,6 @@ class Target:
         return self.refuse(source)
 
 
-def _encoded(content: bytes | str | list | dict) -> bytes:
-    if isinstance(content, list):
-        content = shlex.join(map(str, content)) + "\n"
-    if isinstance(content, dict):
-        return dumps(content, indent=2)
-    return content if isinstance(content, bytes) else content.encode()
-
-
 HANDOFF = (
     "it decides who writes (backoff), and this engine checks every token with the large model; "
     "pass --role stop to end drafts with it"
@@ -64,3 +56,14 @@ def no_verification(source: Source) -> str | None:
         if FEATURES[name].needs_target:
             return f"{name!r} is a feature of drafted tokens that the large model has read; use --to json"
     return None
+
+
+def _encoded(content: bytes | str | list | dict) -> bytes:
+    match content:
+        case bytes():
+            return content
+        case dict():
+            return dumps(content, indent=2)
+        case list():
+            content = shlex.join(map(str, content)) + "\n"
+    return content.encode()
