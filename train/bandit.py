@@ -8,8 +8,6 @@ random orders. TapOut (2511.02017) and BanditSpec (2505.15141) do this live over
 RUN/bandit.json holds the speedups of UCB, of random arms, and of each arm used throughout.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -16,8 +16,6 @@ default target's (4 layers of width 256: 0.11 to 0.12):
         --self-prompts 4000 --text corpus.txt --output runs/drafter-large
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path

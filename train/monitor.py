@@ -7,8 +7,6 @@ model agrees) are compared with those of the run's hold-out texts. Prints one se
 no sign of a shift, 1 when traffic has moved, and 2 for wrong input.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -11,8 +11,6 @@ prompts, and the policy is written to RUN/reinforced.json. It has not been measu
 continues there.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """JSON files that are written whole, and JSON lines (jsonl) of rows of one kind."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

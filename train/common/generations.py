@@ -1,7 +1,5 @@
 """Texts that a decoder writes to prompts, in batches; the target's own answers, for a drafter, in a jsonl."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The machine and the libraries that a measured speed depends on."""
 
-from __future__ import annotations
-
 import torch
 import transformers
 

@@ -4,14 +4,12 @@ Offline tracking needs neither key nor network: the run is written under `folder
 it in the terminal, and `wandb sync` uploads it later.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from train.common import atomic
 
@@ -44,7 +42,7 @@ class Tracker:
         self.mode, self.folder, self.name, self.config = mode, folder, name, config
         self.run, self._set, self._logged = None, [], set()
 
-    def __enter__(self) -> Tracker:
+    def __enter__(self) -> Self:
         if self.mode == "disabled":
             return self
         self._environment()

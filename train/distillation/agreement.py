@@ -1,7 +1,5 @@
 """Agreement of a drafter with its target, and the accepted tokens per round of speculative decoding that it gives."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

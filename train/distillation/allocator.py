@@ -3,8 +3,6 @@
 glibc reads its settings when a process starts, so the process is started again with them.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

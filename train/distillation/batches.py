@@ -1,7 +1,5 @@
 """Token sequences, and batches of them as tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A training run in one safetensors file: weights, optimizer state and progress."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

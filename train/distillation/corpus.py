@@ -1,7 +1,5 @@
 """The corpus of a drafter: the target's answers and plain text; a hash of the prompt decides which are held out."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

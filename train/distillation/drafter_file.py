@@ -1,7 +1,5 @@
 """Writes a trained drafter as one GGUF or a transformers folder, with notes on its training."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Writes a Llama as one Q8_0 GGUF for llama.cpp, OpenVINO and transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

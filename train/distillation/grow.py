@@ -1,7 +1,5 @@
 """Grows a drafter into a larger one that computes the same function."""
 
-from __future__ import annotations
-
 import math
 import re
 

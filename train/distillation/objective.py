@@ -4,8 +4,6 @@ Up to a constant, the first part is KL(target || drafter) over the target's k be
 DistillSpec, Zhou et al., 2310.08461). The softmax's normaliser is taken over the whole vocabulary, or estimated.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ samples, labelled by the teacher. Here the drafter writes a few tokens from a ra
 beginning included, because decoding with two models alternates between them.
 """
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

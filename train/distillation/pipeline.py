@@ -1,7 +1,5 @@
 """The distillation step by step; ``train/distill.py`` is its command line."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

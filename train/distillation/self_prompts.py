@@ -4,8 +4,6 @@ From Magpie (Xu et al., 2406.08464): an aligned model writes questions like thos
 of prompts that its drafter can be trained on, without anyone else's text.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from decoding import LM, Sampling

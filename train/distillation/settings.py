@@ -1,7 +1,5 @@
 """Settings of a distillation: fills in automatic values, refuses wrong ones, and protects runs of other settings."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 from pathlib import Path
 

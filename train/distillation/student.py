@@ -1,7 +1,5 @@
 """The drafter before training: a new one with the target's embedding in fewer dimensions, or an existing one."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Trains a drafter for a given time: the learning rate follows the clock, and a kill costs at most five minutes."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

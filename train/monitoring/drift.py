@@ -6,8 +6,6 @@ Kolmogorov-Smirnov distance at the deciles tests whether the difference is more 
 index (PSI) measures whether it matters. Steps of one text are correlated, so they count as fewer than they are.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

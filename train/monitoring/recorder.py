@@ -1,7 +1,5 @@
 """The steps of a policy, recorded while it decides, or rebuilt from texts that it wrote."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Loads a user's own grader by name: ``module:function`` (prompt, reference, text) -> score in [0, 1], 1 is best."""
 
-from __future__ import annotations
-
 import inspect
 import pkgutil
 from collections.abc import Callable

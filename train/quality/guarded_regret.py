@@ -4,8 +4,6 @@ Regret is the large model's best log-probability minus that of the token written
 themselves, and early or missing stops; the guards charge for both. The large model's greedy text scores 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

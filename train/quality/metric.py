@@ -1,7 +1,5 @@
 """The loss of an answer against the large model's own: guarded regret, or the difference of a user's grades."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ and a Lagrange multiplier of the constraint that moves by projected dual ascent.
 escalates with probability sigmoid((score - threshold) / temperature).
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rollouts of a policy that explores: groups of live texts, their losses and their priced times."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

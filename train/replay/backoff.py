@@ -5,8 +5,6 @@ replays approximately: a token that the policy would have changed is followed by
 a live run has to confirm the figures.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from decoding.cost.costs import ModelCosts, seconds, text_seconds

@@ -1,7 +1,5 @@
 """The oracle of draft lengths: the least time that any stop policy could take on given texts, found in hindsight."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from decoding.cost.costs import ModelCosts, seconds

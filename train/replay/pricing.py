@@ -3,8 +3,6 @@
 Overheads outside of forwards are left out. Priced times need no quiet machine, and many texts can be written at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

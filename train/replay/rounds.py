@@ -1,7 +1,5 @@
 """Rounds of speculative decoding on texts that are known, played for all texts at once without a model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -6,8 +6,6 @@ the text, a drafted position is accepted with probability min(1, q / p) of its t
 the draft's continuation of a rejected token was drawn when it was logged. Each seed is one run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

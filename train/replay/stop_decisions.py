@@ -1,7 +1,5 @@
 """The decisions of a stop policy on draft traces, made on the steps that it would see live."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cached_property
 

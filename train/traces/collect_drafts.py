@@ -1,7 +1,5 @@
 """Collect draft traces: the draft model drafts at every position of the target's own text, on past its mistakes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -6,8 +6,6 @@ texts that a policy gets itself into: one that keeps the tokens of which the sma
 the small model is surest.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path

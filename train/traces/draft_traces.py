@@ -14,11 +14,10 @@ token; in sampled text the one with which it goes on after a rejection), ``small
 depend on the round (since_large, agreed, large_entropy, moving averages) are computed in the replay.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -86,12 +85,12 @@ class DraftTraces:
         ratio = np.minimum(self["small_logprob"][rows] - self["large_logprob"][rows], 0.0)
         return np.where(self["token"][rows] >= 0, np.exp(ratio), 1.0)
 
-    def of(self, prompts: set[str]) -> DraftTraces:
+    def of(self, prompts: set[str]) -> Self:
         """The traces of the given prompts."""
         keep = np.isin(self["prompt"], list(prompts))
         return DraftTraces({name: column[keep] for name, column in self.columns.items()}, self.longest, self.budget)
 
-    def tiled(self, times: int) -> DraftTraces:
+    def tiled(self, times: int) -> Self:
         """The same prompts ``times`` over, to time the replay of many."""
         return DraftTraces({n: np.tile(c, times) for n, c in self.columns.items()}, self.longest, self.budget)
 

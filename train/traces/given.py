@@ -1,7 +1,5 @@
 """Traces collected earlier: what they are of is written beside them, and compared when they are used again."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -9,12 +9,11 @@ a 6-gram that the answer already holds and the large model's own does not), ``sm
 EOS), ``kl`` (KL(small || large), nats), and every feature of ``FEATURE_COLUMNS``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -55,13 +54,13 @@ class Traces:
         return np.stack([self.columns[name] for name in names], 1).astype(np.float32)
 
     @classmethod
-    def joined(cls, *parts: Traces) -> Traces:
+    def joined(cls, *parts: Self) -> Self:
         return cls({name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns})
 
-    def where(self, keep: np.ndarray) -> Traces:
+    def where(self, keep: np.ndarray) -> Self:
         return Traces({name: column[keep] for name, column in self.columns.items()})
 
-    def of(self, prompts: set[str], *trajectories: str) -> Traces:
+    def of(self, prompts: set[str], *trajectories: str) -> Self:
         """Rows of the given prompts, of the named kinds of trajectory or of all."""
         keep = np.isin(self["prompt"], list(prompts))
         return self.where(keep & np.isin(self["trajectory"], trajectories) if trajectories else keep)
