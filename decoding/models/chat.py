@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import datetime
+from string import ascii_letters
 from typing import Any
 
 OWN = ("tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding", "truncation")
@@ -17,7 +19,6 @@ FROZEN_CLOCK = (
 )
 """Comes before a template and hides transformers' own ``strftime_now``, which tells the time of the call. The line
 break is eaten as trim_blocks says, so the template itself stays what it was."""
-DIRECTIVES = "aAbBcdHIjmMpSUwWxXyYzZGuV"
 
 
 class TemplateError(ValueError):
@@ -40,10 +41,12 @@ def render(tokenizer: Any, messages: list[dict], now: datetime | None = None, ex
         how["add_generation_prompt"] = True
     _refuse_choice(tokenizer, how)
     try:
-        if now is not None and "strftime_now" in json.dumps(tokenizer.chat_template):
+        if now is not None and "strftime_now" in json.dumps([tokenizer.chat_template, how.get("chat_template")]):
             template = tokenizer.get_chat_template(how.get("chat_template"), how.get("tools"))
             how |= {"chat_template": FROZEN_CLOCK + template, "frozen_now": _directives(now)}
-        return tokenizer.apply_chat_template(messages, tokenize=False, **how)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **how)
+        text.encode()  # half a surrogate pair has no tokens
+        return text
     except Exception as error:  # a template is a program and may raise anything
         raise TemplateError(_fault(error)) from error
 
@@ -71,6 +74,8 @@ def _refuse_choice(tokenizer: Any, how: dict[str, Any]) -> None:
     """TemplateError where a template must be chosen, or the chosen one is not there."""
     templates = tokenizer.chat_template
     if not isinstance(templates, dict):
+        if "{" not in how.get("chat_template", "{"):  # transformers would take the name for the whole template
+            raise TemplateError(f"the tokenizer has one chat template, so there is no {how['chat_template']!r}")
         return
     chosen = how.get("chat_template", "tool_use" if how.get("tools") and "tool_use" in templates else "default")
     if chosen not in templates:
@@ -82,10 +87,12 @@ def _refuse_choice(tokenizer: Any, how: dict[str, Any]) -> None:
 
 
 def _directives(now: datetime) -> dict[str, str]:
-    """What strftime makes of each directive; "%-d" is "%d" without its zeros."""
-    values = {letter: now.strftime(f"%{letter}") for letter in DIRECTIVES}
-    short = {f"%-{letter}": values[letter].lstrip("0") or "0" for letter in "dHIjmMSUWy"}
-    return {f"%{letter}": value for letter, value in values.items()} | short | {"%%": "%"}
+    """What strftime makes of each directive that this machine knows, such as %d and %-d."""
+    values = {}
+    for directive in (f"%{flag}{letter}" for flag in ("-", "") for letter in ascii_letters):
+        with suppress(ValueError):
+            values[directive] = now.strftime(directive)
+    return values | {"%%": "%"}
 
 
 def _fault(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime
@@ -84,7 +85,7 @@ class Renderer:
     def _note(self, messages: Messages, written: str, extra: dict[str, Any]) -> None:
         """Count what was given and is not in the prompt."""
         for name in (self.extra | extra).keys() - {"chat_template"}:
-            if name not in self.template:
+            if not re.search(rf"\b{re.escape(name)}\b", self.template):
                 self.notes[f"the chat template reads no {name!r}, which is given"] += 1
         for role in {m["role"] for m in messages if m["content"].strip() not in written} & {"system", "user"}:
             self.notes[f"the chat template leaves out a {role} message or changes its text"] += 1
