@@ -12,12 +12,12 @@ from rich.segment import Segment
 from rich.text import Text
 
 STYLES = {"small": "green", "large": "black on yellow"}
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters other than line breaks and tabs: a terminal obeys them."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters other than line breaks and tabs, which a terminal obeys, and bytes that were not UTF-8."""
 
 
 def visible(text: str) -> str:
-    """The text with its control characters written as escapes, such as ``\\x1b``."""
+    """The text with its control characters, and what is not Unicode, written as escapes, such as ``\\x1b``."""
     return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

@@ -19,6 +19,7 @@ COMMANDS = "\x1b]52;c;aGk=\x07 \x1b[31m \x9b31m \x90q\x9c \x7f\x08\r"
 
 def test_control_characters_are_escapes():
     assert visible(COMMANDS) == r"\x1b]52;c;aGk=\x07 \x1b[31m \x9b31m \x90q\x9c \x7f\x08\r"
+    assert visible("runs/\udcff") == r"runs/\udcff"  # as the name of a file that is not UTF-8 comes
     assert visible("naïve 日本 🙂\n\tnext \\x1b") == "naïve 日本 🙂\n\tnext \\x1b"
     shown = visible("".join(map(chr, range(0x110000 - 1))))
     assert [c for c in map(chr, range(256)) if c in shown and not c.isprintable()] == ["\t", "\n", "\xa0", "\xad"]

@@ -3,8 +3,6 @@
 A column without a number is left out; a number that is missing, null or not finite is a dash.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +23,7 @@ COLUMNS = {  # key in a method: title (None: the name of the loss), format; `key
 
 def table(result: dict[str, Any]) -> str:
     """The methods as a Markdown table with aligned columns."""
-    lines = [[visible(cell.replace("|", "\\|").replace("\n", " ")) for cell in line] for line in cells(result)]
+    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in cells(result)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
@@ -38,7 +36,7 @@ def cells(result: dict[str, Any], columns: dict = COLUMNS) -> list[list[str]]:
     keys = [key for key in columns if any(number(method.get(key)) is not None for method in methods)]
     titles = ["method", *(columns[key][0] or loss_name(result) for key in keys)]
     rows = [
-        [m["label"], *(with_interval(m.get(key), m.get(f"{key}_interval"), columns[key][1]) for key in keys)]
+        [visible(m["label"]), *(with_interval(m.get(key), m.get(f"{key}_interval"), columns[key][1]) for key in keys)]
         for m in methods
     ]
     return [titles, *rows]
@@ -46,7 +44,7 @@ def cells(result: dict[str, Any], columns: dict = COLUMNS) -> list[list[str]]:
 
 def loss_name(result: dict[str, Any]) -> str:
     """The name of the loss: that of a grader has another."""
-    return str(result.get("loss_name", "guarded regret"))
+    return visible(str(result.get("loss_name", "guarded regret")))
 
 
 def number(value: Any) -> float | None:
