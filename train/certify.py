@@ -6,8 +6,6 @@ the full level, and the first that fails ends it. Picking the best threshold on 
 promise almost half of the time; a certificate at most once in ten, and "cannot certify" is one of its answers.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -24,23 +24,18 @@ best. A stopped run goes on where it was when it is started again with the same 
 search with the same command and --join.
 """
 
-from __future__ import annotations
-
-import sys
-
-from train.common.cli import attempt
+from train.common.cli import command
 from train.common.settings import FitPolicy
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the job; 0 when it is done, 2 after one sentence about what was wrong with the input."""
-    import tyro
+def run(settings: FitPolicy) -> None:
+    """Run the job. Its imports are here, so that --help answers at once."""
+    from train.pipeline import run as run_job
 
-    settings = tyro.cli(FitPolicy, args=argv, description=__doc__)
-    from train.pipeline import run
+    run_job(settings)
 
-    return attempt("fit_policy", lambda: run(settings), settings.output / settings.name)
 
+main = command(FitPolicy, run, __doc__, lambda settings: settings.output / settings.name)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,5 @@
 """The main job step by step; ``train/fit_policy.py`` is its command line."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from datetime import UTC, datetime
 

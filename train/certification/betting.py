@@ -7,8 +7,6 @@ end of a loss is known, so signed losses need no rescaling. Hoeffding-Bentkus do
 signed differences it certified too often (0.19 to 0.33 for a nominal 0.1, simulated).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 SHARE = 0.75  # largest share of the capital that one loss can cost: the truncation of the paper's bets

@@ -1,7 +1,5 @@
 """The certification of a run: thresholds are frozen, then tested in order on prompts that nothing else has touched."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The record of a certificate, for policy.json, result.json and the report: the claim and all that it rests on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The job that every step of a tuning run works on, and the tuned decoder that comes of it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

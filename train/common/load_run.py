@@ -1,7 +1,5 @@
 """A finished run of the main job, read again: models, policy, prompts, traces and timing table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

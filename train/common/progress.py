@@ -1,7 +1,5 @@
 """Progress of long steps: a bar on a terminal; in a file a line now and then, with the count and the time left."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The result of a run: what result.json holds, and its one writer and reader. What does not apply to a run is None."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any

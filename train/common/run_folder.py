@@ -1,7 +1,5 @@
 """The folder of a run records what made it, so that work of other settings or versions is never mixed in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,7 @@ from train.common import atomic
 from train.common.schema import checked
 from train.common.settings import FitPolicy
 
-FORMAT = 2
-"""of the JSON files that are read again; raised when one of them changes its meaning"""
+FORMAT = 2  # of the JSON files that are read again; raised when one of them changes its meaning
 AGAIN = "run train/fit_policy.py again"
 
 
@@ -68,10 +65,7 @@ def recorded_date(path: Path, otherwise: str = AGAIN) -> str | None:
 
 
 def read_settings(folder: Path) -> FitPolicy:
-    """The settings of the run in ``folder``; those that may change on resume are at their defaults.
-
-    ValueError, one sentence, when there is no run of this version.
-    """
+    """The settings of the run in ``folder``; those that may change on resume are at their defaults."""
     path = folder / "run.json"
     if not path.exists():
         raise ValueError(f"{folder} has no run.json; give the folder of a finished run of train/fit_policy.py")

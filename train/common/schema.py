@@ -1,7 +1,5 @@
 """Values read from files of ours, as the dataclasses they were written from."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

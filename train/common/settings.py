@@ -1,6 +1,6 @@
 """The settings of the main job, which are the options of train/fit_policy.py."""
 
-from __future__ import annotations
+from __future__ import annotations  # METHODS is read when the options are, with methods that were added by then
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The hold-out: measured once, live, paired and interleaved with every control."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

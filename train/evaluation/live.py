@@ -1,7 +1,5 @@
 """Live measurement: several decoders on the same prompts, in turn, timed and scored."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ itself, so that a policy tuned to 2x by replay may run at 3x, and a factor measu
 another. So texts are written at the threshold itself, in batches, and their time is priced.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path

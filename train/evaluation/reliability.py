@@ -1,7 +1,5 @@
 """Reliability of predicted risks: bins of the risk beside the mean label, and the Brier score."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from train.common.result import Reliability, ReliabilityBin

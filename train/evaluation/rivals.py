@@ -1,7 +1,5 @@
 """The tuned decoder beside its rivals on the held-out prompts: chance at the same speed, or another decoder."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Texts of held-out prompts to look at: which model wrote each token under the tuned policy, and at what risk."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The tuning methods: each is a file of this folder and a line of ``METHODS``."""
 
-from __future__ import annotations
-
 import pkgutil
 
 METHODS = {

@@ -1,7 +1,5 @@
 """Backoff decoding as a tuning method: a policy decides which model writes each token."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from decoding import Backoff, SpecInfer, Speculative

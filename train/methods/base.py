@@ -1,7 +1,5 @@
 """The interface of tuning methods, which ``train.pipeline`` calls from top to bottom."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import ClassVar, Protocol

@@ -1,7 +1,5 @@
 """A whole decoder as a tuning method: the stop, the draft length and the leniency, together at a goal."""
 
-from __future__ import annotations
-
 import numpy as np
 from optuna.trial import FrozenTrial
 
@@ -39,8 +37,7 @@ class HybridMethod(TuningMethod):
         self.search = HybridSearch(search_stops(job), job.models, job.splits["tune"], job.goal, job.metric)
 
     def tune(self, study) -> Tuned | None:
-        """The best trial once live runs of three have corrected the priced speeds, which leave out what is done beside
-        the forwards."""
+        """The best trial once live runs of three have corrected the priced speeds, which are of the forwards alone."""
         tried = finalists(study, 3)
         self.trials, self.pruned = complete(study), pruned(study)
         measured = live.on_tuning(self.job, [self._option(trial) for trial in tried])
@@ -58,10 +55,8 @@ class HybridMethod(TuningMethod):
         return found
 
     def _best(self, faster: dict[int, np.ndarray]) -> Tuned | None:
-        """The trial that meets the goal best when its speed is corrected, by its own live run or by what is usual.
-
-        By medians over prompts: sums would let the few prompts decide during which the machine was busy.
-        """
+        """The trial that meets the goal best when its speed is corrected, by its own live run or by what is usual."""
+        # Medians over prompts: sums would let the few prompts decide during which the machine was busy.
         goal, usual, options = self.job.goal, float(np.median(np.concatenate([*faster.values()]))), []
         for trial in self.trials:
             ratio = float(np.median(faster.get(trial.number, usual)))
@@ -92,8 +87,7 @@ class HybridMethod(TuningMethod):
         """Measure ``tuned`` beside the published methods and the best that decides one thing alone."""
         length, singles = self.search.stops.constant(), self._singles(tuned)
         chain = Speculative(self.job.models, length)
-        contenders = {
-            **controls(self.job),
+        contenders = controls(self.job) | {
             "speculative": Contender(f"speculative, best constant length {length}", chain, exact=True),
             **self._published(),
             **{key: self._contender(f"best {key} alone", one) for key, one in singles.items()},

@@ -1,7 +1,5 @@
 """Speculative decoding as a tuning method: how long to draft, and a policy that ends drafts. Nothing can be lost."""
 
-from __future__ import annotations
-
 from decoding import Speculative
 from policies import token_classes
 from policies.decoder_spec import DecoderSpec

@@ -1,7 +1,5 @@
 """The charts of the report, which answer to the pointer."""
 
-from __future__ import annotations
-
 from html import escape
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The frontier of a result as a PNG, and the look of every PNG."""
 
-from __future__ import annotations
-
 from io import BytesIO
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The HTML that every page is made of: self-contained, and whatever others wrote is escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any

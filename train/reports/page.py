@@ -1,7 +1,5 @@
 """The report of a run as one HTML page: a pure function of what result.json holds."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from html import escape

@@ -1,7 +1,5 @@
 """The axes, colours and points that the pictures of a result share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,9 +56,5 @@ def bars(method: dict[str, Any], key: str) -> tuple[float, float]:
 
 def curves(result: dict[str, Any]) -> list[tuple[str, str, list[tuple[float, float]]]]:
     """(name for the reader, colour, points) of each predicted curve that has points."""
-    known = {name: CURVES.get(name, (name, name)) for name in result.get("frontier", {})}
-    return [
-        (f"{known[name][0]} (predicted)", COLOURS.get(known[name][1], INK), points)
-        for name, points in result.get("frontier", {}).items()
-        if points
-    ]
+    found = [(*CURVES.get(name, (name, name)), points) for name, points in result.get("frontier", {}).items()]
+    return [(f"{title} (predicted)", COLOURS.get(key, INK), points) for title, key, points in found if points]

@@ -1,7 +1,5 @@
 """Tables for the terminal: no word is broken at 80 columns, and columns that do not fit side by side follow below."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Sequence
 from textwrap import TextWrapper

@@ -3,12 +3,11 @@
 A threshold is searched as a quantile of the score, so that its scale is the same for every policy.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import optuna
@@ -51,7 +50,7 @@ class Search:
     fitted: dict[str, Policy] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, job: Job, traces: Traces) -> Search:
+    def of(cls, job: Job, traces: Traces) -> Self:
         """The search of ``job`` on its fitting and tuning prompts; of the latter, on the texts that hand-off wrote."""
         fit, tune = ({p.id for p in job.splits[name]} for name in ("fit", "tune"))
         how, classes = job.settings, token_classes(job.large.tokenizer)

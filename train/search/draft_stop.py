@@ -4,8 +4,6 @@ Replay is exact in counts, and takes its seconds from the timing table. The outp
 drafted, so nothing can be lost and there is no constraint.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The goal of a search, and what is best at it: a point of a curve, or the Pareto front of many."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any

@@ -11,8 +11,6 @@ the goal (``_reported``). Being better than asked earns nothing, so that speed c
 only prune: pruned trials are never chosen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property

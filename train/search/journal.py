@@ -4,8 +4,6 @@ Optuna's own file backend glues an operation to the torn line that a full disk o
 nobody can read the study. Here the torn line goes before the next operation is written.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Labels that a learned policy is fitted to: how bad it would be to keep the small model's token."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from train.traces.handoff_traces import Traces

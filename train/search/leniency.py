@@ -4,8 +4,6 @@ It holds the rules that differ in greedy decoding, where Block, Typical and all 
 the target's own text, as Exact does. Cascade's "token_v3" is Lenient, its "opt" is "diff", and its "chow" is a stop.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

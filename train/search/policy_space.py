@@ -1,7 +1,5 @@
 """The policies that a search can propose: rules of one feature, or a kind that is fitted on a set of features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ A method is a pair of decisions of this project, so its thresholds can be tuned 
 those of the papers or of the authors' code, for their models and not for yours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

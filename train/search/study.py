@@ -1,7 +1,5 @@
 """The study of a run: several processes may work on it at once, and it outlives each of them."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -3,8 +3,6 @@
 It needs no labels and no refitting, so a threshold can be set again for another task or another share.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 
