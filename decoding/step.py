@@ -69,6 +69,9 @@ class PolicyNeeds:
     window: int  # earlier positions that ``Step.history`` covers
     observe: Callable[[Step], Tensor] | None  # values [..., len(history)] to record at the position of a step
     compiled: Callable[[Any], Callable[..., Tensor] | None]  # for a ``PolicyState``, a faster ``decide``, or None
+    needs_target: bool  # whether it reads ``Step.target_logits``, which only drafted tokens have
+    hidden_width: int | None  # of the hidden states that it reads, None for any
+    tokens: int | None  # length of its table of token classes, None without one
     never: bool  # whether it never says True, as a ``kind`` of "never" tells: a decoder need not call it
 
     @classmethod
@@ -82,9 +85,31 @@ class PolicyNeeds:
             window=getattr(policy, "window", 0),
             observe=getattr(policy, "observe", None),
             compiled=(lambda policy_state: None) if compiled is None else partial(compiled, policy),
+            needs_target=getattr(policy, "needs_target", False),
+            hidden_width=getattr(policy, "hidden_width_", None),
+            tokens=None if getattr(policy, "classes", None) is None else len(policy.classes),
             never=getattr(policy, "kind", None) == "never",
         )
 
     def reads(self, name: str) -> bool:
         """Whether the policy may read the feature ``name``."""
         return self.names is None or name in self.names
+
+    def check(self, lm: Any) -> None:
+        """ValueError when the policy cannot decide about tokens that the model ``lm`` is about to write."""
+        if self.needs_target:
+            raise ValueError(
+                "the policy reads what the large model says of drafted tokens, so it can only accept drafts; "
+                "tune one that hands off or ends drafts"
+            )
+        width = getattr(getattr(lm.model, "config", None), "hidden_size", None)
+        if self.needs_hidden and width is not None and self.hidden_width not in (None, width):
+            raise ValueError(
+                f"the policy reads hidden states of width {self.hidden_width}, and those of {lm.name} have {width}; "
+                f"tune one for this model"
+            )
+        if self.tokens is not None and self.tokens < lm.vocab:
+            raise ValueError(
+                f"the policy's table of token classes has {self.tokens} tokens, and {lm.name} has {lm.vocab}; "
+                f"tune one for this tokenizer"
+            )

@@ -60,6 +60,11 @@ class Policy(nn.Module):
         return any(FEATURES[name].needs_classes for name in self.names)
 
     @property
+    def needs_target(self) -> bool:
+        """Whether it reads what the larger model says of a drafted token, so that it can only accept drafts."""
+        return any(FEATURES[name].needs_target for name in self.names)
+
+    @property
     def history(self) -> tuple[str, ...]:
         """The features that the decoder records at every position: the columns of ``step.history``."""
         return history_for(self.names)

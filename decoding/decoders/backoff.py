@@ -12,7 +12,7 @@ from decoding.models.lm import LM
 from decoding.state.generation_state import GenerationState
 from decoding.state.policy_state import PolicyState
 from decoding.state.token_buffer import Commit
-from decoding.step import Policy
+from decoding.step import Policy, PolicyNeeds
 
 
 class Backoff:
@@ -22,7 +22,7 @@ class Backoff:
     same noise, so always escalating equals the last model alone, with sampling too. With ``verify_eos`` an EOS by any
     model but the last escalates: a small model never ends an answer unchecked.
 
-    Raises ValueError unless there are at least two models and exactly one policy fewer.
+    Raises ValueError unless there are at least two models and exactly one policy fewer, each made for its model.
     """
 
     scratch: ClassVar[int] = 0
@@ -36,6 +36,8 @@ class Backoff:
                 f"backoff needs at least 2 models and one policy per model but the last, "
                 f"not {len(self.models)} models and {len(self.policies)} policies"
             )
+        for lm, policy in zip(self.models, self.policies, strict=False):
+            PolicyNeeds.of(policy).check(lm)
 
     def write(self, state: GenerationState) -> Iterator[Commit]:
         buffer = state.buffer

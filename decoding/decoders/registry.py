@@ -18,6 +18,7 @@ class Setting(NamedTuple):
     default: Any
     least: float | None = None
     help: str | None = None  # of its option on the command line; without one only an artifact or Python code sets it
+    most: float | None = None
 
     def check(self, name: str, value: Any) -> None:
         """ValueError, one sentence, for a value that it cannot have."""
@@ -26,6 +27,8 @@ class Setting(NamedTuple):
             raise ValueError(f"{name} must be of type {kinds[-1].__name__}, not {value!r}")
         if self.least is not None and not value >= self.least:
             raise ValueError(f"{name} must be at least {self.least}, not {value}")
+        if self.most is not None and value > self.most:
+            raise ValueError(f"{name} must be at most {self.most}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class DecoderKind(Entry):
         return {key: setting.default for key, setting in self.settings.items()} | settings
 
 
-LENGTH = Setting(4, 1, "most tokens that are drafted before the large model checks them")
-BEAMS = Setting(4, 1, "continuations that are drafted at once")
+MOST = 1024  # memory for a draft is taken before its first token is drafted
+LENGTH = Setting(4, 1, "most tokens that are drafted before the large model checks them", MOST)
+BEAMS = Setting(4, 1, "continuations that are drafted at once", MOST)
 TAU = Setting(0.5, 0, "least ratio of a block's probabilities under the large and the small model; 0 keeps all")
 CHAIN = {"length": LENGTH, "keep_stop_token": Setting(False), "accept": Setting({"name": "Exact"})}
 WIDE = {"beams": BEAMS, "length": LENGTH, "tau": TAU, "filtered": Setting(False)}

@@ -32,7 +32,7 @@ class Speculative:
     by ``Exact``, whatever ``accept`` is.
 
     Raises ValueError unless there are a draft and a target, ``length`` is at least 1, ``strict_prefix`` at least 0,
-    and a ``stop`` policy has a draft model to read.
+    and a ``stop`` policy has a draft model to read, and is made for it.
     """
 
     def __init__(
@@ -51,6 +51,8 @@ class Speculative:
         self.proposer = models[0] if hasattr(models[0], "propose") else None
         if stop is not None and self.proposer is not None:
             raise ValueError("a stop policy reads the draft's distribution, and a draft without a model has none")
+        if stop is not None:
+            PolicyNeeds.of(stop).check(models[0])
         self.models = list(models) if self.proposer is None else [models[1]]
         self.length, self.stop, self.keep_stop_token, self.strict_prefix = length, stop, keep_stop_token, strict_prefix
         self.accept = Exact() if accept is None else accept

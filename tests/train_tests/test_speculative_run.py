@@ -117,7 +117,8 @@ def test_draft_traces_may_be_given(toys, finished, tmp_path, capfd):
         assert err.count("\n") == 1 and str(given) in err
     assert not list(tmp_path.iterdir())
     fewer = shutil.copytree(given, tmp_path / "fewer")
-    (fewer / "shard-00001.parquet").unlink()
+    for name in ("shard-00001.parquet", "checksums.jsonl"):
+        (fewer / name).unlink()
     assert main(arguments(toys, tmp_path / "runs", traces=fewer)) == 2
     assert "lack 8 of" in capfd.readouterr().err
 
