@@ -115,20 +115,25 @@ def refusal(capfd, *options) -> str:
 
 
 def test_the_same_command_again_changes_no_trial_and_no_measurement(toys, finished, tmp_path, capfd):
-    folder = shutil.copytree(finished.output, tmp_path / "runs") / "default"
+    output = tmp_path / "runs [/x] :fire: \x1b[31m"  # names are printed as they are, and control characters shown
+    folder = shutil.copytree(finished.output, output) / "default"
     for name in RESULTS:
         (folder / name).unlink()
     (folder / "traces" / f"meta.json.{platform.node()}.{10**30}.tmp").touch()  # as a kill leaves it
     before, measured = trials(folder), [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")]
     shards = {path.name: path.stat().st_mtime_ns for path in (finished.folder / "traces").iterdir()}
-    assert main([*arguments(toys, tmp_path / "runs", **SURELY), "--frontier"]) == 0
+    assert main([*arguments(toys, output, **SURELY), "--frontier"]) == 0
+    shown = "".join(capfd.readouterr().out.split())
+    assert r"runs[/x]:fire:\x1b[31m/default/policy.json" in shown
     assert trials(folder) == before
     assert len(join_study(folder / "study.journal").trials) == 12
     assert [(folder / f"{name}.jsonl").read_bytes() for name in ("tune", "holdout")] == measured
     assert {path.name: path.stat().st_mtime_ns for path in (folder / "traces").iterdir()} == shards
     assert all((folder / name).exists() for name in RESULTS)
     old, new = (json.loads((x / "result.json").read_text()) for x in (finished.folder, folder))
-    assert {k: v for k, v in new.items() if k != "created"} == {k: v for k, v in old.items() if k != "created"}
+    for document in (old, new):
+        del document["created"], document["checksum"]
+    assert new == old
 
 
 @pytest.mark.parametrize(
@@ -170,15 +175,18 @@ def test_traces_of_something_else_are_refused(toys, finished, tmp_path, capfd):
     (tmp_path / "empty").mkdir()
     spoilt = shutil.copytree(given, tmp_path / "spoilt")
     next(spoilt.glob("*.parquet")).write_bytes(b"PAR1")
-    fewer = shutil.copytree(given, tmp_path / "fewer")
-    (fewer / "shard-00000.parquet").unlink()
+    lost, fewer = (shutil.copytree(given, tmp_path / name) for name in ("lost", "fewer"))
+    for folder in (lost, fewer):
+        (folder / "shard-00000.parquet").unlink()
+    (fewer / "checksums.jsonl").unlink()
     others = write_prompts(tmp_path / "others.jsonl", 40)
     text = Path(others).read_text().replace("w5 ", "w6 ")
     Path(others).write_text(text)  # the same ids, other prompts
     for match, changes in {
-        "is not a folder of traces": {"traces": tmp_path / "nowhere"},
-        "meta.json is missing": {"traces": tmp_path / "empty"},
-        "cannot be read": {"traces": spoilt},
+        "nowhere/meta.json: it cannot be read": {"traces": tmp_path / "nowhere"},
+        "empty/meta.json: it cannot be read": {"traces": tmp_path / "empty"},
+        "parquet: it was changed after it was written": {"traces": spoilt},
+        "shard-00000.parquet: it is missing": {"traces": lost},
         "lack": {"traces": fewer},
         "models differ": {"traces": given, "small": toys.other},
         "of 24 prompts": {"traces": given, "prompts": others},
