@@ -89,7 +89,7 @@ def _certificate(found: Result | None) -> str:
     """The promise, what was tested for it in order, the losses by family, and the assumptions."""
     if not found:
         return ""
-    candidates = [{"label": i + 1} | candidate for i, candidate in enumerate(found["candidates"])]
+    candidates = [{"label": str(i + 1)} | candidate for i, candidate in enumerate(found["candidates"])]
     families = [{"label": family["family"]} | family for family in found["families"]]
     return (
         paragraph(found["claim"])
