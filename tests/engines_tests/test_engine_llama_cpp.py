@@ -35,6 +35,7 @@ def asked(engine, ids, tokenizer):
 
 @pytest.mark.parametrize("policy", [Rule("top10", 0.4, "<="), Rule.never()], ids=["threshold", "length"])
 def test_drafts_have_our_lengths(policy, pair, tmp_path):
+    pytest.importorskip("xllamacpp", reason="pip install 'two-model-decoding[llamacpp]'")
     folder = exported(policy, "llama.cpp", tmp_path, role="stop", length=LENGTH, draft=str(DRAFTER))
     told = json.loads((folder / "xllamacpp.json").read_bytes())["speculative"]["draft"]
     engine = server(target_source(), 512, 1, told["mparams"]["path"], told["n_max"], told["p_min"])

@@ -2,13 +2,11 @@
 
 import importlib.util
 import json
-import sys
 
 import pytest
 import torch
-import transformers
 from engine_comparison import NEW, REAL, Comparison, Round, chats
-from export_specimens import exported
+from export_specimens import exported, use_module_cache
 
 from decoding import Backoff, generate
 from policies import Logistic, Rule
@@ -20,9 +18,7 @@ NAMES = ("entropy", "margin", "since_large", "agreed", "mean_entropy", "repeated
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path, monkeypatch):
-    """transformers copies code to a folder that it puts on sys.path: not the user's, in a test."""
-    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    use_module_cache(monkeypatch, tmp_path / "modules")
 
 
 def learned():

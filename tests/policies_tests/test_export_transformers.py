@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
-from export_specimens import exported
+from export_specimens import exported, use_module_cache
 from tiny_models import nudged, tiny
 
 from decoding import MTAD, Backoff, Sampling, Speculative, default_pair, generate
@@ -21,11 +21,8 @@ NAMES = ("entropy", "position", "since_large", "agreed", "mean_entropy", "repeat
 
 @pytest.fixture(scope="module", autouse=True)
 def modules(tmp_path_factory):
-    """transformers copies code to a folder that it puts on sys.path: not the user's, in a test."""
     patch = pytest.MonkeyPatch()
-    folder = str(tmp_path_factory.mktemp("modules"))
-    patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", folder)
-    patch.setattr(sys, "path", list(sys.path))
+    use_module_cache(patch, tmp_path_factory.mktemp("modules"))
     yield
     patch.undo()
 

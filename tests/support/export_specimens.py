@@ -1,9 +1,11 @@
 """Policies to export, and the shortest way to do it."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 
 from policies import MLP, Logistic, Periodic, Random, Rule
 from policies.export.bundle import write_bundle
@@ -14,8 +16,8 @@ VOCAB, WIDTH = 40, 6
 CLASSES = torch.arange(VOCAB, dtype=torch.uint8) % 16
 COLUMNS = ("entropy", "margin", "agreed", "mean_entropy", "last_is_digit")
 MODELS = [
-    {"name": "small.gguf", "tokenizer": "t", "config": "c0", "weights": "w0"},
-    {"name": "large.gguf", "tokenizer": "t", "config": "c1", "weights": "w1"},
+    {"name": "small.gguf", "tokenizer": "t", "config": "c0", "weights": "w0", "generation_config": "g"},
+    {"name": "large.gguf", "tokenizer": "t", "config": "c1", "weights": "w1", "generation_config": "g"},
 ]
 PROVENANCE = {
     "machine": {"cpu": "one", "threads": 2},
@@ -69,3 +71,11 @@ def exported(policy, target: str, folder: Path, role="handoff", length=4, models
     path = saved(policy, folder / "saved", models)
     write_bundle(open_source(path, role, length, draft), TARGETS[target], folder / target)
     return folder / target
+
+
+def use_module_cache(patch, folder):
+    """Let transformers copy code to ``folder`` and not to the user's, and forget what it imported from another one."""
+    patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(folder))
+    patch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
