@@ -1,6 +1,11 @@
-"""Chat templates like those of published models, and a tokenizer whose tokens show what they wrote."""
+"""Chat templates like those of published models, and what prompts read as with them."""
 
+import json
+
+import pytest
 from tiny_models import characters
+
+from train.data.prompts import PromptError, PromptOptions, load_prompts
 
 CHATML = (
     "{%- if tools %}<tools>{{ tools | tojson }}</tools>{% endif -%}"
@@ -32,3 +37,21 @@ def chat_tokenizer(template=CHATML):
     tokenizer = characters()
     tokenizer.chat_template = template
     return tokenizer
+
+
+CHAT = chat_tokenizer()
+
+
+def written(tmp_path, line, tokenizer=CHAT, **how):
+    """What the only prompt of a file with this ``line`` reads as, and the notes."""
+    path, notes = tmp_path / "prompts.jsonl", []
+    path.write_text(json.dumps(line), encoding="utf-8")
+    (prompt,) = load_prompts(path, tokenizer, options=PromptOptions(**how), note=notes.append)
+    return tokenizer.decode(prompt.ids), notes
+
+
+def refused(tmp_path, line, tokenizer=CHAT, **how):
+    with pytest.raises(PromptError) as error:
+        written(tmp_path, line, tokenizer, **how)
+    assert "prompts.jsonl, line 1: " in str(error.value) and len(str(error.value).splitlines()) == 1
+    return str(error.value).split("line 1: ", 1)[1]

@@ -54,13 +54,13 @@ def load_prompts(
     renderer = Renderer(tokenizer, options)
     records = read_records(DEFAULT_PROMPTS if source is None else source, options)
     _check_unique(records)
-    chosen = _fitting(records if limit is None else _by_turns(records), renderer, limit, max_tokens)
+    chosen, skipped = _fitting(records if limit is None else _by_turns(records), renderer, limit, max_tokens)
     shown = show("the embedded prompts" if source is None else str(source))
     unread = Counter(key for record in records for key in record.unread)
     if unread:
         note(f"{shown}: {', '.join(map(show, unread))} not read; --columns says what makes a prompt")
-    for text, count in renderer.notes.items():
-        note(f"{shown}: {count:,} of {len(records):,}: {text}")
+    for text, names in renderer.notes.items():
+        note(f"{shown}: {len(names):,} of {len(chosen) + skipped:,} prompts: {text}")
     return chosen
 
 
@@ -83,8 +83,10 @@ def template_hash(tokenizer: Any) -> str | None:
     return hashlib.sha256(template.encode()).hexdigest()
 
 
-def _fitting(records: Iterable[Record], renderer: Renderer, limit: int | None, max_tokens: int | None) -> list[Prompt]:
-    """The first ``limit`` prompts that are short enough. PromptError when there is none."""
+def _fitting(
+    records: Iterable[Record], renderer: Renderer, limit: int | None, max_tokens: int | None
+) -> tuple[list[Prompt], int]:
+    """The first ``limit`` prompts that are short enough, and how many were skipped. PromptError for none at all."""
     chosen: list[Prompt] = []
     skipped: list[tuple[int, str, str]] = []
     for record in records:
@@ -102,8 +104,8 @@ def _fitting(records: Iterable[Record], renderer: Renderer, limit: int | None, m
     if skipped:
         length, name, _ = max(skipped)
         text = f"more than {max_tokens:,} tokens, skipped (the longest, {show(name)}, has {length:,})"
-        renderer.notes[text] = len(skipped)
-    return chosen
+        renderer.notes[text] = {name for _, name, _ in skipped}
+    return chosen, len(skipped)
 
 
 def _check_unique(records: Iterable[Record]) -> None:

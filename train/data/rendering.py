@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -19,18 +19,19 @@ Messages = list[dict[str, Any]]
 
 
 class Renderer:
-    """Tokenises records as one tokenizer and the options say; ``notes`` counts what a user should know.
+    """Tokenises records as one tokenizer and the options say.
 
-    Without a tokenizer, a prompt is its text and one meaningless token.
+    ``notes`` are what a user should know, with the ids of the prompts. Without a tokenizer, a prompt is its text and
+    one meaningless token.
     """
 
     def __init__(self, tokenizer: Any, options: PromptOptions):
         self.tokenizer, self.options = tokenizer, options
         self.extra, self.now = options.extra, options.now
         template = getattr(tokenizer, "chat_template", None)
-        named = template and not isinstance(template, str)
-        self.template: str | None = (json.dumps(template) if named else template) or None
-        self.notes: Counter[str] = Counter()
+        named = isinstance(template, dict)
+        self.template: str | None = ("\n".join(template.values()) if named else template) or None
+        self.notes: dict[str, set[str]] = defaultdict(set)
 
     def prompt(self, record: Record, max_tokens: int | None = None) -> Prompt:
         """The prompt of a record. PromptError when it is too long and the options say so, or cannot be tokenised.
@@ -62,7 +63,8 @@ class Renderer:
             ids = self.tokenizer(text)["input_ids"]
         else:
             written = self._render(messages, record.extra)
-            self._note(messages, written, record.extra)
+            for text in self._notes(messages, written, record.extra):
+                self.notes[text].add(record.prompt.id)
             ids = self.tokenizer(written, add_special_tokens=False)["input_ids"]
         if not ids:
             raise PromptError("the tokenizer gives no tokens for it; write some text that it knows")
@@ -82,19 +84,19 @@ class Renderer:
                 remedy = "--system merge puts the system message into the user's, --system drop leaves it out"
             raise PromptError(f"{error}; {remedy}") from error
 
-    def _note(self, messages: Messages, written: str, extra: dict[str, Any]) -> None:
-        """Count what was given and is not in the prompt."""
+    def _notes(self, messages: Messages, written: str, extra: dict[str, Any]) -> Iterator[str]:
+        """What was given and is not in the prompt."""
         for name in (self.extra | extra).keys() - {"chat_template"}:
             if not re.search(rf"\b{re.escape(name)}\b", self.template):
-                self.notes[f"the chat template reads no {name!r}, which is given"] += 1
+                yield f"the chat template reads no {name!r}, which is given"
         for role in {m["role"] for m in messages if m["content"].strip() not in written} & {"system", "user"}:
-            self.notes[f"the chat template leaves out a {role} message or changes its text"] += 1
+            yield f"the chat template leaves out a {role} message or changes its text"
         if messages[-1]["role"] == "assistant":
-            self.notes["the last message is from the assistant, and is continued"] += 1
+            yield "the last message is from the assistant, and is continued"
 
     def _truncated(self, record: Record, messages: Messages, prompt: Prompt, most: int) -> Prompt:
         """With the middle of its longest messages cut out until it fits: tasks stand at the beginning or the end."""
-        self.notes[f"more than {most:,} tokens: the middle is cut out"] += 1
+        self.notes[f"more than {most:,} tokens: the middle is cut out"].add(prompt.id)
         messages = list(messages)
         while len(prompt.ids) > most:
             longest = max(range(len(messages)), key=lambda i: len(messages[i]["content"]))
