@@ -16,17 +16,16 @@ from decoding.models.chat import TemplateError, parse_extra, render
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 written, 2 bad input (one sentence on standard error), 130 interrupted."""
+    """Exit code: 0 written, 2 bad input or NaN of a model (one sentence on standard error), 130 interrupted."""
     escape_what_cannot_be_encoded()
     options = parse(argv)
     try:
-        decoder, state, names = prepare(options)
-    except (ValueError, OSError) as error:
+        return write(*prepare(options))
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return write(decoder, state, names)
 
 
 def prepare(options: Options):
@@ -104,14 +103,14 @@ def write(decoder, state, names: tuple[str, ...]) -> int:
     import torch
 
     from decoding.cli.terminal import painter, show_statistics
-    from decoding.generation import commits
+    from decoding.generation import commits, stops_of
     from decoding.state.streaming import PieceStream
 
     began, code = time.perf_counter(), 0
     pieces = PieceStream(painter(names), decoder.models[-1].tokenizer, 1)
     try:
         with torch.inference_mode():
-            for _ in commits(decoder, state, pieces=pieces):
+            for _ in commits(decoder, state, stops_of(decoder), pieces):
                 pass
     except KeyboardInterrupt:
         code = 130

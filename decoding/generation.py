@@ -13,35 +13,12 @@ from torch import Tensor
 from decoding.cost.speedup import warn_if_slower
 from decoding.models.lm import LM
 from decoding.models.memory import check_fits
+from decoding.models.settings import end_tokens, refuse_settings, stop_strings
 from decoding.models.vocabulary import check_compatible
 from decoding.state.generation_state import GenerationState
 from decoding.state.sampling import Sampling
 from decoding.state.streaming import Piece, PieceStream, StopStrings
 from decoding.state.token_buffer import Commit, TokenBuffer
-
-NEUTRAL = {
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "bad_words_ids": None,
-    "sequence_bias": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "exponential_decay_length_penalty": None,
-    "guidance_scale": 1,
-    "min_p": 0.0,
-    "top_h": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "watermarking_config": None,
-}
-"""Settings of a generation_config that change logits, with the values at which they have no effect."""
 
 
 class Decoder(Protocol):
@@ -84,18 +61,18 @@ def generate(
     max_new_tokens: int = 128,
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
-    stop_strings: Sequence[str] = (),
+    stop_strings: Sequence[str] | None = None,
     sampling: Sampling = Sampling(),
     seed: int | None = None,
     stream: Callable[[Piece], None] | None = None,
 ) -> Result:
     """Write at most ``max_new_tokens`` after each row of ``input_ids`` [batch, length] (left-padded when ragged).
 
-    ``eos_token_id`` None takes that of the last model's generation_config, ``()`` disables it. A stop string ends a row
-    after the token that completes it. Row r of a batch with seed s draws what a single run with seed s + r draws;
-    ``seed`` None takes a random one. ``stream(piece)`` is called for every token (``streaming.Piece``). If the models'
-    costs on this machine are stored (``decoding.measure_cost``), a draft length slower than the large model alone logs
-    one warning.
+    ``eos_token_id`` and ``stop_strings`` None take those of the last model's generation_config, ``()`` disables them. A
+    stop string ends a row after the token that completes it. Row r of a batch with seed s draws what a single run with
+    seed s + r draws; ``seed`` None takes a random one. ``stream(piece)`` is called for every token
+    (``streaming.Piece``). If the models' costs on this machine are stored (``decoding.measure_cost``), a draft length
+    slower than the large model alone logs one warning.
 
     Raises ValueError before any forward for input that cannot be decoded (shapes, context length, memory, unequal
     tokenizers, logits processors that would be ignored), FloatingPointError in the step in which a model returns NaN.
@@ -104,7 +81,7 @@ def generate(
     with torch.inference_mode():
         state = start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed)
         tokenizer = decoder.models[-1].tokenizer
-        stops = StopStrings(stop_strings, tokenizer) if stop_strings else None
+        stops = stops_of(decoder, stop_strings)
         pieces = PieceStream(stream, tokenizer, len(input_ids)) if stream is not None else None
         for _ in commits(decoder, state, stops, pieces):
             pass
@@ -123,8 +100,9 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     unknown = input_ids[(input_ids < 0) | (input_ids >= vocab)]
     if len(unknown):
         raise ValueError(f"input_ids must be token ids in [0, {vocab}), not {int(unknown[0])}")
-    _refuse_processors(models)
-    eos = _eos(models[-1], eos_token_id)
+    for lm in models:
+        refuse_settings(lm, sampling.greedy)
+    eos = end_tokens(models[-1]) if eos_token_id is None else _ids(eos_token_id)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     buffer = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
     needed = int(buffer.prompts.max()) + max_new_tokens
@@ -139,6 +117,13 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     for session, ids in zip(sessions, shared, strict=True):
         session.share(vocab, ids)
     return GenerationState(buffer, sessions, sampling)
+
+
+def stops_of(decoder: Decoder, strings: Sequence[str] | None = None) -> StopStrings | None:
+    """What ends a row besides EOS: ``strings``, by default those of the last model."""
+    last = decoder.models[-1]
+    strings = stop_strings(last) if strings is None else strings
+    return StopStrings(strings, last.tokenizer) if strings else None
 
 
 def commits(
@@ -180,29 +165,14 @@ def _check_input(input_ids: Tensor, attention_mask: Tensor | None, max_new_token
     return attention_mask
 
 
-def _refuse_processors(models: Sequence[LM]) -> None:
-    for lm in models:
-        config = getattr(lm.model, "generation_config", None)
-        for name, neutral in NEUTRAL.items():
-            value = getattr(config, name, None)
-            if value is not None and value != neutral:
-                raise ValueError(
-                    f"the generation_config of {lm.name} sets {name}={value}, which this engine does not "
-                    f"apply; set it to {neutral} to decode without it"
-                )
-
-
-def _eos(lm: LM, eos: int | Sequence[int] | None) -> tuple[int, ...]:
-    if eos is None:
-        eos = getattr(lm.model.generation_config, "eos_token_id", None)
-        eos = () if eos is None else eos
+def _ids(eos: int | Sequence[int]) -> tuple[int, ...]:
     return (eos,) if isinstance(eos, int) else tuple(eos)
 
 
 def _pad(lm: LM, pad: int | None) -> int:
     if pad is None:
         pad = getattr(lm.model.generation_config, "pad_token_id", None)
-    return (*_eos(lm, None), 0)[0] if pad is None else pad
+    return (*end_tokens(lm), 0)[0] if pad is None else pad
 
 
 def _result(state: GenerationState, input_ids: Tensor, pad: int, seconds: float) -> Result:

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
         costs = measure_costs(models)
         path = store(models, costs)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -80,12 +80,15 @@ def check(options: MeasureCost) -> None:
 def load(options: MeasureCost) -> list:
     use(options.device, options.threads)
     from decoding.models.defaults import load_model
+    from decoding.models.settings import refuse_settings
     from decoding.models.vocabulary import check_compatible
 
     sources = {"small": options.small, "large": options.large}
     how = options.device, options.dtype, options.backend
     models = [load_model(name, source, *how) for name, source in sources.items()]
     check_compatible(models)
+    for lm in models:
+        refuse_settings(lm)
     return models
 
 

@@ -8,8 +8,6 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32
@@ -91,6 +89,8 @@ class _Reader:
 
     def tensor(self) -> tuple[str, tuple[tuple[int, ...], int, int]]:
         """Name, shape, and where its bytes begin and how many they are."""
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
         name, dimensions = self.text(), self.take("I")
         if dimensions > 8:
             raise ValueError("absurd dimensions")

@@ -18,6 +18,7 @@ from decoding.models.architectures import attention, context, counts_slots
 from decoding.models.files import check_files
 from decoding.models.loading import check_values, read_config, read_tokenizer, read_weights
 from decoding.models.memory import check_weights
+from decoding.models.settings import ends_and_changes
 from decoding.models.sources import locate
 
 CONFIG_KEYS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -114,13 +115,17 @@ class LM:
         return self._fused
 
     def identity(self) -> dict[str, str]:
-        """The name and hashes of tokenizer, config and some weights, stored with a policy tuned on this model."""
+        """The name, hashes of tokenizer, config and some weights, and the ends and processors of its generation_config.
+
+        Stored with a policy tuned on this model, a run and its traces.
+        """
         config = self.model.config
         return {
             "name": self.name,
             "tokenizer": self.tokenizer_hash,
             "config": _digest(json.dumps([str(getattr(config, key, None)) for key in CONFIG_KEYS])),
             "weights": _digest(self._few_weights()),
+            "generation_config": str(ends_and_changes(self)),
         }
 
     def _few_weights(self) -> bytes:

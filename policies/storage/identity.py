@@ -9,8 +9,8 @@ from typing import Any
 from policies.storage.documents import show
 from policies.storage.files import PolicyError
 
-IDENTITY = ("name", "tokenizer", "config", "weights")
-"""a model's name, and the hashes of its tokenizer, config and weights"""
+IDENTITY = ("name", "tokenizer", "config", "weights", "generation_config")
+"""a model's name, the hashes of its tokenizer, config and weights, and what ends or changes its texts"""
 
 
 def identities(models: Any) -> list[dict[str, str]]:

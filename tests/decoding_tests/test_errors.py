@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import BambaConfig, GptOssConfig, MambaConfig, PreTrainedTokenizerFast, T5Config
 
 from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate
-from decoding.generation import NEUTRAL
+from decoding.models.settings import NEUTRAL, SAMPLERS
 from policies import Rule
 
 large = tiny(layers=2, seed=1)
@@ -105,20 +105,32 @@ def test_the_smallest_context_is_named(refuses, order):
     assert result.lengths.tolist() == [17, 17]
 
 
-@pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize(
-    "setting",
-    [(name, [[4]] if neutral is None else neutral + 0.5, neutral) for name, neutral in NEUTRAL.items()],
-    ids=lambda setting: setting[0],
-)
-def test_processors_of_a_generation_config(refuses, which, setting):
+def with_setting(which, name, value):
     models = [small, large]
     models[which] = nudged(large, 0.0)
-    name, value, neutral = setting
     setattr(models[which].model.generation_config, name, value)
-    refuses(f"llama sets {name}=", Speculative(models))
-    setattr(models[which].model.generation_config, name, neutral)
-    generate(Speculative(models), IDS, max_new_tokens=1)
+    return Speculative(models)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_processors_of_a_generation_config(refuses, which, name):
+    neutral = NEUTRAL[name]
+    effect = [[4]] if neutral is None else neutral + 0.5
+    said = rf"llama sets {name}=.*; to decode without it, set it to {neutral} in the generation_config.json of a copy"
+    refuses(said, with_setting(which, name, effect))
+    for nothing in (neutral, None, [], {}):
+        generate(with_setting(which, name, nothing), IDS, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_settings_of_draws_matter_only_to_draws(refuses, which, name):
+    neutral = SAMPLERS[name]
+    decoder = with_setting(which, name, 0.3 if neutral is None else neutral + 0.5)
+    generate(decoder, IDS, max_new_tokens=1)
+    refuses(f"llama sets {name}=", decoder, sampling=Sampling(1.0))
+    generate(with_setting(which, name, neutral), IDS, max_new_tokens=1, sampling=Sampling(1.0))
 
 
 def with_tokenizer(lm, tokenizer):

@@ -150,7 +150,10 @@ def test_threshold_extremes(policy):
 
 def test_another_threshold_is_another_policy(policy, tmp_path):
     """The original keeps its threshold and its buffers; the copy is the same policy but for the threshold."""
-    step, models = make_step(40), [{"name": "a", "tokenizer": "t", "config": "c", "weights": "w"}]
+    step, models = (
+        make_step(40),
+        [{"name": "a", "tokenizer": "t", "config": "c", "weights": "w", "generation_config": "g"}],
+    )
     policy.models, policy.provenance = models, {"note": "kept"}
     before, answers = policy.threshold.clone(), policy(step)
     between = _between(policy.score(step))
@@ -195,7 +198,7 @@ def test_a_table_scores_as_the_step_does(policy):
 
 def test_round_trip(policy, tmp_path):
     step = make_step(50)
-    models = [{"name": "a", "tokenizer": "t", "config": "c", "weights": "w"}]
+    models = [{"name": "a", "tokenizer": "t", "config": "c", "weights": "w", "generation_config": "g"}]
     policy.save(tmp_path / "new" / "policy.json", models, {"note": "kept", "nested": {"loss": 0.1}})
     text = (tmp_path / "new" / "policy.json").read_text()
     json.loads(text, parse_constant=pytest.fail)

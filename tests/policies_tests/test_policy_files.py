@@ -14,8 +14,8 @@ from policies import MLP, Logistic, Momentum, Periodic, PolicyError, Random, Rul
 from policies.storage import documents
 
 MODELS = [
-    {"name": "small", "tokenizer": "t", "config": "c0", "weights": "w0"},
-    {"name": "large", "tokenizer": "t", "config": "c1", "weights": "w1"},
+    {"name": "small", "tokenizer": "t", "config": "c0", "weights": "w0", "generation_config": "g"},
+    {"name": "large", "tokenizer": "t", "config": "c1", "weights": "w1", "generation_config": "g"},
 ]
 CLASSES = torch.zeros(20, dtype=torch.uint8)
 

@@ -28,7 +28,10 @@ def found():
         "name": "story-1.3x",
         "created": "2026-11-22T10:00:00",
         "machine": {"cpu": "some cpu", "threads": 2, "torch": "2.13", "device": "cpu", "dtype": "float32"},
-        "models": [{"name": name, "tokenizer": "t", "config": "c", "weights": "w"} for name in ("little", "big")],
+        "models": [
+            {"name": name, "tokenizer": "t", "config": "c", "weights": "w", "generation_config": "g"}
+            for name in ("little", "big")
+        ],
         "loss_name": "guarded regret",
         "plane": ["speedup", "loss"],
         "threshold_note": "the large model is asked.",

@@ -1,7 +1,5 @@
 """Shared by the commands: wrong input is one sentence and exit code 2, and a stop says how to continue."""
 
-from __future__ import annotations
-
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -44,14 +42,14 @@ def positive(config, *names: str) -> None:
 
 
 def attempt(name: str, job: Callable[[], object], folder: Path | None = None) -> int:
-    """The exit code of ``job()``: 0 when it is done, 2 after an InputError, 130 when it was stopped.
+    """The exit code of ``job()``: 0 when it is done, 2 after an InputError or NaN, 130 when it was stopped.
 
     folder: where a job that can continue keeps its work.
     """
     escape_what_cannot_be_encoded()
     try:
         job()
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:  # a model that returns NaN
         print(f"{name}: {visible(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,7 +1,5 @@
 """Before any work: the settings are checked, the models loaded, the splits made."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -13,8 +11,9 @@ from decoding.cost import cache
 from decoding.cost.costs import ModelCosts
 from decoding.cost.timing import measure
 from decoding.models.defaults import load_model
+from decoding.models.settings import refuse_settings
 from decoding.models.vocabulary import check_compatible
-from train.certify import LIMIT, check_settings, needed
+from train import certify
 from train.common import run_folder
 from train.common.cli import at_least
 from train.common.job import Job
@@ -74,6 +73,8 @@ def load_pair(settings) -> tuple[LM, LM]:
         large = load_model("large", settings.large, settings.device, settings.dtype)
         small = load_model("small", settings.small, settings.device, settings.dtype)
     check_compatible([small, large])
+    for lm in (small, large):
+        refuse_settings(lm)  # here, not in the first text: timing the models takes minutes
     return small, large
 
 
@@ -119,10 +120,10 @@ def check_certificate(settings: FitPolicy, certifiable: bool) -> None:
     if n and not certifiable:
         raise ValueError(f"leave out --certify: --method {settings.method} makes no certificate")
     if n:
-        check_settings(budget, confidence, cap)
+        certify.check_settings(budget, confidence, cap)
     elif budget is None or not budget < cap or not certifiable:
         return
-    enough = [needed(budget, confidence, cap, part * budget) for part in (0.0, 0.5, 0.75)]
+    enough = [certify.needed(budget, confidence, cap, part * budget) for part in (0.0, 0.5, 0.75)]
     if n and (enough[0] is None or n < enough[0]):
         raise ValueError(f"--certify {n} certifies nothing: {_prompts(enough[0])} are needed even if the loss is 0")
     say(
@@ -133,4 +134,4 @@ def check_certificate(settings: FitPolicy, certifiable: bool) -> None:
 
 
 def _prompts(n: int | None) -> str:
-    return f"more than {LIMIT} prompts" if n is None else f"{n} prompts"
+    return f"more than {certify.LIMIT} prompts" if n is None else f"{n} prompts"

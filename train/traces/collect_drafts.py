@@ -11,7 +11,7 @@ from torch import Tensor
 from decoding import LM, Sampling
 from decoding.acceptance.draft_block import gather_at
 from decoding.drafting.draft_model import draft_noise
-from decoding.generation import commits, start
+from decoding.generation import commits, start, stops_of
 from decoding.state.generation_state import GenerationState
 from decoding.state.policy_state import PolicyState, entropy
 from decoding.state.sampling import REPLACE, sample_from_weights
@@ -51,7 +51,7 @@ def collect_drafts(
         ids, mask = left_pad([prompt.ids for prompt in shard], large.device)
         with torch.inference_mode():
             state = start(logger, ids, mask, max_new_tokens, None, sampling, seed + i * batch)
-            for _ in commits(logger, state):
+            for _ in commits(logger, state, stops_of(logger)):
                 pass
         write_rows(folder, i, [logger.columns(shard)])
 

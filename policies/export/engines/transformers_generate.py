@@ -19,8 +19,9 @@ ROOTS = {
     "decoding.decoders.backoff": "Backoff",
     "decoding.decoders.mtad": "MTAD",
     "decoding.decoders.speculative": "Speculative",
-    "decoding.generation": "NEUTRAL, generate as engine",
+    "decoding.generation": "generate as engine",
     "decoding.models.lm": "LM",
+    "decoding.models.settings": "NEUTRAL, SAMPLERS",
     "decoding.state.sampling": "Sampling",
     "policies.loading": "load",
 }

@@ -1,0 +1,113 @@
+"""What a generation_config says is done, refused before any work, or part of what the model is."""
+
+import json
+
+import pytest
+import torch
+from tiny_models import greedy, tiny, words
+from tiny_runs import save_model, word_tokenizer
+
+from decoding import LM, Autoregressive, Speculative, generate, measure_cost
+from decoding.__main__ import main as decode
+from decoding.models.defaults import load_model
+from policies import Rule, load
+from policies.storage.files import PolicyError
+from train.common.cli import attempt
+
+IDS = torch.tensor([[3, 4, 5]])
+
+
+def test_stop_strings_of_a_generation_config_end_a_text():
+    """As with transformers, which applies them; another list or none replaces them."""
+    large = LM(tiny(layers=2, seed=1).model, words())
+    own = greedy(large, IDS, torch.ones_like(IDS), 12)[0, 3:].tolist()
+    stop = next(i for i in range(3, 12) if own[i] not in own[:i])
+    large.model.generation_config.stop_strings = [f"w{own[stop]}"]
+    for decoder in (Autoregressive(large), Speculative([large, large])):
+        assert generate(decoder, IDS, max_new_tokens=12, eos_token_id=()).lengths.tolist() == [stop + 1]
+        for others in ((), ["w77"]):
+            result = generate(decoder, IDS, max_new_tokens=12, eos_token_id=(), stop_strings=others)
+            assert result.sequences[0, 3:].tolist() == own
+    large.model.generation_config.stop_strings = f"w{own[stop]}"
+    assert generate(Autoregressive(large), IDS, max_new_tokens=12, eos_token_id=()).lengths.tolist() == [stop + 1]
+    with pytest.raises(ValueError, match="stop_strings need a tokenizer"):
+        generate(Autoregressive(LM(large.model)), IDS, eos_token_id=())
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return save_model(tmp_path / "small", seed=1, layers=1), save_model(tmp_path / "large", seed=2, layers=2)
+
+
+def setting(folder, **changes):
+    path = f"{folder}/generation_config.json"
+    with open(path) as file:
+        known = json.load(file)
+    with open(path, "w") as file:
+        json.dump(known | changes, file)
+
+
+def test_the_command_line_stops_there_too(pair, capsys):
+    asked = ["--small", pair[0], "--large", pair[1], "--max-new-tokens", "12", "--raw", "w5 w6"]
+    assert decode(asked) == 0
+    answer = capsys.readouterr().out.split()
+    stop = next(i for i in range(2, 12) if answer[i] not in answer[:i])
+    setting(pair[1], stop_strings=[answer[stop]])
+    assert decode(asked) == 0
+    assert capsys.readouterr().out.split() == answer[: stop + 1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"eos_token_id": [2, 5, 7]}, {"repetition_penalty": 1.1}, {"stop_strings": ["w7"]}, {"min_p": 0.1}],
+    ids=str,
+)
+def test_what_ends_or_changes_a_text_is_part_of_a_model(changes, pair, tmp_path):
+    before = LM.load(pair[1]).identity()
+    Rule("entropy", 2.0).save(tmp_path / "policy.json", [before, before])
+    assert LM.load(pair[1]).identity() == before
+    setting(pair[1], **changes)
+    after = LM.load(pair[1]).identity()
+    assert {key for key in before if before[key] != after[key]} == {"generation_config"}
+    with pytest.raises(PolicyError, match="model 1 was .* with another generation_config; fit it again"):
+        load(tmp_path / "policy.json", [before, after])
+
+
+def test_the_order_of_several_ends_is_none_of_it(pair):
+    setting(pair[1], eos_token_id=[7, 2])
+    before = LM.load(pair[1]).identity()
+    setting(pair[1], eos_token_id=[2, 7])
+    assert LM.load(pair[1]).identity() == before
+
+
+def test_a_setting_is_refused_before_models_are_timed(pair, tmp_path, monkeypatch, capsys):
+    from train.fit_policy import main as fit
+
+    for place in ("train.common.preparation.timing_table", "decoding.cost.overhead.measure_costs"):
+        monkeypatch.setattr(place, lambda *_: pytest.fail("it timed the models"))
+    setting(pair[1], repetition_penalty=1.1)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"w{i} w5"}) + "\n" for i in range(6, 36)))
+    models = ["--small", pair[0], "--large", pair[1]]
+    assert fit([*models, "--prompts", str(prompts), "--output", str(tmp_path / "runs"), "--quality-budget", "0.1"]) == 2
+    assert "large sets repetition_penalty=1.1" in capsys.readouterr().err
+    assert measure_cost.main(models) == 2
+    assert "set it to 1.0 in the generation_config.json of a copy" in capsys.readouterr().err
+
+
+def test_a_model_that_returns_nan_is_one_sentence(pair, capsys, monkeypatch):
+    """Its weights look right: float16 overflows in a forward."""
+    lm = load_model("large", pair[1])
+    with torch.no_grad():
+        lm.model.model.layers[0].mlp.down_proj.weight.mul_(1e38)
+    lm.model.save_pretrained(pair[1])
+    word_tokenizer().save_pretrained(pair[1])
+    models = ["--small", pair[0], "--large", pair[1]]
+    assert decode([*models, "--max-new-tokens", "20", "w5 w6"]) == 2
+    said = capsys.readouterr().err
+    assert "error: the model large returned NaN logits" in said and "Traceback" not in said
+    monkeypatch.setattr("decoding.cost.overhead.measure", lambda *_, **__: None)
+    assert measure_cost.main(models) == 2
+    assert "returned NaN logits" in capsys.readouterr().err
+    assert attempt("fit_policy", lambda: generate(Autoregressive(LM.load(pair[1])), IDS)) == 2
+    assert "fit_policy: the model large returned NaN logits; check its weights or use" in capsys.readouterr().err
