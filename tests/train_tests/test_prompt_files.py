@@ -99,7 +99,8 @@ def test_companion_columns_are_joined_or_named(tmp_path):
     assert text == "Summarize the following.\n\nA text."
     assert len(notes) == 1 and "category" in notes[0] and "response" in notes[0] and "--columns" in notes[0]
     assert table(tmp_path, dolly | {"context": ""})[0] == "Summarize the following."
-    assert table(tmp_path, dolly, columns=("context", "instruction"))[0] == "A text.\n\nSummarize the following."
+    chosen = table(tmp_path, dolly, columns=("context", "instruction"))
+    assert chosen == ("A text.\n\nSummarize the following.", [])
     assert table(tmp_path, {"instruction": "Add.", "input": "1, 2"}) == ("Add.\n\n1, 2", [])
     text, notes = table(tmp_path, {"question": "Why?", "passage": "It is."})
     assert text == "Why?" and "passage not read" in notes[0]

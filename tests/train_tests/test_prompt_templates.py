@@ -138,3 +138,17 @@ def test_a_run_goes_on_the_next_day(tmp_path, day):
     for change, name in (({"date": "2026-01-06"}, "--date"), ({"system": "drop"}, "--system")):
         with pytest.raises(ValueError, match=f"holds a run with another {name}"):
             prepare(replace(own, reading=PromptOptions(**change)))
+
+
+def test_a_distillation_goes_on_the_next_day(tmp_path, day):
+    from train.distill import Distill
+    from train.distillation.settings import check_run, remember_run, resolve
+
+    own = Distill(prompts=["prompts.jsonl"], target="target", output=tmp_path)
+    day(5)
+    remember_run(before := resolve(own))
+    day(6)
+    check_run(now := resolve(own))
+    assert now.reading == before.reading == PromptOptions(date="2026-01-05T09:30")
+    with pytest.raises(ValueError, match="holds a run with another --too-long"):
+        check_run(resolve(replace(own, reading=PromptOptions(too_long="truncate"))))

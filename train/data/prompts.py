@@ -57,7 +57,7 @@ def load_prompts(
     chosen, skipped = _fitting(records if limit is None else _by_turns(records), renderer, limit, max_tokens)
     shown = show("the embedded prompts" if source is None else str(source))
     unread = Counter(key for record in records for key in record.unread)
-    if unread:
+    if unread and not options.columns:
         note(f"{shown}: {', '.join(map(show, unread))} not read; --columns says what makes a prompt")
     for text, names in renderer.notes.items():
         note(f"{shown}: {len(names):,} of {len(chosen) + skipped:,} prompts: {text}")
