@@ -95,9 +95,12 @@ class PolicyNeeds:
         """Whether the policy may read the feature ``name``."""
         return self.names is None or name in self.names
 
-    def check(self, lm: Any) -> None:
-        """ValueError when the policy cannot decide about tokens that the model ``lm`` is about to write."""
-        if self.needs_target:
+    def check(self, lm: Any, target: bool = False) -> None:
+        """ValueError when the policy cannot decide about tokens that the model ``lm`` is about to write.
+
+        target: whether its Step holds the larger model's distribution.
+        """
+        if self.needs_target and not target:
             raise ValueError(
                 "the policy reads what the large model says of drafted tokens, so it can only accept drafts; "
                 "tune one that hands off or ends drafts"

@@ -26,6 +26,7 @@ class Backoff:
     """
 
     scratch: ClassVar[int] = 0
+    shows_target: ClassVar[bool] = False  # whether the policies see the larger model's distribution
 
     def __init__(self, models: Sequence[LM], policies: Policy | Sequence[Policy], verify_eos: bool = True):
         self.models = list(models)
@@ -37,7 +38,7 @@ class Backoff:
                 f"not {len(self.models)} models and {len(self.policies)} policies"
             )
         for lm, policy in zip(self.models, self.policies, strict=False):
-            PolicyNeeds.of(policy).check(lm)
+            PolicyNeeds.of(policy).check(lm, self.shows_target)
 
     def write(self, state: GenerationState) -> Iterator[Commit]:
         buffer = state.buffer

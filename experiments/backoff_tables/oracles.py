@@ -19,6 +19,8 @@ class Oracle(Backoff):
     writes, so a time priced from the writers is that of a policy that knows the answer at no cost.
     """
 
+    shows_target = True
+
     def _escalates(self, state: GenerationState, i: int, policy_state: PolicyState, rows, seen, drawn) -> Tensor:
         lengths = state.buffer.lengths[rows]
         step = policy_state.step(seen[0], rows, lengths, seen[1])
