@@ -5,13 +5,23 @@ After HumanEval (Chen et al. 2021) and MBPP (Austin et al. 2021), whose prompts 
 
 import ast
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from experiments.grading.fences import blocks
-from experiments.grading.python_checks import Check, asserts, examples, redefined
+from experiments.grading.python_checks import (
+    Check,
+    Comparison,
+    asserts,
+    examples,
+    independent,
+    literal,
+    outside,
+    redefined,
+)
 from experiments.grading.sandbox import Limits, run
 
 CODE = re.compile(r"^(?:(?:from|import|def|class|async def)\b|@)", re.MULTILINE)
@@ -45,13 +55,28 @@ def passes_tests(prompt: str, reference: str | None, text: str, limits: Limits =
 
 
 def passes(program: str, checks: list[Check], limits: Limits) -> bool:
-    """Run the program once and compare the result of each test."""
-    expressions = [source for check in checks for source in check.expressions]
-    replies = run(program, expressions, redefined(checks), limits)
+    """Run the program once and compare the result of each test.
+
+    What an assert compares with, if it is known without the program, is evaluated in another process: a program that
+    takes over its own process would have the same value reported for both sides.
+    """
+    answered = redefined(checks)
+    known = without_answer([check for check in checks if isinstance(check, Comparison)], answered, limits)
+    replies = run(program, [source for check in checks for source in check.expressions], answered, limits)
     if replies is None:
         return False
     left = iter(replies)
-    return all(check.passes(*(next(left) for _ in check.expressions)) for check in checks)
+    return all(check.passes(*(known.get(source, next(left)) for source in check.expressions)) for check in checks)
+
+
+def without_answer(checks: list[Comparison], answered: list[str], limits: Limits) -> dict[str, dict[str, str]]:
+    """Expressions of ``checks`` that need no answer, and the reply to each."""
+    sources = [source for check in checks for source in check.expressions if independent(source, answered)]
+    known = {source: {"printed": "", "value": source} for source in sources if literal(source)}
+    others = [source for source in dict.fromkeys(sources) if source not in known]
+    modules = sorted({name for source in others for name in outside(source)} & sys.stdlib_module_names)
+    replies = run("".join(f"import {name}\n" for name in modules), others, (), limits) if others else []
+    return known | dict(zip(others, replies or [], strict=False))
 
 
 def find_stub(prompt: str) -> Stub | None:

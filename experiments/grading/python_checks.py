@@ -9,6 +9,7 @@ import builtins
 import doctest
 import operator
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -108,13 +109,30 @@ def redefined(checks: Iterable[Check]) -> list[str]:
     return sorted(shared) if all(hasattr(builtins, name) for name in shared) else []
 
 
+def independent(expression: str, answered: Iterable[str]) -> bool:
+    """Whether an expression needs nothing of the answer, which defines the builtins ``answered``."""
+    names = outside(expression)
+    return names <= set(dir(builtins)) | sys.stdlib_module_names and not names & set(answered)
+
+
+def outside(expression: str) -> set[str]:
+    """The names that an expression does not bind itself."""
+    names = [node for node in ast.walk(ast.parse(expression)) if isinstance(node, ast.Name)]
+    return {node.id for node in names} - {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+
+
+def literal(expression: str) -> bool:
+    try:
+        ast.literal_eval(expression)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return False
+    return True
+
+
 def same(left: str, right: str, compare) -> bool:
     """Compare two reprs as literals, or as text where one is not a literal."""
-    try:
-        values = ast.literal_eval(left), ast.literal_eval(right)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        values = left, right
+    values = (ast.literal_eval(left), ast.literal_eval(right)) if literal(left) and literal(right) else (left, right)
     try:
         return bool(compare(*values))
-    except TypeError:
+    except (TypeError, RecursionError):
         return False

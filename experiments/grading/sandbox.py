@@ -1,9 +1,9 @@
 """Runs a program that a model wrote in a process of its own, and evaluates expressions in it.
 
-It stops accidents (endless loops, memory, files, processes) and known ways to cheat a grader (exit before the tests,
-objects equal to everything, redefined builtins). It does not stop an attacker who escapes CPython. The network is cut
-by Linux namespaces (`unshare`) where the system allows them; elsewhere only an audit hook refuses sockets to Python
-code.
+It stops accidents (endless loops, memory, files, processes), known ways to cheat a grader (exit before the tests,
+objects equal to everything, redefined builtins), and native code that would leave: on Linux the kernel refuses files,
+processes and sockets (wall.py), and namespaces (`unshare`) cut the network. Elsewhere only an audit hook refuses them,
+to Python code; what is missing is said once.
 """
 
 import contextlib
@@ -19,8 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from train.common.cli import InputError
+from train.common.progress import say
 
 CHILD = Path(__file__).with_name("sandboxed.py")
 
@@ -55,10 +59,38 @@ def run(
 
     keep: builtins that the program may redefine for the expressions; of all others they see the true ones.
     Returns a reply for each, {"printed", "value"} (its repr, "" for a statement) or {"raised"}; None when the program
-    failed, exceeded a limit or exited. Raises InputError where the system has no resource limits.
+    failed, exceeded a limit or exited. Raises InputError where the system has no resource limits or it would be root.
     """
     if os.name != "posix":
         raise InputError("running code needs the resource limits of Linux or macOS; use another grader here")
+    check_walls()
+    report = _report(program, expressions, keep, limits)
+    return report and report.replies
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the child writes; code that takes it over may write anything else."""
+
+    missing: list[str]
+    replies: list[dict[Literal["printed", "value", "raised"], str]]
+
+
+@cache
+def check_walls() -> None:
+    """Say which walls this system lacks. InputError where no sandbox can be set up."""
+    report = _report("", [], (), Limits(wall=60.0))
+    if report is None:
+        raise InputError(
+            "no program can be run apart here: as root that needs Linux with Landlock, or a Python that every user may "
+            "read; start this as a user without privileges"
+        )
+    missing = report.missing if isolation() else [*report.missing, "namespaces"]
+    if missing:
+        say(f"Programs in answers are held less firmly here, where {' and '.join(missing)} are missing.")
+
+
+def _report(program: str, expressions: Sequence[str], keep: Sequence[str], limits: Limits) -> Report | None:
     token = secrets.token_hex(16)
     work = {"program": program, "expressions": list(expressions), "keep": list(keep), "limits": limits.of_resources()}
     request = f"{json.dumps(work)}\n{token}\n".encode()
@@ -67,30 +99,36 @@ def run(
         reply = _talk(request, os.path.realpath(folder), limits.wall)
     if not reply.startswith(token.encode()):
         return None
-    return json.loads(reply[len(token) :])
+    try:
+        report = TypeAdapter(Report).validate_json(reply[len(token) :])
+    except ValidationError:
+        return None
+    return report if len(report.replies) == len(expressions) else None
 
 
 def _talk(request: bytes, folder: str, seconds: float) -> bytes:
     """The child's report, b"" after ``seconds``; its whole process group is killed."""
-    process = subprocess.Popen(
-        [*isolation(), sys.executable, "-I", "-B", str(CHILD)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},  # numpy must start no threads: they are refused
-        start_new_session=True,
-    )
-    try:
-        return process.communicate(request, timeout=seconds)[0]
-    except subprocess.TimeoutExpired:
-        return b""
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: an ended group on macOS
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+    with tempfile.TemporaryFile() as report:  # the limit of a file's size holds for it, as it would not for a pipe
+        process = subprocess.Popen(
+            [*isolation(), sys.executable, "-I", "-B", str(CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=report,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},  # numpy must start no threads: they are refused
+            start_new_session=True,
+        )
+        try:
+            process.communicate(request, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return b""
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: an ended group on macOS
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdin.close()
+        report.seek(0)
+        return report.read()
 
 
 @cache

@@ -2,14 +2,18 @@
 
 import contextlib
 import os
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from experiments.grading.python_answers import passes_tests
-from experiments.grading.sandbox import Limits, _talk, isolation, run
+from experiments.grading.sandbox import CHILD, Limits, _talk, check_walls, isolation, run
 from train.common.cli import InputError
 
 LIMITS = Limits(cpu=1, wall=10.0, memory=1 << 28)
@@ -197,6 +201,127 @@ def test_files_elsewhere_are_refused(tmp_path):
         (reply,) = run("", [code], limits=LIMITS)
         assert reply["raised"].startswith("PermissionError")
     assert mine.read_text() == "kept" and list(tmp_path.iterdir()) == [mine]
+
+
+ESCAPES = {
+    "the file class below open": "__import__('_io').FileIO('{0}/new', 'w')",
+    "a file by its folder's descriptor": "(o := __import__('os')).open('new', o.O_CREAT | o.O_WRONLY, "
+    "dir_fd=o.open('{0}', o.O_PATH))",
+    "a folder": "__import__('os').mkdir('{0}/new')",
+    "a database": "__import__('sqlite3').connect('{0}/new').execute('create table a (b)')",
+    "a program that is started below subprocess": "__import__('_posixsubprocess').fork_exec([b'/bin/touch', "
+    "b'{0}/new'], [b'/bin/touch'], True, (), None, None, -1, -1, -1, -1, -1, -1, -1, -1, False, False, -1, None, "
+    "None, None, -1, None, True)",
+}
+NATIVE = {
+    "creat": (b"{0}/new", 0o666),
+    "truncate": (b"{0}/mine", 0),
+    "unlink": (b"{0}/mine",),
+    "chmod": (b"{0}/mine", 0o600),
+    "setxattr": (b"{0}/mine", b"user.a", b"1", 1, 0),
+    "fork": (),
+    "socket": (1, 1, 0),
+    "setuid": (0,),
+}
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user may enter and write, with a file that every user may write."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    (folder / "mine").write_text("kept")
+    folder.chmod(0o777)
+    (folder / "mine").chmod(0o666)
+    yield folder
+    shutil.rmtree(folder)
+
+
+needs_walls = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the walls are Linux's")
+
+
+@needs_walls
+@pytest.mark.parametrize("code", ESCAPES.values(), ids=ESCAPES)
+def test_nothing_leaves_below_the_audited_functions(code, open_folder):
+    run("", [code.format(open_folder)], limits=LIMITS)
+    time.sleep(0.1)  # a program that was started would write by now
+    assert [path.name for path in open_folder.iterdir()] == ["mine"]
+
+
+@needs_walls
+def test_native_code_is_held_too(open_folder):
+    """The walls are built by the same file, without the audit hook: this is what native code would meet."""
+    calls = [
+        (name, [a.replace(b"{0}", os.fsencode(open_folder)) if isinstance(a, bytes) else a for a in arguments])
+        for name, arguments in NATIVE.items()
+    ]
+    wall = CHILD.with_name("wall.py")
+    program = (
+        f"import ctypes, os, runpy\nassert runpy.run_path({str(wall)!r})['build'](os.getcwd()) == []\n"
+        f"libc = ctypes.CDLL(None)\nprint([getattr(libc, n)(*a) for n, a in {calls}], 0 in os.getresuid())"
+    )
+    with tempfile.TemporaryDirectory(dir="/tmp") as own:
+        os.chmod(own, 0o777)
+        shown = subprocess.run([sys.executable, "-I", "-c", program], cwd=own, capture_output=True, text=True)
+    assert shown.stdout.split("\n")[0] == f"{[-1] * len(calls)} False", shown.stderr
+    assert (open_folder / "mine").read_text() == "kept" and (open_folder / "mine").stat().st_mode & 0o777 == 0o666
+
+
+@needs_walls
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc/shadow", str(Path.home()), __file__])
+def test_only_pythons_own_files_are_read(path):
+    (reply,) = run("", [f"(o := __import__('os')).read(o.open({path!r}, 0), 1)"], limits=LIMITS)
+    assert reply["raised"].startswith("PermissionError")
+
+
+TAKES_OVER = """
+import sys
+def shared(a, b): return None
+sys.modules["__main__"].evaluate = lambda source, space: {"printed": "", "value": "3"}
+"""
+
+
+@pytest.mark.parametrize(
+    "test", ["assert shared(1, 2) == 4", "assert shared(1, 2) == set((4,))", "assert shared(1, 2) == math.sqrt(16)"]
+)
+def test_code_that_takes_over_its_process_is_judged_outside(test):
+    assert passes_tests(MBPP.format(test), None, fenced(TAKES_OVER), LIMITS) == 0.0
+
+
+@pytest.mark.parametrize(
+    "report", ["[]", '{"missing": [], "replies": []}', '{"missing": [], "replies": [3]}', "[" * 10**5, "1" * 10**7]
+)
+def test_a_forged_report_is_a_failure(report):
+    program = f"""
+import os
+for channel in range(3, 20):
+    try: token = os.read(channel, 100).strip()
+    except OSError: continue
+    if token: break
+for report in range(3, 20):
+    try: os.write(report, token + {report!r}.encode())
+    except OSError: pass
+os._exit(0)
+"""
+    assert run(program, ["1"], limits=LIMITS) is None
+
+
+def test_where_a_sandbox_cannot_be_set_up_nothing_is_graded(monkeypatch, tmp_path):
+    script = tmp_path / "fails.py"
+    script.write_text("raise SystemExit(1)")
+    monkeypatch.setattr("experiments.grading.sandbox.CHILD", script)
+    check_walls.cache_clear()
+    with pytest.raises(InputError, match="no program can be run apart here"):
+        run("", ["1"], limits=LIMITS)
+    check_walls.cache_clear()
+
+
+def test_missing_walls_are_said_once(monkeypatch, capsys):
+    monkeypatch.setattr("experiments.grading.sandbox.isolation", lambda: ())
+    check_walls.cache_clear()
+    for _ in range(2):
+        run("", ["1"], limits=LIMITS)
+    assert " ".join(capsys.readouterr().out.split()).count("where namespaces are missing") == 1
+    check_walls.cache_clear()
 
 
 def test_an_endless_sleep_is_ended():
