@@ -37,7 +37,7 @@ def prepare(settings: FitPolicy) -> Job:
     goal, folder = method.goal(settings), output_folder(settings)
     if settings.join and not (folder / "run.json").exists():
         raise ValueError(f"there is no run to join in {folder}; start it without --join first")
-    at_least(settings, LEAST)
+    at_least(settings, LEAST | method.least)
     otherwise = f"use another --name or delete {folder}"
     date = run_folder.recorded_date(folder / "run.json", otherwise)
     settings = replace(settings, reading=settings.reading.dated(date))

@@ -24,6 +24,12 @@ def say(*objects: object, **options) -> None:
         out.print(*objects, **options)
 
 
+def say_if(sentence: str | None) -> None:
+    """Say, in bold, what there is to be said."""
+    if sentence is not None:
+        say(sentence, style="bold")
+
+
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append to the file ``path`` all that ``say`` prints, and the lines of ``progress``."""

@@ -7,7 +7,7 @@ from policies import Policy, Random
 from train.certification.certification import certification
 from train.certification.record import instead
 from train.common.job import Job, Tuned
-from train.common.progress import say
+from train.common.progress import say, say_if
 from train.common.result import FrontPoint, Holdout, Prediction, Reliability, Replay
 from train.evaluation import live
 from train.evaluation.holdout import Contender, controls, measure
@@ -19,6 +19,7 @@ from train.monitoring.recorder import traffic_of_texts
 from train.replay.backoff import best_length
 from train.search.backoff import Search
 from train.search.labels import labels
+from train.search.policy_space import one_sided
 from train.search.study import finalists
 from train.search.thresholds import risks
 from train.traces.collect_handoff import collect, explore, shards_of
@@ -38,6 +39,9 @@ class BackoffMethod(TuningMethod):
     def __init__(self, job: Job):
         self.job, self.traces, self.label = job, trace(job), job.settings.label
         self.search = Search.of(job, self.traces)
+        fit, agreed = self.search.fit, self.traces["small_token"] == self.traces["large_token"]
+        asked = job.settings.policy, labels(fit, self.label), fit["group"]
+        say_if(one_sided(*asked, agreed, job.settings.longest))
 
     @classmethod
     def check_traces(cls, settings, small, large, splits) -> None:
@@ -95,7 +99,7 @@ class BackoffMethod(TuningMethod):
         if not any(lm.chains_only for lm in models):
             tree = SpecInfer(models, BRANCHES)
             found["tree"] = Contender(f"speculative, exact, the best {BRANCHES[0]} at once", tree, exact=True)
-        return found | {"tuned": Contender(f"tuned {self.job.settings.policy} policy", tuned.decoder(models))}
+        return found | {"tuned": Contender(f"tuned {self.search.kind} policy", tuned.decoder(models))}
 
     def _traffic(self, policy: Policy, rows: list[dict]) -> dict:
         """What the tuned policy saw while it wrote the held-out texts: what new traffic is compared with."""

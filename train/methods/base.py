@@ -35,6 +35,8 @@ class TuningMethod(Protocol):
     """
 
     certifiable: ClassVar[bool] = False  # whether ``measure_holdout`` makes the promise that ``--certify`` asks for
+    least: ClassVar[dict[str, int]] = {}
+    """settings that must be at least this"""
     plane: ClassVar[tuple[str, str]] = ("speedup", "loss")
     """the columns of a method that the report plots, across and up"""
     threshold_note: ClassVar[str]  # what happens at a token whose risk reaches the threshold, a sentence

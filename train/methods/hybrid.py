@@ -30,6 +30,7 @@ class HybridMethod(TuningMethod):
 
     threshold_note = "a draft ends."
     label = "rejection"
+    least = SpeculativeMethod.least
     check_traces = SpeculativeMethod.check_traces
 
     def __init__(self, job: Job):

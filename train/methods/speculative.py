@@ -1,17 +1,20 @@
 """Speculative decoding as a tuning method: how long to draft, and a policy that ends drafts. Nothing can be lost."""
 
+from typing import ClassVar
+
 from decoding import Speculative
 from policies import token_classes
 from policies.decoder_spec import DecoderSpec
 from train.common.job import Job, Tuned
-from train.common.progress import say
+from train.common.progress import say, say_if
 from train.common.result import Holdout, Prediction, Replay
 from train.evaluation import live
 from train.evaluation.holdout import Contender, controls, measure
 from train.evaluation.rivals import against_rival, beside_rival
 from train.methods.base import TuningMethod
 from train.replay.speculative import Replayed
-from train.search.draft_stop import StopSearch
+from train.search.draft_stop import StopSearch, first_accepted, rejections
+from train.search.policy_space import CONFIDENCE, fittable, one_sided
 from train.search.study import finalists
 from train.traces.collect_drafts import collect_drafts
 from train.traces.draft_traces import read_drafts
@@ -21,6 +24,7 @@ from train.traces.given import given_drafts
 class SpeculativeMethod(TuningMethod):
     """Searches draft lengths and stops by replay on draft traces, which is exact; the text is the large model's own."""
 
+    least: ClassVar[dict[str, int]] = {"max_new_tokens": 2}  # the large model writes the last token itself
     plane = ("length", "speedup")
     threshold_note = "a draft ends."
     label = "rejection"
@@ -106,7 +110,10 @@ def search_stops(job: Job) -> StopSearch:
         collect_drafts(*job.models, job.traced, settings.longest, folder, job.new)
         traces = read_drafts(folder)
     fit, classes = traces.of({p.id for p in job.splits["fit"]}), token_classes(job.large.tokenizer)
-    return StopSearch(settings.policy, fit, traces, job.cost, classes, settings.seed)
+    _, labels, _, groups = rejections(fit, CONFIDENCE[:1], classes)
+    say_if(one_sided(settings.policy, labels, groups, first_accepted(traces), settings.longest))
+    kind = fittable(settings.policy, labels, groups)
+    return StopSearch(kind, fit, traces, job.cost, classes, settings.seed)
 
 
 def draft_of(tuned: Tuned) -> str:

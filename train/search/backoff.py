@@ -18,7 +18,7 @@ from train.common.job import Job
 from train.replay.backoff import backoff
 from train.search.goal import Goal, pareto, solve
 from train.search.labels import labels
-from train.search.policy_space import CONFIDENCE, HISTORY, START, TOKEN, make_policy, suggest_policy
+from train.search.policy_space import CONFIDENCE, HISTORY, START, TOKEN, fittable, make_policy, suggest_policy
 from train.search.thresholds import cut, risks
 from train.traces.handoff_traces import Traces
 
@@ -51,11 +51,16 @@ class Search:
 
     @classmethod
     def of(cls, job: Job, traces: Traces) -> Self:
-        """The search of ``job`` on its fitting and tuning prompts; of the latter, on the texts that hand-off wrote."""
+        """The search of ``job`` on its fitting and tuning prompts; of the latter, on the texts that hand-off wrote.
+
+        Rules are searched where the kind asked for cannot be fitted.
+        """
         fit, tune = ({p.id for p in job.splits[name]} for name in ("fit", "tune"))
         how, classes = job.settings, token_classes(job.large.tokenizer)
-        some = traces.of(fit), traces.of(tune, "mixed", "policy")
-        return cls(how.policy, how.label, *some, job.cost, job.goal, classes, how.seed)
+        fitted = traces.of(fit)
+        kind = fittable(how.policy, labels(fitted, how.label), fitted["group"])
+        some = fitted, traces.of(tune, "mixed", "policy")
+        return cls(kind, how.label, *some, job.cost, job.goal, classes, how.seed)
 
     def baselines(self) -> list[dict]:
         """Settings that every search tries first."""

@@ -171,6 +171,11 @@ def within(traces: DraftTraces) -> Tensor:
     return torch.from_numpy((traces["token"][rows] >= 0)[:, None] & (np.arange(traces.longest) < room[:, None]))
 
 
+def first_accepted(traces: DraftTraces) -> np.ndarray:
+    """bool [positions where a draft can begin]: whether its first token is accepted."""
+    return (Replay(traces).texts.accepted_run > 0)[within(traces)[:, 0].numpy()]
+
+
 def rejections(traces: DraftTraces, names, classes) -> tuple[np.ndarray, np.ndarray, None, np.ndarray]:
     """(columns [n, features], labels [n] 0 or 1, no weights, prompt of each row) of every step up to the first wrong.
 
