@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -163,6 +164,8 @@ def _asked(repo: str, ask, *args, **options):
     except GatedRepoError as error:
         why = f"accept its terms at https://huggingface.co/{repo}, then run `hf auth login`"
         raise FileNotFoundError(f"{repo} asks for permission: {why}") from error
+    except RemoteEntryNotFoundError as error:
+        raise FileNotFoundError(f"{repo} on the hub has no file {args[-1]}") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise FileNotFoundError(f"no folder and no model on the hub is named {repo} ({WAYS})") from error
     except (OSError, ValueError) as error:  # connections, offline mode, and names that cannot be

@@ -111,6 +111,17 @@ def test_what_the_hub_answers_is_said(error, said, asked, monkeypatch):
         LM.load("owner/name")
 
 
+def test_a_file_that_a_repository_lacks_is_named(asked, monkeypatch):
+    def ask(repo, file, local_files_only=False):
+        error = huggingface_hub.errors
+        kind = error.LocalEntryNotFoundError if local_files_only else error.RemoteEntryNotFoundError
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr("decoding.models.sources.hf_hub_download", ask)
+    with pytest.raises(FileNotFoundError, match="owner/name-GGUF on the hub has no file nothing.gguf"):
+        LM.load("owner/name-GGUF/nothing.gguf")
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     return Path(save_model(tmp_path_factory.mktemp("models") / "toy", seed=1, layers=1))

@@ -6,15 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from gguf import GGUFWriter
 from operation_counts import counted
 from tiny_models import eager, nudged, tiny, words
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelJoin
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel as ByteLevelSplit
+from transformers import PreTrainedTokenizerFast
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, Speculative, generate
 from decoding.decoders.registry import DECODERS, build_decoder
 from decoding.models.vocabulary import check_compatible
 from policies import Random, Rule, token_classes
 from train.data.prompts import Prompt
+from train.distillation.gguf_file import write_gguf
 from train.traces.collect_handoff import trajectory
 
 NEW = 16
@@ -219,3 +225,44 @@ def test_traces_of_texts_with_tokens_that_the_small_model_lacks():
     assert torch.isfinite(torch.from_numpy(table["kl"])).all()
     logits = large.model(torch.tensor([[3, 4, 5, *answer]])).logits[0, 2:-1, :39]
     assert table["large_token"].tolist() == logits.argmax(-1).tolist()
+
+
+def gguf_tokenizer(path, padded):
+    """The metadata of a tokenizer of bytes, an end, one merge, and ids without a token up to ``padded``."""
+    tokens = [*sorted(ByteLevelSplit.alphabet()), "<|end|>", "ab"]
+    names = [*tokens, *(f"[PAD{i}]" for i in range(len(tokens), padded))]
+    writer = GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(names)
+    writer.add_token_types([3 if name == "<|end|>" else 5 if "PAD" in name else 1 for name in names])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(256)
+    writer.add_bos_token_id(256)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    core = Tokenizer(BPE({name: i for i, name in enumerate(tokens)}, [("a", "b")]))
+    core.pre_tokenizer, core.decoder = ByteLevelSplit(add_prefix_space=False), ByteLevelJoin()
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", bos_token="<|end|>")
+
+
+@pytest.mark.parametrize("role", ["GGUF small", "GGUF large"])
+def test_a_folder_beside_a_gguf_file_of_one_family(role, tmp_path):
+    """The file has names for ids without a token, up to the 272 rows of its head."""
+    tokenizer = gguf_tokenizer(tmp_path / "tokenizer.gguf", 272)
+    changes = {"vocab_size": 272, "tie_word_embeddings": True, "intermediate_size": 64, "head_dim": 8}
+    model = tiny(layers=2, seed=1, **changes).model
+    model.save_pretrained(tmp_path / "folder")
+    tokenizer.save_pretrained(tmp_path / "folder")
+    write_gguf(nudged(LM(model)).model, tmp_path / "tokenizer.gguf", tmp_path / "model.gguf", "toy", {})
+    folder, gguf = LM.load(tmp_path / "folder"), LM.load(tmp_path / "model.gguf")
+    assert (folder.vocab, gguf.vocab) == (258, 272)
+    small, large = (gguf, folder) if role == "GGUF small" else (folder, gguf)
+    ids = large.tokenizer("abba", return_tensors="pt")["input_ids"]
+    assert ids.tolist() == folder.tokenizer("abba", return_tensors="pt")["input_ids"].tolist()
+    alone = generate(Autoregressive(large), ids, max_new_tokens=NEW, eos_token_id=())
+    result = generate(Speculative([small, large]), ids, max_new_tokens=NEW, eos_token_id=())
+    assert torch.equal(result.sequences, alone.sequences)
+    assert result.counts["accepted"] > 0
+    assert result.sequences[:, ids.shape[1] :][result.writers == 0].max() < 258
