@@ -8,8 +8,11 @@ from datetime import datetime
 from string import ascii_letters
 from typing import Any
 
-OWN = ("tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding", "truncation")
-OWN += ("max_length", "tokenizer_kwargs", "add_generation_prompt", "continue_final_message", "conversation", "messages")
+OWN = (
+    *("conversation", "messages", "add_generation_prompt", "continue_final_message", "sanitize_control_tokens"),
+    *("tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
+    *("return_dict", "return_tensors", "return_assistant_tokens_mask"),
+)
 """arguments of apply_chat_template that are ours to give"""
 FROZEN_CLOCK = (
     "{%- macro strftime_now(format) -%}{%- set now = namespace(text=format) -%}"

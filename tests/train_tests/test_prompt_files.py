@@ -60,6 +60,7 @@ def test_every_format_and_encoding_gives_the_same_prompts(tmp_path):
         ("a.csv", b'prompt\n"a', "a.csv, line 2: not valid CSV"),
         ("a.csv", b"label\n1\n", "a.csv, line 2: columns ['label']; one must be named"),
         ("a.csv", b"prompt\n", "a.csv holds no prompts"),
+        ("a.csv", b"\nprompt,id,id\na,b,c\n", "a.csv, line 2: the header ['prompt', 'id', 'id'] names a column twice"),
         ("a.csv", b'prompt,id\n"",7\n', "a.csv, line 2: the prompt is empty"),
         ("a.parquet", b"PAR1", "a.parquet is not valid Parquet"),
         (

@@ -125,6 +125,7 @@ def test_a_template_that_drops_the_system_message_is_named(tmp_path):
         ({"prompt": "a", "system": 3}, "'system' is 3"),
         ({"prompt": "a", "tools": ["f"]}, "'tools' is ['f']; it must be a list of objects"),
         ({"prompt": "a", "chat_template_kwargs": "x"}, "it must be an object"),
+        ({"prompt": "a", "chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "must not bring a 'chat_template'"),
         ({"prompt": "a", "chat_template_kwargs": {"tokenize": True}}, "'tokenize' is not free to set"),
         ({"system": "a", "messages": [{"role": "system", "content": "b"}, TEXT]}, "begin with one"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "'messages' holds half a surrogate pair"),

@@ -135,6 +135,9 @@ def test_a_run_goes_on_the_next_day(tmp_path, day):
     assert prepare(own).splits == before.splits
     assert {p.ids[0] for p in before.splits["fit"]} == {5}
     assert read_settings(tmp_path / "default").reading.date == "2026-01-05T09:30"
+    for wrong in ({"chat_template_kwargs": "{"}, {"date": "monday"}):  # before the models are loaded
+        with pytest.raises(ValueError, match="; write"):
+            prepare(replace(own, small="nowhere", reading=PromptOptions(**wrong)))
     for change, name in (({"date": "2026-01-06"}, "--date"), ({"system": "drop"}, "--system")):
         with pytest.raises(ValueError, match=f"holds a run with another {name}"):
             prepare(replace(own, reading=PromptOptions(**change)))

@@ -47,8 +47,9 @@ class PromptOptions:
     def dated(self, recorded: str | None) -> PromptOptions:
         """With a date: the given one, else the one ``recorded`` when the run began, else now.
 
-        A run that goes on another day so reads the same prompts.
+        A run that goes on another day so reads the same prompts. ValueError for options that make no sense.
         """
+        _ = self.extra, self.now
         if self.date is not None:
             return self
         return replace(self, date=datetime.now().isoformat("T", "minutes") if recorded is None else recorded)

@@ -164,6 +164,8 @@ def _extra(row: dict[str, Any]) -> dict[str, Any]:
     extra = row.get("chat_template_kwargs")
     if extra is not None and not isinstance(extra, dict):
         raise PromptError(f"'chat_template_kwargs' is {reprlib.repr(extra)}; it must be an object")
+    if extra and "chat_template" in extra:  # a program, and data bring none
+        raise PromptError("a line must not bring a 'chat_template'; choose one with --chat-template-kwargs")
     return {key: value for key, value in found.items() if value} | (extra or {})
 
 

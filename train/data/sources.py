@@ -112,15 +112,20 @@ def _csv_rows(path: Path, shown: str) -> Iterator[Row]:
                 raise PromptError(f"not valid CSV ({error}); put text with quotes or line breaks in quotes") from None
             if fields is None:
                 return
-            end = reader.line_num
-            if header is not None and fields and len(fields) != len(header):
-                found = f"{len(fields)} fields, and the header names {len(header)}"
-                raise PromptError(f"{found}; put text that holds {delimiter!r} in quotes")
-        if header is None:
-            header = fields
-        elif fields:
+            _check_fields(fields, header, delimiter)
+        end = reader.line_num
+        if header and fields:
             yield Row(where, dict(zip(header, fields, strict=True)), f"row-{number}")
             number += 1
+        header = header or fields
+
+
+def _check_fields(fields: list[str], header: list[str] | None, delimiter: str) -> None:
+    if not header and len(set(fields)) < len(fields):
+        raise PromptError(f"the header {fields} names a column twice; rename one")
+    if header and fields and len(fields) != len(header):
+        found = f"{len(fields)} fields, and the header names {len(header)}"
+        raise PromptError(f"{found}; put text that holds {delimiter!r} in quotes")
 
 
 def _parquet_rows(path: Path, shown: str) -> Iterator[Row]:
