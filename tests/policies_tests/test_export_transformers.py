@@ -218,6 +218,22 @@ def test_what_is_not_honoured_is_refused(pair, prompts, folder, options, named):
         pair[1].model.generate(prompts[0], custom_generate=str(folder), trust_remote_code=True, **options)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_is_asked_for_counts_against_the_files_of_both_models(pair, prompts, tmp_path, which):
+    """Such as repetition_penalty=1.0 where a model's file says 1.1; the files are as they were afterwards."""
+    folder = exported(Rule("entropy", 2.0), "transformers", tmp_path, models=[])
+    options = {"custom_generate": str(folder), "trust_remote_code": True, "assistant_model": pair[0].model}
+    expected = pair[1].model.generate(prompts[0], max_new_tokens=4, **options)
+    config = pair[which].model.generation_config
+    config.repetition_penalty = 1.1
+    try:
+        found = pair[1].model.generate(prompts[0], max_new_tokens=4, repetition_penalty=1.0, **options)
+        assert torch.equal(found, expected)
+        assert pair[which].model.generation_config is config and config.repetition_penalty == 1.1
+    finally:
+        config.repetition_penalty = None
+
+
 def test_models_are_left_as_they_were_found(prompts, tmp_path):
     from tiny_models import build
 
