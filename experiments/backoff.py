@@ -10,7 +10,6 @@ priced at measured costs, decisions included; the large model's work for the ora
 command goes on after a stop, and more --rates and --methods may be added.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +26,7 @@ from experiments.backoff_tables.table import show, summarize
 from experiments.shared.decision_cost import decision_share
 from experiments.shared.handoff_texts import price_texts, write_texts
 from policies import Rule
+from policies.storage import documents
 from train.common import atomic, run_folder
 from train.common.cli import checking, command
 from train.common.progress import say
@@ -57,6 +57,8 @@ class BackoffTables:
     retime: bool = False
     """measure costs anew instead of taking the run's (always so with --middle)"""
     batch: int = 16
+    grader: str | None = None
+    """module:function, as the run has it, if it has a grader: code is run at your word only"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     name: str | None = None
@@ -121,7 +123,7 @@ def measure(config: BackoffTables, setting: Setting, decoders: dict[tuple[str, f
 def measure_decisions(setting: Setting, decoders: dict[tuple[str, float], Backoff]) -> dict[str, list[float]]:
     """Cost of each method's decisions, as shares of a token of the model that they watch; kept once measured."""
     path = setting.folder / "decisions.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = documents.read(path, "delete it to measure the decisions again") if path.exists() else {}
     for (key, _), decoder in decoders.items():
         if key in known:
             continue
@@ -130,7 +132,7 @@ def measure_decisions(setting: Setting, decoders: dict[tuple[str, float], Backof
             0.0 if isinstance(decoder, Oracle) else decision_share(lm, policy, setting.prompts[:4], setting.new)
             for lm, policy in zip(watched, decoder.policies, strict=False)
         ]
-        atomic.write_json(path, known)
+        documents.write(path, known)
     return known
 
 

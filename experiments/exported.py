@@ -30,6 +30,7 @@ from policies.export.checking import check
 from train.baselines.xllamacpp_server import XllamacppServer
 from train.common import atomic, run_folder
 from train.common.cli import at_least, checking, command
+from train.common.rows import TimingRow
 from train.data.options import PromptOptions, Reading
 from train.data.prompts import Prompt, load_prompts
 from train.data.splits import split_hash
@@ -156,7 +157,7 @@ ENGINES = {
 def measure(config: ExportedSpeed, ways: dict[str, Callable], prompts: Sequence[Prompt]) -> list[dict]:
     """A row for each repeat and prompt, as ``experiments/speed.py`` keeps them; missing ones are measured first."""
     path = config.output / "rows.jsonl"
-    done = {(row["repeat"], row["prompts"][0]): row for row in atomic.read_rows(path)}
+    done = {(row["repeat"], row["prompts"][0]): row for row in atomic.read_rows(path, TimingRow)}
     for answer in ways.values():
         answer(prompts[0].ids, min(8, config.max_new_tokens))  # the first answer includes the engine's preparations
     rows, names = [], list(ways)

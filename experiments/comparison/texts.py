@@ -13,6 +13,7 @@ from experiments.comparison.settings import ComparisonSettings
 from train.common.atomic import append_rows, read_rows
 from train.common.generations import write_with_counts
 from train.common.progress import track
+from train.common.rows import ComparisonRow
 from train.data.prompts import Prompt
 from train.data.splits import split_hash
 from train.quality.guarded_regret import end_tokens, guarded_regret, score
@@ -27,7 +28,7 @@ def write_texts(
     and ``target_calls``, ``drafted`` and ``verified`` (draft tokens that the target read). The engine counts the last
     two per batch, and each text gets a share in proportion to its target calls.
     """
-    done = {row["prompt"]: row for row in read_rows(path)}
+    done = {row["prompt"]: row for row in read_rows(path, ComparisonRow)}
     # Batches of similar length.
     todo = sorted((p for p in prompts if split_hash([p]) not in done), key=lambda p: len(p.ids))
     for start in track(range(0, len(todo), config.batch), str(method)):

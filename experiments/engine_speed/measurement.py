@@ -11,6 +11,7 @@ from experiments.engines_under_test.catalogue import Models, build, file_bytes, 
 from experiments.shared.energy import counter
 from train.common import atomic
 from train.common.progress import track
+from train.common.rows import TimingRow
 
 
 def measure_limits(methods: Sequence[str], models: Models) -> dict:
@@ -26,7 +27,7 @@ def measure_limits(methods: Sequence[str], models: Models) -> dict:
 def measure(groups: Sequence[PromptGroup], methods: Sequence[str], models: Models, config) -> list[dict]:
     """The rows of all groups; those that rows.jsonl lacks are measured first."""
     path = config.output / "rows.jsonl"
-    done = {(row["batch"], row["repeat"], tuple(row["prompts"])): row for row in atomic.read_rows(path)}
+    done = {(row["batch"], row["repeat"], tuple(row["prompts"])): row for row in atomic.read_rows(path, TimingRow)}
     left = [group for group in groups if group.key not in done]
     if left:
         timer = MethodTimer({method: build(method, models) for method in methods}, models, config.max_new_tokens)

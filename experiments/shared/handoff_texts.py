@@ -9,6 +9,7 @@ from decoding.cost.costs import Table
 from train.common.atomic import append_rows, read_rows
 from train.common.generations import write
 from train.common.progress import track
+from train.common.rows import TextRow
 from train.data.prompts import Prompt
 from train.replay.pricing import handoff_seconds
 
@@ -29,7 +30,7 @@ def write_texts(
     appended to the jsonl ``path``, and texts that it holds of the same ``setting`` are not written again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["id"]: row for row in read_rows(path) if row["setting"] == setting}
+    done = {row["id"]: row for row in read_rows(path, TextRow) if row["setting"] == setting}
     starts = [i for i in range(0, len(prompts), batch) if any(p.id not in done for p in prompts[i : i + batch])]
     for start in track(starts, path.stem):
         some = prompts[start : start + batch]

@@ -224,7 +224,9 @@ def test_all_numbers_of_every_method_are_finite(finished):
 
 
 def test_lossless_greedy_methods_write_the_large_models_text(finished):
-    texts_ = {name: read_rows(finished.folder / "texts" / texts.file_name(parse(name))) for name in ("large", *ALL)}
+    texts_ = {
+        name: read_rows(finished.folder / "texts" / texts.file_name(parse(name)), dict) for name in ("large", *ALL)
+    }
     answers = {name: {row["id"]: row["answer"] for row in rows} for name, rows in texts_.items()}
     rows = {row["key"]: row for row in finished.result["methods"]}
     lossless = [name for name in ALL if KINDS[name].lossless]
@@ -268,7 +270,7 @@ def test_a_stopped_run_goes_on_and_a_new_method_writes_only_its_own(toys, tmp_pa
     stop = None
     assert run(toys, tmp_path, "random", "mtad@sampling") == 0
     assert [len(ids) for ids in asked] == [3, 3, 3, 3, 2]  # two texts were whole
-    assert sorted(row["id"] for row in read_rows(path)) == [f"p{i}" for i in range(8)]
+    assert sorted(row["id"] for row in read_rows(path, dict)) == [f"p{i}" for i in range(8)]
     assert path.read_bytes()[: len(whole)] == whole
     asked.clear()
     assert run(toys, tmp_path, "random", "mtad@sampling", "lenient") == 0
@@ -283,7 +285,7 @@ def test_timed_runs_take_turns_and_count_joules(toys, tmp_path, monkeypatch):
     spent = iter(range(0, 10_000, 3))
     monkeypatch.setattr(study, "counter", lambda device: lambda: float(next(spent)))
     assert run(toys, tmp_path, "small", "speculative", timed=3) == 0
-    rows = read_rows(tmp_path / "default/timed.jsonl")
+    rows = read_rows(tmp_path / "default/timed.jsonl", dict)
     assert [len(row["methods"]) for row in rows] == [3, 3, 3]
     result = json.loads((tmp_path / "default/result.json").read_text())
     assert result["timed"] == 3

@@ -9,6 +9,7 @@ import pytest
 from tiny_runs import FAST, save_toys, typed
 
 from policies import load
+from policies.storage import documents
 from train.certification import certification
 from train.certify import certify
 from train.common.result import Candidate
@@ -113,8 +114,8 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(toys, certified, t
 def test_other_candidates_on_the_same_prompts_are_refused(toys, certified, tmp_path, capfd):
     """More trials may choose another policy, and by now the losses on these prompts are known."""
     folder = shutil.copytree(certified.output, tmp_path / "runs") / "default"
-    frozen = json.loads((folder / "candidates.json").read_text())
-    (folder / "candidates.json").write_text(json.dumps(frozen | {"quantiles": [0.1, 0.2]}))
+    frozen = documents.read(folder / "candidates.json", "")
+    documents.write(folder / "candidates.json", frozen | {"quantiles": [0.1, 0.2]})
     capfd.readouterr()
     assert main(arguments(toys, tmp_path / "runs", **SURELY)) == 2
     err = capfd.readouterr().err

@@ -29,12 +29,13 @@ from train.common import load_run as finished
 from train.common.atomic import append_rows, fingerprint, plain, read_rows
 from train.common.load_run import load_run
 from train.common.result import read_result, write_result
+from train.common.rows import LiveRow, ThresholdRow
 from train.search.journal import Journal
 from train.search.study import join_study, open_study, run_study
 from train.traces.handoff_traces import read_traces
 
 JSON = ("run.json", "result.json", "policy.json", "cost.json", "traces/meta.json")
-ROWS = ("tune.jsonl", "holdout.jsonl", "threshold.jsonl")
+ROWS = {"tune.jsonl": LiveRow, "holdout.jsonl": LiveRow, "threshold.jsonl": ThresholdRow}
 LINES = (*ROWS, "study.journal", "traces/checksums.jsonl")
 
 
@@ -76,7 +77,7 @@ def other_run(folder: Path, name: str) -> bytes:
     elif name in ROWS:
         (other / name).unlink()
         (other / "run.json").write_bytes(other_run_json(folder))
-        append_rows(other / name, read_rows(path)[:1])
+        append_rows(other / name, read_rows(path, dict)[:1])
     else:
         (other / name).unlink()
         columns = read_traces(folder / "traces", 1).columns
@@ -96,7 +97,7 @@ def read_again(folder: Path, name: str):
             for name, column in read_traces(folder / "traces").columns.items()
         }
     if name in ROWS:
-        return read_rows(folder / name)
+        return read_rows(folder / name, ROWS[name])
     if name == "study.journal":
         join_study(folder / name, run=fingerprint(folder))
         return list(Journal(folder / name, 10, "stop").read_logs(0))

@@ -1,12 +1,12 @@
 """The certification of a run: thresholds are frozen, then tested in order on prompts that nothing else has touched."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from decoding import Backoff
+from policies.storage import documents
 from train.certification.record import record
 from train.certify import Certificate, certify
 from train.common import atomic
@@ -15,6 +15,7 @@ from train.common.generations import answers, batches, write
 from train.common.job import Job, Tuned
 from train.common.progress import track
 from train.common.result import Candidate, CertificateRecord
+from train.common.rows import CandidateRow, ReferenceRow
 from train.data.prompts import Prompt
 from train.data.splits import refuse_overlap, split_hash
 from train.replay.pricing import alone, judged
@@ -69,8 +70,8 @@ def freeze(path: Path, job: Job, tuned: Tuned, found: list[Candidate]) -> None:
         "prompts": split_hash(job.splits["certify"]),
     }
     if not path.exists():
-        atomic.write_json(path, now)
-    elif json.loads(path.read_text(encoding="utf-8")) != now:
+        documents.write(path, now)
+    elif documents.read(path, "certify on prompts that no run has seen, under another --name") != now:
         raise InputError(
             f"the certification prompts of {job.folder} have been used on other candidates, so they can promise "
             f"nothing about these; certify on prompts that no run has seen, under another --name"
@@ -106,7 +107,9 @@ def _measure(job: Job, number: int, policy, references: dict[str, list[int]]) ->
 def _collect(job: Job, candidate: int | str, title: str, rows_of: Callable[[list[Prompt]], list[dict]]) -> dict:
     """The row of each prompt, those that certify.jsonl lacks by ``rows_of`` their batches; batches stay the same."""
     path = job.folder / "certify.jsonl"
-    done = {row["id"]: row for row in atomic.read_rows(path) if row["candidate"] == candidate}
+    done = {
+        row["id"]: row for row in atomic.read_rows(path, ReferenceRow | CandidateRow) if row["candidate"] == candidate
+    }
     missing = [some for some in batches(job.splits["certify"]) if any(p.id not in done for p in some)]
     for some in track(missing, title):
         rows = [{"id": p.id, "candidate": candidate} | row for p, row in zip(some, rows_of(some), strict=True)]

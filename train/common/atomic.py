@@ -32,8 +32,8 @@ def append_rows(path: Path, rows: Iterable[dict]) -> None:
     documents.append_rows(path, rows if run is None else [row | {RUN: run} for row in rows])
 
 
-def read_rows(path: Path, kind: type = dict) -> list[dict]:
-    """The rows of the JSON lines ``path``, each an object with the fields of the dataclass ``kind``; none without it.
+def read_rows(path: Path, kind: type) -> list[dict]:
+    """The rows of the JSON lines ``path``, none without it; each has the fields of ``kind`` (``train.common.rows``).
 
     A last line that a crash cut short is removed. FileError names any other line that is not what was written, and one
     of another run.

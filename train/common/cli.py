@@ -42,14 +42,17 @@ def positive(config, *names: str) -> None:
 
 
 def attempt(name: str, job: Callable[[], object], folder: Path | None = None) -> int:
-    """The exit code of ``job()``: 0 when it is done, 2 after an InputError or NaN, 130 when it was stopped.
+    """The exit code of ``job()``: 0 when it is done, 2 after one sentence on what the user can mend, 130 after a stop.
 
     folder: where a job that can continue keeps its work.
     """
+    from policies.storage.documents import FileError  # not above: it brings torch, for which --help would wait
+
     escape_what_cannot_be_encoded()
     try:
         job()
-    except (InputError, FloatingPointError) as error:  # a model that returns NaN
+    # FloatingPointError: a model that returns NaN; OSError: a full disk, a folder that is gone.
+    except (InputError, FileError, OSError, FloatingPointError) as error:
         print(f"{name}: {visible(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

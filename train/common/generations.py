@@ -7,6 +7,7 @@ from decoding import LM, Autoregressive, Sampling, generate
 from decoding.state.token_buffer import left_pad
 from train.common.atomic import append_rows, read_rows
 from train.common.progress import track
+from train.common.rows import GenerationRow
 from train.data.prompts import Prompt
 
 
@@ -18,7 +19,7 @@ def write_generations(
     Prompts of similar length are batched. Those that the file already answers at this temperature are skipped, so a
     run that was killed goes on.
     """
-    done = {tuple(row["prompt_ids"]) for row in read_rows(path) if row["temperature"] == temperature}
+    done = {tuple(row["prompt_ids"]) for row in read_rows(path, GenerationRow) if row["temperature"] == temperature}
     todo = sorted((p for p in prompts if p.ids not in done), key=lambda p: len(p.ids))
     sampling = Sampling(temperature, top_p=0.95) if temperature > 0 else Sampling()
     for start in track(range(0, len(todo), batch), f"answers, temperature {temperature:g}"):

@@ -11,6 +11,7 @@ from decoding.models.chat import render
 from train.common.atomic import append_rows, read_rows
 from train.common.generations import answers
 from train.common.progress import progress
+from train.common.rows import SelfPromptRow
 from train.data.prompts import Prompt
 
 LEAST = 3  # tokens; shorter prompts are dropped
@@ -25,7 +26,7 @@ def write_self_prompts(
     Raises ValueError for a model without a chat template, and when a batch brings no new prompt.
     """
     opening = Prompt("", "self", "", "", tuple(user_opening(target.tokenizer)), None)
-    rows = read_rows(path)
+    rows = read_rows(path, SelfPromptRow)
     known, tried = {row["prompt"] for row in rows}, max((row["batch"] for row in rows), default=-1) + 1
     path.parent.mkdir(parents=True, exist_ok=True)
     with progress("the target's own prompts", count, len(known)) as update:

@@ -35,7 +35,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
         self.path, self.log = config.output / "checkpoint.safetensors", config.output / "progress.jsonl"
         self.progress = checkpoint.load(self.path, model, self.optimizer) if self.path.exists() else Progress()
-        read_rows(self.log)  # removes a line that a kill cut short
+        read_rows(self.log, dict)  # removes a line that a kill cut short
         self.saved = self.reported = self.progress.elapsed
         self.last: dict | None = None
         self._forget_losses()

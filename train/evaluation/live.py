@@ -12,6 +12,7 @@ from train.baselines.subprocess_engine import SubprocessEngine
 from train.common.atomic import append_rows, read_rows
 from train.common.job import Job, Tuned
 from train.common.progress import track
+from train.common.rows import LiveRow
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
 
@@ -67,7 +68,7 @@ def on_tuning(job: Job, options: Sequence[Tuned]) -> dict[str, dict[str, np.ndar
 def finished(path: Path, names: Collection[str], setting: str) -> dict[str, dict]:
     """The rows of ``path`` by prompt, of those that measured just the decoders ``names`` with ``setting``."""
     same = lambda row: row["methods"].keys() == set(names) and row["setting"] == setting  # noqa: E731
-    return {row["id"]: row for row in read_rows(path) if same(row)}
+    return {row["id"]: row for row in read_rows(path, LiveRow) if same(row)}
 
 
 def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict:

@@ -18,6 +18,7 @@ from train.common import atomic
 from train.common.generations import batches, write
 from train.common.job import Job, Tuned
 from train.common.progress import say, track
+from train.common.rows import ThresholdRow
 from train.evaluation import live
 from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, handoff
@@ -134,7 +135,7 @@ class ThresholdProbe:
     def __call__(self, policy: Policy, trial: int, quantile: float) -> tuple[float, np.ndarray]:
         """Speedup over the large model alone, on all these prompts, and the losses on those tuned on."""
         key = {"trial": trial, "quantile": round(quantile, 6)}
-        found = next((row for row in atomic.read_rows(self.path) if key.items() <= row.items()), None)
+        found = next((row for row in atomic.read_rows(self.path, ThresholdRow) if key.items() <= row.items()), None)
         if found is None:
             policy = policy.with_threshold(self.search.threshold(policy, quantile))
             found = key | self._written(policy, f"texts at quantile {quantile:.3f}")

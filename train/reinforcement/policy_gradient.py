@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from policies import Policy, feature_columns
+from policies.storage.documents import FileError
 from train.common import atomic
 from train.common.progress import track
+from train.common.rows import StepRow
 
 FIXED = ("mean", "scale")  # parameters that are not trained: they standardise the features
 
@@ -109,7 +111,9 @@ Play = Callable[[Explorer, int], tuple[Tensor, Tensor, Decisions]]
 def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[Policy, list[dict]]:
     """``policy`` after training, and its steps: rows of the jsonl ``path``, from which a killed run continues."""
     policy = copy.deepcopy(policy)
-    rows = atomic.read_rows(path)
+    rows = atomic.read_rows(path, StepRow)
+    if [row["step"] for row in rows] != list(range(len(rows))):
+        raise FileError(path, "steps are missing, or there twice", "delete it to train anew")
     vector = weights(policy).requires_grad_()
     optimizer = torch.optim.Adam([vector], lr=settings.rate, maximize=True)
     multiplier = rows[-1]["next_multiplier"] if rows else settings.multiplier
