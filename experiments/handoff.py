@@ -38,6 +38,8 @@ class HandOff:
     batch: int = 16
     around: float = 0.1
     """distance of the two rates of random hand-off from the policy's share of large-model tokens"""
+    grader: str | None = None
+    """module:function, as the run has it, if it has a grader: code is run at your word only"""
     output: Path | None = None
     """write the figures to this JSON file"""
 
@@ -46,7 +48,7 @@ def run(config: HandOff) -> dict:
     """Write the texts, price and compare them. Raises InputError before any work is done."""
     with checking():
         at_least(config, {"limit": 1, "batch": 1})
-        found = load_run(config.run)
+        found = load_run(config.run, config.grader)
         prompts = shortest_first(unseen_prompts(found)[: config.limit])
     batches = [prompts[i : i + config.batch] for i in range(0, len(prompts), config.batch)]
 

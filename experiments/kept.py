@@ -51,6 +51,8 @@ class Kept:
     runs: int = 2000
     """draws of prompts on which both choices are made"""
     batch: int = 16
+    grader: str | None = None
+    """module:function, as the run has it, if it has a grader: code is run at your word only"""
     threads: int | None = None
     seed: int = 0
     output: Path | None = None
@@ -86,7 +88,7 @@ def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
     at_least(config, {"limit": 3, "longest": 1, "thresholds": 1, "runs": 1, "batch": 1, "seed": 0})
     check_settings(config.budget, config.confidence, config.loss_cap)
     use("cpu", config.threads)
-    found = load_run(config.run)
+    found = load_run(config.run, config.grader)
     if found.settings.method != "backoff":
         raise ValueError(f"{config.run} tuned drafts; give a run that tuned hand-offs, with --method backoff")
     prompts = shortest_first(one_of_each_group(unseen_prompts(found), config.longest))[: config.limit]

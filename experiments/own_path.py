@@ -53,6 +53,8 @@ class OwnPath:
     batch: int = 16
     around: float = 0.1
     """distance, in quantiles of the score, of the two thresholds from the one that is tuned to the goal"""
+    grader: str | None = None
+    """module:function, as the run has it, if it has a grader: code is run at your word only"""
     threads: int | None = None
     output: Path | None = None
     """folder of traces, texts and result.json (default: RUN/own_path)"""
@@ -85,7 +87,7 @@ def prepare(config: OwnPath) -> tuple[FinishedRun, list]:
     """The run, and prompts of groups that it has not used. ValueError for what does not fit."""
     at_least(config, {"rounds": 1, "limit": 1, "batch": 1})
     use("cpu", config.threads)
-    found = load_run(config.run)
+    found = load_run(config.run, config.grader)
     if found.settings.policy == "rule" or found.settings.rounds != 1:
         raise ValueError(f"{config.run} has no learned policy of one round; tune one with --policy logistic")
     unused = shortest_first(unseen_prompts(found)[: config.limit])

@@ -39,6 +39,8 @@ class Targets:
     """prompts, one of each group"""
     longest: int = 256
     """prompts of more tokens are left out"""
+    grader: str | None = None
+    """module:function, as the runs have it, if they have a grader: code is run at your word only"""
     threads: int | None = None
     output: Path = Path("runs/targets")
     """folder of the timings (a stopped run goes on) and of result.json"""
@@ -64,7 +66,7 @@ def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Pro
     """The first run, the policies by their targets, and unseen prompts. ValueError for what does not fit."""
     at_least(config, {"limit": 1, "longest": 1})
     use("cpu", config.threads)
-    runs = [load_run(folder) for folder in config.runs]
+    runs = [load_run(folder, config.grader) for folder in config.runs]
     policies: dict[float, Policy] = {}
     for one in runs:
         target = one.goal.speedup

@@ -38,6 +38,8 @@ class MonitorTraffic:
     """probability of a false alarm"""
     batch: int = 16
     """prompts that are answered at a time"""
+    grader: str | None = None
+    """module:function, as the run has it, if it has a grader: code is run at your word only"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +54,7 @@ def run(config: MonitorTraffic) -> Drift:
     """The drift of the new prompts, whose sentence is printed. Raises InputError before any work is done."""
     with checking():
         at_least(config, {"batch": 1})
-        found = load_run(config.run)
+        found = load_run(config.run, config.grader)
         reference = found.policy.provenance.get("traffic")
         if reference is None:
             raise ValueError(f"{config.run / 'policy.json'} holds no traffic; tune a policy with --method backoff")

@@ -57,6 +57,8 @@ class Reinforce:
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0
+    grader: str | None = None
+    """module:function, as the run has it, if it has a grader: code is run at your word only"""
 
 
 def run(config: Reinforce) -> None:
@@ -65,7 +67,7 @@ def run(config: Reinforce) -> None:
         at_least(config, {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "seed": 0})
         positive(config, "lr", "temperature", "dual_rate")
         use("cpu", config.threads)
-        found = load_run(config.run)
+        found = load_run(config.run, config.grader)
         if found.policy.kind not in ("logistic", "mlp"):
             file, kind = config.run / "policy.json", found.policy.kind
             raise ValueError(f"{file}: kind {kind!r} has no gradient; tune one with --policy logistic or mlp")
@@ -73,7 +75,9 @@ def run(config: Reinforce) -> None:
         how = settings(config, found.policy, search)
         play = rollouts(config, found)
         folder = config.run / "reinforce"
-        about = {key: value for key, value in asdict(config).items() if key not in ("run", "episodes", "threads")}
+        about = {
+            key: value for key, value in asdict(config).items() if key not in ("run", "episodes", "threads", "grader")
+        }
         start = {"settings": about, "policy": found.policy.describe(), "models": found.policy.models}
         run_folder.ensure_same_run(folder / "settings.json", start, config, f"delete {folder}")
     policy, rows = learn(found.policy.to(found.large.device), play, how, folder / "steps.jsonl")

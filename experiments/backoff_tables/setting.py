@@ -48,7 +48,7 @@ class Setting:
 def prepare(config) -> Setting:
     """Check everything, load the models, fit nothing yet. ValueError or OSError, one sentence, for wrong input."""
     _check(config)
-    run = load_run(config.run)
+    run = load_run(config.run, config.grader)
     prompts = shortest_first(unseen_prompts(run)[: config.limit])
     models, traces = [run.small, run.large], [run.traces]
     if config.middle is not None:

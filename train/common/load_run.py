@@ -40,13 +40,22 @@ class FinishedRun(Job):
         return read_traces(self.trace_folder)
 
 
-def load_run(folder: Path) -> FinishedRun:
+def load_run(folder: Path, grader: str | None = None) -> FinishedRun:
     """The run in ``folder``. ValueError or OSError, one sentence, when it is not finished, or of another version, or
-    its inputs changed."""
+    its inputs changed.
+
+    grader: the user's own word for the run's grader, which is a name of code: a folder alone runs none.
+    """
     for name in ("run.json", "cost.json", "result.json", "policy.json"):
         if not (folder / name).exists():
             raise ValueError(f"{folder} has no {name}; give the folder of a finished run of train/fit_policy.py")
     settings, result = read_settings(folder), read_result(folder)
+    if settings.grader is not None and grader != settings.grader:
+        raise ValueError(
+            f"{folder} was tuned with a grader, which is code; if you trust it, add --grader {settings.grader}"
+        )
+    if settings.grader is None and grader is not None:
+        raise ValueError(f"{folder} was tuned without a grader; leave out --grader {grader}")
     goal = Goal(result.goal.get("target_speedup"), result.goal.get("quality_budget"))
     how = settings.device, settings.dtype
     small, large = load_model("small", settings.small, *how), load_model("large", settings.large, *how)
