@@ -97,7 +97,7 @@ def test_what_is_not_read_is_named_once(tmp_path):
     path, notes = tmp_path / "prompts.jsonl", []
     path.write_text("".join(json.dumps({"prompt": p, "answer": "4", "source": "s"}) + "\n" for p in "abc"))
     how = PromptOptions(chat_template_kwargs='{"enable_thinkin": false}')
-    load_prompts(path, CHAT, options=how, note=notes.append)
+    assert [p.text for p in load_prompts(path, CHAT, options=how, note=notes.append)] == ["a", "b", "c"]
     assert [note.split("prompts.jsonl: ")[1] for note in notes] == [
         "answer not read; --columns says what makes a prompt",
         "3 of 3 prompts: the chat template reads no 'enable_thinkin', which is given",

@@ -63,8 +63,8 @@ class Renderer:
             ids = self.tokenizer(text)["input_ids"]
         else:
             written = self._render(messages, record.extra)
-            for text in self._notes(messages, written, record.extra):
-                self.notes[text].add(record.prompt.id)
+            for note in self._notes(messages, written, record.extra):
+                self.notes[note].add(record.prompt.id)
             ids = self.tokenizer(written, add_special_tokens=False)["input_ids"]
         if not ids:
             raise PromptError("the tokenizer gives no tokens for it; write some text that it knows")
