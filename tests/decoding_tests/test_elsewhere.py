@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from simulated_device import DEVICE, Elsewhere, move
-from tiny_models import nudged, tiny
+from tiny_models import nudged, tiny, words
 from torch.utils._python_dispatch import _disable_current_modes
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
@@ -88,6 +88,22 @@ def test_the_fused_forward_is_there_too(decoder, away, prompts, monkeypatch):
     monkeypatch.setattr(FusedForward, "fits", staticmethod(lambda model: True))
     assert all(lm.fused_forward() is not None for lm in away)
     check((DECODERS | DECIDERS)[decoder], away, prompts, Sampling(), POLICIES["rule"])
+
+
+@pytest.mark.parametrize("decoder", ["mmtad", "specinfer", "Exact", "backoff"])
+def test_a_draft_that_lacks_tokens_is_masked_there(decoder, away, prompts):
+    """It has 30 of 37 tokens, in its tokenizer and in its head."""
+    few = copy.deepcopy(small.model)
+    few.resize_token_embeddings(30)
+    make = (DECODERS | DECIDERS)[decoder]
+    here = [LM(few, words(30)), LM(large.model, words())]
+    there = [LM(move(copy.deepcopy(few)), words(30)), LM(away[1].model, words())]
+    policy = POLICIES["rule"]
+    found = generate(make(*there, move(copy.deepcopy(policy))), *(part.to(DEVICE) for part in prompts), **OPTIONS)
+    with _disable_current_modes():
+        expected = generate(make(*here, policy), *prompts, **OPTIONS)
+    assert found.sequences.tolist() == expected.sequences.tolist()
+    assert (found.sequences[:, 9:] >= 30).any()
 
 
 def test_the_device_refuses_what_is_not_on_it(away):
