@@ -38,6 +38,8 @@ EMBEDDING, HEAD = (
     re.compile(r"(embed_tokens|embed_in|wte|word_embeddings|token_embd)\.weight$"),
     re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$"),
 )
+OPTIONAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+"""Files that are read if they are there. transformers passes over a damaged generation_config: its ends are lost."""
 POINTER = b"version https://git-lfs"
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -85,8 +87,9 @@ def _check_folder(source: Source) -> Weights:
     counts = {what: _count(folder, config, what, names) for what, names in COUNTS.items()}
     quantised = config.get("quantization_config")
     _check_quantisation(source.name, quantised)
-    if (folder / "tokenizer.json").exists():
-        _json(folder / "tokenizer.json")
+    for name in OPTIONAL:
+        if (folder / name).exists():
+            _json(folder / name)
     shapes = {}
     for file in _weight_files(source):
         shapes |= _safetensors(file)

@@ -42,9 +42,12 @@ def refuse_settings(lm, greedy: bool = True) -> None:
 
 
 def end_tokens(lm) -> tuple[int, ...]:
-    """The EOS ids of the model; none where it has no EOS."""
+    """The EOS ids of the model; none where it has no EOS. ValueError for what is no id."""
     eos = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
-    return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    found = () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+    if not all(type(token) is int and token >= 0 for token in found):
+        raise ValueError(f"the generation_config of {lm.name} sets eos_token_id={eos!r}; it must be ids of tokens")
+    return found
 
 
 def stop_strings(lm) -> tuple[str, ...]:

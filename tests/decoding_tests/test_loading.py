@@ -1,6 +1,7 @@
 """Weights are whole or refused: what is missing, damaged or of another model is named before anything runs on it."""
 
 import json
+import random
 import shutil
 import struct
 import warnings
@@ -157,6 +158,7 @@ FILES = {
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
     "config of no JSON": (lambda f: cut(f / "config.json", 5), "config.json is not JSON"),
     "config of a list": (lambda f: (f / "config.json").write_text("[]"), "must hold a JSON object, not a list"),
+    "generation_config of no JSON": (lambda f: cut(f / "generation_config.json", 5), "generation_config.json is not"),
     "tokenizer of no JSON": (lambda f: cut(f / "tokenizer.json", 5), "tokenizer.json is not JSON"),
     "tokenizer of something": (
         lambda f: (f / "tokenizer.json").write_text('{"a": 1}'),
@@ -174,6 +176,26 @@ def test_files_that_are_damaged_or_missing(name, folder, monkeypatch):
     change, said = FILES[name]
     change(folder)
     refused(folder, said, monkeypatch)
+
+
+def test_any_damage_is_one_sentence_or_none(folder, tmp_path):
+    """Bytes changed at random: a model is loaded or refused in a line, and no other error ends the command."""
+    draw, refusals = random.Random(0), 0
+    names = ["config.json", "tokenizer.json", "generation_config.json", "model.safetensors"]
+    whole = {name: (folder / name).read_bytes() for name in names}
+    for turn in range(60):
+        name = names[turn % len(names)]
+        data = bytearray(whole[name])
+        for _ in range(draw.randint(1, 3)):
+            data[draw.randrange(min(len(data), 3000))] = draw.randrange(256)
+        (folder / name).write_bytes(data)
+        try:
+            LM.load(folder)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+        (folder / name).write_bytes(whole[name])
+    assert 40 < refusals < 60
 
 
 def test_pickles_are_refused_with_the_way_to_convert_them(folder, monkeypatch):
@@ -218,6 +240,7 @@ def test_gguf_files_that_are_damaged(damage, said, tmp_path, monkeypatch):
     refused(tmp_path / "model.gguf", said, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_header_is_read_as_the_gguf_package_reads_it():
     from gguf import GGUFReader
 

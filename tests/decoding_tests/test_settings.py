@@ -73,6 +73,14 @@ def test_what_ends_or_changes_a_text_is_part_of_a_model(changes, pair, tmp_path)
         load(tmp_path / "policy.json", [before, after])
 
 
+@pytest.mark.parametrize("eos", ["2", [2, "5"], 2.5, -1, True, [None]], ids=str)
+def test_ends_that_are_no_ids(eos):
+    large = tiny()
+    large.model.generation_config.eos_token_id = eos
+    with pytest.raises(ValueError, match="llama sets eos_token_id=.*; it must be ids of tokens"):
+        generate(Autoregressive(large), IDS)
+
+
 def test_the_order_of_several_ends_is_none_of_it(pair):
     setting(pair[1], eos_token_id=[7, 2])
     before = LM.load(pair[1]).identity()
