@@ -48,8 +48,8 @@ def test_each_round_adds_a_text_of_every_prompt(two):
 def test_a_round_is_of_a_policy_fitted_on_all_before(two, monkeypatch):
     job, traces = two
     seen = []
-    make = backoff.make_search
-    monkeypatch.setattr(backoff, "make_search", lambda job, traces: seen.append(traces) or make(job, traces))
+    make = backoff.Search.of
+    monkeypatch.setattr(backoff.Search, "of", lambda job, traces: seen.append(traces) or make(job, traces))
     assert len(trace(job)) == len(traces)
     assert [kinds(part) for part in seen] == [["large", "mixed"] * 24, ["large", "mixed", "policy"] * 24]
 

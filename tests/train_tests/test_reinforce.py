@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from policies import load
+from policies.storage import documents
 from train.reinforce import main
 
 SMALL = ("--episodes", 16, "--prompts", 2, "--group", 4, "--max-new-tokens", 6, "--threads", 1)
@@ -71,9 +72,9 @@ def test_what_is_no_finished_run_is_refused(tuned_run, tmp_path, capfd):
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "has no run.json; give the folder of a finished run" in capfd.readouterr().err
     folder = shutil.copytree(tuned_run, tmp_path / "run")
-    result = json.loads((folder / "result.json").read_text())
+    result = documents.read(folder / "result.json", "")
     result["splits"]["fit"]["hash"] = "another"
-    (folder / "result.json").write_text(json.dumps(result))
+    documents.write(folder / "result.json", result)
     assert main([str(folder)]) == 2
     assert "the prompts of" in capfd.readouterr().err
 

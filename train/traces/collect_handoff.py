@@ -67,7 +67,7 @@ def explore(
 
     Ross et al. 1011.0686: a policy is fitted again on the states that it visits itself.
     """
-    classes, traces = token_classes(large.tokenizer), read_traces(folder)
+    classes, traces = token_classes(large.tokenizer), read_traces(folder, shards_of(prompts))
     decoder = Backoff([small, large], policy.to(large.device))
     for i, shard in missing_shards(folder, prompts, number * shards_of(prompts), f"tracing a policy, round {number}"):
         written = write(decoder, shard, max_new_tokens, seed=seed)
