@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,26 @@ def test_the_documented_command_joins_a_run(tmp_path):
         assert trial.constraints["goal"] == pytest.approx(trial.user_attrs["loss"] - 0.95)
     result = json.loads((where.parent / "result.json").read_text())
     assert len(result["trials"]) == 600
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg2://me:hunter22@localhost:1/db",
+        "postgresql+psycopg2://me:hunter22@localhost:port/db",
+        "postgresql:me:hunter22@localhost",
+        "sqlite:////no/such/folder/x?password=hunter22",
+    ],
+)
+def test_no_sentence_holds_a_password(url):
+    with pytest.raises(ValueError, match="no database answers at --storage .*") as caught:
+        studies.check_storage(url)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hunter" not in shown and "***" in shown
+
+
+def test_a_search_that_is_not_there_is_named_without_its_password(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}?password=hunter22"
+    with pytest.raises(ValueError, match="no search to join at sqlite:.*") as caught:
+        join_study(f"sqlite:///{tmp_path / 'study.db'}")
+    assert str(studies.shown(url)).endswith("study.db?***") and "hunter" not in str(caught.value)

@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from train.common.settings import FitPolicy
 from train.common.tracking import Tracker
 from train.reports import figure
 
@@ -39,7 +40,7 @@ def search(callback, trials=3):
 
 
 def inspect(folder: Path, *flags: str) -> str:
-    (run,) = (folder / "wandb").glob("offline-run-*")
+    (run,) = (folder / "wandb").glob("offline-run-*") if (folder / "wandb").exists() else (folder,)
     wandb = Path(sys.executable).with_name("wandb")
     command = [str(wandb), "leet", "inspect", "--json", *flags, str(run)]
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
@@ -182,6 +183,51 @@ def test_the_runs_own_error_passes_through(tmp_path, monkeypatch):
     with pytest.raises(KeyError, match="mine"), Tracker("offline", tmp_path, "night", {}):
         raise KeyError("mine")
     assert codes == [1]
+
+
+def test_each_start_goes_on_in_one_run_and_logs_a_trial_once(tmp_path):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for trials in (2, 1):
+        with Tracker("offline", tmp_path, "night", {}) as tracker:
+            study.optimize(objective, n_trials=trials, callbacks=[tracker.trial])
+            for trial in study.get_trials():
+                tracker.trial(study, trial)
+    starts = list((tmp_path / "wandb").glob("offline-run-*"))
+    known = json.loads((tmp_path / "wandb" / "logged.json").read_text())
+    assert len(starts) == 2 and all(known["id"] in start.name for start in starts)
+    lines = [line for start in starts for line in inspect(start).splitlines()]
+    rows = [r["history"]["item"] for r in map(json.loads, lines) if r["type"] == "history"]
+    assert sorted(row["trial"] for row in rows) == known["trials"] == [0, 1, 2]
+    assert sorted(row["_step"] for row in rows) == [0, 1, 2]  # or the rows of one start would hide the other's
+
+
+@pytest.mark.parametrize(
+    ("variables", "option", "mode"),
+    [
+        ({}, None, "offline"),
+        ({"WANDB_MODE": "disabled"}, None, "disabled"),
+        ({"WANDB_MODE": "online"}, None, "online"),
+        ({"WANDB_DISABLED": "true"}, None, "disabled"),
+        ({"WANDB_MODE": "disabled"}, "offline", "offline"),
+        ({"WANDB_MODE": "dryrun"}, None, "offline"),
+    ],
+)
+def test_the_environment_is_heeded_unless_an_option_says_otherwise(variables, option, mode, tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert FitPolicy().wandb is None
+    assert Tracker(option, tmp_path, "night", {}).mode == mode
+
+
+def test_no_file_of_a_run_holds_the_password_of_its_database(tmp_path, monkeypatch):
+    url = "postgresql+psycopg2://me:hunter22@host/db?sslpassword=hunter33"
+    monkeypatch.setattr(sys, "argv", ["fit_policy.py", "--storage", url])  # W&B notes the command line
+    with Tracker("offline", tmp_path, "night", {"storage": url}) as tracker:
+        search(tracker.trial)
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"hunter" not in kept and b"postgresql+psycopg2://me:***@host/db?***" in kept
 
 
 def assert_one_line(capfd):

@@ -73,8 +73,9 @@ class FitPolicy:
     storage: str | None = None
     """URL of a database (postgresql+psycopg2://...) for the search instead of OUTPUT/NAME/study.journal; a database
     also notices when a worker on another machine is gone"""
-    wandb: Literal["offline", "online", "disabled"] = "offline"
-    """trials and results are logged to Weights & Biases; a failure there never ends the run"""
+    wandb: Literal["offline", "online", "disabled"] | None = None
+    """trials and results are logged to Weights & Biases (default: as WANDB_MODE says, else offline); a failure there
+    never ends the run"""
     device: str = "cpu"
     dtype: str = "float32"
     threads: int | None = None

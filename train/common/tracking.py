@@ -1,17 +1,20 @@
 """Logs a tuning run to Weights & Biases (W&B). An error of W&B ends the tracking, never the run.
 
 Offline tracking needs neither key nor network: the run is written under `folder`/wandb, `wandb leet folder/wandb` shows
-it in the terminal, and `wandb sync` uploads it later.
+it in the terminal, and `wandb sync` uploads it later. Each start of a run goes on in the same run of W&B.
 """
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from policies.storage import documents
 from train.common import atomic
+from train.common.database_url import masked
 
 PROJECT = "two-model-decoding"
 METRICS = ("tokens_per_second", "speedup", "loss", "large_share", "length_ratio", "total_time_ratio", "recovered")
@@ -34,13 +37,15 @@ SETTINGS = {
 class Tracker:
     """One W&B run as a context manager. An error of W&B prints one line and ends the tracking.
 
-    mode: "offline", "online" (offline when there is no key or network) or "disabled" (wandb is not imported).
-    config: the settings to log; values that are not JSON are logged as text.
+    mode: "offline", "online" (offline when there is no key or network) or "disabled" (wandb is not imported); None: as
+    the environment says.
+    config: the settings to log; values that are not JSON are logged as text, and `storage` without its password.
     """
 
-    def __init__(self, mode: str, folder: Path, name: str, config: dict[str, Any]):
-        self.mode, self.folder, self.name, self.config = mode, folder, name, config
-        self.run, self._set, self._logged = None, [], set()
+    def __init__(self, mode: str | None, folder: Path, name: str, config: dict[str, Any]):
+        self.mode, self.folder, self.name, self.config = mode or mode_of_environment(), folder, name, config
+        self.run, self._set = None, []
+        self._logged = {"id": secrets.token_hex(4), "rows": 0, "trials": []}
 
     def __enter__(self) -> Self:
         if self.mode == "disabled":
@@ -67,13 +72,24 @@ class Tracker:
     def trial(self, study: Any, trial: Any) -> None:
         """Optuna callback: log a trial's parameters, values, constraints and scalar user attributes.
 
-        A trial that is logged already is skipped, so trials of other workers may be passed in afterwards.
+        A trial that is logged already, by this start or an earlier one, is skipped, so trials of other workers may be
+        passed in afterwards.
         """
-        if self.run is None or trial.number in self._logged:
+        if self.run is None or trial.number in self._logged["trials"]:
             return
-        self._logged.add(trial.number)
         with self._guard():
-            self.run.log(_row(study, trial))
+            self._log(_row(study, trial), trial.number)
+
+    def _log(self, row: dict[str, Any], *trials: int) -> None:
+        """Log a row. Its step is counted here: an offline run of W&B does not know those of earlier starts."""
+        self.run.log(row, step=self._logged["rows"])
+        self._logged["rows"] += 1
+        self._logged["trials"] += trials
+        documents.write(self._known, self._logged)
+
+    @property
+    def _known(self) -> Path:
+        return self.folder / "wandb" / "logged.json"
 
     def table(self, result: dict[str, Any]) -> None:
         """Log the table of methods, the summary and `folder`/frontier.png."""
@@ -87,7 +103,7 @@ class Tracker:
             logged: dict[str, Any] = {"methods": wandb.Table(columns=["key", "label", *METRICS], data=rows)}
             if picture.exists():
                 logged["frontier"] = wandb.Image(str(picture))
-            self.run.log(logged)
+            self._log(logged)
             summary = {f"{m['key']}/{key}": m[key] for m in methods for key in METRICS if m.get(key) is not None}
             texts = {key: result[key] for key in ("verdict", "chosen_trial") if result.get(key) is not None}
             self.run.summary.update(summary | texts)
@@ -127,11 +143,29 @@ class Tracker:
         import wandb
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        what = {"project": PROJECT, "name": self.name, "dir": str(self.folder), "config": atomic.plain(self.config)}
-        run = wandb.init(**what, mode=mode, reinit="create_new", settings=wandb.Settings(**SETTINGS))
+        if self._known.exists():
+            self._logged = documents.read(self._known, "delete it, and all trials are logged as a new run")
+        what = {"project": PROJECT, "name": self.name, "dir": str(self.folder), "config": self._shown()}
+        settings = wandb.Settings(**SETTINGS, x_disable_meta=self.config.get("storage") is not None)
+        again = {"id": self._logged["id"], "resume": "allow"}
+        documents.write(self._known, self._logged)
+        run = wandb.init(**what, **again, mode=mode, reinit="create_new", settings=settings)
         run.define_metric("trial")
         run.define_metric("*", step_metric="trial")
         return run
+
+    def _shown(self) -> dict[str, Any]:
+        """The settings without a password; W&B's metadata, which hold the command line, are left out where one is."""
+        storage = self.config.get("storage")
+        return atomic.plain(self.config | ({} if storage is None else {"storage": masked(storage)}))
+
+
+def mode_of_environment() -> str:
+    """What W&B's own variables ask for; "offline" where they say nothing."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+        return "disabled"
+    mode = os.environ.get("WANDB_MODE", "offline").lower()
+    return mode if mode in ("online", "disabled") else "offline"
 
 
 def _row(study: Any, trial: Any) -> dict[str, Any]:

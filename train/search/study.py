@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from policies.storage.atomic import lives
 from policies.storage.documents import FileError
+from train.common.database_url import masked, without
 from train.common.progress import progress
 from train.search.journal import Journal
 
@@ -42,8 +43,10 @@ def check_storage(url: str) -> None:
 
     try:
         create_engine(url).connect().close()
-    except (SQLAlchemyError, ImportError) as error:  # without the driver of that kind of database
-        raise ValueError(f"no database answers at --storage {url}: {str(error).splitlines()[0]}") from error
+    # ImportError: without the driver of that kind of database; ValueError: a port that is no number.
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        reason = without(str(error).splitlines()[0], url)
+        raise ValueError(f"no database answers at --storage {masked(url)}: {reason}") from None
 
 
 def open_storage(where: Path | str) -> BaseStorage:
@@ -84,7 +87,7 @@ def open_study(
         study_name=name, storage=open_storage(where), pruner=pruner(), direction="minimize", load_if_exists=True
     )
     _belong(study, run, where)
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32)
     fail_orphans(study)
     for params in baselines:
         study.enqueue_trial(params, skip_if_exists=True)
@@ -94,13 +97,13 @@ def open_study(
 def join_study(where: Path | str, name: str = "policy", run: str | None = None) -> optuna.Study:
     """The study that another process has opened. ValueError when there is none yet, or it is of another ``run``."""
     if not (where.exists() if isinstance(where, Path) else _in_database(where, name)):
-        raise ValueError(NOT_YET.format(where=where))
+        raise ValueError(NOT_YET.format(where=shown(where)))
     try:
         # Without a seed, as two workers that drew the same numbers would try the same settings.
         sampler = optuna.samplers.TPESampler()
         study = optuna.load_study(study_name=name, storage=open_storage(where), sampler=sampler, pruner=pruner())
     except KeyError:
-        raise ValueError(NOT_YET.format(where=where)) from None
+        raise ValueError(NOT_YET.format(where=shown(where))) from None
     _belong(study, run, where)
     return study
 
@@ -111,7 +114,12 @@ def _belong(study: optuna.Study, run: str | None, where: Path | str) -> None:
     if run is not None and found is None:
         study.set_user_attr(RUN, run)
     elif run is not None and found != run:
-        raise FileError(where, "it holds the search of another run", DAMAGED)
+        raise FileError(shown(where), "it holds the search of another run", DAMAGED)
+
+
+def shown(where: Path | str) -> Path | str:
+    """``where`` without a password."""
+    return where if isinstance(where, Path) else masked(where)
 
 
 def _in_database(url: str, name: str) -> bool:
