@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.ending import stop_quietly
+
+    stop_quietly()
+
 import signal
 import sys
 import time
 import warnings
 
+from decoding.cli.ending import ending, mendable
+from decoding.cli.numbers import check_numbers
 from decoding.cli.options import Options, check_policy, parse, read_text, settings_of, use
-from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
+from decoding.cli.terminal import visible
 from decoding.decoders.registry import build_decoder, decoder_kind
 from decoding.models.chat import TemplateError, parse_extra, render
 
@@ -17,19 +24,12 @@ from decoding.models.chat import TemplateError, parse_extra, render
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 written, 2 bad input or NaN of a model (one sentence on standard error), 130 interrupted."""
-    escape_what_cannot_be_encoded()
-    options = parse(argv)
-    try:
-        return write(*prepare(options))
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return ending("error", lambda: write(*prepare(parse(argv))), mendable)
 
 
 def prepare(options: Options):
     """The decoder, its state and its models' names. ValueError or OSError for whatever is wrong with the input."""
+    check_numbers(options)
     text = read_text(options.text)
     if options.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens must be at least 1, not {options.max_new_tokens}")

@@ -104,14 +104,14 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
         refuse_settings(lm, sampling.greedy)
     eos = end_tokens(models[-1]) if eos_token_id is None else _ids(eos_token_id)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
-    buffer = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
-    needed = int(buffer.prompts.max()) + max_new_tokens
+    needed = int(attention_mask.sum(1).max()) + max_new_tokens
     tightest = min(models, key=lambda lm: lm.context)
     if needed > tightest.context:
         raise ValueError(
             f"the longest prompt ({needed - max_new_tokens} tokens) and max_new_tokens ({max_new_tokens}) need "
             f"{needed} positions, but {tightest.name} has {tightest.context}"
         )
+    buffer = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
     check_fits(models, len(input_ids), buffer.capacity)
     sessions = [lm.session(len(input_ids), buffer.capacity) for lm in models]
     for session, ids in zip(sessions, shared, strict=True):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.ending import stop_quietly
+
+    stop_quietly()
+
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import arg
 
+from decoding.cli.ending import ending, mendable
+from decoding.cli.numbers import check_numbers
 from decoding.cli.options import Backend, Model, use
-from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
 
 if TYPE_CHECKING:
     from decoding.cost.costs import ModelCosts
@@ -49,28 +55,26 @@ class MeasureCost:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 measured, 2 bad input (one sentence on standard error), 130 interrupted."""
-    escape_what_cannot_be_encoded()
     options = tyro.cli(MeasureCost, args=argv, prog="python -m decoding.measure_cost")
-    try:
-        check(options)
-        models = load(options)
-        from decoding.cost.cache import store
-        from decoding.cost.overhead import measure_costs
+    return ending("error", lambda: measure(options), mendable)
 
-        costs = measure_costs(models)
-        path = store(models, costs)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+
+def measure(options: MeasureCost) -> int:
+    """Measure, show, store; what was measured for minutes is shown even where it cannot be stored."""
+    check(options)
+    models = load(options)
+    from decoding.cost.cache import store
+    from decoding.cost.overhead import measure_costs
+
+    costs = measure_costs(models)
     show(costs, options)
-    print(f"stored in {path}")
+    print(f"stored in {store(models, costs)}")
     return 0
 
 
 def check(options: MeasureCost) -> None:
     """ValueError, one sentence, for what cannot be predicted."""
+    check_numbers(options)
     if not all(0 <= share <= 1 for share in options.kept):
         raise ValueError(f"--kept takes rates from 0 to 1, not {' '.join(map(str, options.kept))}")
     if options.context < 1:

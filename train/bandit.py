@@ -8,6 +8,11 @@ random orders. TapOut (2511.02017) and BanditSpec (2505.15141) do this live over
 RUN/bandit.json holds the speedups of UCB, of random arms, and of each arm used throughout.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.ending import stop_quietly
+
+    stop_quietly()
+
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -16,12 +16,17 @@ default target's (4 layers of width 256: 0.11 to 0.12):
         --self-prompts 4000 --text corpus.txt --output runs/drafter-large
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.ending import stop_quietly
+
+    stop_quietly()
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from train.common.cli import attempt
+from train.common.cli import attempt, checked_numbers
 from train.data.options import PromptOptions, Reading
 
 
@@ -107,7 +112,7 @@ def cli(argv: list[str] | None = None) -> int:
     config = tyro.cli(Distill, args=argv, description=__doc__)
     from train.distillation.pipeline import run
 
-    return attempt("distill", lambda: run(config), config.output)
+    return attempt("distill", lambda: run(checked_numbers(config)), config.output)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ best. A stopped run goes on where it was when it is started again with the same 
 search with the same command and --join.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.ending import stop_quietly
+
+    stop_quietly()
+
 from train.common.cli import command
 from train.common.settings import FitPolicy
 

@@ -7,6 +7,11 @@ model agrees) are compared with those of the run's hold-out texts. Prints one se
 no sign of a shift, 1 when traffic has moved, and 2 for wrong input.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.ending import stop_quietly
+
+    stop_quietly()
+
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +20,7 @@ from typing import Annotated
 import tyro
 
 from decoding import Backoff
-from train.common.cli import at_least, attempt, checking
+from train.common.cli import at_least, attempt, checked_numbers, checking
 from train.common.generations import write
 from train.common.load_run import load_run
 from train.common.progress import track
@@ -46,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when nothing has moved, 1 when traffic has, 2 after one sentence about wrong input."""
     config = tyro.cli(MonitorTraffic, args=argv, description=__doc__)
     found = []
-    code = attempt("monitor", lambda: found.append(run(config)))
+    code = attempt("monitor", lambda: found.append(run(checked_numbers(config))))
     return code or int(found[0].moved)
 
 

@@ -11,6 +11,11 @@ prompts, and the policy is written to RUN/reinforced.json. It has not been measu
 continues there.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.ending import stop_quietly
+
+    stop_quietly()
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated

@@ -44,7 +44,7 @@ class Export:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done; 2 for bad input, a policy that the target cannot carry, or a changed folder."""
+    """Exit code: 0 done; 2 bad input, a policy that the target cannot carry, a changed folder; 130 interrupted."""
     options = {"prog": "python -m policies.export", "description": __doc__, "config": (tyro.conf.FlagCreatePairsOff,)}
     for stream in filter(lambda stream: isinstance(stream, io.TextIOWrapper), (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot encode is no reason to fail
@@ -57,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         sentence = " ".join(str(error).split())  # may quote a folder from elsewhere: what commands a terminal is shown
         print("export: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
     return 0
 
 

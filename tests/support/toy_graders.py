@@ -1,5 +1,7 @@
 """Graders of a user's own, named as module:function, right and wrong ones."""
 
+import sys
+
 
 def half(prompt, reference, text):
     return 0.5 if text else None
@@ -20,3 +22,38 @@ def none_for_long(prompt, reference, text):
 
 
 NO_FUNCTION = "text"
+
+
+def raises(prompt, reference, text):
+    raise KeyError("no such key")
+
+
+def recurses(prompt, reference, text):
+    return recurses(prompt, reference, text)
+
+
+def exits(prompt, reference, text):
+    if text:  # not when the prompts are tried before work
+        sys.exit(0)
+    return 0.5
+
+
+async def waits(prompt, reference, text):
+    return 0.5
+
+
+def huge(prompt, reference, text):
+    return 10**400
+
+
+def nonsense(prompt, reference, text):
+    return "x" * 10**6
+
+
+def awaited_later(prompt, reference, text):
+    return waits(prompt, reference, text)
+
+
+def prints(prompt, reference, text):
+    print("graded", text)
+    return 0.5

@@ -1,13 +1,13 @@
 """Shared by the commands: wrong input is one sentence and exit code 2, and a stop says how to continue."""
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
+from decoding.cli.ending import ending
+from decoding.cli.numbers import check_numbers
 
 T = TypeVar("T")
 
@@ -42,23 +42,25 @@ def positive(config, *names: str) -> None:
 
 
 def attempt(name: str, job: Callable[[], object], folder: Path | None = None) -> int:
-    """The exit code of ``job()``: 0 when it is done, 2 after one sentence on what the user can mend, 130 after a stop.
+    """The exit code of ``job()``, as ``decoding.cli.ending`` has it; 0 whatever it returns."""
 
-    folder: where a job that can continue keeps its work.
-    """
-    from policies.storage.documents import FileError  # not above: it brings torch, for which --help would wait
+    def run() -> int:
+        from train.common import alone
 
-    escape_what_cannot_be_encoded()
-    try:
-        job()
-    # FloatingPointError: a model that returns NaN; OSError: a full disk, a folder that is gone.
-    except (InputError, FileError, OSError, FloatingPointError) as error:
-        print(f"{name}: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped" + (f"; the same command goes on from {folder}" if folder else ""), file=sys.stderr)
-        return 130
-    return 0
+        try:
+            job()
+        finally:
+            alone.release()
+        return 0
+
+    return ending(name, run, mendable, folder)
+
+
+def mendable(error: Exception) -> bool:
+    """Whether the user can mend it: wrong input, a model that returns NaN, a full disk, a folder that is gone."""
+    from policies.storage.documents import FileError  # torch comes with it
+
+    return isinstance(error, InputError | FileError | OSError | FloatingPointError)
 
 
 def command(
@@ -66,12 +68,21 @@ def command(
 ) -> Callable[..., int]:
     """The ``main(argv=None)`` of the command whose file defines ``run``; it returns the exit code of ``attempt``.
 
-    settings: the dataclass of its options. doc: what --help says before them. folder: as ``attempt`` takes it.
+    settings: the dataclass of its options, whose numbers are checked. doc: what --help says before them. folder: as
+    ``attempt`` takes it.
     """
-    import tyro
 
     def main(argv: list[str] | None = None) -> int:
+        import tyro
+
         config = tyro.cli(settings, args=argv, description=doc)
-        return attempt(Path(inspect.getfile(run)).stem, lambda: run(config), folder(config))
+        return attempt(Path(inspect.getfile(run)).stem, lambda: run(checked_numbers(config)), folder(config))
 
     return main
+
+
+def checked_numbers(config: T) -> T:
+    """``config``. InputError for a number that no option can mean."""
+    with checking():
+        check_numbers(config)
+    return config

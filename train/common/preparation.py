@@ -60,6 +60,8 @@ def output_folder(settings) -> Path:
     """OUTPUT/NAME, which is made once everything else has been checked."""
     if settings.name in ("", ".", "..") or Path(settings.name).name != settings.name:
         raise ValueError(f"--name must be a plain folder name, not {settings.name!r}")
+    if settings.name.splitlines() != [settings.name] or "\0" in settings.name:
+        raise ValueError(f"--name must be one line of text, not {settings.name!r}")
     folder = settings.output / settings.name
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir() or not os.access(there, os.W_OK):

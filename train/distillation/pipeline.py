@@ -37,7 +37,11 @@ def run(config) -> Path:
         model = student(config, target)
         if config.export == "gguf":
             check_writable(model.config)
+        if config.top_k > target.vocab:
+            raise ValueError(f"--top-k must be at most {target.vocab}, the vocabulary, not {config.top_k}")
         prompts, given = read_inputs(config, target)
+        if not prompts and not config.self_prompts:
+            check_enough(config, given)
         remember_run(config)  # only when every input could be read, so that a wrong one may still be changed
         sequences = own_answers(config, target, prompts) + given
         check_enough(config, sequences)

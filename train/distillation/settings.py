@@ -83,7 +83,7 @@ def _check_numbers(config) -> None:
         raise ValueError("--hard and --on-policy-share must be at most 1")
     if not config.temperatures or min(config.temperatures) < 0:
         raise ValueError("--temperatures must be at least one, each at least 0")
-    use(config.device, None)
+    use(config.device, config.threads)
 
 
 def _check_sources(config) -> None:

@@ -39,7 +39,7 @@ class QualityMetric:
         return loss, float(scored.regret.mean())
 
     def check(self, prompts: Iterable[Prompt]) -> None:
-        """Raise InputError for the first prompt to which the grader gives no score; its own errors pass through."""
+        """Raise InputError for the first prompt to which the grader gives no score, or at which it fails."""
         for prompt in prompts if self.grade is not None else ():
             self._score(prompt, ())
 
@@ -47,7 +47,10 @@ class QualityMetric:
         key = prompt.id, tuple(answer)
         if key not in self.scores:
             text = self.large.tokenizer.decode(list(answer), skip_special_tokens=True)
-            points = self.grade(prompt.text, prompt.reference, text)
+            try:
+                points = self.grade(prompt.text, prompt.reference, text)
+            except InputError as error:
+                raise InputError(f"{error} (prompt {prompt.id}; what was done so far is kept)") from error
             if points is None:
                 raise InputError(f"the grader {self.grader} gives no score to the prompt {prompt.id}; leave it out")
             self.scores[key] = points

@@ -1,0 +1,56 @@
+"""Where every command ends: what its user can mend is one sentence, a stop one line; our faults keep a traceback."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
+
+OURS = "This is a fault of the program, not of what you gave it: please report it with the lines above."
+
+
+def ending(name: str, job: Callable[[], int], wrong: Callable[[Exception], bool], folder: Path | None = None) -> int:
+    """The exit code of a command: that of ``job()``, 2 after one sentence on what the user can mend, 130 after a stop.
+
+    wrong: whether an exception is the user's to mend; another one is raised again. folder: where a job that can
+    continue keeps its work.
+    """
+    escape_what_cannot_be_encoded()
+    if signal.getsignal(signal.SIGINT) is _stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return job()
+    except (KeyboardInterrupt, Exception) as error:
+        if _stopped(error):
+            print("\nstopped" + (f"; the same command goes on from {folder}" if folder else ""), file=sys.stderr)
+            return 130
+        if not wrong(error):
+            error.add_note(OURS)
+            raise
+        print(f"{name}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
+        return 2
+
+
+def mendable(error: Exception) -> bool:
+    """Whether the user can mend it: the packages decoding and policies raise ValueError for wrong input alone."""
+    return isinstance(error, ValueError | OSError | FloatingPointError)
+
+
+def stop_quietly() -> None:
+    """Until ``ending`` begins, let Ctrl-C end the process with one line: modules turn it into errors of their own."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a parent may have ignored it
+        signal.signal(signal.SIGINT, _stop)
+
+
+def _stop(*_) -> None:
+    print("\nstopped", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+def _stopped(error: BaseException | None) -> bool:
+    """Whether ``error`` came of Ctrl-C, perhaps in the import of a module that turned it into an error of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

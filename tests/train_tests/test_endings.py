@@ -1,0 +1,88 @@
+"""Every command ends in one way: 2 and a sentence, 130 and a line after Ctrl-C, a traceback for a fault of ours."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from decoding.cli.ending import OURS
+from train.common.cli import InputError, attempt
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {
+    "fit_policy": ["train/fit_policy.py", "--small", "nowhere/at-all", "--large", "nowhere/at-all"],
+    "distill": ["train/distill.py", "--target", "nowhere/at-all", "--self-prompts", "3"],
+    "reinforce": ["train/reinforce.py", "nowhere"],
+    "bandit": ["train/bandit.py", "nowhere"],
+    "monitor": ["train/monitor.py", "nowhere", "--prompts", "nowhere.jsonl"],
+    "decoding": ["-m", "decoding", "text", "--small", "nowhere/at-all"],
+    "measure_cost": ["-m", "decoding.measure_cost", "--small", "nowhere/at-all"],
+    "export": ["-m", "policies.export", "nowhere.json", "--to", "python", "--output", "exported"],
+}
+
+
+def start(name, folder, **options):
+    first, *rest = COMMANDS[name]
+    script = [first] if first == "-m" else [str(ROOT / first)]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *script, *rest],
+        cwd=folder,
+        env=env,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_wrong_input_is_one_sentence(name, tmp_path):
+    process = start(name, tmp_path)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2, error
+    assert "nowhere" in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 2.0])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "export"])
+def test_ctrl_c_from_the_start(name, seconds, tmp_path):
+    process = start(name, tmp_path)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode in (130, 2), error  # 2: it was faster
+    assert "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback_and_says_so():
+    def broken():
+        raise ZeroDivisionError("no user did this")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        attempt("fit_policy", broken)
+    assert caught.value.__notes__ == [OURS]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("say what"), 2, "fit_policy: say what\n"),
+        (OSError(28, "No space left on device"), 2, "fit_policy: [Errno 28] No space left on device\n"),
+        (FloatingPointError("the model returns NaN"), 2, "fit_policy: the model returns NaN\n"),
+        (KeyboardInterrupt(), 130, "\nstopped; the same command goes on from run\n"),
+    ],
+    ids=["input", "disk", "nan", "stop"],
+)
+def test_what_the_user_can_mend_is_a_sentence(error, code, said, capsys):
+    def job():
+        raise error
+
+    assert attempt("fit_policy", job, Path("run")) == code
+    assert capsys.readouterr().err == said

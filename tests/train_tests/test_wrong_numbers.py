@@ -1,0 +1,137 @@
+"""Numbers that no option can mean, names of runs, graders that fail: one sentence, exit code 2, nothing lost."""
+
+import sys
+
+import pytest
+import torch
+from tiny_distillation import command as distill_command
+from tiny_distillation import make_prompts, make_target
+from tiny_runs import save_toys, toy_pair, toy_prompts, typed
+
+from decoding import Autoregressive, generate, measure_cost
+from decoding.__main__ import main as decode
+from train import bandit, distill, fit_policy, monitor, reinforce
+from train.common.cli import InputError
+from train.quality.graders import load_grader
+from train.quality.metric import QualityMetric
+from train.search.study import open_study
+
+NOWHERE = {
+    fit_policy.main: ["--small", "nowhere"],
+    distill.cli: ["--target", "nowhere", "--self-prompts", "3"],
+    reinforce.main: ["nowhere"],
+    bandit.main: ["nowhere"],
+    monitor.main: ["nowhere", "--prompts", "nowhere"],
+    decode: ["text", "--small", "nowhere"],
+    measure_cost.main: ["--small", "nowhere"],
+}
+"""the rest of each command: other checks, or the work, would say something else of it"""
+
+
+@pytest.mark.parametrize(
+    ("main", "option", "value", "said"),
+    [
+        (fit_policy.main, "--target-speedup", "nan", "a finite number, not nan"),
+        (fit_policy.main, "--confidence", "inf", "a finite number, not inf"),
+        (fit_policy.main, "--seed", str(2**32), f"at most {2**32 - 1}, not {2**32}"),
+        (fit_policy.main, "--seed", str(10**26), f"at most {2**32 - 1}, not {10**26}"),
+        (fit_policy.main, "--trials", str(10**12), f"at most {2**31 - 1}, not {10**12}"),
+        (fit_policy.main, "--longest", "100000", "at most 256, not 100000"),
+        (distill.cli, "--hard", "nan", "a finite number, not nan"),
+        (distill.cli, "--prompt-weight", "inf", "a finite number, not inf"),
+        (distill.cli, "--temperatures", "nan", "a finite number, not nan"),
+        (distill.cli, "--seed", str(10**26), f"at most {2**32 - 1}, not {10**26}"),
+        (reinforce.main, "--temperature", "nan", "a finite number, not nan"),
+        (bandit.main, "--seed", str(2**32), f"at most {2**32 - 1}, not {2**32}"),
+        (monitor.main, "--level", "nan", "a finite number, not nan"),
+        (decode, "--temperature", "inf", "a finite number, not inf"),
+        (decode, "--seed", str(10**26), f"at most {2**32 - 1}, not {10**26}"),
+        (measure_cost.main, "--threads", str(10**9), "at most 1024, not 1000000000"),
+    ],
+)
+def test_numbers_out_of_all_bounds(main, option, value, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*NOWHERE[main], option, value]) == 2
+    error = capsys.readouterr().err
+    assert f"{option} must be {said}\n" in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\n", "a\u2028b", "a\x00b", "..", "a/b"])
+def test_names_of_runs(name, tmp_path, capsys):
+    assert fit_policy.main(["--name", name, "--small", "nowhere", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fit_policy: ") and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_the_greatest_seed_has_a_study(tmp_path):
+    for _ in range(2):
+        study = open_study(tmp_path / "study.journal", 2**32 - 1, [])
+        study.tell(study.ask(), 0.0)
+
+
+def test_a_distiller_keeps_no_more_than_the_vocabulary(tmp_path, capsys):
+    make_target(tmp_path)
+    make_prompts(tmp_path)
+    assert distill.cli([str(a) for a in distill_command(tmp_path, "run", 0.01, "--top-k", "100000")]) == 2
+    assert "--top-k must be at most " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def large():
+    return toy_pair()[1]
+
+
+@pytest.mark.parametrize(
+    ("grader", "said"),
+    [
+        ("raises", "failed with KeyError: 'no such key', in "),
+        ("recurses", "failed with RecursionError"),
+        ("exits", "failed with SystemExit: 0, in "),
+        ("huge", "gave 1000"),
+        ("nonsense", "gave 'xxx"),
+        ("awaited_later", "gave <coroutine"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_grader_that_fails_is_named_with_its_prompt(large, grader, said):
+    metric, prompt = QualityMetric(large, f"toy_graders:{grader}"), toy_prompts(1)[0]
+    with pytest.raises(InputError) as caught:
+        metric(prompt, [5, 6], [5, 7])
+    sentence = str(caught.value)
+    assert sentence.startswith(f"the grader toy_graders:{grader} {said}")
+    assert sentence.endswith("(prompt p0; what was done so far is kept)") and len(sentence) < 500
+
+
+def test_a_coroutine_is_refused_when_it_is_loaded():
+    with pytest.raises(InputError, match="is a coroutine; it must return its score"):
+        load_grader("toy_graders:waits")
+
+
+@pytest.mark.parametrize("text", ["def grade(", "raise SystemExit(0)", "1 / 0"])
+def test_a_module_that_cannot_be_imported(text, tmp_path, monkeypatch):
+    (tmp_path / "broken_grader.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("broken_grader", None)
+    with pytest.raises(InputError, match=r"the grader broken_grader:grade cannot be loaded \((Syntax|System|ZeroDiv)"):
+        load_grader("broken_grader:grade")
+
+
+def test_a_grader_may_print(large, capsys):
+    assert QualityMetric(large, "toy_graders:prints")(toy_prompts(1)[0], [5, 6], [5, 7])[0] == 0
+    assert "graded w5 w6" in capsys.readouterr().out
+
+
+def test_the_context_is_looked_at_before_memory_is_taken(large, monkeypatch):
+    monkeypatch.setattr("decoding.generation.TokenBuffer", None)
+    ids = torch.tensor([[3, 4, 5]])
+    with pytest.raises(ValueError, match="need 1000000003 positions, but .* has 256"):
+        generate(Autoregressive(large), ids, max_new_tokens=10**9)
+
+
+def test_a_budget_beyond_the_context_is_refused_before_work(tmp_path, capsys):
+    toys = save_toys(tmp_path / "toys", 40) | {"output": tmp_path / "runs", "max_new_tokens": 10**9}
+    assert fit_policy.main(typed(toys)) == 2
+    error = capsys.readouterr().err
+    assert "fit_policy: " in error and "the limit is -" in error and not (tmp_path / "runs").exists()
