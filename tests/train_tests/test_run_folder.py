@@ -94,4 +94,4 @@ def test_what_is_remembered_stays_and_leftovers_go(path):
     before = path.read_bytes()
     run_folder.remember(path, {"settings": {}})
     assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [path.parent / ".lock", path]

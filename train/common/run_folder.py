@@ -6,7 +6,7 @@ from typing import Any
 from policies.storage import documents
 from policies.storage.atomic import sweep
 from policies.storage.documents import FileError
-from train.common import atomic
+from train.common import alone, atomic
 from train.common.schema import checked
 from train.common.settings import FitPolicy
 
@@ -15,9 +15,13 @@ AGAIN = "run train/fit_policy.py again"
 
 
 def ensure_same_run(path: Path, now: dict, config, otherwise: str) -> None:
-    """``check``, then ``remember``."""
+    """``check``, then ``remember``; no other job may be at work in the folder, unless this one joins it."""
+    joins = getattr(config, "join", False)
     check(path, now, config, otherwise)
-    remember(path, now)
+    if not joins:
+        alone.hold(path.parent)
+        check(path, now, config, otherwise)  # another job may have been first
+    remember(path, now, joins)
 
 
 def check(path: Path, now: dict, config, otherwise: str) -> None:
@@ -37,8 +41,13 @@ def check(path: Path, now: dict, config, otherwise: str) -> None:
         raise ValueError(f"{path.parent} holds a run with another {', '.join(differing)}; {otherwise}")
 
 
-def remember(path: Path, now: dict) -> None:
-    """Write what ``check`` compares, unless it is there; makes the folder, or clears it of what a kill left."""
+def remember(path: Path, now: dict, joins: bool = False) -> None:
+    """Write what ``check`` compares, unless it is there; makes the folder, or clears it of what a kill left.
+
+    ValueError where another job is at work in the folder, unless this one ``joins`` it.
+    """
+    if not joins:
+        alone.hold(path.parent)
     sweep(path.parent)
     if not path.exists():
         write(path, now)
