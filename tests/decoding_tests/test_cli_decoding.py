@@ -168,7 +168,7 @@ BAD = [
     ([TEXT, "--top-k", "0"], "top_k"),
     ([TEXT, "--top-p", "2"], "top_p"),
     ([TEXT, "--min-p", "-0.1"], "min_p"),
-    ([TEXT, "--min-p", "nan"], "min_p must be in [0, 1] or None, not nan"),
+    ([TEXT, "--min-p", "nan"], "--min-p must be a finite number, not nan"),
     ([TEXT, "--length", "0"], "--length"),
     ([TEXT, "--beams", "2"], "leave out --beams: speculative has no such setting"),
     ([TEXT, "--method", "mtad", "--beams", "0"], "--beams must be at least 1"),
