@@ -11,7 +11,7 @@ def masked(url: str) -> str:
     try:
         known = make_url(url)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number
-        return HIDDEN
+        return HIDDEN if set(url) & set(":@?") else url
     shown = known.set(query={}).render_as_string(hide_password=True)
     return f"{shown}?{HIDDEN}" if known.query else shown
 
