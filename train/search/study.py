@@ -87,6 +87,8 @@ def open_study(
         study_name=name, storage=open_storage(where), pruner=pruner(), direction="minimize", load_if_exists=True
     )
     _belong(study, run, where)
+    if run is not None and RUN not in study.user_attrs:
+        study.set_user_attr(RUN, run)
     study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32)
     fail_orphans(study)
     for params in baselines:
@@ -109,11 +111,8 @@ def join_study(where: Path | str, name: str = "policy", run: str | None = None) 
 
 
 def _belong(study: optuna.Study, run: str | None, where: Path | str) -> None:
-    """Note that ``study`` is of ``run``. FileError when it is of another: its trials would be taken for this one's."""
-    found = study.user_attrs.get(RUN)
-    if run is not None and found is None:
-        study.set_user_attr(RUN, run)
-    elif run is not None and found != run:
+    """FileError when ``study`` is of another run than ``run``: its trials would be taken for this one's."""
+    if run is not None and study.user_attrs.get(RUN, run) != run:
         raise FileError(shown(where), "it holds the search of another run", DAMAGED)
 
 
