@@ -208,7 +208,7 @@ BAD = {
     "both goals": ({"target_speedup": 1.5, "quality_budget": 0.1}, "not both"),
     "budget": ({"quality_budget": 1.5}, "between 0 and 1"),
     "speedup": ({"target_speedup": 0.9}, "factor over 1"),
-    "NaN": ({"target_speedup": "nan"}, "factor over 1"),
+    "NaN": ({"target_speedup": "nan"}, "must be a finite number"),
     "no small model": ({"small": "/nowhere/small"}, "no small model at /nowhere/small"),
     "no large model": ({"large": "/nowhere/large.gguf"}, "no large model at /nowhere/large.gguf"),
     "tokenizers": ({"small": "foreign"}, "different tokenizers"),

@@ -55,7 +55,7 @@ def test_a_killed_run_ends_where_it_would_have(tuned_run, tmp_path):
         (("--group", 1), "--group must be at least 2, not 1"),
         (("--episodes", 0), "--episodes must be at least 1"),
         (("--temperature", 0), "--temperature must be positive"),
-        (("--lr", "nan"), "--lr must be positive"),
+        (("--lr", "nan"), "--lr must be a finite number"),
         (("--longest", 2), "no fitting prompt has up to 2 tokens"),
     ],
 )
