@@ -2,9 +2,9 @@
 
 from policies import Rule
 from policies.decoder_spec import DecoderSpec
+from train.common.job import Tuned
 from train.common.result import Holdout, Prediction, Replay
 from train.evaluation.holdout import Contender, controls, measure
-from train.common.job import Tuned
 from train.methods.base import TuningMethod
 
 

@@ -89,7 +89,8 @@ def test_the_stop_that_is_handed_out_is_the_one_that_was_judged(pair, traces):
     assert isinstance(stop, Logistic) and stop.names == STOP_FEATURES["all"]
     replayed = search.replay(stop, 5, True)
     for i, prompt in enumerate(prompts):
-        live = generate(Speculative(pair, 5, stop, keep_stop_token=True), torch.tensor([prompt.ids]), max_new_tokens=NEW)
+        drafter = Speculative(pair, 5, stop, keep_stop_token=True)
+        live = generate(drafter, torch.tensor([prompt.ids]), max_new_tokens=NEW)
         assert live.counts["calls"] == [replayed.draft_calls[i], replayed.target_calls[i]]
 
 

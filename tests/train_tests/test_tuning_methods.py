@@ -7,6 +7,7 @@ import sys
 import pytest
 from tiny_runs import ENV, FAST, ROOT, save_toys, typed
 
+from train.common import schema
 from train.common.load_run import load_run
 from train.common.settings import FitPolicy
 from train.fit_policy import main
@@ -18,8 +19,11 @@ from train.search.goal import Goal
 
 @pytest.fixture
 def toy(monkeypatch):
-    """The line."""
+    """The line, and no schema of settings that was made before it or outlives it."""
     monkeypatch.setitem(METHODS, "toy", "toy_method:ToyMethod")
+    schema._adapter.cache_clear()
+    yield
+    schema._adapter.cache_clear()
 
 
 @pytest.fixture(scope="module")
