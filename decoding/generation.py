@@ -35,7 +35,7 @@ class Decoder(Protocol):
 
 @dataclass(slots=True)
 class Result:
-    """What ``generate`` returns."""
+    """The result of ``generate``."""
 
     sequences: Tensor
     """[batch, prompt + new] the prompt as given and the answer, right-padded"""
@@ -120,7 +120,7 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
 
 
 def stops_of(decoder: Decoder, strings: Sequence[str] | None = None) -> StopStrings | None:
-    """What ends a row besides EOS: ``strings``, by default those of the last model."""
+    """The stop strings of a generation: ``strings``, by default those of the last model."""
     last = decoder.models[-1]
     strings = stop_strings(last) if strings is None else strings
     return StopStrings(strings, last.tokenizer) if strings else None

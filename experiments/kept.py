@@ -1,4 +1,4 @@
-"""How often a promised loss is kept on real losses: by a certificate, and by the best threshold on tuning prompts.
+"""The share of promised losses kept on real losses: by a certificate, and by the best threshold on tuning prompts.
 
     python experiments/kept.py runs/default --limit 240 --budget 0.1 --loss-cap 0.5
 

@@ -1,5 +1,7 @@
 """One torch thread a worker, and fixtures that every test file may use."""
 
+import ctypes
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; commands that tests start inherit it
@@ -8,6 +10,15 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def give_memory_back():
+    """Free the models of a file before the next one: glibc keeps what it was given, gigabytes by the end."""
+    yield
+    gc.collect()
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

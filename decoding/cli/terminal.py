@@ -40,7 +40,7 @@ class PlainConsole(Console):
 
 
 def painter(names: Sequence[str]) -> Callable:
-    """What prints a ``Piece``: on a terminal in its writer's colours, unless NO_COLOR is set; elsewhere unchanged."""
+    """A printer of ``Piece``: on a terminal in its writer's colours, unless NO_COLOR is set; elsewhere unchanged."""
     console = PlainConsole(soft_wrap=True)
     shown = visible if console.is_terminal else str
     if console.color_system is None or console.no_color:

@@ -64,7 +64,7 @@ def store(models: Sequence[LM], costs: ModelCosts) -> Path:
 
 
 def stored(models: Sequence[LM]) -> ModelCosts | None:
-    """What ``models`` cost, as stored under the same circumstances; None where nothing is, or nothing readable."""
+    """The costs of ``models`` stored under the same circumstances; None where there are none, or none readable."""
     path = cache_file(models)
     if not path.exists():
         return None

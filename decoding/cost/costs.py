@@ -1,4 +1,4 @@
-"""What models cost on one machine: seconds of a forward by the tokens it reads, and of the work between forwards."""
+"""Costs of models on one machine: seconds of a forward by the tokens it reads, and of the work between forwards."""
 
 from __future__ import annotations
 

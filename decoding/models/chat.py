@@ -90,7 +90,7 @@ def _refuse_choice(tokenizer: Any, how: dict[str, Any]) -> None:
 
 
 def _directives(now: datetime) -> dict[str, str]:
-    """What strftime makes of each directive that this machine knows, such as %d and %-d."""
+    """The output of strftime for each directive that this machine knows, such as %d and %-d."""
     values = {}
     for directive in (f"%{flag}{letter}" for flag in ("-", "") for letter in ascii_letters):
         with suppress(ValueError):

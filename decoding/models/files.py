@@ -1,4 +1,4 @@
-"""What the files of a model tell before its weights are read: whether they are all there, whole, and of one model."""
+"""Checks of a model's files before its weights are read: all are there, whole, and of one model."""
 
 from __future__ import annotations
 

@@ -57,5 +57,5 @@ def stop_strings(lm) -> tuple[str, ...]:
 
 
 def ends_and_changes(lm) -> dict:
-    """What ends a text or changes it: with it corrected, a model is another."""
+    """The settings that end or change a text. They are part of a model's identity."""
     return {"eos": sorted(end_tokens(lm)), "stop_strings": sorted(stop_strings(lm))} | changes(lm)

@@ -158,7 +158,7 @@ def _gguf_files(repo: str) -> list[str]:
 
 
 def _asked(repo: str, ask, *args, **options):
-    """What the hub answers; FileNotFoundError, in one sentence, where it does not."""
+    """The answer of the hub; FileNotFoundError, one sentence, where there is none."""
     try:
         return ask(*args, **options)
     except GatedRepoError as error:

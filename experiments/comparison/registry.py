@@ -70,7 +70,7 @@ def _recipe(name: str, models, length):
 
 
 def _options(settings: dict[str, Any]) -> dict[str, Any]:
-    """What a method's text can set: numbers, words, and as ``verify`` whether distributions are filtered."""
+    """The settings of a method's text: numbers, words, and as ``verify`` whether distributions are filtered."""
     options = {key: value for key, value in settings.items() if not isinstance(value, bool | dict)}
     if "filtered" in settings:
         options["verify"] = ("filtered", "raw") if settings["filtered"] else ("raw", "filtered")
@@ -118,7 +118,7 @@ ADDED: dict[str, Kind] = {
     "adaedl": Kind("draft length by AdaEDL", partial(_recipe, "adaedl"), {"length": 10}, lossless=True),
     "specdec++": Kind("draft length by SpecDec++", partial(_recipe, "specdec++"), {"length": 20}, lossless=True),
 }
-"""What the registries lack: controls, published settings, and decoders that take other options here."""
+"""Methods that the registries lack: controls, published settings, and decoders that take other options here."""
 
 
 def kinds() -> dict[str, Kind]:

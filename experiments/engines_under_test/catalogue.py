@@ -49,7 +49,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a method is built from Models and its number."""
+    """A method, built from Models and its number."""
 
     build: Callable[..., Callable]
     number: type | None = None

@@ -70,7 +70,7 @@ def run(
 
 @dataclass(frozen=True)
 class Report:
-    """What the child writes; code that takes it over may write anything else."""
+    """The report of the child; code that takes it over may write anything else."""
 
     missing: list[str]
     replies: list[dict[Literal["printed", "value", "raised"], str]]

@@ -77,7 +77,7 @@ def claim_text(settings: FitPolicy, certificate: Certificate, frozen: int) -> st
 
 
 def instead(methods: Sequence[MethodRow]) -> str:
-    """What to use without a certificate, from the measured methods of the hold-out."""
+    """Advice on what to use without a certificate, from the measured methods of the hold-out."""
     exact = max((m for m in methods if m.key in ("speculative", "tree")), key=lambda method: method.speedup)
     return (
         f"Use exact decoding, which loses nothing: {exact.label} is {exact.speedup:.2f}x as fast here. "

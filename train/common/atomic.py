@@ -48,6 +48,6 @@ def read_rows(path: Path, kind: type) -> list[dict]:
 
 
 def fingerprint(folder: Path) -> str | None:
-    """What tells the run in ``folder`` from others: the hash of its run.json; None without one."""
+    """The identity of the run in ``folder``: the hash of its run.json; None without one."""
     path = folder / "run.json"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None

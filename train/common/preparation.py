@@ -92,7 +92,7 @@ def _splits(settings: FitPolicy, small: LM, large: LM) -> dict[str, list[Prompt]
 
 
 def _identity(settings: FitPolicy, models: list[LM], splits: dict[str, list[Prompt]]) -> dict:
-    """What must not change on resume, or trials and measurements of different runs would be mixed."""
+    """Everything that must not change on resume: trials and measurements of different runs would be mixed."""
     return {
         "settings": {key: value for key, value in asdict(settings).items() if key not in MAY_CHANGE},
         "models": [lm.identity() for lm in models],
@@ -101,7 +101,7 @@ def _identity(settings: FitPolicy, models: list[LM], splits: dict[str, list[Prom
 
 
 def timing_table(folder: Path, models: Sequence[LM]) -> ModelCosts:
-    """What ``models`` cost, measured once per run."""
+    """The costs of ``models``, measured once per run."""
     path = folder / "cost.json"
     if not path.exists():
         with progress("timing the models"):

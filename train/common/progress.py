@@ -79,7 +79,7 @@ def progress(title: str, total: int = 1, done: int = 0) -> Iterator[Callable[[in
 
 
 class Step:
-    """How much of a step is done, and since when."""
+    """The share of a step that is done, and its start."""
 
     def __init__(self, title: str, total: int, done: int, clock: Callable[[], float] = time.monotonic):
         self.title, self.total, self.done, self.before = title, total, done, done

@@ -109,7 +109,7 @@ class ReliabilityBin:
 
 @dataclass
 class Reliability:
-    """How far predicted risks can be taken at their word (``train.evaluation.reliability``)."""
+    """Calibration of predicted risks (``train.evaluation.reliability``)."""
 
     rows: int
     brier: float
@@ -120,7 +120,7 @@ class Reliability:
 
 @dataclass
 class Replay:
-    """How live runs on the tuning prompts compared with what replay or prices said."""
+    """Live runs on the tuning prompts over the predictions of replay or prices."""
 
     live_speedup_over_replayed: float
     live_loss_over_replayed: float | None = None
@@ -174,7 +174,7 @@ class TrialRow:
 
 @dataclass(kw_only=True)
 class Prediction:
-    """What is known of the tuned decoder before the hold-out."""
+    """Everything known of the tuned decoder before the hold-out."""
 
     replay: Replay
     frontier: dict[str, list[list[float]]]  # predicted curves, each a list of points in the plane of the report
@@ -186,7 +186,7 @@ class Prediction:
 
 @dataclass(kw_only=True)
 class Holdout:
-    """What was measured on the held-out prompts."""
+    """The measurements on the held-out prompts."""
 
     methods: list[MethodRow]
     live_over_table: float  # the large model's live seconds over those of the timing table

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 @dataclass
 class LiveAnswer:
-    """What one decoder wrote to one prompt."""
+    """The answer of one decoder to one prompt."""
 
     tokens: int
     seconds: float
@@ -48,7 +48,7 @@ class ReferenceRow:
 
 @dataclass
 class CandidateRow:
-    """What a candidate lost and cost on a certification prompt (certify.jsonl)."""
+    """The loss and cost of a candidate on a certification prompt (certify.jsonl)."""
 
     id: str
     candidate: int

@@ -161,7 +161,7 @@ class Tracker:
 
 
 def mode_of_environment() -> str:
-    """What W&B's own variables ask for; "offline" where they say nothing."""
+    """The mode that W&B's own variables ask for; "offline" where they say nothing."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
         return "disabled"
     mode = os.environ.get("WANDB_MODE", "offline").lower()

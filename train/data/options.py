@@ -1,4 +1,4 @@
-"""How prompts are read: the same options for every command that reads some, and part of what makes a run."""
+"""Options for reading prompts, the same in every command. They are part of a run's identity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from decoding.models.chat import parse_extra
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """How prompts are read."""
+    """Options for reading prompts."""
 
     system: Literal["keep", "merge", "drop"] = "keep"
     """system messages: keep them, merge them into the first message of the user (for templates without a system role,

@@ -85,7 +85,7 @@ class Renderer:
             raise PromptError(f"{error}; {remedy}") from error
 
     def _notes(self, messages: Messages, written: str, extra: dict[str, Any]) -> Iterator[str]:
-        """What was given and is not in the prompt."""
+        """Notes on everything given that is not in the prompt."""
         for name in (self.extra | extra).keys() - {"chat_template"}:
             if not re.search(rf"\b{re.escape(name)}\b", self.template):
                 yield f"the chat template reads no {name!r}, which is given"

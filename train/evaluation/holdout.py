@@ -26,7 +26,7 @@ class Contender:
 
 @dataclass
 class Measurement:
-    """What was measured of the contenders."""
+    """The measurements of the contenders."""
 
     columns: dict[str, dict[str, np.ndarray]]  # by contender, per prompt (``live.measure``)
     rows: list[dict[str, dict]]  # by prompt, the answer of each contender

@@ -102,13 +102,13 @@ class BackoffMethod(TuningMethod):
         return found | {"tuned": Contender(f"tuned {self.search.kind} policy", tuned.decoder(models))}
 
     def _traffic(self, policy: Policy, rows: list[dict]) -> dict:
-        """What the tuned policy saw while it wrote the held-out texts: what new traffic is compared with."""
+        """The steps of the tuned policy on the held-out texts: the reference for new traffic."""
         texts = [(row["tuned"]["answer"], row["tuned"]["writers"]) for row in rows]
         references = [row[live.LARGE]["answer"] for row in rows]
         return traffic_of_texts(*self.job.models, policy, self.job.splits["holdout"], texts, references)
 
     def predicted(self, tuned: Tuned) -> Prediction:
-        """What replay says of ``tuned``, of random hand-off and, where asked, of all candidates."""
+        """The prediction of replay for ``tuned``, for random hand-off and, where asked, of all candidates."""
         search, front = self.search, []
         if self.job.settings.frontier:
             front = search.front([*search.baselines(), *(trial.params for trial in self.tried)])
@@ -140,7 +140,7 @@ def trace(job: Job) -> Traces:
 
 
 def calibration(search: Search, policy: Policy) -> Reliability | None:
-    """How far a learned policy's risks can be taken at their word, on tuning prompts that it was not fitted on."""
+    """Calibration of a learned policy's risks on tuning prompts that it was not fitted on."""
     if search.kind == "rule":
         return None
     # Labels of the kind kl are cut at the median of the fitting prompts, which is what the policy has learned.

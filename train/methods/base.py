@@ -59,13 +59,13 @@ class TuningMethod(Protocol):
         """The finished study's best by live runs on the tuning prompts; None, and a printed reason, if none is."""
 
     def measure_holdout(self, tuned: Tuned) -> Holdout:
-        """What the held-out prompts say of ``tuned`` and its controls. A certificate may lower its threshold."""
+        """Measurements of ``tuned`` and its controls on the hold-out. A certificate may lower its threshold."""
 
     def predicted(self, tuned: Tuned) -> Prediction:
-        """What was expected of ``tuned`` before the held-out prompts were touched."""
+        """The prediction for ``tuned`` from before the held-out prompts were touched."""
 
     def provenance(self, tuned: Tuned) -> dict:
-        """What policy.json says of this method besides what every run says: the decoder, ``policies.decoder_spec``."""
+        """The part of policy.json that only this method writes: the decoder (``policies.decoder_spec``)."""
         return {"decoder": asdict(tuned.spec)}
 
 

@@ -21,7 +21,7 @@ from train.search.recipes import make
 from train.search.study import complete, finalists, pruned
 
 CONTROLS = ("speculative", "mtad", "mmtad", "bild", "leniency", "stop", "tree")
-"""What one decision, or a published pair of two, is worth."""
+"""Controls: one decision alone, or a published pair of two."""
 MTADS = {"mtad": BEAMS, "mmtad": TREE}
 
 
@@ -118,7 +118,7 @@ class HybridMethod(TuningMethod):
         return published | {"bild": Contender("BiLD, fallback 0.6, rollback 5", make("bild", models))}
 
     def predicted(self, tuned: Tuned) -> Prediction:
-        """What the prices say of ``tuned``, and of all that was tried."""
+        """The priced results of ``tuned`` and of all trials."""
         front = pareto(
             {name: trial.user_attrs[name] for name in ("speedup", "loss")} | {"params": trial.params}
             for trial in self.trials
@@ -147,13 +147,13 @@ class HybridMethod(TuningMethod):
         return {key: self._option(ts[0]) for key, ts in kinds.items() if ts and ts[0].number != tuned.trial}
 
     def _short_of_goal(self, trial: FrozenTrial) -> tuple[float, float]:
-        """What sorts trials, the best first."""
+        """The sort key of trials, the best first."""
         goal, point = self.job.goal, [trial.user_attrs[name] for name in ("speedup", "loss")]
         return max(0.0, goal.violation(*point)), goal.value(*point)
 
 
 def described(option: Tuned) -> str:
-    """What a reader calls a decoder."""
+    """The name of a decoder in tables."""
     name, settings = option.spec.name, option.spec.settings
     size = f"{settings.get('beams')} {{}} of {settings['length']}"
     if name == "specinfer":

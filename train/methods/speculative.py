@@ -82,7 +82,7 @@ class SpeculativeMethod(TuningMethod):
         return found.holdout(found.tuned.label, ", whose text it writes", compared, against=against)
 
     def predicted(self, tuned: Tuned) -> Prediction:
-        """What replay says: the speedup by the longest draft, with the tuned stop and without one."""
+        """The prediction of replay: the speedup by the longest draft, with the tuned stop and without one."""
         constants = self.search.constants()
         by_length = [(n, self._faster(self._replayed(tuned, n))) for n, _ in constants]
         return Prediction(replay=Replay(tuned.faster), frontier={"stop": by_length, "constant": constants})
@@ -95,7 +95,7 @@ class SpeculativeMethod(TuningMethod):
         return float(self.search.alone / replayed.seconds(self.job.cost).sum())
 
     def provenance(self, tuned: Tuned) -> dict:
-        """What a decoder has to know besides the policy, and what replay predicts of it."""
+        """The decoder besides the policy, and the prediction of replay."""
         replayed = self._replayed(tuned, tuned.spec.settings["length"])
         predicted = {"speedup": self._faster(replayed), "rounds_by_draft_length": replayed.lengths().tolist()}
         return super().provenance(tuned) | {"predicted": predicted}
@@ -117,6 +117,6 @@ def search_stops(job: Job) -> StopSearch:
 
 
 def draft_of(tuned: Tuned) -> str:
-    """What a reader calls a way of drafting."""
+    """The name of a way of drafting in tables."""
     kind = tuned.policy.kind
     return f"{'constant length' if kind == 'never' else f'{kind} stop, at most'} {tuned.spec.settings['length']}"

@@ -37,7 +37,7 @@ def load_grader(name: str) -> Grader:
 
 
 def shown(error: BaseException) -> str:
-    """What an exception of a user's code was, and in which of its lines."""
+    """An exception of a user's code in words, with its file and line."""
     what = " ".join(f"{type(error).__name__}: {error}".split()) if str(error) else type(error).__name__
     places = traceback.extract_tb(error.__traceback__, limit=-1)
     return f"{what}, in {places[0].filename}, line {places[0].lineno}" if places else what

@@ -95,7 +95,7 @@ def set_weights(policy: Policy, vector: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train."""
+    """Settings of the training."""
 
     steps: int
     rate: float  # learning rate of Adam, in units of standardised weights

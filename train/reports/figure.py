@@ -99,7 +99,7 @@ def dress(axes: Axes, grid: str = "both", size: float = 9.5) -> None:
 
 
 def legend(axes: Axes, columns: int = 2) -> None:
-    """What is drawn in ``axes``, below all plots of their picture; labels are taken literally."""
+    """The legend of ``axes``, below all plots of their picture; labels are taken literally."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         style = {"loc": "lower left", "bbox_to_anchor": (0.012, 0.01), "frameon": False, "fontsize": 9}

@@ -7,7 +7,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:"
-"""What a browser may load: nothing from elsewhere."""
+"""The content policy of the page: a browser loads nothing from elsewhere."""
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1f2430; max-width: 1040px; margin: 40px auto; padding: 0 20px }
 h1 { font-size: 28px; margin: 0 } h2 { font-size: 20px; margin: 44px 0 8px }

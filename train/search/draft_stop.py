@@ -63,7 +63,7 @@ class StopSearch:
         ]
 
     def published(self, length: int, stop, keep_stop_token: bool = False, **_) -> dict:
-        """What ``suggest_stop`` would have to draw for a stop at its own threshold."""
+        """The parameters that ``suggest_stop`` would draw for a stop at its own threshold."""
         rule = {} if isinstance(stop, Survival) else {"feature": stop.feature, "direction": stop.direction}
         params = {"stop": "survival" if not rule else "rule", "length": min(length, self.judged.longest)} | rule
         _, risk = self.risk(params)

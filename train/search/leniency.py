@@ -48,12 +48,12 @@ def suggest_number(trial: optuna.Trial, name: str) -> None:
 
 
 def number(name: str, value: float) -> dict[str, float]:
-    """What ``suggest_number`` would have to draw."""
+    """The parameter that ``suggest_number`` would draw."""
     return {_key(name): value}
 
 
 def drawn(rule: Acceptance) -> dict[str, Any]:
-    """What ``suggest`` would have to draw for ``rule``."""
+    """The parameters that ``suggest`` would draw for ``rule``."""
     name = type(rule).__name__
     if name == EXACT:
         return {"accept": name}

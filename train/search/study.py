@@ -155,7 +155,7 @@ def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: lis
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """What stops Optuna while it ends a trial: Ctrl-C or a full disk, which a ``finally`` of its own hides."""
+    """The exception that stops Optuna while it ends a trial (Ctrl-C, full disk): a ``finally`` of its own hides it."""
     try:
         yield
     except (AssertionError, UnboundLocalError) as error:

@@ -15,7 +15,7 @@ from train.traces.handoff_traces import Traces, read_meta, read_traces
 def about(
     small: LM, large: LM, prompts: Sequence[Prompt], max_new_tokens: int, longest_draft: int | None = None
 ) -> dict:
-    """What traces of ``prompts`` are of, for their meta.json; ``longest_draft`` of draft traces only."""
+    """A description of the traces of ``prompts`` for their meta.json; ``longest_draft`` of draft traces only."""
     drafts = {} if longest_draft is None else {"drafts": DRAFT_SCHEMA, "longest": longest_draft}
     return drafts | {
         "models": [small.identity(), large.identity()],
