@@ -15,7 +15,10 @@ from trace_specimens import COST, made_up
 from policies import Logistic, Rule
 from train.search.backoff import FEATURE_SETS, GRID, Search
 from train.search.goal import Goal, pareto, solve
-from train.search.study import WORKER, finalists, open_study, run_study
+from train.search.orphans import WORKER
+from train.search.policy_space import CONFIDENCE, HISTORY
+from train.search.sampler import RepeatableSampler
+from train.search.study import finalists, open_study, run_study
 from train.search.thresholds import risks
 
 point = st.tuples(st.floats(0.1, 10), st.floats(0, 1))
@@ -33,7 +36,7 @@ def searcher(kind="rule", goal=Goal(speedup=1.5), label="regret", seed=0):
 
 def in_memory(search):
     """What ``open_study`` makes, without its file."""
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    study = optuna.create_study(sampler=RepeatableSampler(0))
     for params in search.baselines():
         study.enqueue_trial(params)
     return study
@@ -174,23 +177,34 @@ def test_a_resumed_study_keeps_its_trials_and_enqueues_nothing_twice(tmp_path):
     assert len(study.trials) == 14
 
 
-def test_a_trial_that_was_killed_is_failed_and_its_baseline_tried_again(tmp_path):
-    search, path = searcher(), tmp_path / "study.journal"
+@pytest.mark.parametrize("at", [2, 13])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("drawn", ["nothing", "a parameter", "everything", "its constraint"])
+def test_a_search_whose_trial_was_killed_ends_as_if_nothing_had_happened(at, signed, drawn, tmp_path, recwarn):
+    search, whole, path = searcher(), tmp_path / "whole.journal", tmp_path / "study.journal"
     baselines = search.baselines()
+    study = open_study(whole, 0, baselines)
+    run_study(study, search, 18, [])
+    expected = study.trials
     study = open_study(path, 0, baselines)
-    run_study(study, search, 2, [])
+    run_study(study, search, at, [])
     killed = study.ask()
-    search.suggest(killed)
     gone = subprocess.Popen(["true"])
     gone.wait()
-    killed.set_user_attr(WORKER, f"{platform.node()}:{gone.pid}")
-    assert study.trials[2].state == TrialState.RUNNING
+    if signed:
+        killed.set_user_attr(WORKER, f"{platform.node()}:{gone.pid}")
+    if drawn == "a parameter":
+        killed.suggest_categorical("feature", [*CONFIDENCE, *HISTORY])
+    elif drawn == "everything":
+        search.suggest(killed)
+    elif drawn == "its constraint":
+        search(killed)
     study = open_study(path, 0, baselines)
-    assert study.trials[2].state == TrialState.FAIL
-    run_study(study, search, len(baselines), [])
-    finished = [t.params for t in study.get_trials(states=[TrialState.COMPLETE])]
-    assert all(params in finished for params in baselines)
-    assert len(finished) == len(baselines) == len(study.trials) - 1
+    run_study(study, search, 18, [])
+    assert [(t.number, t.state, t.params, t.value, t.constraints) for t in study.trials] == [
+        (t.number, TrialState.COMPLETE, t.params, t.value, t.constraints) for t in expected
+    ]
+    assert not [w for w in recwarn if "already" in str(w.message)]
 
 
 @pytest.mark.parametrize("goal", [Goal(speedup=1.5), Goal(budget=0.1), Goal(speedup=900)])

@@ -1,8 +1,6 @@
 """The study of a run: several processes may work on it at once, and it outlives each of them."""
 
 import json
-import os
-import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,16 +13,13 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from policies.storage.atomic import lives
 from policies.storage.documents import FileError
 from train.common.database_url import masked, without
 from train.common.progress import progress
+from train.search import orphans
 from train.search.journal import Journal
+from train.search.sampler import RepeatableSampler
 
-WORKER = "worker"
-"""the attribute of a trial that names the process that works on it"""
-HEARTBEAT = 60
-"""seconds between two signs of life in a database; a worker is given up after three"""
 GRACE = 10
 """seconds after which a journal's lock is taken from a worker that was killed while it held it, for milliseconds"""
 NOT_YET = "there is no search to join at {where} yet; start the run without --join, and join when it searches"
@@ -60,9 +55,9 @@ def open_storage(where: Path | str) -> BaseStorage:
         return _open_journal(where)
     return RDBStorage(
         where,
-        heartbeat_interval=HEARTBEAT,
-        grace_period=3 * HEARTBEAT,
-        heartbeat_stale_trial_callback=try_again,
+        heartbeat_interval=orphans.HEARTBEAT,
+        grace_period=3 * orphans.HEARTBEAT,
+        heartbeat_stale_trial_callback=orphans.try_again,
     )
 
 
@@ -80,8 +75,9 @@ def open_study(
 ) -> optuna.Study:
     """The study called ``name``, made with its baselines enqueued or resumed with all its finished trials.
 
-    A trial whose worker was killed is marked failed; if it was a baseline, it is tried again. ``run`` tells runs apart:
-    ValueError when the study is that of another one, or its journal is damaged.
+    A trial whose worker was killed is put back in its place in the queue with what it knows of itself, so that the
+    search ends as if nothing had happened. ``run`` tells runs apart: ValueError when the study is that of another one,
+    or its journal is damaged.
     """
     study = optuna.create_study(
         study_name=name, storage=open_storage(where), pruner=pruner(), direction="minimize", load_if_exists=True
@@ -89,8 +85,8 @@ def open_study(
     _belong(study, run, where)
     if run is not None and RUN not in study.user_attrs:
         study.set_user_attr(RUN, run)
-    study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32)
-    fail_orphans(study)
+    study.sampler = RepeatableSampler(seed)
+    orphans.queue_orphans(study)
     for params in baselines:
         study.enqueue_trial(params, skip_if_exists=True)
     return study
@@ -143,13 +139,16 @@ def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: lis
     """Bring the study to ``trials`` finished trials, together with its other workers; at most one more per worker."""
 
     def objective(trial: optuna.Trial) -> float:
-        trial.set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
+        orphans.sign(trial)
         return search(trial)
 
     with progress("searching", trials, len(finished(study))) as update:
         show = lambda study, trial: update(len(finished(study)))  # noqa: E731
         if len(finished(study)) < trials:
-            with _as_it_was():
+            orphans.enter(study)
+            with _as_it_was(), warnings.catch_warnings():
+                # Of a trial that was put back; it has the values that it had.
+                warnings.filterwarnings("ignore", ".*is already (set|reported)")
                 study.optimize(objective, callbacks=[*callbacks, show, MaxTrialsCallback(trials, DONE)])
 
 
@@ -171,10 +170,10 @@ def wait_for_trials(study: optuna.Study, patience: float = PATIENCE) -> None:
     What a worker of another machine has not finished after ``patience`` seconds is left to it.
     """
     until = time.monotonic() + patience
-    fail_orphans(study)
+    orphans.fail_orphans(study)
     while study.get_trials(deepcopy=False, states=[TrialState.RUNNING]) and time.monotonic() < until:
         time.sleep(0.1)
-        fail_orphans(study)
+        orphans.fail_orphans(study)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
@@ -190,38 +189,6 @@ def complete(study: optuna.Study) -> list[FrozenTrial]:
 def pruned(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that were given up."""
     return study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
-
-
-def fail_orphans(study: optuna.Study) -> None:
-    """Mark unfinished trials as failed whose worker, a process of this machine, is gone or was interrupted.
-
-    The calling process works on none, so a trial that it has signed was interrupted.
-    """
-    optuna.storages.fail_stale_trials(study)  # of all machines, where the storage has heartbeats
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        if _orphaned(trial):
-            try:
-                study.tell(trial.number, state=TrialState.FAIL)
-            except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-                continue  # another worker was first
-            try_again(study, trial)
-
-
-def _orphaned(trial: FrozenTrial) -> bool:
-    node, _, process = trial.user_attrs.get(WORKER, "").rpartition(":")
-    if not process:  # killed before it could sign, or just about to
-        return time.time() - trial.datetime_start.timestamp() > HEARTBEAT
-    return node == platform.node() and (int(process) == os.getpid() or not lives(int(process)))
-
-
-def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Enqueue a failed baseline again, with nothing but its settings.
-
-    Optuna's own callback would copy constraints too, which can be set only once: the second attempt could not correct
-    those of the first.
-    """
-    if "fixed_params" in trial.system_attrs:
-        study.enqueue_trial(trial.system_attrs["fixed_params"])
 
 
 def finalists(study: optuna.Study, count: int | None) -> list[FrozenTrial]:
