@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 
+from decoding.cli.dtypes import DtypeOptions
 from decoding.cli.ending import ending, mendable
 from decoding.cli.numbers import check_numbers
 from decoding.cli.options import Options, check_policy, parse, read_text, settings_of, use
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare(options: Options):
     """The decoder, its state and its models' names. ValueError or OSError for whatever is wrong with the input."""
     check_numbers(options)
+    options.dtypes.check()
     text = read_text(options.text)
     if options.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens must be at least 1, not {options.max_new_tokens}")
@@ -45,8 +47,10 @@ def prepare(options: Options):
     names = decoder_kind(spec.name).models
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     with Console(file=sys.stderr).status("loading the models"):
-        how = options.device, options.dtype, options.backend
-        models = [load_model(name, getattr(options, name), *how) for name in names]
+        dtypes = as_tuned(options)
+        models = [
+            load_model(name, getattr(options, name), options.device, dtypes.of(name), options.backend) for name in names
+        ]
     decoder = build_decoder(models, load_policy(options, models), spec)
     ids = encode(models[-1].tokenizer, text, options.raw, extra).to(models[-1].device)
     return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed), names
@@ -65,6 +69,12 @@ def spec_for(options: Options):
     # Another decoder than the tuned one keeps the settings that both have.
     kept = {key: value for key, value in tuned.settings.items() if key in kind.settings or name == tuned.name}
     return DecoderSpec(name, kind.checked(kept | settings_of(options, name)))
+
+
+def as_tuned(options: Options) -> DtypeOptions:
+    """The dtypes of the models: as the user says, else those that the policy was tuned on, else auto."""
+    tuned = [] if options.policy is None else [known.get("dtype") for known in load_policy(options).models]
+    return options.dtypes.resolved(tuned) if len(tuned) == 2 else options.dtypes
 
 
 def load_policy(options: Options, models=None):

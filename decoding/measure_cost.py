@@ -8,12 +8,13 @@ if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no
     stop_quietly()
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import arg
 
+from decoding.cli.dtypes import DtypeOptions, Dtypes
 from decoding.cli.ending import ending, mendable
 from decoding.cli.numbers import check_numbers
 from decoding.cli.options import Backend, Model, use
@@ -40,8 +41,6 @@ class MeasureCost:
     """the good model, of the same tokenizer (default: SmolLM2-135M-Instruct)"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps ..."""
-    dtype: str = "float32"
-    """of the weights in torch: float32, bfloat16 or float16"""
     backend: Backend = "torch"
     """torch, or llama.cpp, which runs .gguf files as they are"""
     kept: tuple[float, ...] = ()
@@ -51,6 +50,7 @@ class MeasureCost:
     """cached tokens, for these predictions"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
+    dtypes: Dtypes = field(default_factory=DtypeOptions)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,6 +75,7 @@ def measure(options: MeasureCost) -> int:
 def check(options: MeasureCost) -> None:
     """ValueError, one sentence, for what cannot be predicted."""
     check_numbers(options)
+    options.dtypes.check()
     if not all(0 <= share <= 1 for share in options.kept):
         raise ValueError(f"--kept takes rates from 0 to 1, not {' '.join(map(str, options.kept))}")
     if options.context < 1:
@@ -88,8 +89,10 @@ def load(options: MeasureCost) -> list:
     from decoding.models.vocabulary import check_compatible
 
     sources = {"small": options.small, "large": options.large}
-    how = options.device, options.dtype, options.backend
-    models = [load_model(name, source, *how) for name, source in sources.items()]
+    models = [
+        load_model(name, source, options.device, options.dtypes.of(name), options.backend)
+        for name, source in sources.items()
+    ]
     check_compatible(models)
     for lm in models:
         refuse_settings(lm)

@@ -20,6 +20,7 @@ the large one. OpenVINO GenAI has no row: it needs a model that was converted be
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from decoding.cli.dtypes import DtypeOptions, Dtypes
 from train.common.cli import command
 from train.data.options import PromptOptions, Reading
 
@@ -45,17 +46,16 @@ class Speed:
     large: str | None = None
     """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
     random_weights: str | None = None
-    """`llama-8b+1b` or `tiny`: random weights of these shapes instead of models. Their texts mean nothing, so only
-    random hand-off, overhead and throughput are worth measuring"""
+    """`llama-8b+1b` or `tiny`: random weights of these shapes instead of models, in bfloat16 if --dtype is auto.
+    Their texts mean nothing, so only random hand-off, overhead and throughput are worth measuring"""
     prompts: str | None = None
     """prompts as train/fit_policy.py takes them (default: the embedded ones)"""
     device: str = "cpu"
-    dtype: str | None = None
-    """of the large model (default: float32, of random weights bfloat16)"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     output: Path = Path("runs/speed/default")
     """folder of rows.jsonl (one line a prompt and repeat), settings.json, result.json and speed.png"""
+    dtypes: Dtypes = field(default_factory=DtypeOptions)
     reading: Reading = field(default_factory=PromptOptions)
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from decoding.cli.dtypes import OwnDtype
 from train.common.cli import attempt, checked_numbers
 from train.data.options import PromptOptions, Reading
 
@@ -98,6 +99,8 @@ class Distill:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """dtype of the target and of the drafter's matrix products; its weights are float32 (auto: bfloat16 on CUDA and on
     CPUs that multiply it in hardware)"""
+    target_dtype: OwnDtype = None
+    """dtype of the target's weights alone, such as int4"""
     compile: bool = False
     """compile the drafter with torch.compile: takes a minute at the start, worth it on CUDA"""
     threads: int | None = None

@@ -85,7 +85,7 @@ def describe(job: Job, method: TuningMethod, study: optuna.Study, tuned: Tuned, 
     return Result(
         name=job.settings.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine(job.settings),
+        machine=machine(job.settings.device, [lm.dtype for lm in job.models]),
         loss_name=job.metric.loss_name,
         method=job.settings.method,
         plane=list(method.plane),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import arg
 
+from decoding.cli.dtypes import DtypeOptions, Dtypes
 from decoding.decoders.registry import DECODERS, Setting, decoder_kind
 
 LONGEST_TEXT = 2**24
@@ -57,12 +58,11 @@ class Options:
     """of the draws: the same seed gives the same answer"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps ..."""
-    dtype: str = "float32"
-    """of the weights in torch: float32, bfloat16 or float16"""
     backend: Backend = "torch"
     """torch, or llama.cpp, which runs .gguf files unconverted and is faster on CPU"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
+    dtypes: Dtypes = field(default_factory=DtypeOptions)
 
 
 def parse(argv: list[str] | None) -> Options:

@@ -96,7 +96,7 @@ def _circumstances(models: Sequence[LM]) -> dict:
     """Everything that the seconds of a forward depend on."""
     return {
         "format": FORMAT,
-        "models": [lm.identity() | {"dtype": str(lm.model.dtype), "device": _device(lm.device)} for lm in models],
+        "models": [lm.identity() | {"device": _device(lm.device)} for lm in models],
         "threads": torch.get_num_threads(),
         "host": platform.node(),
         "processor": processor(),

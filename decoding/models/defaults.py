@@ -34,28 +34,27 @@ def target_source() -> str:
     return TARGET_HUB
 
 
-def default_target(device: str = "cpu", dtype: str = "float32", backend: str = "torch") -> LM:
-    """SmolLM2-135M-Instruct. Raises FileNotFoundError, with the command that installs it, if it is not found."""
+def default_target(device: str = "cpu", dtype: str = "auto", backend: str = "torch") -> LM:
+    """SmolLM2-135M-Instruct, of which auto is float32.
+
+    Raises FileNotFoundError, with the command that installs it, if it is not found.
+    """
     source = target_source()
     try:
         if backend == "llama.cpp" and source == TARGET_HUB:
             raise FileNotFoundError(TARGET_FILE)
         with without_progress_bars():
             found = locate(source)
-        return _load(found, device, dtype, backend)
+        return _load(found, device, _dtype("large", found, device, dtype), backend)
     except OSError as error:
         raise FileNotFoundError(f"the large model of the default pair was not found; run: {INSTALL}") from error
 
 
-def load_model(
-    role: str, source: str | None, device: str = "cpu", dtype: str = "float32", backend: str = "torch"
-) -> LM:
+def load_model(role: str, source: str | None, device: str = "cpu", dtype: str = "auto", backend: str = "torch") -> LM:
     """The model at ``source``, or of the default pair the ``role`` "small" or "large", without progress bars.
 
-    The ``backend`` "llama.cpp" runs a .gguf file on the CPU in its own quantised format and ignores ``dtype``. With
-    ``dtype`` float32 a small model from a .gguf file runs in bfloat16 where that is fast: half of its time goes into
-    reading weights, which have few bits anyway, and its agreement with the large one stays the same.
-    Raises ValueError or FileNotFoundError, in one sentence, if the model cannot be loaded.
+    The ``backend`` "llama.cpp" runs a .gguf file on the CPU in its own quantised format and ignores ``dtype``. auto
+    is as ``_dtype`` has it. Raises ValueError or FileNotFoundError, in one sentence, if the model cannot be loaded.
     """
     if source is None and role == "large":
         return default_target(device, dtype, backend)
@@ -63,13 +62,22 @@ def load_model(
     try:
         with without_progress_bars():
             found = locate(source)
-        if role in ("small", "middle") and found.gguf and dtype == "float32" and bfloat16_is_fast(device):
-            dtype = "bfloat16"
-        return _load(found, device, dtype, backend)
+        return _load(found, device, _dtype(role, found, device, dtype), backend)
     except FileNotFoundError as error:
         raise ValueError(f"no {role} model at {source}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"the {role} model {source} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def _dtype(role: str, source: Source, device: str, dtype: str) -> str:
+    """``dtype``, and what auto means: of weights that are float numbers float32.
+
+    A small model from a .gguf file runs in bfloat16 where that is fast: half of its time goes into reading weights,
+    which have few bits anyway, and its agreement with the large one stays the same.
+    """
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if role in ("small", "middle") and source.gguf and bfloat16_is_fast(device) else "float32"
 
 
 def _load(source: Source, device: str, dtype: str, backend: str) -> LM:
@@ -115,10 +123,10 @@ def bfloat16_is_fast(device: str) -> bool:
     return device.startswith("cuda") or (device.startswith("cpu") and native is not None and bool(native()))
 
 
-def default_pair(device: str = "cpu", dtype: str = "float32", backend: str = "torch") -> tuple[LM, LM]:
+def default_pair(device: str = "cpu", dtype: str = "auto", backend: str = "torch") -> tuple[LM, LM]:
     """(small, large): our distilled 4-layer drafter and SmolLM2-135M-Instruct, with one tokenizer.
 
-    ``dtype`` is the large model's; with float32 the drafter runs in bfloat16 where that is fast. The ``backend``
+    With ``dtype`` auto the large one is in float32, the drafter in bfloat16 where that is fast. The ``backend``
     "llama.cpp" runs both files as they are. Raises FileNotFoundError, with the command that installs it, if the large
     model is not found.
     """

@@ -108,6 +108,11 @@ class LlamaCppLM(LM):
         return self.model.device
 
     @property
+    def dtype(self) -> str:
+        """That of the file, which llama.cpp does not convert."""
+        return "gguf"
+
+    @property
     def chains_only(self) -> str:
         return "runs in llama.cpp, where a text is a sequence of one token per position,"
 

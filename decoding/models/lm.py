@@ -79,6 +79,11 @@ class LM:
         place = getattr(hook, "execution_device", None)
         return self.model.device if place is None else torch.device(place)
 
+    @property
+    def dtype(self) -> str:
+        """That of its weights, such as "bfloat16"."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     @cached_property
     def vocabulary(self) -> dict[str, int | None]:
         """Token to id, special ids included; without a tokenizer only the size."""
@@ -115,7 +120,8 @@ class LM:
         return self._fused
 
     def identity(self) -> dict[str, str]:
-        """The name, hashes of tokenizer, config and some weights, and the ends and processors of its generation_config.
+        """The name, hashes of tokenizer, config and some weights, their dtype, and the ends and processors of its
+        generation_config.
 
         Stored with a policy tuned on this model, a run and its traces.
         """
@@ -125,6 +131,7 @@ class LM:
             "tokenizer": self.tokenizer_hash,
             "config": _digest(json.dumps([str(getattr(config, key, None)) for key in CONFIG_KEYS])),
             "weights": _digest(self._few_weights()),
+            "dtype": self.dtype,
             "generation_config": str(ends_and_changes(self)),
         }
 

@@ -52,7 +52,8 @@ def prepare(config) -> Setting:
     prompts = shortest_first(unseen_prompts(run)[: config.limit])
     models, traces = [run.small, run.large], [run.traces]
     if config.middle is not None:
-        models.insert(1, load_model("middle", config.middle, run.settings.device, run.settings.dtype))
+        dtype = run.settings.dtypes.of("large")
+        models.insert(1, load_model("middle", config.middle, run.settings.device, dtype))
         check_compatible(models)
     folder = config.output / (config.run.resolve().name if config.name is None else config.name)
     about = {

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from decoding.cli.dtypes import DtypeOptions, Dtypes
 from train.data.options import PromptOptions, Reading
 
 
@@ -31,10 +32,10 @@ class ComparisonSettings:
     output: Path = Path("runs/frontier")
     """results go to OUTPUT/NAME: result.json, frontier.png, frontier.html, the texts and the timings"""
     device: str = "cpu"
-    dtype: str = "float32"
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0
+    dtypes: Dtypes = field(default_factory=DtypeOptions)
     reading: Reading = field(default_factory=PromptOptions)
 
 

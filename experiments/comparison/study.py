@@ -72,15 +72,18 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     date = run_folder.recorded_date(folder / "run.json", otherwise)
     config = replace(config, reading=config.reading.dated(date))
     at_least(config, {"limit": 1, "timed": 0, "batch": 1, "max_new_tokens": 1, "seed": 0})
+    config.dtypes.check()
+    config = replace(config, dtypes=config.dtypes.resolved(run_folder.recorded_dtypes(folder / "run.json", otherwise)))
     use(config.device, config.threads)
     small, large = load_pair(config)
+    config = replace(config, dtypes=config.dtypes.resolved((small.dtype, large.dtype)))
     prompts = prompts_for(config, [small, large], config.limit)
     for prompt in {p.family: p for p in prompts}.values():
         grade(prompt, "")  # fails now, not after an hour of texts, if a grader lacks a package
     decoders = {key: build(method, [small, large]) for key, method in methods.items()}
-    kept = ("small", "large", "prompts", "max_new_tokens", "device", "dtype", "seed")
+    kept = ("small", "large", "prompts", "max_new_tokens", "device", "seed")
     settings = {key: str(value) for key, value in asdict(config).items() if key in kept}
-    settings |= asdict(config.reading)
+    settings |= asdict(config.reading) | asdict(config.dtypes)
     run = {"settings": settings, "models": [small.identity(), large.identity()]}
     run_folder.ensure_same_run(folder / "run.json", run, config, otherwise)
     return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline)
@@ -169,7 +172,7 @@ def describe(study: Study, measured: Measured) -> dict:
     return {
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(config),
+        "machine": machine(config.device, [study.small.dtype, study.large.dtype]),
         "models": [study.small.identity(), study.large.identity()],
         "prompts": len(study.prompts),
         "families": dict(sorted(Counter(p.family for p in study.prompts).items())),

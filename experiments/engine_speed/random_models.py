@@ -3,6 +3,7 @@
 import torch
 
 from decoding import LM
+from decoding.cli.dtypes import DtypeOptions
 from train.data.prompts import Prompt
 
 
@@ -23,9 +24,10 @@ SHAPES: dict[str, tuple[dict, dict]] = {
 """(small, large) configurations of Llama: 3.1 8B with 3.2 1B, and a tiny pair to try the command."""
 
 
-def random_pair(name: str, device: str, dtype: str) -> tuple[LM, LM]:
+def random_pair(name: str, device: str, dtypes: DtypeOptions) -> tuple[LM, LM]:
     """(small, large) without tokenizers, made on ``device``. They never end an answer."""
-    return tuple(_random(shape, device, dtype, seed) for seed, shape in enumerate(SHAPES[name]))
+    shapes = zip(("small", "large"), SHAPES[name], strict=True)
+    return tuple(_random(shape, device, dtypes.of(role), seed) for seed, (role, shape) in enumerate(shapes))
 
 
 def _random(shape: dict, device: str, dtype: str, seed: int) -> LM:

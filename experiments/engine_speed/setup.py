@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from decoding.cli.options import use
 from decoding.models.defaults import DRAFTER, load_model, target_source
 from decoding.models.vocabulary import check_compatible
@@ -57,11 +55,11 @@ def check_settings(config):
     check_bases(methods)
     if len(set(methods)) < len(methods):
         raise ValueError("--methods must not name one method twice")
-    dtype = config.dtype if config.dtype is not None else "float32" if made is None else "bfloat16"
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"--dtype must be a torch type such as float32 or bfloat16, not {dtype!r}")
+    config.dtypes.check()
+    if made is not None and any(config.dtypes.of(role).startswith("int") for role in ("small", "large")):
+        raise ValueError("--random-weights are bfloat16, float16 or float32: nothing quantises them")
     use(config.device, config.threads)
-    return replace(config, methods=tuple(methods), dtype=dtype)
+    return replace(config, methods=tuple(methods))
 
 
 def check_bases(methods: Sequence[str]) -> None:
@@ -73,10 +71,11 @@ def check_bases(methods: Sequence[str]) -> None:
 def load_models(config) -> tuple[Models, list[Prompt]]:
     """The pair, and prompts that fit it."""
     if config.random_weights is not None:
-        models = Models(*random_pair(config.random_weights, config.device, config.dtype))
+        models = Models(*random_pair(config.random_weights, config.device, config.dtypes.resolved(["bfloat16"] * 2)))
         prompts = random_prompts(models.large.vocab, config.limit)
     else:
-        pair = [load_model(role, getattr(config, role), config.device, config.dtype) for role in ("small", "large")]
+        sources = {"small": config.small, "large": config.large}
+        pair = [load_model(role, some, config.device, config.dtypes.of(role)) for role, some in sources.items()]
         models = Models(*pair, files=(config.small or str(DRAFTER), config.large or target_source()))
         room = min(lm.context for lm in pair) - config.max_new_tokens
         prompts = load_prompts(config.prompts, pair[1].tokenizer, config.limit, room, config.reading)
@@ -100,5 +99,5 @@ def describe(config, models: Models, methods: Sequence[str]) -> dict:
         "methods": list(methods),
         "max_new_tokens": config.max_new_tokens,
         "models": [models.small.identity(), models.large.identity()],
-        "machine": machine(config),
+        "machine": machine(config.device, [models.small.dtype, models.large.dtype]),
     }

@@ -10,6 +10,7 @@ from matplotlib.image import imread
 from tiny_models import tiny
 from tiny_runs import save_model, toy_pair, toy_prompts, write_prompts
 
+from decoding.cli.dtypes import DtypeOptions
 from decoding.kernels.packed_products import pack
 from decoding.kv_cache.session import Session
 from experiments import speed
@@ -306,14 +307,14 @@ def test_random_weights_need_no_files(tmp_path):
     speed.run(
         speed.Speed(
             methods=("autoregressive", "backoff:0.5", "speculative:2"), random_weights="tiny", limit=2, repeats=1,
-            batch=(1, 2), max_new_tokens=4, output=output, dtype="float32",
+            batch=(1, 2), max_new_tokens=4, output=output, dtypes=DtypeOptions("float32"),
         )
     )  # fmt: skip
     for row in map(json.loads, (output / "rows.jsonl").read_text().splitlines()):
         assert {m["tokens"] for m in row["methods"].values()} == {4 * row["batch"]}
     found = strict(output / "result.json")["batches"]
     assert found["1"]["methods"]["backoff:0.5"]["limit"] > 0 and found["2"]["methods"]["backoff:0.5"]["limit"] is None
-    assert {lm.model.dtype for lm in random_pair("tiny", "cpu", "bfloat16")} == {torch.bfloat16}
+    assert {lm.model.dtype for lm in random_pair("tiny", "cpu", DtypeOptions("bfloat16"))} == {torch.bfloat16}
 
 
 def test_the_twin_shares_its_weights_and_runs_as_transformers_does():
@@ -382,7 +383,8 @@ def test_llama_cpp_answers_like_the_others():
         ({"random_weights": "gpt"}, "--random-weights must be llama-8b\\+1b or tiny"),
         ({"random_weights": "tiny"}, "takes no --small, --large or --prompts"),
         ({"device": "cuda:77"}, "no device 'cuda:77' here"),
-        ({"dtype": "real"}, "--dtype must be a torch type"),
+        ({"dtypes": DtypeOptions("real")}, "--dtype must be one of"),
+        ({"dtypes": DtypeOptions(large_dtype="real")}, "--large-dtype must be one of"),
         ({"small": "/nowhere"}, "small model (at )?/nowhere"),
     ],
 )

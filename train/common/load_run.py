@@ -6,12 +6,11 @@ from pathlib import Path
 
 from decoding.cost import cache
 from decoding.cost.costs import ModelCosts
-from decoding.models.defaults import load_model
-from decoding.models.vocabulary import check_compatible
 from policies import Policy, load
 from policies.storage.documents import FileError
 from train.common.atomic import fingerprint, plain
 from train.common.job import Job
+from train.common.preparation import load_pair
 from train.common.result import Result, read_result
 from train.common.run_folder import AGAIN, read_settings
 from train.common.schema import checked
@@ -57,9 +56,7 @@ def load_run(folder: Path, grader: str | None = None) -> FinishedRun:
     if settings.grader is None and grader is not None:
         raise ValueError(f"{folder} was tuned without a grader; leave out --grader {grader}")
     goal = Goal(result.goal.get("target_speedup"), result.goal.get("quality_budget"))
-    how = settings.device, settings.dtype
-    small, large = load_model("small", settings.small, *how), load_model("large", settings.large, *how)
-    check_compatible([small, large])
+    small, large = load_pair(settings)
     policy = load(folder / "policy.json", models=[small.identity(), large.identity()])
     cost = cache.read(folder / "cost.json")
     _check_one_run(folder, result, policy, cost)

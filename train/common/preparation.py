@@ -40,12 +40,15 @@ def prepare(settings: FitPolicy) -> Job:
     at_least(settings, LEAST | method.least)
     otherwise = f"use another --name or delete {folder}"
     date = run_folder.recorded_date(folder / "run.json", otherwise)
-    settings = replace(settings, reading=settings.reading.dated(date))
+    settings.dtypes.check()
+    dtypes = settings.dtypes.resolved(run_folder.recorded_dtypes(folder / "run.json", otherwise))
+    settings = replace(settings, reading=settings.reading.dated(date), dtypes=dtypes)
     use(settings.device, settings.threads)
     check_certificate(settings, method.certifiable)
     if settings.storage is not None:
         check_storage(settings.storage)
     small, large = load_pair(settings)
+    settings = replace(settings, dtypes=settings.dtypes.resolved((small.dtype, large.dtype)))
     splits = _splits(settings, small, large)
     metric = QualityMetric(large, settings.grader)
     metric.check(prompt for some in splits.values() for prompt in some)
@@ -72,8 +75,8 @@ def output_folder(settings) -> Path:
 def load_pair(settings) -> tuple[LM, LM]:
     """(small, large), of one tokenizer."""
     with progress("loading the models"):
-        large = load_model("large", settings.large, settings.device, settings.dtype)
-        small = load_model("small", settings.small, settings.device, settings.dtype)
+        large = load_model("large", settings.large, settings.device, settings.dtypes.of("large"))
+        small = load_model("small", settings.small, settings.device, settings.dtypes.of("small"))
     check_compatible([small, large])
     for lm in (small, large):
         refuse_settings(lm)  # here, not in the first text: timing the models takes minutes

@@ -10,7 +10,9 @@ from train.common import alone, atomic
 from train.common.schema import checked
 from train.common.settings import FitPolicy
 
-FORMAT = 2  # of the JSON files that are read again; raised when one of them changes its meaning
+FORMAT = 3  # of the JSON files that are read again; raised when one of them changes its meaning
+GROUPS = ("dtypes", "reading")
+"""settings that hold options of their own"""
 AGAIN = "run train/fit_policy.py again"
 
 
@@ -73,6 +75,12 @@ def recorded_date(path: Path, otherwise: str = AGAIN) -> str | None:
     return date if isinstance(date, str) else None
 
 
+def recorded_dtypes(path: Path, otherwise: str = AGAIN) -> tuple[str | None, str | None]:
+    """The dtypes of the small and the large model of the run in ``path``, if there is one. FileError as above."""
+    found = _flat(read(path, otherwise)) if path.exists() else {}
+    return found.get("small_dtype"), found.get("large_dtype")
+
+
 def read_settings(folder: Path) -> FitPolicy:
     """The settings of the run in ``folder``; those that may change on resume are at their defaults."""
     path = folder / "run.json"
@@ -84,12 +92,12 @@ def read_settings(folder: Path) -> FitPolicy:
 def _flat(run: dict[str, Any]) -> dict[str, Any]:
     """Each setting under its own name, as it is typed, before all else."""
     flat = dict(run)
-    for group in ("settings", "reading"):
+    for group in ("settings", *GROUPS):
         inner = flat.pop(group, {})
         flat = inner | flat if isinstance(inner, dict) else {group: inner} | flat
     return flat
 
 
 def _typed(name: str, config) -> str:
-    known = hasattr(config, name) or hasattr(getattr(config, "reading", None), name)
+    known = any(hasattr(some, name) for some in (config, *(getattr(config, group, None) for group in GROUPS)))
     return f"--{name.replace('_', '-')}" if known else name

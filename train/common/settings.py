@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from decoding.cli.dtypes import DtypeOptions, Dtypes
 from train.data.options import PromptOptions, Reading
 from train.methods import METHODS
 
@@ -77,10 +78,10 @@ class FitPolicy:
     """trials and results are logged to Weights & Biases (default: as WANDB_MODE says, else offline); a failure there
     never ends the run"""
     device: str = "cpu"
-    dtype: str = "float32"
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0
     sizes: tuple[float, float, float] = (0.4, 0.2, 0.4)
     """shares of the prompts to fit on, tune on and hold out"""
+    dtypes: Dtypes = field(default_factory=DtypeOptions)
     reading: Reading = field(default_factory=PromptOptions)

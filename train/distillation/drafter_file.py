@@ -24,7 +24,7 @@ def notes(config, target: LM, training_prompts: str, last: dict) -> dict[str, st
         "settings": json.dumps(settings(config)),
         "trained_minutes": f"{last['minutes']:.1f}",
         "trained_tokens": str(last["tokens"]),
-        "machine": json.dumps(machine(config)),
+        "machine": json.dumps(machine(config.device, [config.dtype])),
     }
 
 

@@ -33,7 +33,8 @@ def run(config) -> Path:
         torch.manual_seed(config.seed)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        target = load_model("target", config.target, config.device, config.dtype)
+        dtype = config.dtype if config.target_dtype is None else config.target_dtype
+        target = load_model("target", config.target, config.device, dtype)
         model = student(config, target)
         if config.export == "gguf":
             check_writable(model.config)

@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from decoding.cli.dtypes import check_dtype
 from decoding.cli.options import use
 from decoding.models.defaults import bfloat16_is_fast, target_source
 from train.common import run_folder
@@ -83,6 +84,7 @@ def _check_numbers(config) -> None:
         raise ValueError("--hard and --on-policy-share must be at most 1")
     if not config.temperatures or min(config.temperatures) < 0:
         raise ValueError("--temperatures must be at least one, each at least 0")
+    check_dtype("--target-dtype", config.target_dtype)
     use(config.device, config.threads)
 
 

@@ -77,7 +77,7 @@ def existing_drafter(source: str, target: LM) -> LlamaForCausalLM:
     if source.endswith(".safetensors"):
         drafter = _from_checkpoint(Path(source))
     else:
-        lm = load_model("--init", source)
+        lm = load_model("--init", source, dtype="float32")
         check_compatible([lm, target])
         drafter = _plain(lm.model)
     if drafter.config.vocab_size != target.model.config.vocab_size:
