@@ -13,7 +13,7 @@ from torch import Tensor
 from decoding.cost.speedup import warn_if_slower
 from decoding.models.lm import LM
 from decoding.models.memory import check_fits
-from decoding.models.settings import end_tokens, refuse_settings, stop_strings
+from decoding.models.settings import end_tokens, ignored_names, refuse_settings, stop_strings, text_processors
 from decoding.models.vocabulary import check_compatible
 from decoding.state.generation_state import GenerationState
 from decoding.state.sampling import Sampling
@@ -65,21 +65,26 @@ def generate(
     sampling: Sampling = Sampling(),
     seed: int | None = None,
     stream: Callable[[Piece], None] | None = None,
+    ignore_generation_config: Sequence[str] = (),
 ) -> Result:
     """Write at most ``max_new_tokens`` after each row of ``input_ids`` [batch, length] (left-padded when ragged).
 
     ``eos_token_id`` and ``stop_strings`` None take those of the last model's generation_config, ``()`` disables them. A
     stop string ends a row after the token that completes it. Row r of a batch with seed s draws what a single run with
-    seed s + r draws; ``seed`` None takes a random one. ``stream(piece)`` is called for every token
+    seed s + r draws; ``seed`` None takes a random one. The processors of the last model's generation_config hold for
+    every token, whoever writes it (``state.processors``), but for those named in ``ignore_generation_config``;
+    ``sampling`` stands in place of its temperature and filters. ``stream(piece)`` is called for every token
     (``streaming.Piece``). If the models' costs on this machine are stored (``decoding.measure_cost``), a draft length
     slower than the large model alone logs one warning.
 
     Raises ValueError before any forward for input that cannot be decoded (shapes, context length, memory, unequal
-    tokenizers, logits processors that would be ignored), FloatingPointError in the step in which a model returns NaN.
+    tokenizers, settings of a generation_config that are not applied), FloatingPointError in the step in which a model
+    returns NaN, ValueError in that in which processors leave no token.
     """
     began = time.perf_counter()
     with torch.inference_mode():
-        state = start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed)
+        what = decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed
+        state = start(*what, ignore_generation_config)
         tokenizer = decoder.models[-1].tokenizer
         stops = stops_of(decoder, stop_strings)
         pieces = PieceStream(stream, tokenizer, len(input_ids)) if stream is not None else None
@@ -92,7 +97,9 @@ def generate(
     return result
 
 
-def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed) -> GenerationState:
+def start(
+    decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed, ignored: Sequence[str] = ()
+) -> GenerationState:
     """Check the arguments of ``generate`` and open a session per model."""
     attention_mask = _check_input(input_ids, attention_mask, max_new_tokens)
     models = decoder.models
@@ -100,9 +107,10 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     unknown = input_ids[(input_ids < 0) | (input_ids >= vocab)]
     if len(unknown):
         raise ValueError(f"input_ids must be token ids in [0, {vocab}), not {int(unknown[0])}")
-    for lm in models:
-        refuse_settings(lm, sampling.greedy)
+    ignored = ignored_names(ignored)
+    refuse_settings(models[-1], sampling.greedy, ignored)
     eos = end_tokens(models[-1]) if eos_token_id is None else _ids(eos_token_id)
+    processors = text_processors(models[-1], eos, max_new_tokens, sampling, ignored, input_ids.device)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     needed = int(attention_mask.sum(1).max()) + max_new_tokens
     tightest = min(models, key=lambda lm: lm.context)
@@ -116,7 +124,7 @@ def start(decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, samp
     sessions = [lm.session(len(input_ids), buffer.capacity) for lm in models]
     for session, ids in zip(sessions, shared, strict=True):
         session.share(vocab, ids)
-    return GenerationState(buffer, sessions, sampling)
+    return GenerationState(buffer, sessions, sampling, processors)
 
 
 def stops_of(decoder: Decoder, strings: Sequence[str] | None = None) -> StopStrings | None:
@@ -132,11 +140,17 @@ def commits(
     """Drive a decoder until every row has ended; a commit is in ``state.buffer`` before it is yielded."""
     writing = decoder.write(state)
     stop = (lambda row, new: stops.find(state.buffer, row, new)) if stops is not None else None
+    processors = state.processors
     while len(state.buffer.rows):
         commit = next(writing)
-        if any(state.buffer.append(commit, stop, [session.broken for session in state.sessions])):
+        flags = [session.broken for session in state.sessions]
+        if processors is not None and processors.emptied is not None:
+            flags.append(processors.emptied)
+        if any(state.buffer.append(commit, stop, flags)):
             for session in state.sessions:
                 session.check()
+            if processors is not None:
+                processors.check()
         if pieces is not None:
             pieces.update(state.buffer, commit.rows.tolist())
         yield commit

@@ -26,5 +26,5 @@ class Autoregressive:
             rows = buffer.rows
             lengths = buffer.lengths[rows]
             logits = session.catch_up(buffer.ids, lengths, rows, span=buffer.span(1))[:, -1]
-            tokens = state.draw(logits, rows, lengths)
+            tokens = state.draw(state.processed(logits, rows, lengths), rows, lengths)
             yield Commit.one(rows, tokens, torch.zeros_like(tokens))

@@ -58,7 +58,8 @@ class Backoff:
         # Only the first model reads every token, so each row has exactly one unread.
         span = buffer.span(1) if i == 0 else None
         hidden = policy_state is not None and policy_state.needs.needs_hidden
-        seen = state.sessions[i].next(buffer.ids, lengths, rows, hidden, span)
+        logits, states = state.sessions[i].next(buffer.ids, lengths, rows, hidden, span)
+        seen = state.processed(logits, rows, lengths), states
         tokens = state.draw(seen[0], rows, lengths)
         writers = torch.full_like(tokens, i)
         if policy_state is None:

@@ -77,6 +77,7 @@ class MTAD:
         n = drafted.tokens.shape[1]
         buffer.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
         p = large.catch_up(buffer.ids, lengths + n, rows, logits_to_keep=n + 1, tree=drafted.tree)
+        p = state.processed(p, rows, lengths, drafted.tree, n)
         node, accepted = self._accept(state, beams, best, q, drafted, p)
         path = drafted.path(node)
         if self.tree:

@@ -56,7 +56,7 @@ class BlockSearch:
     """Beam search from the end of every text, with a session of ``slots`` rows per text."""
 
     def __init__(self, decoder: MTJD, state: GenerationState):
-        self.buffer, self.vocab = state.buffer, state.sessions[0].vocab
+        self.buffer, self.vocab, self.processors = state.buffer, state.sessions[0].vocab, state.processors
         self.width = MAX_BLOCKS if decoder.beams is None else decoder.beams
         self.slots = min(self.width, self.vocab ** (decoder.block - 1), SLOTS)
         self.ids = state.buffer.ids.repeat_interleave(self.slots, 0)
@@ -98,4 +98,8 @@ class BlockSearch:
         self.ids[slots[:, None], lengths[:, None] + torch.arange(d, device=rows.device)] = blocks.flatten(0, 1)
         logits = self.session.catch_up(self.ids, lengths + d, slots)
         self.session.rollback(slots, lengths)  # the slot will hold another block next time
-        return logits[:, -1].float().log_softmax(-1).view(r, n, -1)
+        logits = logits[:, -1].float()
+        if self.processors is not None:
+            prompts = self.buffer.prompts[rows].repeat_interleave(n)
+            logits = self.processors.next(logits, self.ids[slots], lengths + d, prompts, lengths)
+        return logits.log_softmax(-1).view(r, n, -1)

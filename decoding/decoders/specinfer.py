@@ -56,6 +56,7 @@ class SpecInfer:
         tokens, q = self._draft(state, rows, lengths, tree, depth)
         end = lengths + tokens.shape[1]
         logits = large.catch_up(buffer.ids, end, rows, logits_to_keep=tokens.shape[1] + 1, tree=tree)
+        logits = state.processed(logits, rows, lengths, tree, tokens.shape[1])
         if state.sampling.greedy:
             path, accepted, after = self._verify_greedy(room, tokens, logits.argmax(-1))
         else:
@@ -76,6 +77,7 @@ class SpecInfer:
         for level in range(depth):
             end, read = lengths + tokens.shape[1], tree if level else None
             logits = session.catch_up(buffer.ids, end, rows, logits_to_keep=shape.widths[level], tree=read)
+            logits = state.processed(logits, rows, lengths, read, tokens.shape[1])
             if state.sampling.greedy:
                 drawn = logits.topk(self.branches[level]).indices.flatten(1)
             else:

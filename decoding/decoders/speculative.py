@@ -97,10 +97,10 @@ class Speculative:
         end = lengths + (k if drafted.even else drafted.lengths)
         checked = state.sessions[-1].catch_up(buffer.ids, end, rows, logits_to_keep=k + 1, span=span)
         if drafted.even:
-            return checked
+            return state.processed(checked, rows, lengths)
         # Rows are right-aligned: shift each to the left, to begin with its first drafted token.
         shift = (k - drafted.lengths)[:, None] + torch.arange(k + 1, device=rows.device)
-        return gather_at(checked, shift.clamp(max=k))
+        return state.processed(gather_at(checked, shift.clamp(max=k)), rows, lengths)
 
     def _block(
         self, state: GenerationState, rows: Tensor, lengths: Tensor, drafted: DraftOutput, checked: Tensor

@@ -112,7 +112,8 @@ def sample_beams(
     for level in range(depth):
         slots = lengths + level * width
         tree = beams.tree if level else None
-        logits.append(session.catch_up(buffer.ids, slots, rows, logits_to_keep=width if level else 1, tree=tree))
+        seen = session.catch_up(buffer.ids, slots, rows, logits_to_keep=width if level else 1, tree=tree)
+        logits.append(state.processed(seen, rows, lengths, tree, level * width))
         over = over | (level >= room)[:, None]
         tokens, log_q = _continuations(logits[-1], state.sampling, width)
         tokens, log_q = _repeated(tokens, log_q, last, over)

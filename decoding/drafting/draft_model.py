@@ -79,6 +79,7 @@ def draft_with_model(
             break
         at, now = _select(rows, which), _select(lengths, which) + place
         row_logits, states = session.next(buffer.ids, now, at, hidden, span)
+        row_logits = state.processed(row_logits, at, now)
         span = ReadSpan(buffer.longest + place + 1, 1)
         if policy_state is not None:
             stopped = policy_state.decide(row_logits, at, now, states)
@@ -112,6 +113,7 @@ def draft_ahead(
             break
         now = lengths + place
         row_logits, states = session.next(buffer.ids, now, rows, policy_state.needs.needs_hidden, span)
+        row_logits = state.processed(row_logits, rows, now)
         span = ReadSpan(buffer.longest + place + 1, 1)
         stopped = policy_state.decide(row_logits, rows, now, states) & (drafted > place)
         drafted = torch.where(stopped, place + keep_stop_token, drafted)

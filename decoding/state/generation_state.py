@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from decoding.kv_cache.session import Session
+from decoding.kv_cache.token_tree import TokenTree
 from decoding.state.sampling import DRAW, Sampling
+from decoding.state.text_processors import TextProcessors
 from decoding.state.token_buffer import TokenBuffer
 
 
@@ -19,8 +21,25 @@ class GenerationState:
     buffer: TokenBuffer
     sessions: list[Session]
     sampling: Sampling
+    processors: TextProcessors | None = None
     drafted: int | Tensor = 0  # a tensor where reading it would make the host wait
     escalated: list[int] = field(default_factory=list)  # per policy, the tokens escalated by it or for an EOS
+
+    def processed(
+        self, logits: Tensor, rows: Tensor, lengths: Tensor, tree: TokenTree | None = None, nodes: int = 0
+    ) -> Tensor:
+        """``logits`` of any of the models as its tokens are drawn from, and as policies and acceptance rules see them.
+
+        [r, vocab] after the first ``lengths`` [r] tokens of ``rows`` [r], or [r, m, vocab] at the places of their
+        drafts, which are in the buffer (``TextProcessors.places``).
+        """
+        if self.processors is None:
+            return logits
+        buffer = self.buffer
+        ids, prompts = buffer.ids[rows], buffer.prompts[rows]
+        if logits.dim() == 2:
+            return self.processors.next(logits, ids, lengths, prompts, buffer.lengths[rows])
+        return self.processors.places(logits, ids, lengths, prompts, tree, nodes)
 
     def draw(self, logits: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
         """The token [r] after the first ``lengths`` [r] of ``rows`` [r], drawn from ``logits`` [r, vocab]."""

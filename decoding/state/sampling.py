@@ -15,14 +15,18 @@ DRAW, ACCEPT, REPLACE, POLICY = range(4)
 class Sampling:
     """Draws tokens from logits, filtered in transformers' order: temperature, top-k, top-p, min-p.
 
-    ``temperature=0`` is greedy; ``min_p`` is the least probability kept, as a share of the greatest. Raises ValueError
-    unless 0 <= temperature < inf, top_k is an int >= 1, 0 < top_p <= 1 and 0 <= min_p <= 1.
+    ``temperature=0`` is greedy; ``min_p`` is the least probability kept, as a share of the greatest. The penalties are
+    OpenAI's, also of greedy text: a token's logit loses ``frequency_penalty`` for every time that the answer, without
+    its prompt, has the token, and ``presence_penalty`` once. Raises ValueError unless 0 <= temperature < inf, top_k is
+    an int >= 1, 0 < top_p <= 1, 0 <= min_p <= 1 and the penalties are finite.
     """
 
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -33,10 +37,18 @@ class Sampling:
             raise ValueError(f"top_p must be in (0, 1] or None, not {self.top_p}")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p must be in [0, 1] or None, not {self.min_p}")
+        for name in ("frequency_penalty", "presence_penalty"):
+            if not abs(getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name} must be a finite number, not {getattr(self, name)}")
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether logits change with the answer, which ``state.text_processors`` sees to, not ``probabilities``."""
+        return self.frequency_penalty != 0 or self.presence_penalty != 0
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """[..., vocab] float32 probabilities after temperature and filters; one-hot when greedy."""

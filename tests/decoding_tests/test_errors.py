@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import BambaConfig, GptOssConfig, MambaConfig, PreTrainedTokenizerFast, T5Config
 
 from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate
-from decoding.models.settings import NEUTRAL, SAMPLERS
+from decoding.models.settings import REFUSED, REFUSED_DRAWING
 from policies import Rule
 
 large = tiny(layers=2, seed=1)
@@ -112,25 +112,53 @@ def with_setting(which, name, value):
     return Speculative(models)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("name", NEUTRAL)
-def test_processors_of_a_generation_config(refuses, which, name):
-    neutral = NEUTRAL[name]
+@pytest.mark.parametrize("name", REFUSED)
+def test_settings_that_are_not_applied(refuses, name):
+    """Those of the last model count: the text is its own, whoever helps to write it."""
+    neutral = REFUSED[name]
     effect = [[4]] if neutral is None else neutral + 0.5
-    said = rf"llama sets {name}=.*; to decode without it, set it to {neutral} in the generation_config.json of a copy"
-    refuses(said, with_setting(which, name, effect))
+    said = rf"llama sets {name}=.*; to go on without it, add --ignore-generation-config {name} \(in Python"
+    refuses(said, with_setting(1, name, effect))
+    generate(with_setting(1, name, effect), IDS, max_new_tokens=1, ignore_generation_config=[name])
+    generate(with_setting(0, name, effect), IDS, max_new_tokens=1)
     for nothing in (neutral, None, [], {}):
-        generate(with_setting(which, name, nothing), IDS, max_new_tokens=1)
+        generate(with_setting(1, name, nothing), IDS, max_new_tokens=1)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_settings_of_draws_matter_only_to_draws(refuses, which, name):
-    neutral = SAMPLERS[name]
-    decoder = with_setting(which, name, 0.3 if neutral is None else neutral + 0.5)
+@pytest.mark.parametrize("name", REFUSED_DRAWING)
+def test_settings_of_draws_matter_only_to_draws(refuses, name):
+    neutral = REFUSED_DRAWING[name]
+    decoder = with_setting(1, name, 0.3 if neutral is None else neutral + 0.5)
     generate(decoder, IDS, max_new_tokens=1)
     refuses(f"llama sets {name}=", decoder, sampling=Sampling(1.0))
-    generate(with_setting(which, name, neutral), IDS, max_new_tokens=1, sampling=Sampling(1.0))
+    generate(decoder, IDS, max_new_tokens=1, sampling=Sampling(1.0), ignore_generation_config=[name])
+    generate(with_setting(1, name, neutral), IDS, max_new_tokens=1, sampling=Sampling(1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("repetition_penalty", -1.0),
+        ("repetition_penalty", "high"),
+        ("no_repeat_ngram_size", 2.5),
+        ("bad_words_ids", [4]),
+        ("bad_words_ids", [[-4]]),
+        ("sequence_bias", [[4, 1.0]]),
+        ("suppress_tokens", ["w5"]),
+        ("forced_eos_token_id", [2.5]),
+        ("min_new_tokens", "some"),
+        ("min_length", 3.5),
+        ("exponential_decay_length_penalty", [3]),
+        ("exponential_decay_length_penalty", 1.5),
+    ],
+)
+def test_settings_that_mean_nothing(refuses, name, value):
+    refuses(rf"llama sets {name}=.*, which means nothing: \S", with_setting(1, name, value))
+
+
+def test_settings_that_nothing_is_called(refuses):
+    said = "no setting 'repetition_penalti' that can be left out; these can: sequence_bias, repetition_penalty"
+    refuses(said, Autoregressive(large), ignore_generation_config=["repetition_penalti"])
 
 
 def with_tokenizer(lm, tokenizer):

@@ -93,14 +93,14 @@ def test_a_setting_is_refused_before_models_are_timed(pair, tmp_path, monkeypatc
 
     for place in ("train.common.preparation.timing_table", "decoding.cost.overhead.measure_costs"):
         monkeypatch.setattr(place, lambda *_: pytest.fail("it timed the models"))
-    setting(pair[1], repetition_penalty=1.1)
+    setting(pair[1], guidance_scale=1.5)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"w{i} w5"}) + "\n" for i in range(6, 36)))
     models = ["--small", pair[0], "--large", pair[1]]
     assert fit([*models, "--prompts", str(prompts), "--output", str(tmp_path / "runs"), "--quality-budget", "0.1"]) == 2
-    assert "large sets repetition_penalty=1.1" in capsys.readouterr().err
+    assert "large sets guidance_scale=1.5" in capsys.readouterr().err
     assert measure_cost.main(models) == 2
-    assert "set it to 1.0 in the generation_config.json of a copy" in capsys.readouterr().err
+    assert "to go on without it, add --ignore-generation-config guidance_scale" in capsys.readouterr().err
 
 
 def test_a_model_that_returns_nan_is_one_sentence(pair, capsys, monkeypatch):

@@ -1,0 +1,188 @@
+"""Processors: the settings of a generation_config that change logits by the text before them, as in transformers.
+
+A processor keeps no state. What it knows of a text it reads in the text, so a rollback needs nothing, and the places of
+a draft are texts like others. transformers' own processors serve where they read a text from its end; where they count
+tokens they suppose texts of one length, so those are written here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import (
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+)
+
+
+@dataclass(slots=True)
+class Texts:
+    """n texts, each with logits for its next token."""
+
+    ids: Tensor  # [n, width] right-aligned; before a text there is ``vocab``, which is no id
+    lengths: Tensor  # [n] tokens, those of the prompt included
+    prompts: Tensor  # [n] tokens of the prompt
+
+    @property
+    def positions(self) -> Tensor:
+        """[n] tokens of the answer so far"""
+        return self.lengths - self.prompts
+
+
+Processor = Callable[[Texts, Tensor], Tensor]
+"""New logits [n, vocab] for float32 logits [n, vocab] of the next token of n texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextFacts:
+    """What processors may depend on beside their own value."""
+
+    vocab: int
+    eos: tuple[int, ...]
+    budget: int  # most tokens of an answer
+    device: torch.device
+    forced_bos: bool = False  # whether a prompt of one token is followed by a forced one
+
+
+class ProcessorKind(NamedTuple):
+    """A setting: the value at which it has no effect, and how its processor is made; None where it has no effect."""
+
+    neutral: Any
+    build: Callable[[Any, TextFacts], Processor | None]
+
+
+def _repetition(penalty: float, facts: TextFacts) -> Processor:
+    own = RepetitionPenaltyLogitsProcessor(float(penalty))
+
+    def process(texts: Texts, logits: Tensor) -> Tensor:
+        # A token of the text again in place of what is before it: it is penalised once, however often it is there.
+        return own(torch.where(texts.ids == facts.vocab, texts.ids[:, -1:], texts.ids), logits)
+
+    return process
+
+
+def _no_repeat(size: int, facts: TextFacts) -> Processor:
+    own = NoRepeatNGramLogitsProcessor(size)
+    return lambda texts, logits: own(texts.ids, logits)
+
+
+def _sequence_bias(biases: Any, facts: TextFacts) -> Processor | None:
+    pairs = biases.items() if isinstance(biases, dict) else biases
+    return _biased([[list(ids), float(bias)] for ids, bias in pairs], facts)
+
+
+def _bad_words(words: Sequence[Sequence[int]], facts: TextFacts) -> Processor | None:
+    NoBadWordsLogitsProcessor(words)  # raises ValueError for what are no words
+    return _biased([[list(word), -math.inf] for word in words if list(word) not in [[end] for end in facts.eos]], facts)
+
+
+def _biased(pairs: list[list], facts: TextFacts) -> Processor | None:
+    """Add a bias to the last token of a sequence where the others are before it. ``pairs`` of ids and bias."""
+    # An id that the models do not share is in no text.
+    pairs = [pair for pair in pairs if max(pair[0], default=0) < facts.vocab]
+    if not pairs:
+        return None
+    own = SequenceBiasLogitsProcessor(pairs)
+    return lambda texts, logits: own(texts.ids, logits)
+
+
+def _ban(tokens: Sequence[int], facts: TextFacts, when: Callable[[Texts], Tensor] | None = None) -> Processor | None:
+    """No ``tokens`` in texts of which ``when`` [n] holds, by default in any."""
+    if not tokens:
+        return None
+    banned = _members(tokens, facts)
+    if when is None:
+        return lambda texts, logits: logits.masked_fill(banned, -math.inf)
+    return lambda texts, logits: logits.masked_fill(banned & when(texts)[:, None], -math.inf)
+
+
+def _until(least: int, facts: TextFacts, length: Callable[[Texts], Tensor]) -> Processor | None:
+    """No ends in texts of which ``length`` [n] is below ``least``."""
+    (least,) = _whole(least)
+    return _ban(facts.eos, facts, lambda texts: length(texts) < least)
+
+
+def _force(tokens: Sequence[int], facts: TextFacts, when: Callable[[Texts], Tensor]) -> Processor:
+    """Only ``tokens``, one as likely as the other, in texts of which ``when`` [n] holds."""
+    forced = torch.where(_members(tokens, facts), 0.0, -math.inf)
+    return lambda texts, logits: torch.where(when(texts)[:, None], forced, logits)
+
+
+def _decay(value: Sequence[float], facts: TextFacts) -> Processor | None:
+    """Ends become likelier by a power of the tokens after the first ``start`` ones of an answer."""
+    start, factor = (float(part) for part in value)
+    ends = _members(facts.eos, facts)
+
+    def process(texts: Texts, logits: Tensor) -> Tensor:
+        over = (texts.positions - start).clamp(min=0).double()
+        gain = (factor**over - 1).float()[:, None] * logits.abs()
+        return torch.where(ends & logits.isfinite(), logits + gain, logits)
+
+    return process if facts.eos else None
+
+
+def _begin(texts: Texts, facts: TextFacts) -> Tensor:
+    """bool [n]: whether the next token is the first of the answer that is not forced."""
+    return texts.lengths == texts.prompts + (facts.forced_bos & (texts.prompts == 1))
+
+
+def _members(tokens: Sequence[int], facts: TextFacts) -> Tensor:
+    """bool [vocab]: True at ``tokens``. TypeError or ValueError for what are no whole numbers."""
+    wanted = torch.tensor(_whole(tokens), dtype=torch.long, device=facts.device)
+    return torch.isin(torch.arange(facts.vocab, device=facts.device), wanted)
+
+
+def _whole(values: Any) -> list[int]:
+    """A number or several as a list. ValueError for what is no whole number."""
+    values = [values] if isinstance(values, int) else list(values)
+    if not all(type(value) is int for value in values):
+        raise ValueError("it must be whole numbers")
+    return values
+
+
+PROCESSORS: dict[str, ProcessorKind] = {
+    "sequence_bias": ProcessorKind(None, _sequence_bias),
+    "repetition_penalty": ProcessorKind(1.0, _repetition),
+    "no_repeat_ngram_size": ProcessorKind(0, _no_repeat),
+    "bad_words_ids": ProcessorKind(None, _bad_words),
+    "min_length": ProcessorKind(0, lambda n, facts: _until(n, facts, lambda texts: texts.lengths)),
+    "min_new_tokens": ProcessorKind(0, lambda n, facts: _until(n, facts, lambda texts: texts.positions)),
+    "forced_bos_token_id": ProcessorKind(
+        None, lambda bos, facts: _force(_whole(bos), facts, lambda texts: texts.lengths == 1)
+    ),
+    "forced_eos_token_id": ProcessorKind(
+        None, lambda eos, facts: _force(_whole(eos), facts, lambda texts: texts.positions == facts.budget - 1)
+    ),
+    "exponential_decay_length_penalty": ProcessorKind(None, _decay),
+    "suppress_tokens": ProcessorKind(None, lambda tokens, facts: _ban(_whole(tokens), facts)),
+    "begin_suppress_tokens": ProcessorKind(
+        None, lambda tokens, facts: _ban(_whole(tokens), facts, lambda texts: _begin(texts, facts))
+    ),
+}
+"""Every setting that is applied, in transformers' order. A new one is a line here."""
+AFTER = "repetition_penalty"
+"""the setting after which the penalties of ``Sampling`` come, as in vLLM and llama.cpp"""
+
+
+def count_penalties(frequency: float, presence: float, vocab: int) -> Processor:
+    """OpenAI's penalties: each token loses ``frequency`` for every time that the answer has it, and ``presence`` once.
+
+    The prompt does not count.
+    """
+
+    def process(texts: Texts, logits: Tensor) -> Tensor:
+        width = texts.ids.shape[1]
+        written = torch.arange(width, device=logits.device) >= width - texts.positions[:, None]
+        ids = torch.where(written, texts.ids, vocab)
+        counts = logits.new_zeros(len(ids), vocab + 1).scatter_add_(1, ids, torch.ones_like(ids, dtype=logits.dtype))
+        counts = counts[:, :vocab]
+        return logits - frequency * counts - presence * (counts > 0)
+
+    return process
