@@ -207,6 +207,27 @@ def test_a_search_whose_trial_was_killed_ends_as_if_nothing_had_happened(at, sig
     assert not [w for w in recwarn if "already" in str(w.message)]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), FloatingPointError])
+def test_a_trial_that_was_stopped_is_silent_and_not_lost(error, tmp_path, capfd):
+    """Optuna printed a traceback and called it failed, so that a baseline was never tried."""
+    search, path = searcher(), tmp_path / "study.journal"
+
+    def stopped(trial):
+        if trial.number == 1:
+            raise error
+        return search(trial)
+
+    study = open_study(path, 0, search.baselines())
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        run_study(study, stopped, 4, [])
+    assert "Traceback" not in capfd.readouterr().err
+    study = open_study(path, 0, search.baselines())
+    run_study(study, search, 4, [])
+    assert [(t.number, t.params) for t in study.get_trials(states=[TrialState.COMPLETE])] == [
+        *enumerate(search.baselines()[:4])
+    ]
+
+
 @pytest.mark.parametrize("goal", [Goal(speedup=1.5), Goal(budget=0.1), Goal(speedup=900)])
 def test_finalists_differ_and_the_feasible_come_first(goal):
     search = searcher(goal=goal)

@@ -139,8 +139,13 @@ def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: lis
     """Bring the study to ``trials`` finished trials, together with its other workers; at most one more per worker."""
 
     def objective(trial: optuna.Trial) -> float:
-        orphans.sign(trial)
-        return search(trial)
+        try:
+            orphans.sign(trial)
+            return search(trial)
+        except optuna.TrialPruned:
+            raise
+        except BaseException as error:
+            raise _Ended from error
 
     with progress("searching", trials, len(finished(study))) as update:
         show = lambda study, trial: update(len(finished(study)))  # noqa: E731
@@ -152,11 +157,17 @@ def run_study(study: optuna.Study, search: Callable, trials: int, callbacks: lis
                 study.optimize(objective, callbacks=[*callbacks, show, MaxTrialsCallback(trials, DONE)])
 
 
+class _Ended(BaseException):
+    """Optuna must not see what ended a trial: it would print a traceback, and count a stopped trial as failed."""
+
+
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """The exception that stops Optuna while it ends a trial (Ctrl-C, full disk): a ``finally`` of its own hides it."""
+    """The exception that ended a trial, or stopped Optuna while it ended one: a ``finally`` of its own hides that."""
     try:
         yield
+    except _Ended as ended:
+        raise ended.__cause__ from None
     except (AssertionError, UnboundLocalError) as error:
         hidden = error.__context__
         if isinstance(hidden, OSError | KeyboardInterrupt):
