@@ -20,7 +20,7 @@ from train.common.progress import say, track
 from train.data.options import PromptOptions, Reading
 from train.data.prompts import prompts_for
 from train.distillation.agreement import expected_accepted
-from train.quality.guarded_regret import answer_logits
+from train.quality.guarded_regret import answer_logits, rules
 from train.reports.terminal import print_rows
 
 
@@ -81,7 +81,7 @@ def agreement(small, large, prompt, max_new_tokens: int) -> np.ndarray:
     result = generate(Autoregressive(large), ids, max_new_tokens=max_new_tokens)
     answer = result.sequences[0, ids.shape[1] :].tolist()
     with torch.inference_mode():
-        best = answer_logits(small, prompt.ids, answer).argmax(-1)
+        best = answer_logits(small, prompt.ids, answer, processors=rules(large, max_new_tokens)).argmax(-1)
     return best.numpy() == np.array(answer)
 
 

@@ -24,7 +24,8 @@ class Oracle(Backoff):
     def _escalates(self, state: GenerationState, i: int, policy_state: PolicyState, rows, seen, drawn) -> Tensor:
         lengths = state.buffer.lengths[rows]
         step = policy_state.step(seen[0], rows, lengths, seen[1])
-        step.target_logits, _ = state.sessions[i + 1].next(state.buffer.ids, lengths, rows)
+        target_logits, _ = state.sessions[i + 1].next(state.buffer.ids, lengths, rows)
+        step.target_logits = state.processed(target_logits, rows, lengths)
         step.token = drawn
         return policy_state.policy(step)
 

@@ -42,7 +42,9 @@ class Setting:
 
     def metric(self, prompt: Prompt, answer: list[int], reference: list[int]) -> tuple[float, float]:
         """Guarded and plain regret; the large model's own text has none, by definition."""
-        return (0.0, 0.0) if answer == reference else QualityMetric(self.models[-1])(prompt, answer, reference)
+        if answer == reference:
+            return 0.0, 0.0
+        return QualityMetric(self.models[-1], budget=self.new)(prompt, answer, reference)
 
 
 def prepare(config) -> Setting:

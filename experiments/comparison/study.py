@@ -118,7 +118,7 @@ def write_all(study: Study) -> dict[str, list[dict]]:
     rows, references = {}, {}
 
     def loss(prompt: Prompt, answer: list[int]) -> dict[str, float]:
-        return measure_loss(study.large, prompt, answer, references.get(prompt.id, answer))
+        return measure_loss(study.large, prompt, answer, references.get(prompt.id, answer), study.config.max_new_tokens)
 
     (study.folder / "texts").mkdir(exist_ok=True)
     for key, method in study.methods.items():
@@ -140,7 +140,8 @@ def time_methods(study: Study, timed: list[Prompt]) -> dict:
     """Measured seconds and tokens by method and prompt, one text at a time, methods in turns."""
     setting = " ".join(method.identity() for method in study.methods.values())
     setting, path = f"{setting}, {torch.get_num_threads()} threads", study.folder / "timed.jsonl"
-    how = study.config.max_new_tokens, QualityMetric(study.large), path, "timing", setting
+    new = study.config.max_new_tokens
+    how = new, QualityMetric(study.large, budget=new), path, "timing", setting
     return live.measure(study.decoders, timed, *how, joules=counter(study.large.device))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from decoding import LM
+from decoding.models.settings import end_tokens
 from experiments.comparison.methods import Method
 from experiments.comparison.settings import ComparisonSettings
 from train.common.atomic import append_rows, read_rows
@@ -16,7 +17,7 @@ from train.common.progress import track
 from train.common.rows import ComparisonRow
 from train.data.prompts import Prompt
 from train.data.splits import split_hash
-from train.quality.guarded_regret import end_tokens, guarded_regret, score
+from train.quality.guarded_regret import guarded_regret, score
 
 
 def write_texts(
@@ -73,9 +74,11 @@ def _draft_tokens(role: str, prompts, calls: list[int], counts: dict) -> tuple[f
     return counts["drafted"] / sum(calls), (counts["tokens_read"][-1] - own) / sum(calls)
 
 
-def measure_loss(large: LM, prompt: Prompt, answer: list[int], reference: list[int]) -> dict[str, float]:
+def measure_loss(
+    large: LM, prompt: Prompt, answer: list[int], reference: list[int], budget: int | None = None
+) -> dict[str, float]:
     """Guarded regret, mean plain regret and summed negative log-probability of an answer under the large model."""
-    (one,) = score(large, [prompt.ids], [answer])
+    (one,) = score(large, [prompt.ids], [answer], budget)
     loss = guarded_regret(one, answer, reference, end_tokens(large))
     return {"loss": loss, "regret": float(one.regret.mean()), "nll": float(-one.logprob.sum())}
 

@@ -10,10 +10,11 @@ from tiny_models import nudged
 from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff, generate
+from decoding.models.settings import end_tokens
 from experiments.backoff_tables.oracles import Oracle, oracle
 from policies import Rule
 from train.common.generations import write
-from train.quality.guarded_regret import answer_logits, end_tokens
+from train.quality.guarded_regret import answer_logits
 
 NEW = 20
 CLOSE = 1e-4

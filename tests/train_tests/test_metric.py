@@ -7,11 +7,12 @@ import pytest
 from tiny_runs import FAST, save_toys, toy_pair, toy_prompts, typed, word_tokenizer
 from toy_graders import variety
 
+from decoding.models.settings import end_tokens
 from policies import load
 from train.common.cli import InputError
 from train.fit_policy import main
 from train.pipeline import told_apart
-from train.quality.guarded_regret import end_tokens, guarded_regret, score
+from train.quality.guarded_regret import guarded_regret, score
 from train.quality.metric import QualityMetric
 
 

@@ -12,12 +12,13 @@ import torch
 from tiny_runs import toy_pair, toy_prompts
 
 from decoding import Autoregressive, Backoff, generate
+from decoding.models.settings import end_tokens
 from policies import Random, Rule, feature_columns, history_for, token_classes
 from policies.features.table import WINDOW
 from policies.storage import documents
 from policies.storage.documents import FileError
 from policies.storage.shards import shard_path, write_shard
-from train.quality.guarded_regret import CAP, STOP, end_tokens, guarded_regret, score
+from train.quality.guarded_regret import CAP, STOP, guarded_regret, score
 from train.search.labels import KL_CUT, labels
 from train.traces import collect_handoff as collecting
 from train.traces.collect_handoff import collect, explore

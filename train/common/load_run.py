@@ -66,7 +66,7 @@ def load_run(folder: Path, grader: str | None = None) -> FinishedRun:
     changed = [name for name, some in splits.items() if split_hash(some) != result.splits[name].hash]
     if changed:
         raise ValueError(f"the prompts of {folder} have changed ({', '.join(changed)}); tune a policy on these first")
-    metric = QualityMetric(large, settings.grader)
+    metric = QualityMetric(large, settings.grader, settings.max_new_tokens)
     return FinishedRun(settings, goal, folder, small, large, splits, cost, metric, result, policy)
 
 

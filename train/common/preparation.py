@@ -11,7 +11,7 @@ from decoding.cost import cache
 from decoding.cost.costs import ModelCosts
 from decoding.cost.timing import measure
 from decoding.models.defaults import load_model
-from decoding.models.settings import refuse_settings
+from decoding.models.settings import check_settings
 from decoding.models.vocabulary import check_compatible
 from train import certify
 from train.common import run_folder
@@ -50,7 +50,7 @@ def prepare(settings: FitPolicy) -> Job:
     small, large = load_pair(settings)
     settings = replace(settings, dtypes=settings.dtypes.resolved((small.dtype, large.dtype)))
     splits = _splits(settings, small, large)
-    metric = QualityMetric(large, settings.grader)
+    metric = QualityMetric(large, settings.grader, settings.max_new_tokens)
     metric.check(prompt for some in splits.values() for prompt in some)
     if settings.traces is not None:
         method.check_traces(settings, small, large, splits)
@@ -79,7 +79,7 @@ def load_pair(settings) -> tuple[LM, LM]:
         small = load_model("small", settings.small, settings.device, settings.dtypes.of("small"))
     check_compatible([small, large])
     for lm in (small, large):
-        refuse_settings(lm)  # here, not in the first text: timing the models takes minutes
+        check_settings(lm)  # here, not in the first text: timing the models takes minutes
     return small, large
 
 

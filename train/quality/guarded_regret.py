@@ -1,7 +1,8 @@
 """Guarded regret: the loss of a text against the large model's own, without labels, in [0, 1].
 
 Regret is the large model's best log-probability minus that of the token written. Alone it rewards loops, which predict
-themselves, and early or missing stops; the guards charge for both. The large model's greedy text scores 0.
+themselves, and early or missing stops; the guards charge for both. The large model's greedy text scores 0, also under
+the processors of its generation_config: regret is that of the logits that it draws from.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,16 @@ import numpy as np
 import torch
 
 from decoding.acceptance.draft_block import gather_at
+from decoding.models import settings
 from decoding.models.lm import LM
 from decoding.models.vocabulary import SharedIds
+from decoding.state.text_processors import TextProcessors
 
 CAP = 5.0  # nats of regret at which a token costs 1
 STOP = 1.0  # nats of regret above which an EOS, or a token instead of one, is unwanted by the large model
 NGRAM = 6
+BANNED = 100.0  # nats of regret of a token that a processor rules out
+UNBOUNDED = 2**31  # tokens: a budget at which no text ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,35 +34,45 @@ class Score:
 
 
 @torch.inference_mode()
-def score(lm: LM, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Score]:
-    """Read each answer once with ``lm``; prompts and answers are token ids."""
-    scores = []
+def score(
+    lm: LM, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], budget: int | None = None
+) -> list[Score]:
+    """Read each answer once with ``lm``; prompts and answers are token ids.
+
+    ``budget``: the most tokens that an answer could have had, where a model may be set to end (forced_eos_token_id).
+    """
+    scores, processors = [], rules(lm, budget)
     for prompt, answer in zip(prompts, answers, strict=True):
-        logp = answer_logits(lm, prompt, answer).float().log_softmax(-1)
-        written = gather_at(logp, torch.tensor(answer, device=logp.device))
+        logp = answer_logits(lm, prompt, answer, processors=processors).float().log_softmax(-1)
         top, best = logp.max(-1)
+        written = gather_at(logp, torch.tensor(answer, device=logp.device)).clamp(min=top - BANNED)
         scores.append(Score((top - written).cpu().numpy(), written.cpu().numpy(), best.cpu().numpy()))
     return scores
 
 
-def answer_logits(
-    lm: LM, prompt: Sequence[int], answer: Sequence[int], shared: SharedIds | None = None
-) -> torch.Tensor:
-    """[n, vocab] logits with which ``lm`` would have written each of the n tokens of the answer.
+def rules(lm: LM, budget: int | None = None) -> TextProcessors | None:
+    """The processors of texts of which ``lm`` is the last model, of at most ``budget`` tokens; None without any."""
+    return settings.text_processors(lm, settings.end_tokens(lm), UNBOUNDED if budget is None else budget)
 
-    ``shared``: its part in a text of another model's ids, as ``check_compatible`` returns it.
+
+def answer_logits(
+    lm: LM,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    shared: SharedIds | None = None,
+    processors: TextProcessors | None = None,
+) -> torch.Tensor:
+    """[n, vocab] logits from which ``lm`` would have drawn each of the n tokens of the answer.
+
+    ``shared``: its part in a text of another model's ids, as ``check_compatible`` returns it; ``processors``: the
+    ``rules`` of that text.
     """
     ids = torch.tensor([[*prompt, *answer]], device=lm.device)
     ids, vocab = (ids, lm.vocab) if shared is None else (shared.readable(ids), len(shared.lacking))
     out = lm.model(input_ids=ids, use_cache=False, logits_to_keep=len(answer) + 1)
     logits = out.logits[0, :-1, :vocab]
-    return logits if shared is None else shared.masked(logits)
-
-
-def end_tokens(lm: LM) -> list[int]:
-    """The EOS ids of ``lm``; none where it has no EOS."""
-    eos = lm.model.generation_config.eos_token_id
-    return [eos] if isinstance(eos, int) else list(eos or ())
+    logits = logits if shared is None else shared.masked(logits)
+    return logits if processors is None else processors.answer(logits, prompt, answer)
 
 
 def guarded_regret(score: Score, answer: Sequence[int], reference: Sequence[int], eos: Sequence[int]) -> float:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from decoding.models.lm import LM
+from decoding.models.settings import end_tokens
 from train.common.cli import InputError
 from train.data.prompts import Prompt
 from train.quality.graders import load_grader
-from train.quality.guarded_regret import end_tokens, guarded_regret, score
+from train.quality.guarded_regret import guarded_regret, score
 
 
 @dataclass
@@ -19,6 +20,8 @@ class QualityMetric:
 
     large: LM
     grader: str | None = None
+    budget: int | None = None
+    """most tokens of an answer"""
     scores: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     """by prompt and answer, kept because a grader may be slow"""
 
@@ -31,7 +34,7 @@ class QualityMetric:
 
     def __call__(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> tuple[float, float]:
         """(loss, mean plain regret) of one answer; ``reference`` is the large model's own."""
-        (scored,) = score(self.large, [prompt.ids], [answer])
+        (scored,) = score(self.large, [prompt.ids], [answer], self.budget)
         if self.grade is None:
             loss = guarded_regret(scored, answer, reference, end_tokens(self.large))
         else:

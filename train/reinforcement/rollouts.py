@@ -1,6 +1,6 @@
 """Rollouts of a policy that explores: groups of live texts, their losses and their priced times."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class Rollouts:
 
     def __post_init__(self) -> None:
         own = {p.id: self.found.traces.of({p.id}, "large")["token"].tolist() for p in self.prompts}
+        self.metric = replace(self.found.metric, budget=self.new)
         self.references = {name: answer[: self.new] for name, answer in own.items()}
 
     def __call__(self, explorer: Explorer, step: int) -> tuple[Tensor, Tensor, Decisions]:
@@ -50,4 +51,4 @@ class Rollouts:
         reference, tables = self.references[prompt.id], self.found.cost.tables
         own = alone([prompt], [reference], self.found.cost)
         taken = handoff_seconds(len(prompt.ids), writers, tables) / len(answer)
-        return self.found.metric(prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])
+        return self.metric(prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])

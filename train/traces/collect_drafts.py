@@ -76,8 +76,8 @@ class DraftLogger:
             rows = buffer.rows
             lengths = buffer.lengths[rows]
             position = lengths - buffer.prompts[rows]
-            target_logits, _ = large.next(buffer.ids, lengths, rows)
-            logits, _ = small.next(buffer.ids, lengths, rows)
+            target_logits = state.processed(large.next(buffer.ids, lengths, rows)[0], rows, lengths)
+            logits = state.processed(small.next(buffer.ids, lengths, rows)[0], rows, lengths)
             token = state.draw(target_logits, rows, lengths)
             p, q = state.sampling.probabilities(target_logits), state.sampling.probabilities(logits)
             wrong = (gather_at(q, token) < gather_at(p, token)).nonzero().squeeze(1)
@@ -102,6 +102,7 @@ class DraftLogger:
             rows, lengths, token = rows[within], lengths[within], token[within]
             buffer.ids[rows, lengths + place - 1] = token
             logits, _ = session.next(buffer.ids, lengths + place, rows)
+            logits = state.processed(logits, rows, lengths + place)
             begin = lengths - buffer.prompts[rows]
             fresh = draft_noise(buffer, rows, begin, torch.full_like(begin, place), REPLACE, self.longest)
             token = state.sampling.draw(logits, fresh)

@@ -15,6 +15,7 @@ import torch
 
 from decoding import LM, Backoff, Step
 from decoding.acceptance.draft_block import gather_at
+from decoding.models.settings import end_tokens
 from decoding.models.vocabulary import check_compatible
 from decoding.state.policy_state import entropy
 from decoding.state.suffix import longest_repeated_suffix
@@ -24,7 +25,7 @@ from policies.storage.shards import shard_path, write_shard
 from train.common.generations import answers, write
 from train.common.progress import track
 from train.data.prompts import Prompt
-from train.quality.guarded_regret import answer_logits, end_tokens, repeats
+from train.quality.guarded_regret import answer_logits, repeats, rules
 from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces
 
 SHARD = 8
@@ -42,10 +43,11 @@ def collect(
         rate = _rate(i, seed)
         decoder = Backoff([small, large], Random(rate).to(large.device))
         mixed_answers = write(decoder, shard, max_new_tokens, seed=seed + i * SHARD)
-        rows = []
+        rows, about = [], {"classes": classes, "budget": max_new_tokens}
         for prompt, answer, mixed in zip(shard, answers(large, shard, max_new_tokens), mixed_answers, strict=True):
-            rows.append(trajectory(small, large, prompt, answer, [1] * len(answer), answer, classes, "large", 1.0))
-            rows.append(trajectory(small, large, prompt, *mixed, answer, classes, "mixed", rate))
+            own = [1] * len(answer)
+            rows.append(trajectory(small, large, prompt, answer, own, answer, **about, kind="large", rate=1.0))
+            rows.append(trajectory(small, large, prompt, *mixed, answer, **about, kind="mixed", rate=rate))
         write_rows(folder, i, rows)
 
 
@@ -74,7 +76,7 @@ def explore(
         rows = []
         for prompt, (answer, writers) in zip(shard, written, strict=True):
             reference = traces.of({prompt.id}, "large")["token"].tolist()
-            rows.append(trajectory(small, large, prompt, answer, writers, reference, classes))
+            rows.append(trajectory(small, large, prompt, answer, writers, reference, classes, budget=max_new_tokens))
         write_rows(folder, i, rows)
 
 
@@ -93,15 +95,27 @@ def write_rows(folder: Path, number: int, rows: list[dict[str, np.ndarray]]) -> 
 
 @torch.inference_mode()
 def trajectory(
-    small: LM, large: LM, prompt: Prompt, answer: list[int], writers, reference, classes, kind="policy", rate=math.nan
+    small: LM,
+    large: LM,
+    prompt: Prompt,
+    answer: list[int],
+    writers,
+    reference,
+    classes,
+    kind="policy",
+    rate=math.nan,
+    budget: int | None = None,
 ) -> dict[str, np.ndarray]:
     """The trace rows of one answer as columns [n], with the features that a policy would have seen.
 
     ``writers`` [n]: 0 where the small model wrote the token, 1 where the large one did; ``reference``: the large
-    model's own answer; ``kind`` and ``rate``: the columns ``trajectory`` and ``rate``.
+    model's own answer; ``kind`` and ``rate``: the columns ``trajectory`` and ``rate``; ``budget``: most tokens of an
+    answer. The logits of both models are those that tokens are drawn from: processed, as the large model's rules are.
     """
-    q_logits = answer_logits(small, prompt.ids, answer, check_compatible([small, large])[0])
-    q_logits, p_logits = q_logits[:, : large.vocab].float(), answer_logits(large, prompt.ids, answer).float()
+    shared, processors = check_compatible([small, large])[0], rules(large, budget)
+    q_logits = answer_logits(small, prompt.ids, answer, shared)[:, : large.vocab]
+    q_logits = (q_logits if processors is None else processors.answer(q_logits, prompt.ids, answer)).float()
+    p_logits = answer_logits(large, prompt.ids, answer, processors=processors).float()
     q, p = q_logits.log_softmax(-1), p_logits.log_softmax(-1)
     token = torch.tensor(answer, device=q.device)
     best_q, best_p = q.argmax(-1), p.argmax(-1)
