@@ -176,6 +176,48 @@ def test_a_damaged_line_of_answers_is_named(folder, capsys):
 def test_on_policy_rounds_need_room(folder, capsys):
     arguments = command(folder, "run", 1, "--on-policy-rounds", "1", "--on-policy-tokens", "60")
     assert "no prompt leaves room" in refused(arguments, capsys)
+    assert not (folder / "run").exists()
+
+
+def test_the_corrected_command_is_not_another_run(folder, monkeypatch, capsys):
+    """Whether the answers are enough is known once they are written."""
+
+    def too_few(sequences):
+        raise ValueError("nothing is left to train on")
+
+    monkeypatch.setattr(pipeline, "check_enough", too_few)
+    assert "nothing is left" in refused(command(folder, "run", 0.001), capsys)
+    assert [path.name for path in (folder / "run").iterdir()] == [".lock"]
+    monkeypatch.undo()
+    assert cli(command(folder, "run", 0.001, "--temperatures", "0.5")) == 0
+    before = (folder / "run" / "generations.jsonl").read_bytes()
+    monkeypatch.setattr(pipeline, "check_enough", too_few)
+    refused(command(folder, "run", 0.001, "--temperatures", "0.5"), capsys)
+    assert (folder / "run" / "generations.jsonl").read_bytes() == before and before
+
+
+def test_answers_of_another_tokenizer_are_named(folder, capsys):
+    (folder / "answers.jsonl").write_text('{"prompt_ids": [3], "new_ids": [4]}\n{"prompt_ids": [3], "new_ids": [37]}\n')
+    arguments = ["--target", folder / "target", "--generations", folder / "answers.jsonl", "--output", folder / "out"]
+    assert "answers.jsonl, line 2: token 37 is none of the 37 that the target knows" in refused(arguments, capsys)
+    (folder / "answers.jsonl").write_text('{"prompt_ids": [-1], "new_ids": [4]}\n')
+    assert "line 1: token -1 is none" in refused(arguments, capsys)
+    assert not (folder / "out").exists()
+
+
+def test_killed_answers_are_those_that_would_have_been(folder, monkeypatch):
+    """A prompt once drew by its place among those that were left; two prompts may be the same."""
+    with (folder / "prompts.txt").open("a") as file:
+        file.write("\n" + (folder / "prompts.txt").read_text().splitlines()[7])
+    whole = command(folder, "whole", 0.001, "--temperatures", "1", "--answer-batch", "16")
+    assert cli(whole) == 0
+    answers = rows(folder / "whole" / "generations.jsonl")
+    assert len(answers) == 61
+    assert cli(command(folder, "cut", 0.001, "--temperatures", "1", "--answer-batch", "16")) == 0
+    path = folder / "cut" / "generations.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:23]))
+    assert cli(command(folder, "cut", 0.001, "--temperatures", "1", "--answer-batch", "7")) == 0
+    assert rows(path) == answers
 
 
 def test_an_interrupted_epoch_goes_on_with_its_next_batch(folder, monkeypatch):

@@ -13,6 +13,7 @@ from tiny_models import tiny
 
 from decoding import LM
 from decoding.models.defaults import TARGET_WHEEL, target_source
+from policies.storage.documents import FileError
 from train.distillation.agreement import agreements, expected_accepted, holdout_report
 from train.distillation.batches import Batch, Sequence, batches, collate, pad
 from train.distillation.corpus import holdout_indices, read_generations, read_text, sequence_hash
@@ -109,12 +110,16 @@ def test_top_k_is_the_targets_and_survives_a_stop(target, tmp_path):
         np.testing.assert_allclose(logprobs, best.numpy(), atol=2e-3)
     first = store.done_file.read_text().splitlines()[0]
     store.done_file.write_text(first + "\n")
-    store.ids[:], before = 0, store.ids.copy()
+    before = store.ids.copy()
+    for i in set(range(5)) - set(json.loads(first)["sequences"]):
+        store.labels(i)[0][:] = 0
     store.fill(target.model, 30)
-    done = {int(i) for i in first.split()}
+    done = set(json.loads(first)["sequences"])
     for i in range(5):
-        assert (store.labels(i)[0].any(1).all()) == (i not in done)
-        assert i in done or (store.labels(i)[0] == before[store.starts[i] : store.starts[i + 1]]).all()
+        assert (store.labels(i)[0] == before[store.starts[i] : store.starts[i + 1]]).all()
+    store.labels(min(done))[1][0, 0] += 1
+    with pytest.raises(FileError, match="its labels were changed after they were written"):
+        store.fill(target.model, 30)
 
 
 def test_a_union_of_stores_is_all_of_them_in_order(target, tmp_path):
@@ -155,7 +160,7 @@ def test_something_is_held_out_of_whatever_there_is(target, tmp_path):
     assert not holdout_indices([*two, *pieces]) & {3, 4}  # answers are what counts, where there are any
 
 
-@pytest.mark.parametrize("reader", [lambda path: read_text(path, None, 4), lambda path: read_generations(path, 4)])
+@pytest.mark.parametrize("reader", [lambda path: read_text(path, None, 4), lambda path: read_generations(path, 4, 37)])
 def test_a_corpus_is_a_regular_file(reader, tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "endless.txt").symlink_to("/dev/zero")
@@ -169,7 +174,7 @@ def test_a_corpus_is_a_regular_file(reader, tmp_path):
 def test_a_generation_may_hold_any_line_separator_in_its_text(tmp_path):
     row = {"prompt_ids": [3, 4], "new_ids": [5], "text": "a\u2028b\x85"}
     (tmp_path / "g.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert [s.ids for s in read_generations(tmp_path / "g.jsonl", 8)] == [[3, 4, 5]]
+    assert [s.ids for s in read_generations(tmp_path / "g.jsonl", 8, 37)] == [[3, 4, 5]]
 
 
 def test_expected_accepted_replays_rounds():

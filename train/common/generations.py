@@ -1,5 +1,6 @@
 """Texts that a decoder writes to prompts, in batches; the target's own answers, for a drafter, in a jsonl."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +18,21 @@ def write_generations(
     """Append one answer per prompt to the jsonl ``path`` (``prompt_ids``, ``new_ids``, ``temperature``).
 
     Prompts of similar length are batched. Those that the file already answers at this temperature are skipped, so a
-    run that was killed goes on.
+    run that was killed goes on, and ends with the answers that it would have had: a prompt draws by its place.
     """
-    done = {tuple(row["prompt_ids"]) for row in read_rows(path, GenerationRow) if row["temperature"] == temperature}
-    todo = sorted((p for p in prompts if p.ids not in done), key=lambda p: len(p.ids))
+    rows = (row for row in read_rows(path, GenerationRow) if row["temperature"] == temperature)
+    done, todo = Counter(tuple(row["prompt_ids"]) for row in rows), []
+    for place, prompt in enumerate(sorted(prompts, key=lambda p: len(p.ids))):
+        if done[prompt.ids]:
+            done[prompt.ids] -= 1
+        else:
+            todo.append((place, prompt))
     sampling = Sampling(temperature, top_p=0.95) if temperature > 0 else Sampling()
     for start in track(range(0, len(todo), batch), f"answers, temperature {temperature:g}"):
-        some, about = todo[start : start + batch], {"temperature": temperature}
-        written = zip(some, answers(target, some, max_new_tokens, sampling, seed=start), strict=True)
+        (seed, _), *_ = some = todo[start : start + batch]
+        some, about = [prompt for _, prompt in some], {"temperature": temperature}
+        # Row r draws with seed + r.
+        written = zip(some, answers(target, some, max_new_tokens, sampling, seed), strict=True)
         append_rows(path, [{"source": p.id} | about | {"prompt_ids": p.ids, "new_ids": new} for p, new in written])
 
 

@@ -68,6 +68,14 @@ class GenerationRow:
 
 
 @dataclass
+class LabelledRow:
+    """Sequences whose labels by the target are on disk, and their checksum."""
+
+    sequences: list[int]
+    sha256: str
+
+
+@dataclass
 class SelfPromptRow:
     """A prompt that a target wrote itself."""
 

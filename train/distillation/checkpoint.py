@@ -5,10 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from policies.storage.atomic import replacing
+from policies.storage import tensors
+from policies.storage.documents import FileError
+from train.common.schema import checked
+
+ANEW = "delete it to train from the start"
 
 
 @dataclass
@@ -24,32 +27,42 @@ class Progress:
 
 def save(path: Path, model, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Write ``path``, whole or not at all; tied weights are written once."""
-    tensors = {}
+    found = {}
     for name, weight in model.named_parameters():
-        tensors[f"model.{name}"] = weight.detach().contiguous()
+        found[f"model.{name}"] = weight
         for key, value in optimizer.state[weight].items():
-            tensors[f"optimizer.{key}.{name}"] = value.contiguous()
+            found[f"optimizer.{key}.{name}"] = value
     about = {"progress": json.dumps(asdict(progress)), "config": model.config.to_json_string()}
-    with replacing(path) as unfinished:
-        save_file(tensors, unfinished, metadata=about)
+    tensors.write(path, found, about)
 
 
 def load(path: Path, model, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fill ``model`` and ``optimizer`` from a checkpoint of ``save``."""
-    load_weights(path, model)
+    """Fill ``model`` and ``optimizer`` from a checkpoint of ``save``. FileError for any other file."""
+    found, about = tensors.read(path, ANEW)
+    fill(path, found, model)
     names = dict(model.named_parameters())
-    with safe_open(path, "pt", device=str(model.device)) as file:
-        for key in file.keys():  # noqa: SIM118 - not a dict
-            kind, _, rest = key.partition(".")
-            if kind == "optimizer":
-                state, _, name = rest.partition(".")
-                optimizer.state[names[name]][state] = file.get_tensor(key)
-        return Progress(**json.loads(file.metadata()["progress"]))
+    for key, value in found.items():
+        kind, _, rest = key.partition(".")
+        if kind == "optimizer":
+            state, _, name = rest.partition(".")
+            if name not in names:
+                raise FileError(path, f"it is of a drafter that has a weight {name}", ANEW)
+            optimizer.state[names[name]][state] = value.to("cpu" if state == "step" else names[name].device)
+    return checked(Progress, _json(path, about.get("progress")), path, ANEW)
 
 
 @torch.no_grad()
-def load_weights(path: Path, model) -> None:
-    """Fill ``model`` with the weights of a checkpoint."""
-    with safe_open(path, "pt") as file:
-        for name, weight in model.named_parameters():
-            weight.copy_(file.get_tensor(f"model.{name}"))
+def fill(path: Path, found: dict[str, Tensor], model) -> None:
+    """Fill ``model`` with the weights among the tensors ``found`` in ``path``. FileError when some are not there."""
+    for name, weight in model.named_parameters():
+        value = found.get(f"model.{name}")
+        if value is None or value.shape != weight.shape:
+            raise FileError(path, f"it lacks the weight {name}, or has it of another shape", ANEW)
+        weight.copy_(value)
+
+
+def _json(path: Path, text: str | None):
+    try:
+        return json.loads(text or "")
+    except ValueError as error:
+        raise FileError(path, "it says nothing of its progress", ANEW) from error

@@ -7,27 +7,40 @@ from pathlib import Path
 
 import numpy as np
 
+from train.common.atomic import read_rows
+from train.common.rows import GenerationRow
 from train.data.sources import read_text_file
 from train.distillation.batches import Sequence
 
 HOLDOUT = 30  # one prompt in this many is held out
 
 
-def read_generations(path: Path, limit: int) -> list[Sequence]:
-    """The answers in a jsonl of ``prompt_ids`` and ``new_ids``, cut to ``limit`` tokens.
+def read_generations(path: Path, limit: int, vocab: int) -> list[Sequence]:
+    """The answers in a jsonl of ``prompt_ids`` and ``new_ids`` below ``vocab``, cut to ``limit`` tokens.
 
     Raises ValueError, naming the line, for any other row.
     """
-    sequences = []
+    found = []
     for number, line in enumerate(read_text_file(path, str(path)).removesuffix("\n").split("\n"), start=1):
         try:
             row = json.loads(line)
             prompt, new = list(map(int, row["prompt_ids"])), list(map(int, row["new_ids"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not an object with lists prompt_ids and new_ids") from error
-        if 0 < len(prompt) < limit and new:
-            sequences.append(Sequence((prompt + new)[:limit], len(prompt)))
-    return sequences
+        wrong = next((token for token in prompt + new if not 0 <= token < vocab), None)
+        if wrong is not None:
+            raise ValueError(f"{path}, line {number}: token {wrong} is none of the {vocab} that the target knows")
+        found.append((prompt, new))
+    return _sequences(found, limit)
+
+
+def own_generations(path: Path, limit: int) -> list[Sequence]:
+    """The answers that this run has written to ``path``, in the same way. FileError for a damaged file."""
+    return _sequences([(row["prompt_ids"], row["new_ids"]) for row in read_rows(path, GenerationRow)], limit)
+
+
+def _sequences(answers: Iterable[tuple[list[int], list[int]]], limit: int) -> list[Sequence]:
+    return [Sequence((prompt + new)[:limit], len(prompt)) for prompt, new in answers if 0 < len(prompt) < limit and new]
 
 
 def read_text(path: Path, tokenizer, length: int) -> list[Sequence]:
@@ -37,10 +50,10 @@ def read_text(path: Path, tokenizer, length: int) -> list[Sequence]:
 
 
 def read_corpus(
-    generations: list[Path], text: list[Path], tokenizer, length: int, text_tokens: int, seed: int
+    generations: list[Path], text: list[Path], tokenizer, vocab: int, length: int, text_tokens: int, seed: int
 ) -> list[Sequence]:
     """All answers and up to ``text_tokens`` random tokens of text, in sequences of at most ``length`` tokens."""
-    sequences = [s for path in generations for s in read_generations(path, length)]
+    sequences = [s for path in generations for s in read_generations(path, length, vocab)]
     pieces = [s for path in text for s in read_text(path, tokenizer, length)]
     drawn = np.random.default_rng(seed).permutation(len(pieces))[: text_tokens // length]
     return sequences + [pieces[i] for i in drawn]

@@ -11,12 +11,12 @@ from train.common.cli import checking
 from train.common.generations import write_generations
 from train.data.prompts import Prompt, load_prompts
 from train.distillation.batches import Sequence
-from train.distillation.corpus import holdout_indices, prompt_hashes, read_corpus, read_generations
+from train.distillation.corpus import holdout_indices, own_generations, prompt_hashes, read_corpus
 from train.distillation.drafter_file import export, notes
 from train.distillation.gguf_file import check_writable
 from train.distillation.on_policy import write_round
 from train.distillation.self_prompts import user_opening, write_self_prompts
-from train.distillation.settings import check_run, remember_run, resolve
+from train.distillation.settings import check_run, forgotten_if_wrong, remember_run, resolve
 from train.distillation.student import student
 from train.distillation.teacher import JoinedTopK, TopK
 from train.distillation.trainer import Trainer
@@ -41,11 +41,14 @@ def run(config) -> Path:
         if config.top_k > target.vocab:
             raise ValueError(f"--top-k must be at most {target.vocab}, the vocabulary, not {config.top_k}")
         prompts, given = read_inputs(config, target)
+        check_room(config, target, prompts, given)
         if not prompts and not config.self_prompts:
-            check_enough(config, given)
-        remember_run(config)  # only when every input could be read, so that a wrong one may still be changed
-        sequences = own_answers(config, target, prompts) + given
-        check_enough(config, sequences)
+            check_enough(given)
+        with forgotten_if_wrong(config):  # what is wrong may still be changed
+            remember_run(config)
+            sequences = own_answers(config, target, prompts) + given
+            check_room(config, target, [], sequences)
+            check_enough(sequences)
     holdout = holdout_indices(sequences)
     training = [s for i, s in enumerate(sequences) if i not in holdout]
     trainer = train(config, target, model, sequences, holdout)
@@ -62,7 +65,9 @@ def read_inputs(config, target: LM) -> tuple[list[Prompt], list[Sequence]]:
         user_opening(target.tokenizer)
     length, tokenizer = config.max_length, target.tokenizer
     prompts = [p for source in config.prompts for p in load_prompts(source, tokenizer, None, length, config.reading)]
-    return prompts, read_corpus(config.generations, config.text, tokenizer, length, config.text_tokens, config.seed)
+    return prompts, read_corpus(
+        config.generations, config.text, tokenizer, target.vocab, length, config.text_tokens, config.seed
+    )
 
 
 def own_answers(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
@@ -74,14 +79,25 @@ def own_answers(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
         prompts = prompts + load_prompts(own, target.tokenizer, None, config.max_length, how, note=lambda _: None)
     for temperature in config.temperatures if prompts else ():
         write_generations(target, prompts, path, config.answer_tokens, temperature, config.answer_batch)
-    return read_generations(path, config.max_length) if prompts else []
+    return own_generations(path, config.max_length) if prompts else []
 
 
-def check_enough(config, sequences: list[Sequence]) -> None:
-    """Raise ValueError when nothing is left to train on, or no prompt is short enough for on-policy rounds."""
-    longest = config.max_length - config.on_policy_tokens
-    if config.on_policy_rounds and not any(0 < s.prompt <= longest for s in sequences):
+def check_room(config, target: LM, prompts: list[Prompt], sequences: list[Sequence]) -> None:
+    """Raise ValueError when on-policy rounds are asked for and no prompt, to be answered or answered, is short enough.
+
+    With --self-prompts, before they are written, they may be as short as their opening.
+    """
+    if not config.on_policy_rounds:
+        return
+    lengths = [len(p.ids) for p in prompts] + [s.prompt for s in sequences if s.prompt]
+    if config.self_prompts and not any(s.prompt for s in sequences):
+        lengths.append(len(user_opening(target.tokenizer)) + 1)
+    if min(lengths, default=config.max_length) > config.max_length - config.on_policy_tokens:
         raise ValueError(f"no prompt leaves room for --on-policy-tokens {config.on_policy_tokens} in --max-length")
+
+
+def check_enough(sequences: list[Sequence]) -> None:
+    """Raise ValueError when nothing is left to train on."""
     if len(holdout_indices(sequences)) == len(sequences):
         raise ValueError("nothing is left to train on: all texts and answers are too short or empty")
 
@@ -105,7 +121,7 @@ def train(config, target: LM, model, sequences: list[Sequence], holdout: set[int
         if number > trainer.progress.rounds:
             trainer.run(seconds * number / (config.on_policy_rounds + 1))
             write_round(model, target.tokenizer, training, path, number, config)
-        stores.append(label(read_generations(path, config.max_length)))
+        stores.append(label(own_generations(path, config.max_length)))
         trainer.use(JoinedTopK(stores), number)
     trainer.run(seconds)
     return trainer

@@ -1,5 +1,7 @@
 """Settings of a distillation: fills in automatic values, refuses wrong ones, and protects runs of other settings."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,6 +25,8 @@ MAY_CHANGE = (
 """Settings that may change on resume: they say where and how long a run trains, not on what."""
 
 OTHERWISE = "name another --output"
+ANSWERS = "generations.jsonl", "self_prompts.jsonl"
+"""what the target writes before the training"""
 
 
 def resolve(config):
@@ -58,6 +62,22 @@ def check_run(config) -> None:
 def remember_run(config) -> None:
     """Make the output folder and write the settings that ``check_run`` compares."""
     run_folder.remember(_path(config), _identity(config))
+
+
+@contextmanager
+def forgotten_if_wrong(config) -> Iterator[None]:
+    """Where a run that begins in this block turns out to be wrong (ValueError), the folder is as if it had not begun.
+
+    Else the corrected command would be refused as another run.
+    """
+    made = [path for path in (_path(config), *(config.output / name for name in ANSWERS)) if not path.exists()]
+    try:
+        yield
+    except ValueError:
+        if _path(config) in made:
+            for path in made:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _path(config) -> Path:

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from decoding.models.defaults import load_model
 from decoding.models.lm import LM
 from decoding.models.vocabulary import check_compatible
-from train.distillation.checkpoint import load_weights
+from policies.storage import tensors
+from train.distillation.checkpoint import fill
 from train.distillation.grow import grow
 
 CONTEXT = 2048
@@ -97,10 +97,9 @@ def _plain(model):
 def _from_checkpoint(path: Path) -> LlamaForCausalLM:
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
-    with safe_open(path, "pt") as file:
-        about = file.metadata()
-    if about is None or "config" not in about:
+    found, about = tensors.read(path, "give another --init")
+    if "config" not in about:
         raise ValueError(f"{path} is not a checkpoint of a distillation; give the drafter's folder instead")
     drafter = LlamaForCausalLM(LlamaConfig.from_dict(json.loads(about["config"])))
-    load_weights(path, drafter)
+    fill(path, found, drafter)
     return drafter

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from policies.storage.documents import cut
+from policies.storage.documents import FileError
+from train.common.atomic import append_rows, read_rows
 from train.common.progress import track
+from train.common.rows import LabelledRow
 from train.distillation.batches import Sequence, batches, pad, real_positions
 
+ANEW = "delete the folder it is in, and the target labels its texts again"
 CHUNK = 4096
 """positions whose logits over the whole vocabulary are in memory at a time"""
 
@@ -24,7 +27,7 @@ class TopK:
 
     ``ids`` [positions, k] and ``logprobs`` [positions, k] (float32, normalised over the whole vocabulary) are
     memory maps; sequence ``i`` owns positions ``starts[i]:starts[i + 1]``. A file beside the arrays lists the finished
-    sequences, so ``fill`` resumes after a kill.
+    sequences with a checksum of their labels, so ``fill`` resumes after a kill.
     """
 
     def __init__(self, folder: Path, sequences: list[Sequence], k: int):
@@ -32,12 +35,14 @@ class TopK:
         self.folder, self.sequences, self.k = folder, sequences, k
         self.starts = np.cumsum([0] + [len(s.ids) for s in sequences])
         digest = hashlib.sha256(repr([s.ids for s in sequences]).encode()).hexdigest()[:16]
-        self.done_file = folder / f"{digest}-{k}.f32.done"
+        self.done_file = folder / f"{digest}-{k}.f32.jsonl"
         self.ids = self._map(f"{digest}-{k}.f32.ids", np.int32)
         self.logprobs = self._map(f"{digest}-{k}.f32.logprobs", np.float32)
 
     def _map(self, name: str, dtype) -> np.memmap:
         path, shape = self.folder / name, (int(self.starts[-1]), self.k)
+        if os.path.lexists(path) and not path.is_file():
+            raise FileError(path, "it is not a regular file", ANEW)
         return np.memmap(path, dtype, mode="r+" if path.exists() else "w+", shape=shape)
 
     def labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,26 +52,32 @@ class TopK:
 
     @torch.inference_mode()
     def fill(self, model, tokens: int) -> None:
-        """Run ``model`` over every unfinished sequence, ``tokens`` tokens at a time."""
+        """Run ``model`` over every unfinished sequence, ``tokens`` tokens at a time.
+
+        FileError when labels of finished ones are not what was written.
+        """
         done = self._done()
-        todo = [i for i in range(len(self.sequences)) if b"%d" % i not in done]
+        todo = [i for i in range(len(self.sequences)) if i not in done]
         chosen = [[todo[i] for i in batch] for batch in batches([self.sequences[i] for i in todo], tokens)]
         for batch in track(chosen, "target's top-k"):
             self._fill_batch(model, batch)
-            with self.done_file.open("a") as file:
-                file.write(" ".join(map(str, batch)) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_rows(self.done_file, [{"sequences": batch, "sha256": self._checksum(batch)}])
 
-    def _done(self) -> set[bytes]:
-        """The numbers of the finished sequences; a last line that a crash cut short would name others."""
-        if not self.done_file.exists():
-            return set()
-        data = self.done_file.read_bytes()
-        end = data.rfind(b"\n") + 1
-        if end < len(data):
-            cut(self.done_file, end)
-        return set(data[:end].split())
+    def _done(self) -> set[int]:
+        """The numbers of the finished sequences."""
+        done = set()
+        for row in read_rows(self.done_file, LabelledRow):
+            known = all(0 <= i < len(self.sequences) for i in row["sequences"])
+            if not known or row["sha256"] != self._checksum(row["sequences"]):
+                name = self.done_file.with_suffix("").name
+                raise FileError(self.folder / name, "its labels were changed after they were written", ANEW)
+            done.update(row["sequences"])
+        return done
+
+    def _checksum(self, some: list[int]) -> str:
+        """Of the labels of the sequences ``some``."""
+        parts = [np.ascontiguousarray(part) for i in some for part in self.labels(i)]
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
 
     def _fill_batch(self, model, batch: list[int]) -> None:
         rows = [self.sequences[i].ids for i in batch]
