@@ -18,6 +18,7 @@ from decoding.cli.dtypes import DtypeOptions, Dtypes
 from decoding.cli.ending import ending, mendable
 from decoding.cli.numbers import check_numbers
 from decoding.cli.options import Backend, Model, use
+from decoding.cli.terminal import visible
 
 if TYPE_CHECKING:
     from decoding.cost.costs import ModelCosts
@@ -68,7 +69,10 @@ def measure(options: MeasureCost) -> int:
 
     costs = measure_costs(models)
     show(costs, options)
-    print(f"stored in {store(models, costs)}")
+    try:
+        print(f"stored in {store(models, costs)}")
+    except OSError as error:
+        print(f"not stored, so generate will not warn of this pair: {visible(str(error))}")
     return 0
 
 
@@ -85,7 +89,7 @@ def check(options: MeasureCost) -> None:
 def load(options: MeasureCost) -> list:
     use(options.device, options.threads)
     from decoding.models.defaults import load_model
-    from decoding.models.settings import refuse_settings
+    from decoding.models.settings import check_settings
     from decoding.models.vocabulary import check_compatible
 
     sources = {"small": options.small, "large": options.large}
@@ -94,17 +98,17 @@ def load(options: MeasureCost) -> list:
         for name, source in sources.items()
     ]
     check_compatible(models)
-    for lm in models:
-        refuse_settings(lm)
+    check_settings(models[-1])
     return models
 
 
 def show(costs: ModelCosts, options: MeasureCost) -> None:
     from decoding.cost.speedup import speedup, token_seconds
 
-    print("tokens read" + "".join(f"{n:>9}" for n in costs.small))
+    print("  tokens" + "".join(f"{n:>7}" for n in costs.small))
     for name, table in zip(("small", "large"), costs.tables, strict=True):
-        print(f"{name:>8} ms" + "".join(f"{1e3 * s:>9.2f}" for s in table.values()))
+        print(f"{name} ms" + "".join(f"{1e3 * s:>7.4g}" for s in table.values()))
+    print(f"medians, known within {costs.precision:.1%}")
     small, large = costs.cached
     print(f"1,000 more cached tokens, ms: {1e6 * small:+.2f} small, {1e6 * large:+.2f} large")
     outside = {

@@ -118,7 +118,7 @@ def _checked(found: dict) -> ModelCosts:
     cached = tuple(map(float, found.pop("cached")))
     costs = ModelCosts(tables, cached, **{name: float(s) for name, s in found.items()})
     forwards = [s for table in tables for s in table.values()]
-    more = [*cached, costs.token_overhead, costs.round_overhead, costs.draft_overhead]
+    more = [*cached, costs.token_overhead, costs.round_overhead, costs.draft_overhead, costs.precision]
     sound = [
         len(tables) > 1 and len(cached) in (0, len(tables)),
         all(len(table) > 1 and all(0 < n < 2**31 for n in table) for table in tables),

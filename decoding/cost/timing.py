@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 import logging
-import statistics
+import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import chain, combinations
 
+import numpy as np
 import torch
 
 from decoding.cost.costs import CONTEXT, ModelCosts
 from decoding.models.lm import LM
 
-LENGTHS = (1, 2, 4, 8, 16, 64, 256)
-CALM = 0.15  # largest relative difference between two measurements of one forward on a machine that does nothing else
-TRIES = 6
-Times = dict[tuple[int, int], list[float]]  # seconds of forwards by model and tokens read
+LENGTHS = (1, 2, 3, 4, 5, 6, 8, 16, 64, 256)
+"""Tokens read. The sizes of drafts one by one: kernels that multiply rows in blocks of 4 make 5 dearer than 4."""
+FEW, SPAN, POINT = 5, 2.0, 2.0
+"""A forward is timed at least ``FEW`` times, over at least ``SPAN`` seconds, unless that takes over ``POINT`` seconds:
+one of several seconds, such as a large model's of 256 tokens, is timed once."""
+PRECISE = 0.03
+"""Relative half-width of a median's interval with which a timing is precise enough."""
+CALM = 0.15
+"""The greatest one on a machine that does nothing else."""
+Z = 1.645
+"""Intervals are of 90 %."""
+
+
+class Timing(list[float]):
+    """Seconds of one forward, as often as it was timed."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the median, by order statistics: no assumption on how the seconds are distributed."""
+        ordered, n = sorted(self), len(self)
+        left_out = max(0, math.floor((n - Z * math.sqrt(n)) / 2))
+        return ordered[left_out], ordered[n - 1 - left_out]
+
+    @property
+    def precision(self) -> float:
+        """Relative half-width of the interval; 0 where the forward takes too long to be timed often."""
+        low, high = self.interval
+        return 0.0 if len(self) < FEW else (high - low) / 2 / self.at(0.5)
+
+    @property
+    def spent(self) -> float:
+        """Seconds that all of them would have taken without what disturbed some."""
+        return len(self) * self.at(0.5) if self else 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.spent >= POINT or (len(self) >= FEW and self.precision <= PRECISE)
+
+    def at(self, share: float) -> float:
+        """The quantile of this ``share``."""
+        return float(np.quantile(self, share))
 
 
 def measure(
@@ -28,23 +64,22 @@ def measure(
 ) -> ModelCosts:
     """Median seconds of forwards of one row that read each of ``lengths`` tokens after ``context`` cached ones.
 
-    Measurements are repeated until two agree within ``CALM`` in every forward: a machine that was busy for one second
-    has made a large model look four times slower, and spoilt every choice that rested on the table. After ``TRIES``
-    the least medians are taken, since a disturbance only slows down, and ``say`` is told in one sentence. Lengths that
-    do not fit the models are left out.
+    Forwards take turns, and each is timed until the interval of its median is ``PRECISE``: a machine that was busy for
+    one second has made a large model look four times slower, and spoilt every choice that rested on the table. Where
+    it never calms down, the lower quartiles are taken, since a disturbance only slows down, and ``say`` is told in one
+    sentence. Lengths that do not fit the models are left out.
     """
-    stopwatch, found = Stopwatch(models, lengths, context), []
-    stopwatch.times(1)  # the first round warms up
-    for _ in range(TRIES):
-        found.append(stopwatch.times())
-        closest = min(combinations(found, 2), key=lambda pair: _difference(*pair), default=None)
-        if closest is not None and _difference(*closest) <= CALM:
-            return _costs(lambda *times: statistics.median(chain(*times)), *closest)
-    say(
-        f"the machine is noisy: of {TRIES} timings of the models the closest two differ by "
-        f"{_difference(*closest):.0%}; the fastest are used"
-    )
-    return _costs(lambda *times: min(map(statistics.median, times)), *found)
+    stopwatch = Stopwatch(models, lengths, context)
+    timings = stopwatch.run()
+    precision = max(timing.precision for timing in timings.values())
+    if precision > CALM:
+        say(
+            f"the machine is noisy: some medians are known within {precision:.0%} only, so lower quartiles are "
+            "taken; let nothing else run, and measure again"
+        )
+    share = 0.25 if precision > CALM else 0.5
+    tables = tuple({n: timings[model, n].at(share) for n in stopwatch.lengths} for model in range(len(models)))
+    return ModelCosts(tables, precision=precision)
 
 
 class Stopwatch:
@@ -58,14 +93,21 @@ class Stopwatch:
         self.sessions = [lm.session(1, capacity) for lm in models]
         self.ids = torch.randint(min(lm.vocab for lm in models), (1, capacity), device=device)
 
-    def times(self, repeats: int = 4) -> Times:
-        """The times of ``repeats`` forwards of each length; long ones are repeated half as often."""
-        times = defaultdict(list)
-        for repeat in range(repeats):
-            for n in self.lengths if repeat % 2 == 0 else [n for n in self.lengths if n <= 16]:
-                for model, session in enumerate(self.sessions):
-                    times[model, n].append(self._time(session, n))
-        return times
+    def run(self) -> dict[tuple[int, int], Timing]:
+        """The timings of each model and length, rounds of all that need more of them; the first of each warms up."""
+        points = [(model, n) for n in self.lengths for model in range(len(self.sessions))]
+        warm = {(model, n): self._time(self.sessions[model], n) for model, n in points}
+        # What takes seconds anyway gains nothing from a second time.
+        timings = {point: Timing([seconds] if seconds >= POINT else []) for point, seconds in warm.items()}
+        began = time.perf_counter()
+        while left := self._left(timings, time.perf_counter() - began):
+            for model, n in left:
+                timings[model, n].append(self._time(self.sessions[model], n))
+        return timings
+
+    def _left(self, timings: dict[tuple[int, int], Timing], seconds: float) -> list[tuple[int, int]]:
+        """The points to time in the next round: those not done, and all that are quick until ``SPAN`` is over."""
+        return [p for p, timing in timings.items() if not timing.done or (seconds < SPAN and timing.spent < POINT)]
 
     def _time(self, session, n: int) -> float:
         device = self.ids.device
@@ -76,20 +118,6 @@ class Stopwatch:
         session.catch_up(self.ids, end, row)
         _wait(device)
         return time.perf_counter() - began
-
-
-def _costs(value: Callable[..., float], *measurements: Times) -> ModelCosts:
-    """``value(times, times ...)`` of several measurements of each forward."""
-    tables = defaultdict(dict)
-    for model, n in measurements[0]:
-        tables[model][n] = value(*(times[model, n] for times in measurements))
-    return ModelCosts(tuple(tables.values()))
-
-
-def _difference(first: Times, second: Times) -> float:
-    """The greatest relative difference of the medians of two measurements."""
-    pairs = ((statistics.median(first[key]), statistics.median(second[key])) for key in first)
-    return max(max(pair) / min(pair) - 1 for pair in pairs)
 
 
 def _wait(device: torch.device) -> None:

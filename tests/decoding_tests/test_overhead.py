@@ -1,5 +1,6 @@
 """The work outside of forwards: told apart from them on a made-up clock, and measured on a real pair."""
 
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -7,13 +8,16 @@ from tiny_models import nudged, tiny
 
 from decoding.cost import overhead
 from decoding.cost.costs import CONTEXT, ModelCosts
-from decoding.cost.timing import LENGTHS
+from decoding.cost.timing import FEW, LENGTHS
 
 
 def test_rounds_and_drafted_tokens_are_told_apart(monkeypatch):
     """0.5 a token alone, 0.3 a round and 0.2 a drafted token."""
 
-    def generate(decoder, ids, **options):
+    texts = []
+
+    def generate(decoder, ids, max_new_tokens, **options):
+        texts.append(max_new_tokens)
         length = getattr(decoder, "length", 0)
         rounds = 11 if length else 33
         beside = rounds * (0.3 + 0.2 * length if length else 0.5)
@@ -22,7 +26,29 @@ def test_rounds_and_drafted_tokens_are_told_apart(monkeypatch):
 
     monkeypatch.setattr(overhead, "generate", generate)
     large = tiny(seed=1)
-    assert overhead.overheads([nudged(large), large]) == pytest.approx((0.5, 0.3, 0.2))
+    models = [nudged(large), large]
+    assert overhead.overheads(models, 0.01) == pytest.approx((0.5, 0.3, 0.2))
+    assert texts == [overhead.LEAST] * 3 + [overhead.MOST] * 3 * FEW
+    texts.clear()
+    assert overhead.overheads(models, 0.25) == pytest.approx((0.5, 0.3, 0.2))
+    assert set(texts) == {overhead.LEAST}  # a large model leaves no time for more
+
+
+def test_noise_is_measured_for_a_while_only(monkeypatch):
+    """On a clock of our own: each text takes 1 second, and what a token costs beside its forward is anything."""
+    clock, draw = SimpleNamespace(now=0.0), random.Random(0)
+
+    def generate(decoder, ids, **options):
+        clock.now += 1.0
+        calls = [5, 5][not getattr(decoder, "length", 0) :]
+        return SimpleNamespace(seconds={"total": draw.random(), "models": [0.0]}, counts={"calls": calls})
+
+    monkeypatch.setattr(overhead, "generate", generate)
+    monkeypatch.setattr(overhead, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    large = tiny(seed=1)
+    found = overhead.overheads([nudged(large), large], 0.01)
+    assert all(0 <= seconds < 1 for seconds in found)
+    assert overhead.ALL <= clock.now <= overhead.ALL + 3
 
 
 def test_a_longer_cache_is_what_is_between_two_measurements(monkeypatch):

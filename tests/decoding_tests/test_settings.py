@@ -9,6 +9,7 @@ from tiny_runs import save_model, word_tokenizer
 
 from decoding import LM, Autoregressive, Speculative, generate, measure_cost
 from decoding.__main__ import main as decode
+from decoding.cost.costs import ModelCosts
 from decoding.models.defaults import load_model
 from policies import Rule, load
 from policies.storage.files import PolicyError
@@ -114,7 +115,8 @@ def test_a_model_that_returns_nan_is_one_sentence(pair, capsys, monkeypatch):
     assert decode([*models, "--max-new-tokens", "20", "w5 w6"]) == 2
     said = capsys.readouterr().err
     assert "error: the model large returned NaN logits" in said and "Traceback" not in said
-    monkeypatch.setattr("decoding.cost.overhead.measure", lambda *_, **__: None)
+    costs = ModelCosts(({1: 0.1, 2: 0.1},) * 2)
+    monkeypatch.setattr("decoding.cost.overhead.measure", lambda *_, **__: costs)
     assert measure_cost.main(models) == 2
     assert "returned NaN logits" in capsys.readouterr().err
     assert attempt("fit_policy", lambda: generate(Autoregressive(LM.load(pair[1])), IDS)) == 2

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from decoding.cost.costs import ModelCosts
 IDS = torch.tensor([[5, 9, 4]])
 LARGE = {1: 0.1, 8: 0.1}
 CHEAP, DEAR = (ModelCosts(({1: s, 8: s}, LARGE), (0.0, 0.0)) for s in (0.001, 0.09))
+KNOWN = replace(CHEAP, precision=0.04)
 FULL = ModelCosts(({1: 0.1, 9: 0.1}, {1: 1.0, 9: 1.0}), (0.001, 0.01), 0.5, 0.3, 0.2)
 
 
@@ -100,15 +102,28 @@ def test_the_command_measures_shows_and_stores(tmp_path, monkeypatch, capsys):
     for lm, name in ((nudged(large), "small"), (large, "large")):
         lm.model.save_pretrained(tmp_path / name)
         words().save_pretrained(tmp_path / name)
-    monkeypatch.setattr("decoding.cost.overhead.measure_costs", lambda models: CHEAP)
+    monkeypatch.setattr("decoding.cost.overhead.measure_costs", lambda models: KNOWN)
     arguments = ["--small", str(tmp_path / "small"), "--large", str(tmp_path / "large"), "--kept", "0.5"]
     assert measure_cost.main(arguments) == 0
     said = capsys.readouterr().out
     assert f"{17.5 / 1.02:.1f}" in said and "alone 10.0" in said
-    assert "small ms     1.00" in said and "large ms   100.00" in said
+    assert "small ms      1      1\n" in said and "large ms    100    100\n" in said
+    assert "medians, known within 4.0%\n" in said
     assert "50% accepted" in said and f"{1.75 / 1.02:.2f}" in said
     assert all(len(line) <= 80 for line in said.splitlines() if not line.startswith("stored in"))
-    assert cost_cache.stored([LM.load(tmp_path / name) for name in ("small", "large")]) == CHEAP
+    assert cost_cache.stored([LM.load(tmp_path / name) for name in ("small", "large")]) == KNOWN
+
+
+def test_what_was_measured_is_shown_where_it_cannot_be_stored(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way of a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(measure_cost, "load", lambda options: (lm := tiny(seed=1)) and [nudged(lm), lm])
+    monkeypatch.setattr("decoding.cost.overhead.measure_costs", lambda models: KNOWN)
+    assert measure_cost.main([]) == 0
+    said, wrong = capsys.readouterr()
+    assert "large ms    100    100\n" in said and not wrong
+    (line,) = [line for line in said.splitlines() if line.startswith("not stored")]
+    assert str(tmp_path / "file") in line
 
 
 @pytest.mark.parametrize(
