@@ -161,6 +161,19 @@ def test_a_trial_that_nobody_signed_is_given_up_in_the_end(tmp_path, monkeypatch
     assert [t.state for t in study.trials] == [TrialState.FAIL]
 
 
+def test_a_lock_that_was_being_given_back_is_cleared_away(tmp_path):
+    """Optuna renames it before it is removed; one of a living process must stay."""
+    where, left = tmp_path / "study.journal", tmp_path / "study.journal.lock5aa89d3f.rename"
+    study = open_study(where, 0, [])
+    left.touch()
+    study.set_user_attr(f"{WORKER} elsewhere:1", True)
+    open_study(where, 0, [])
+    assert left.exists()
+    where.unlink()
+    open_study(where, 0, [])
+    assert not left.exists()
+
+
 def test_there_must_be_something_to_join(tmp_path):
     """And looking for it leaves nothing, neither a file nor tables."""
     (tmp_path / "empty.journal").touch()

@@ -54,17 +54,21 @@ def fail_orphans(study: optuna.Study) -> None:
         try_again(study, trial)
 
 
+def alone(study: optuna.Study) -> bool:
+    """Whether all other processes that have entered are gone."""
+    return not any(name.startswith(f"{WORKER} ") and not _gone(name[len(WORKER) + 1 :]) for name in study.user_attrs)
+
+
 def _orphans(study: optuna.Study) -> list[FrozenTrial]:
     """The calling process works on no trial, so one that it has signed was interrupted."""
-    alone = not any(name.startswith(f"{WORKER} ") and not _gone(name[len(WORKER) + 1 :]) for name in study.user_attrs)
-    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-    return [trial for trial in running if _orphaned(trial, alone)]
+    running, nobody = study.get_trials(deepcopy=False, states=[TrialState.RUNNING]), alone(study)
+    return [trial for trial in running if _orphaned(trial, nobody)]
 
 
-def _orphaned(trial: FrozenTrial, alone: bool) -> bool:
-    """``alone``: no other process of the search lives, so that none is just about to sign what it has begun."""
+def _orphaned(trial: FrozenTrial, nobody: bool) -> bool:
+    """``nobody``: there is no other process that is just about to sign what it has begun."""
     if WORKER not in trial.user_attrs:
-        return alone or time.time() - trial.datetime_start.timestamp() > HEARTBEAT
+        return nobody or time.time() - trial.datetime_start.timestamp() > HEARTBEAT
     return _gone(trial.user_attrs[WORKER])
 
 

@@ -87,6 +87,9 @@ def open_study(
         study.set_user_attr(RUN, run)
     study.sampler = RepeatableSampler(seed)
     orphans.queue_orphans(study)
+    if isinstance(where, Path) and orphans.alone(study):
+        for path in where.parent.glob(f"{where.name}.lock*.rename"):  # a lock that a killed process was giving back
+            path.unlink(missing_ok=True)
     for params in baselines:
         study.enqueue_trial(params, skip_if_exists=True)
     return study
