@@ -11,9 +11,11 @@ import signal
 import sys
 import time
 import warnings
+from dataclasses import replace
 
 from decoding.cli.dtypes import DtypeOptions
 from decoding.cli.ending import ending, mendable
+from decoding.cli.generation_config import check_ignored, own_sampling, without
 from decoding.cli.numbers import check_numbers
 from decoding.cli.options import Options, check_policy, parse, read_text, settings_of, use
 from decoding.cli.terminal import visible
@@ -32,6 +34,8 @@ def prepare(options: Options):
     """The decoder, its state and its models' names. ValueError or OSError for whatever is wrong with the input."""
     check_numbers(options)
     options.dtypes.check()
+    check_ignored(options.ignore_generation_config)
+    given = sampling_of(options)
     text = read_text(options.text)
     if options.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens must be at least 1, not {options.max_new_tokens}")
@@ -40,20 +44,37 @@ def prepare(options: Options):
     spec = spec_for(options)  # before the models are loaded: a broken policy is refused at once
     from rich.console import Console
 
-    from decoding import Sampling
     from decoding.generation import start
     from decoding.models.defaults import load_model
 
     names = decoder_kind(spec.name).models
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     with Console(file=sys.stderr).status("loading the models"):
         dtypes = as_tuned(options)
         models = [
             load_model(name, getattr(options, name), options.device, dtypes.of(name), options.backend) for name in names
         ]
+    without(models, options.ignore_generation_config)
+    sampling = given if given is not None else sampling_of(options, models[-1])
+    if given is not None and (own := own_sampling(models[-1])):
+        print(f"{names[-1]} is made to draw with {own}; --temperature model does so", file=sys.stderr)
     decoder = build_decoder(models, load_policy(options, models), spec)
     ids = encode(models[-1].tokenizer, text, options.raw, extra).to(models[-1].device)
     return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed), names
+
+
+def sampling_of(options: Options, lm=None):
+    """How tokens are drawn: as the user says, and with --temperature model as ``lm`` says, None without it."""
+    from decoding import Sampling
+
+    names = "top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty"
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.temperature != "model":
+        return Sampling(options.temperature, **given)
+    if lm is None:
+        return None
+    from decoding.models.settings import default_sampling
+
+    return replace(default_sampling(lm), **given)
 
 
 def spec_for(options: Options):

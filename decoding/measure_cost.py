@@ -16,6 +16,7 @@ from tyro.conf import arg
 
 from decoding.cli.dtypes import DtypeOptions, Dtypes
 from decoding.cli.ending import ending, mendable
+from decoding.cli.generation_config import IgnoredSettings, check_ignored, without
 from decoding.cli.numbers import check_numbers
 from decoding.cli.options import Backend, Model, use
 from decoding.cli.terminal import visible
@@ -51,6 +52,7 @@ class MeasureCost:
     """cached tokens, for these predictions"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
+    ignore_generation_config: IgnoredSettings = ""
     dtypes: Dtypes = field(default_factory=DtypeOptions)
 
 
@@ -80,6 +82,7 @@ def check(options: MeasureCost) -> None:
     """ValueError, one sentence, for what cannot be predicted."""
     check_numbers(options)
     options.dtypes.check()
+    check_ignored(options.ignore_generation_config)
     if not all(0 <= share <= 1 for share in options.kept):
         raise ValueError(f"--kept takes rates from 0 to 1, not {' '.join(map(str, options.kept))}")
     if options.context < 1:
@@ -98,6 +101,7 @@ def load(options: MeasureCost) -> list:
         for name, source in sources.items()
     ]
     check_compatible(models)
+    without(models, options.ignore_generation_config)
     check_settings(models[-1])
     return models
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from decoding.cli.dtypes import DtypeOptions, Dtypes
+from decoding.cli.generation_config import IgnoredSettings
 from train.common.cli import command
 from train.data.options import PromptOptions, Reading
 
@@ -50,6 +51,7 @@ class Speed:
     Their texts mean nothing, so only random hand-off, overhead and throughput are worth measuring"""
     prompts: str | None = None
     """prompts as train/fit_policy.py takes them (default: the embedded ones)"""
+    ignore_generation_config: IgnoredSettings = ""
     device: str = "cpu"
     threads: int | None = None
     """CPU threads (default: torch's choice)"""

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from decoding.cli.dtypes import OwnDtype
+from decoding.cli.generation_config import IgnoredSettings
 from train.common.cli import attempt, checked_numbers
 from train.data.options import PromptOptions, Reading
 
@@ -99,6 +100,7 @@ class Distill:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """dtype of the target and of the drafter's matrix products; its weights are float32 (auto: bfloat16 on CUDA and on
     CPUs that multiply it in hardware)"""
+    ignore_generation_config: IgnoredSettings = ""
     target_dtype: OwnDtype = None
     """dtype of the target's weights alone, such as int4"""
     compile: bool = False

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from decoding import LM
+from decoding.cli.generation_config import without
 from decoding.cost.costs import ModelCosts
 from decoding.models.defaults import load_model
 from decoding.models.vocabulary import check_compatible
@@ -56,6 +57,7 @@ def prepare(config) -> Setting:
     if config.middle is not None:
         dtype = run.settings.dtypes.of("large")
         models.insert(1, load_model("middle", config.middle, run.settings.device, dtype))
+        without(models[1:2], run.settings.ignore_generation_config)
         check_compatible(models)
     folder = config.output / (config.run.resolve().name if config.name is None else config.name)
     about = {

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from decoding.cli.dtypes import DtypeOptions, Dtypes
+from decoding.cli.generation_config import IgnoredSettings
 from train.data.options import PromptOptions, Reading
 
 
@@ -31,6 +32,7 @@ class ComparisonSettings:
     """name of the run"""
     output: Path = Path("runs/frontier")
     """results go to OUTPUT/NAME: result.json, frontier.png, frontier.html, the texts and the timings"""
+    ignore_generation_config: IgnoredSettings = ""
     device: str = "cpu"
     threads: int | None = None
     """CPU threads (default: torch's choice)"""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from decoding.cli.generation_config import check_ignored, without
 from decoding.cli.options import use
 from decoding.models.defaults import DRAFTER, load_model, target_source
 from decoding.models.vocabulary import check_compatible
@@ -11,7 +12,7 @@ from experiments.engine_speed.summary import BASES
 from experiments.engines_under_test.catalogue import Models, parse
 from train.common.cli import at_least
 from train.common.machine import machine
-from train.data.prompts import Prompt, load_prompts
+from train.data.prompts import Prompt, load_prompts, room_for_prompts
 from train.data.splits import split_hash
 
 PEERS = ("transformers", *(f"transformers-assisted:{n}" for n in (1, 2, 3, 4, 8)))
@@ -56,6 +57,7 @@ def check_settings(config):
     if len(set(methods)) < len(methods):
         raise ValueError("--methods must not name one method twice")
     config.dtypes.check()
+    check_ignored(config.ignore_generation_config)
     if made is not None and any(config.dtypes.of(role).startswith("int") for role in ("small", "large")):
         raise ValueError("--random-weights are bfloat16, float16 or float32: nothing quantises them")
     use(config.device, config.threads)
@@ -76,8 +78,9 @@ def load_models(config) -> tuple[Models, list[Prompt]]:
     else:
         sources = {"small": config.small, "large": config.large}
         pair = [load_model(role, some, config.device, config.dtypes.of(role)) for role, some in sources.items()]
+        without(pair, config.ignore_generation_config)
         models = Models(*pair, files=(config.small or str(DRAFTER), config.large or target_source()))
-        room = min(lm.context for lm in pair) - config.max_new_tokens
+        room = room_for_prompts(pair, config.max_new_tokens)
         prompts = load_prompts(config.prompts, pair[1].tokenizer, config.limit, room, config.reading)
     check_compatible([models.small, models.large])
     models.context = max(len(p.ids) for p in prompts) + config.max_new_tokens + 64

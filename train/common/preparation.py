@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from decoding import LM
+from decoding.cli.generation_config import check_ignored, own_sampling, without
 from decoding.cli.options import use
 from decoding.cost import cache
 from decoding.cost.costs import ModelCosts
@@ -17,7 +18,7 @@ from train import certify
 from train.common import run_folder
 from train.common.cli import at_least
 from train.common.job import Job
-from train.common.progress import progress, say
+from train.common.progress import forget_notes, note, progress, say
 from train.common.settings import MAY_CHANGE, FitPolicy
 from train.data.prompts import Prompt, prompts_for
 from train.data.splits import refuse_overlap, reserve, split, split_hash
@@ -33,6 +34,8 @@ def prepare(settings: FitPolicy) -> Job:
 
     Raises ValueError or OSError, one sentence, for whatever is wrong with the input.
     """
+    forget_notes()
+    _refuse_other_bytes(settings)
     method = tuning_method(settings.method)
     goal, folder = method.goal(settings), output_folder(settings)
     if settings.join and not (folder / "run.json").exists():
@@ -59,6 +62,16 @@ def prepare(settings: FitPolicy) -> Job:
     return Job(settings, goal, folder, small, large, splits, timing_table(folder, [small, large]), metric)
 
 
+def _refuse_other_bytes(settings) -> None:
+    """ValueError for a name that the report has to show and that no text can hold."""
+    for option in ("name", "small", "large", "prompts"):
+        value = getattr(settings, option)
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"--{option} is {value!r}, which is not UTF-8; rename it") from None
+
+
 def output_folder(settings) -> Path:
     """OUTPUT/NAME, which is made once everything else has been checked."""
     if settings.name in ("", ".", "..") or Path(settings.name).name != settings.name:
@@ -73,11 +86,15 @@ def output_folder(settings) -> Path:
 
 
 def load_pair(settings) -> tuple[LM, LM]:
-    """(small, large), of one tokenizer."""
+    """(small, large), of one tokenizer, without the settings that are to be ignored."""
+    check_ignored(settings.ignore_generation_config)
     with progress("loading the models"):
         large = load_model("large", settings.large, settings.device, settings.dtypes.of("large"))
         small = load_model("small", settings.small, settings.device, settings.dtypes.of("small"))
     check_compatible([small, large])
+    without([small, large], settings.ignore_generation_config)
+    if own := own_sampling(large):
+        say(f"the large model is made to draw with {own}; texts are greedy here")
     for lm in (small, large):
         check_settings(lm)  # here, not in the first text: timing the models takes minutes
     return small, large
@@ -85,7 +102,8 @@ def load_pair(settings) -> tuple[LM, LM]:
 
 def _splits(settings: FitPolicy, small: LM, large: LM) -> dict[str, list[Prompt]]:
     """The prompts of each split. Those of certification follow the others in the source: without them, splits stay."""
-    prompts = prompts_for(settings, [small, large], settings.limit)
+    noted = (lambda _: None) if settings.certify else note  # the second reading is of these too
+    prompts = prompts_for(settings, [small, large], settings.limit, noted)
     splits = split(prompts, dict(zip(("fit", "tune", "holdout"), settings.sizes, strict=True)), settings.seed)
     if settings.certify:
         pool = prompts_for(settings, [small, large], len(prompts) + 4 * settings.certify)

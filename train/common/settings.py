@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from decoding.cli.dtypes import DtypeOptions, Dtypes
+from decoding.cli.generation_config import IgnoredSettings
 from train.data.options import PromptOptions, Reading
 from train.methods import METHODS
 
@@ -77,6 +78,7 @@ class FitPolicy:
     wandb: Literal["offline", "online", "disabled"] | None = None
     """trials and results are logged to Weights & Biases (default: as WANDB_MODE says, else offline); a failure there
     never ends the run"""
+    ignore_generation_config: IgnoredSettings = ""
     device: str = "cpu"
     threads: int | None = None
     """CPU threads (default: torch's choice)"""

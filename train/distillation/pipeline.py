@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from decoding.cli.generation_config import without
 from decoding.models.defaults import load_model
 from decoding.models.lm import LM
 from train.common.cli import checking
@@ -35,6 +36,7 @@ def run(config) -> Path:
             torch.set_num_threads(config.threads)
         dtype = config.dtype if config.target_dtype is None else config.target_dtype
         target = load_model("target", config.target, config.device, dtype)
+        without([target], config.ignore_generation_config)
         model = student(config, target)
         if config.export == "gguf":
             check_writable(model.config)
