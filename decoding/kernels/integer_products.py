@@ -1,0 +1,162 @@
+"""Products with weights of 4 and 8 bits on a CPU, at the speed at which the weights are read.
+
+w = scale * code + minimum, with one scale and one minimum for 32 neighbouring weights of a row: GGUF's Q4_0, Q4_1,
+Q4_K, Q5_0, Q5_1, Q5_K and Q8_0 up to the rounding of scales to float16. Activations are rounded to 8 bits, 32 at a
+time, as llama.cpp rounds them. The code (``integer_ir``) is compiled when it is first needed, in less than a second, by
+the compiler that numba brings, and runs on torch's own threads. What it is worth: ``experiments/integer_products.py``.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from decoding.kernels.integer_ir import ARGUMENTS, GROUP, TILE, assembly
+
+NEEDS = {"vnni512": {"avx512f", "avx512bw", "avx512vnni"}, "avx2": {"avx2", "fma", "f16c"}}
+"""Features of a processor by instruction set, the fastest first."""
+
+
+class Arguments(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p if i < 6 else ctypes.c_int64) for i, name in enumerate(ARGUMENTS)]
+
+
+@dataclass(slots=True, eq=False)
+class IntegerMatrix:
+    """A matrix [N, K] in tiles of 16 rows and groups of 32 columns; K is a multiple of 32.
+
+    ``codes`` uint8 [N / 16, K / 32, 64 * bits] and ``scales`` float16 [N / 16, K / 32, 2, 16], scale and minimum, are
+    split and joined along their first dimension. Rows above ``outputs`` fill the last tile.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    outputs: int
+
+    @classmethod
+    def pack(cls, codes: Tensor, scale: Tensor, minimum: Tensor, bits: int) -> "IntegerMatrix":
+        """From ``codes`` uint8 [N, K] below 2**bits, ``scale`` and ``minimum`` [N, K / 32]; ``bits`` is 4 or 8."""
+        outputs, columns = codes.shape
+        if columns % GROUP:
+            raise ValueError(f"a matrix of {columns} columns has no whole groups of {GROUP}")
+        if missing := -outputs % TILE:
+            codes, scale, minimum = (torch.cat([x, x.new_zeros(missing, x.shape[1])]) for x in (codes, scale, minimum))
+        tiles, groups = codes.shape[0] // TILE, columns // GROUP
+        parts = codes.view(tiles, TILE, groups, 8, 4).permute(0, 2, 3, 1, 4)  # tile, group, step, row, column
+        stored = parts if bits == 8 else parts[:, :, :4] | parts[:, :, 4:] << 4
+        both = torch.stack([scale, minimum]).view(2, tiles, TILE, groups).permute(1, 3, 0, 2)
+        return cls(stored.reshape(tiles, groups, -1).contiguous(), both.to(torch.float16).contiguous(), outputs)
+
+    @property
+    def bits(self) -> int:
+        return self.codes.shape[-1] // 64
+
+    @property
+    def columns(self) -> int:
+        return self.codes.shape[1] * GROUP
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows ``ids`` [...] of the matrix, float32 [..., K]."""
+        flat = ids.flatten()
+        tile, row = flat // TILE, flat % TILE
+        stored = self.codes.unflatten(-1, (self.bits, TILE, 4))[tile, :, :, row]  # [ids, group, steps, 4]
+        codes = stored if self.bits == 8 else torch.cat([stored & 15, stored >> 4], 2)
+        scale, minimum = self.scales[tile, :, :, row].float().unbind(-1)  # [ids, group] each
+        values = codes.flatten(2).float() * scale[..., None] + minimum[..., None]
+        return values.view(*ids.shape, self.columns)
+
+    def dense(self) -> Tensor:
+        """All of it, float32 [N, K]."""
+        return self.rows(torch.arange(self.outputs))
+
+
+def multiply(x: Tensor, matrix: IntegerMatrix, bias: Tensor) -> Tensor:
+    """``x`` float32 [..., K] times the transpose of ``matrix`` [N, K], plus ``bias`` float32 [N, up to whole tiles].
+
+    Returns float32 [..., N]. A row of the result has the same bits whatever other rows are multiplied in the call.
+    Raises RuntimeError where ``available`` is False.
+    """
+    x = x.contiguous()
+    rows, tiles = x.shape[:-1].numel(), len(matrix.codes)
+    y = x.new_empty(*x.shape[:-1], tiles * TILE)
+    if rows:
+        integers = torch.empty(rows * (matrix.columns + matrix.columns // GROUP * 8), dtype=torch.uint8)
+        pointers = [tensor.data_ptr() for tensor in (matrix.codes, matrix.scales, bias, x, integers, y)]
+        arguments = Arguments(*pointers, tiles, matrix.columns, tiles * TILE, rows)
+        _compiled()[matrix.bits](ctypes.byref(arguments), torch.get_num_threads())
+    return y if matrix.outputs == tiles * TILE else y[..., : matrix.outputs]
+
+
+@cache
+def available() -> bool:
+    """Whether this machine can run these products: an x86 processor with AVX2, and torch on OpenMP."""
+    return instructions() is not None and _openmp() is not None
+
+
+@cache
+def instructions() -> str | None:
+    """The fastest instruction set that this processor has, a key of ``integer_ir.DOTS``."""
+    import llvmlite.binding as llvm
+
+    has = {name for name, present in llvm.get_host_cpu_features().items() if present}
+    return next((name for name, needed in NEEDS.items() if needed <= has), None)
+
+
+@cache
+def _openmp() -> ctypes.CDLL | None:
+    """The OpenMP library that torch has loaded: with another one, threads of two pools would wait for each other."""
+    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
+        return ctypes.CDLL(str(path))
+    return None
+
+
+@cache
+def _compiled() -> dict[int, ctypes._CFuncPtr]:
+    """The product by bits of the weights."""
+    if not available():
+        raise RuntimeError("products of 4- and 8-bit weights need an x86 processor with AVX2 and torch built on OpenMP")
+    return compiled(instructions())
+
+
+@cache
+def compiled(instruction_set: str) -> dict[int, ctypes._CFuncPtr]:
+    """The products as one instruction set computes them; all give the same bits."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    for name in ("omp_get_thread_num", "omp_get_num_threads", "GOMP_parallel"):
+        llvm.add_symbol(name, ctypes.cast(getattr(_openmp(), name), ctypes.c_void_p).value)
+    host = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    processor, features = host if instruction_set == "vnni512" else ("haswell", "")
+    target = llvm.Target.from_default_triple()
+    machine = target.create_target_machine(cpu=processor, features=features, opt=3)
+    module = _module(instruction_set)
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    _engines.append(engine)
+    kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(Arguments), ctypes.c_int32)
+    return {bits: kind(engine.get_function_address(f"multiply{bits}")) for bits in (4, 8)}
+
+
+_engines: list = []
+"""Engines own the code that they compiled."""
+
+
+def _module(instruction_set: str):
+    import llvmlite.binding as llvm
+
+    # The operands of vpdpbusd were vectors of int32 until LLVM 22.
+    for operand in ("<64 x i8>", "<16 x i32>"):
+        module = llvm.parse_assembly(assembly(instruction_set, operand))
+        try:
+            module.verify()
+            return module
+        except RuntimeError as error:
+            problem = error
+    raise problem
