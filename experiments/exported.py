@@ -32,7 +32,7 @@ from train.common import atomic, run_folder
 from train.common.cli import at_least, checking, command
 from train.common.rows import TimingRow
 from train.data.options import PromptOptions, Reading
-from train.data.prompts import Prompt, load_prompts
+from train.data.prompts import Prompt, load_prompts, room_for_prompts
 from train.data.splits import split_hash
 from train.reports.terminal import print_rows
 
@@ -123,7 +123,7 @@ def load(config: ExportedSpeed) -> tuple[list[Prompt], object]:
     """(prompts, the tokenizer of both models), which the small model is loaded for: it is quick to load."""
     use("cpu", config.threads)
     small = load_model("small", config.small)
-    room = small.context - config.max_new_tokens
+    room = room_for_prompts([small], config.max_new_tokens)
     return load_prompts(config.prompts, small.tokenizer, config.limit, room, config.reading), small.tokenizer
 
 

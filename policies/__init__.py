@@ -1,16 +1,30 @@
 """Decision functions: one risk, one threshold, one answer per row."""
 
-# ruff: noqa: F401, for this is the package's interface
+from importlib import import_module
 
-from policies.features.table import FEATURES, feature_columns, history_for
-from policies.features.token_classes import token_classes
-from policies.kinds.controls import Periodic, Random
-from policies.kinds.logistic import Logistic
-from policies.kinds.margins import Margins
-from policies.kinds.mlp import MLP
-from policies.kinds.momentum import Momentum
-from policies.kinds.rule import Rule
-from policies.kinds.survival import Survival
-from policies.loading import KINDS, load
-from policies.policy import Policy
-from policies.storage.files import PolicyError
+_HOME = {
+    "FEATURES": "features.table",
+    "KINDS": "loading",
+    "Logistic": "kinds.logistic",
+    "MLP": "kinds.mlp",
+    "Margins": "kinds.margins",
+    "Momentum": "kinds.momentum",
+    "Periodic": "kinds.controls",
+    "Policy": "policy",
+    "PolicyError": "storage.files",
+    "Random": "kinds.controls",
+    "Rule": "kinds.rule",
+    "Survival": "kinds.survival",
+    "feature_columns": "features.table",
+    "history_for": "features.table",
+    "load": "loading",
+    "token_classes": "features.token_classes",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first asked for: torch takes seconds, and --help should not."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'policies' has no attribute {name!r}")
+    return getattr(import_module(f"policies.{_HOME[name]}"), name)

@@ -158,9 +158,11 @@ def test_the_search_for_imports_looks_into_functions():
 def test_importing_is_light():
     """policies brings no transformers; neither brings a heavy library, starts CUDA, or touches the global seed."""
     code = """
-import sys, torch
+import sys, policies, policies.export.__main__
+assert "torch" not in sys.modules, "--help would wait"
+import torch
 state = torch.random.get_rng_state()
-import policies
+from policies import *
 assert not {"transformers", "sklearn", "decoding", "train", "experiments"} & set(sys.modules), "policies"
 import decoding
 heavy = {"sklearn", "train", "experiments", "optuna", "datasets", "wandb", "matplotlib", "plotly", "gguf"}

@@ -9,6 +9,11 @@ With a policy.json, --check also compares the folder with that policy and its mo
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from policies.export.stopping import stop_quietly
+
+    stop_quietly()
+
 import io
 import sys
 from dataclasses import dataclass
@@ -49,8 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     for stream in filter(lambda stream: isinstance(stream, io.TextIOWrapper), (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot encode is no reason to fail
     config = tyro.cli(Export, args=argv, **options)
+    import policies.export.targets  # noqa: F401  # and torch with it, which takes seconds
+    from policies.export.stopping import stop_normally
     from policies.storage.files import PolicyError
 
+    stop_normally()
     try:
         run(config)
     except (PolicyError, ValueError, OSError) as error:
@@ -104,6 +112,9 @@ def export(config: Export) -> None:
         source = approximated(config, source, target)
     written = write_bundle(source, target, config.output)
     print(f"{config.output}: {', '.join(written)}")
+    if source.processors:
+        names = ", ".join(f"{name}={value}" for name, value in source.processors.items())
+        print(f"tuned under the large model's {names}: the engine must apply it to every token, drafts included")
 
 
 def approximated(config: Export, source, target):

@@ -11,6 +11,7 @@ import pytest
 
 from decoding.cli.ending import OURS
 from train.common.cli import InputError, attempt
+from train.fit_policy import main
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -51,7 +52,7 @@ def test_wrong_input_is_one_sentence(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.4, 1.0, 2.0])
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "export"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_ctrl_c_from_the_start(name, seconds, tmp_path):
     process = start(name, tmp_path)
     time.sleep(seconds)
@@ -86,3 +87,11 @@ def test_what_the_user_can_mend_is_a_sentence(error, code, said, capsys):
 
     assert attempt("fit_policy", job, Path("run")) == code
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("option", ["name", "small", "large", "prompts"])
+def test_a_name_that_is_no_text_is_refused_before_any_work(option, tmp_path, capfd):
+    """Bytes that are no UTF-8 once ended the job in its report, after all of its work."""
+    assert main(["--output", str(tmp_path / "runs"), f"--{option}", os.fsdecode(b"mod\xffel")]) == 2
+    assert capfd.readouterr().err == f"fit_policy: --{option} is 'mod\\udcffel', which is not UTF-8; rename it\n"
+    assert not list(tmp_path.iterdir())

@@ -204,7 +204,7 @@ BAD = {
     "not JSON": ({"prompts": b"w5 w6\n"}, "invalid JSON"),
     "too few prompts": ({"prompts": b'{"prompt": "w5 w6"}\n'}, "need at least 3 groups"),
     "long prompt": ({"prompts": b'{"prompt": "' + b"w5 " * 250 + b'"}\n'}, "has 252 tokens and the limit is 244"),
-    "no room": ({"max_new_tokens": 300}, "the limit is -44"),
+    "no room": ({"max_new_tokens": 300}, "--max-new-tokens 300 leaves no room for a prompt: the models read"),
     "both goals": ({"target_speedup": 1.5, "quality_budget": 0.1}, "not both"),
     "budget": ({"quality_budget": 1.5}, "between 0 and 1"),
     "speedup": ({"target_speedup": 0.9}, "factor over 1"),

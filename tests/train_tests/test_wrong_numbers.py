@@ -134,4 +134,5 @@ def test_a_budget_beyond_the_context_is_refused_before_work(tmp_path, capsys):
     toys = save_toys(tmp_path / "toys", 40) | {"output": tmp_path / "runs", "max_new_tokens": 10**9}
     assert fit_policy.main(typed(toys)) == 2
     error = capsys.readouterr().err
-    assert "fit_policy: " in error and "the limit is -" in error and not (tmp_path / "runs").exists()
+    said = "--max-new-tokens 1,000,000,000 leaves no room for a prompt: the models read 256 tokens"
+    assert error == f"fit_policy: {said}\n" and not (tmp_path / "runs").exists()

@@ -6,12 +6,11 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from train.common.progress import say
+from train.common import progress
 from train.data.errors import PromptError, show
 from train.data.options import PromptOptions
 from train.data.records import Prompt, Record
@@ -20,7 +19,6 @@ from train.data.sources import read_records
 
 __all__ = ["DEFAULT_PROMPTS", "Prompt", "PromptError", "PromptOptions", "load_prompts", "prompts_for", "template_hash"]
 DEFAULT_PROMPTS = Path(__file__).with_name("default_prompts.jsonl")
-_print = partial(say, markup=False, highlight=False, soft_wrap=True)
 
 
 def load_prompts(
@@ -29,7 +27,7 @@ def load_prompts(
     limit: int | None = None,
     max_tokens: int | None = None,
     options: PromptOptions = PromptOptions(),
-    note: Callable[[str], None] = _print,
+    note: Callable[[str], None] = progress.note,
 ) -> list[Prompt]:
     """Read, check and tokenise prompts; every line is checked before the first is tokenised.
 
@@ -64,13 +62,25 @@ def load_prompts(
     return chosen
 
 
-def prompts_for(settings: Any, models: Sequence[Any], limit: int | None) -> list[Prompt]:
+def prompts_for(
+    settings: Any, models: Sequence[Any], limit: int | None, note: Callable[[str], None] = progress.note
+) -> list[Prompt]:
     """``load_prompts`` of a command's ``settings``, for the tokenizer of the last of ``models``.
 
     The longest prompt leaves room for the answer in the context of every model.
     """
-    room = min(lm.context for lm in models) - settings.max_new_tokens
-    return load_prompts(settings.prompts, models[-1].tokenizer, limit, room, settings.reading)
+    room = room_for_prompts(models, settings.max_new_tokens)
+    return load_prompts(settings.prompts, models[-1].tokenizer, limit, room, settings.reading, note)
+
+
+def room_for_prompts(models: Sequence[Any], max_new_tokens: int) -> int:
+    """Tokens of the longest prompt after which every model can read the answer. PromptError where there is no room."""
+    context = min(lm.context for lm in models)
+    if max_new_tokens >= context:
+        raise PromptError(
+            f"--max-new-tokens {max_new_tokens:,} leaves no room for a prompt: the models read {context:,} tokens"
+        )
+    return context - max_new_tokens
 
 
 def template_hash(tokenizer: Any) -> str | None:

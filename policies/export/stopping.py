@@ -1,0 +1,22 @@
+"""Ctrl-C while the command starts: one line, whatever the modules that are being imported make of it."""
+
+import os
+import signal
+import sys
+
+
+def stop_quietly() -> None:
+    """Until ``stop_normally``, let Ctrl-C end the process with one line."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a parent may have ignored it
+        signal.signal(signal.SIGINT, _stop)
+
+
+def stop_normally() -> None:
+    """Ctrl-C is a KeyboardInterrupt again, so that files which are being written can be cleared away."""
+    if signal.getsignal(signal.SIGINT) is _stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop(*_) -> None:
+    print("\nstopped", file=sys.stderr, flush=True)
+    os._exit(130)
