@@ -201,6 +201,36 @@ def test_other_weights_are_refused_when_strict_and_warned_of_otherwise(logistic,
     assert caught[0].filename == __file__
 
 
+def _in(*dtypes):
+    return [model | {"dtype": dtype} for model, dtype in zip(MODELS, dtypes, strict=True)]
+
+
+def test_a_policy_of_quantised_weights_is_for_these(tmp_path):
+    path = tmp_path / "policy.json"
+    Rule("entropy", 1.0).save(path, _in("bfloat16", "int4"))
+    assert load(path, models=_in("bfloat16", "int4")).models == _in("bfloat16", "int4")
+    for other in ("float32", "int8"):
+        said = f"model 1, large, was in int4 and is in {other}; "
+        assert said + "load it in int4, " in _refusal(path, models=_in("bfloat16", other))
+        with pytest.warns(UserWarning, match=said + "its threshold was measured in int4") as caught:
+            load(path, models=_in("bfloat16", other), strict=False)
+        assert caught[0].filename == __file__
+
+
+def test_between_float_dtypes_there_is_a_warning(tmp_path):
+    path = tmp_path / "policy.json"
+    Rule("entropy", 1.0).save(path, _in("float32", "float32"))
+    for strict in (True, False):
+        with pytest.warns(UserWarning, match="model 0, small, was in float32 and is in bfloat16; its thr"):
+            load(path, models=_in("bfloat16", "float32"), strict=strict)
+
+
+def test_a_policy_of_a_time_before_dtypes_is_for_any(logistic):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(logistic, models=_in("int4", "int4"))
+
+
 def test_the_same_models_under_another_name_are_the_same(logistic):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
