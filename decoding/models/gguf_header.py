@@ -31,7 +31,7 @@ def read_header(path: Path) -> GgufHeader:
             raise ValueError(f"{path} is not a GGUF file")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
-                header, end = _Reader(data).header()
+                header, end = Reader(data).header()
             except (struct.error, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{path} is damaged or cut short in its header; download it again") from error
     if end > size:
@@ -39,17 +39,23 @@ def read_header(path: Path) -> GgufHeader:
     return header
 
 
-class _Reader:
+class Reader:
+    """Reads a header from its begin to its end. ValueError and others for what is none."""
+
     def __init__(self, data: mmap.mmap):
         self.data, self.at = data, 4
 
-    def header(self) -> tuple[GgufHeader, int]:
-        """The header and the number of bytes that the file must have."""
+    def parts(self) -> tuple[dict, dict[str, tuple]]:
+        """Settings by key; of every tensor by name its shape, and where its bytes begin and how many they are."""
         version, tensors, settings = self.take("I"), self.take("Q"), self.take("Q")
         if version not in (2, 3) or max(tensors, settings) > MOST:
             raise ValueError("absurd counts")
         known = {self.text(): self.value(self.take("I")) for _ in range(settings)}
-        places = dict(self.tensor() for _ in range(tensors))
+        return known, dict(self.tensor() for _ in range(tensors))
+
+    def header(self) -> tuple[GgufHeader, int]:
+        """The header and the number of bytes that the file must have."""
+        known, places = self.parts()
         step = known.get("general.alignment", ALIGNMENT)
         start = -(-self.at // step) * step
         end = max((start + begin + size for _, begin, size in places.values()), default=start)

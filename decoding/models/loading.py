@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
+from decoding.models.gguf_metadata import quick_metadata
 from decoding.models.sources import Source
 
 SAMPLE, ROWS = 512, 64
@@ -27,14 +28,14 @@ def _reading(what: str, source: Source):
 def read_config(source: Source, options: dict):
     from transformers import AutoConfig
 
-    with _reading("config", source):
+    with _reading("config", source), quick_metadata() if source.gguf else nullcontext():
         return AutoConfig.from_pretrained(source.folder, **source.options, **options)
 
 
 def read_tokenizer(source: Source, options: dict):
     from transformers import AutoTokenizer
 
-    with _reading("tokenizer", source):
+    with _reading("tokenizer", source), quick_metadata() if source.gguf else nullcontext():
         return AutoTokenizer.from_pretrained(source.folder, **source.options, **options)
 
 
