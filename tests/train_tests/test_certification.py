@@ -2,20 +2,24 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tyro
 from tiny_runs import FAST, save_toys, typed
 
 from policies import load
 from policies.storage import documents
 from train.certification import certification
 from train.certify import certify
+from train.common.preparation import prepare
+from train.common.progress import log_to
 from train.common.result import Candidate
 from train.data.prompts import Prompt, PromptError
 from train.data.splits import refuse_overlap, reserve
-from train.fit_policy import main
+from train.fit_policy import FitPolicy, main
 
 SURELY = {"quality_budget": 0.9, "loss_cap": 0.95, "certify": 40}
 NEVER = {"quality_budget": 0.6, "loss_cap": 0.99, "certify": 60}
@@ -194,3 +198,23 @@ def test_splits_that_overlap_are_refused():
     for twin in (prompt(0), prompt(7, group="p1"), prompt(8, text="WORDS of p1")):
         with pytest.raises(PromptError, match="of the split certify is in one group with"):
             refuse_overlap({"tune": [prompt(0), prompt(1)], "certify": [prompt(2), twin]})
+
+
+def test_what_is_noted_of_the_prompts_is_said_once_and_logged(toys, tmp_path, capfd):
+    """They are read twice, for the tuning and for the certificate."""
+    lines = Path(toys["prompts"]).read_text().splitlines()
+    rows = [json.loads(line) | {"category": "odd"} for line in lines] + [{"id": "long", "prompt": "w5 " * 300}]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"prompts": tmp_path / "own.jsonl", "trials": 1, "traces": tmp_path / "nowhere"} | SURELY
+    assert main(arguments(toys, tmp_path / "stopped", **options)) == 2
+    (tmp_path / "runs" / "default").mkdir(parents=True)
+    capfd.readouterr()
+    del options["traces"]
+    settings = tyro.cli(FitPolicy, args=arguments(toys, tmp_path / "runs", **options))
+    job = prepare(settings)
+    with log_to(job.folder / "log.txt"):
+        pass
+    said = capfd.readouterr().out
+    notes = [line for line in said.splitlines() if "own.jsonl: " in line]
+    assert len(notes) == 2 and "category not read" in notes[0] and "1 of 121 prompts: more than" in notes[1]
+    assert (job.folder / "log.txt").read_text().splitlines() == notes

@@ -16,6 +16,7 @@ EVERY = 30.0
 COLUMNS = TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:]
 console = PlainConsole()
 _log: list[PlainConsole] = []
+_notes: list[str] = []
 
 
 def say(*objects: object, **options) -> None:
@@ -30,11 +31,26 @@ def say_if(sentence: str | None) -> None:
         say(sentence, style="bold")
 
 
+def note(line: str) -> None:
+    """Say ``line``, for the next log too: a log is opened when all has been checked, and that is worth noting."""
+    say(line, markup=False, highlight=False, soft_wrap=True)
+    if not _log:
+        _notes.append(line)
+
+
+def forget_notes() -> None:
+    """Keep no line of a job that came to no log."""
+    _notes.clear()
+
+
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Append to the file ``path`` all that ``say`` prints, and the lines of ``progress``."""
+    """Append to the file ``path`` what has been noted, all that ``say`` prints, and the lines of ``progress``."""
     with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         _log.append(PlainConsole(file=file, width=console.width, force_terminal=False))
+        for line in _notes:
+            _print(_log[-1:], line)
+        forget_notes()
         try:
             yield
         finally:
