@@ -34,7 +34,7 @@ class MonitorTraffic:
     """Compare new prompts with those that a hand-off policy was tuned on."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """folder of a finished run of train/fit_policy.py --method backoff"""
+    """folder of a finished run of train/fit_policy.py --method backoff; models are loaded in its dtypes"""
     prompts: str
     """new prompts (as for fit_policy), a few dozen or more"""
     limit: int | None = None

@@ -43,7 +43,7 @@ class Reinforce:
     """Train a tuned hand-off policy on its own path, by a policy gradient."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """folder of a finished run of train/fit_policy.py with --policy logistic or mlp"""
+    """folder of a finished run of train/fit_policy.py with --policy logistic or mlp; models are loaded in its dtypes"""
     episodes: int = 512
     """texts in all, rounded up to whole steps"""
     prompts: int = 4
