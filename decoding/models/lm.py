@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from decoding.kernels.cuda_graphs import Recorders, recordable
+from decoding.kernels.families import family
 from decoding.kernels.fused_forward import FusedForward
 from decoding.kernels.packed_products import PackedLinear, pack
 from decoding.kv_cache.attention import use_attention
@@ -112,7 +113,7 @@ class LM:
     def fused_forward(self) -> FusedForward | None:
         """An equivalent forward of fewer operations than the model's own, or None; on CPU only for packed weights."""
         packed = isinstance(self.model.get_output_embeddings(), PackedLinear)
-        if not (packed or self.device.type != "cpu") or not FusedForward.fits(self.model):
+        if not (packed or self.device.type != "cpu") or family(self.model) is None:
             return None
         if self._fused is None or self._fused.stale:
             with torch.inference_mode(False), torch.no_grad():

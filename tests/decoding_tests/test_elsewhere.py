@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
 from decoding.acceptance.rules import RULES, rule
-from decoding.kernels.fused_forward import FusedForward
+from decoding.models import lm as lm_module
 from policies import MLP, Logistic, Random, Rule
 
 NAMES = ("entropy", "top10", "margin", "agreed", "mean_entropy", "repeated", "since_large", "position", "large_entropy")
@@ -85,7 +85,7 @@ def test_decisions(decoder, policy, away, prompts):
 @pytest.mark.parametrize("decoder", ["autoregressive", "mmtad", "Exact", "backoff"])
 def test_the_fused_forward_is_there_too(decoder, away, prompts, monkeypatch):
     """As on CUDA, where it takes the place of every Llama's own."""
-    monkeypatch.setattr(FusedForward, "fits", staticmethod(lambda model: True))
+    monkeypatch.setattr(lm_module, "family", lambda model: True)
     assert all(lm.fused_forward() is not None for lm in away)
     check((DECODERS | DECIDERS)[decoder], away, prompts, Sampling(), POLICIES["rule"])
 

@@ -13,7 +13,8 @@ from decoding.kernels.packed_products import pack
 from policies import Rule
 
 OPTIONS = {"max_new_tokens": 15, "eos_token_id": 5, "pad_token_id": 0, "seed": 1}
-KINDS = ["llama", "fused", "gpt2", "mistral", "gemma2", "bloom"]
+KINDS = ["llama", "gpt2", "mistral-window", "gemma2", "bloom"]
+FUSED = ["fused llama", "fused qwen2-window", "fused gemma3"]
 CUT = Rule("entropy", 2.4)
 
 
@@ -40,11 +41,12 @@ def stand(monkeypatch):
 
 
 def made(kind):
-    """``fused`` is a Llama whose sessions use the fused forward, as all do on CUDA."""
-    lm = tiny("llama" if kind == "fused" else kind, layers=2, seed=1)
-    if kind == "fused":
+    """The sessions of a ``fused`` one use the fused forward, as all do on CUDA."""
+    fused = kind.startswith("fused ")
+    lm = tiny(kind.removeprefix("fused "), layers=2, seed=1)
+    if fused:
         pack(lm.model)
-    assert (lm.fused_forward() is not None) == (kind == "fused")
+    assert (lm.fused_forward() is not None) == fused
     return lm
 
 
@@ -61,7 +63,7 @@ DECODERS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + FUSED)
 def test_the_text_is_that_of_eager_forwards(kind, prompts):
     """Several times in the same caches, by the same graphs."""
     large = made(kind)
@@ -153,7 +155,7 @@ def test_new_weights_are_recorded_anew(prompts):
 
 def test_weights_that_change_in_their_place_are_recorded_anew(prompts):
     """The fused forward has copies of some of them."""
-    lm = recorded(made("fused"))
+    lm = recorded(made("fused llama"))
     before = generate(Autoregressive(lm), *prompts, **OPTIONS).sequences
     with torch.no_grad():
         for weight in lm.model.parameters():
@@ -185,12 +187,12 @@ def test_a_cpu_has_none(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("kind", sorted({*KINDS} - {"fused"}))
+@pytest.mark.parametrize("kind", KINDS)
 def test_on_cuda(kind, prompts, monkeypatch, caplog):
     monkeypatch.undo()
     large = tiny(kind, layers=2, seed=1)
     large = LM(large.model.cuda())
-    assert (large.fused_forward() is not None) == (kind == "llama")
+    assert (large.fused_forward() is not None) == (kind not in ("gpt2", "bloom"))
     small = nudged(large)
     ids, mask = (t.cuda() for t in prompts)
     for name in ("autoregressive", "speculative", "stop"):
