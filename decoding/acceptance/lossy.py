@@ -82,6 +82,7 @@ class Divergence:
     "kl", KL(q || p), or "reverse_kl", in nats; "js", the Jensen-Shannon divergence, at most log 2 (the authors' code
     swaps its arguments, so their thresholds differ from ours); "tv", the total variation distance, at most 1. p and q
     are unfiltered unless ``filtered``: then the KL is infinite where the draft can draw a token that the target cannot.
+    KL(p || q) is infinite wherever the draft lacks a token, so ``Speculative`` refuses "reverse_kl" with such a draft.
     Raises ValueError for another kind or a negative threshold.
     """
 
@@ -91,6 +92,11 @@ class Divergence:
         if not threshold >= 0:
             raise ValueError(f"a divergence threshold must be at least 0, not {threshold}")
         self.kind, self.threshold, self.filtered = kind, threshold, filtered
+
+    @property
+    def needs_every_token(self) -> bool:
+        """Whether it means something only where the draft gives every token of the target a probability."""
+        return self.kind == "reverse_kl"
 
     def __call__(self, draft: DraftBlock) -> tuple[Tensor, Tensor]:
         return draft.accept(DIVERGENCES[self.kind](*draft.log_probabilities(self.filtered)) <= self.threshold)

@@ -42,6 +42,8 @@ def stop_quietly() -> None:
     """Until ``ending`` begins, let Ctrl-C end the process with one line: modules turn it into errors of their own."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a parent may have ignored it
         signal.signal(signal.SIGINT, _stop)
+    if hasattr(signal, "pthread_sigmask"):  # a command that started itself again let it wait
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _stop(*_) -> None:

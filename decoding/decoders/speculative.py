@@ -14,6 +14,7 @@ from decoding.acceptance.lossless import Exact, Strict
 from decoding.acceptance.rules import rule
 from decoding.drafting.draft_model import DraftOutput, Proposer, draft_noise, draft_with_model, draft_with_proposer
 from decoding.models.lm import LM
+from decoding.models.vocabulary import check_compatible
 from decoding.state.generation_state import GenerationState
 from decoding.state.policy_state import PolicyState
 from decoding.state.sampling import ACCEPT, REPLACE
@@ -32,7 +33,7 @@ class Speculative:
     by ``Exact``, whatever ``accept`` is.
 
     Raises ValueError unless there are a draft and a target, ``length`` is at least 1, ``strict_prefix`` at least 0,
-    and a ``stop`` policy has a draft model to read, and is made for it.
+    a ``stop`` policy has a draft model to read, and is made for it, and ``accept`` can tell anything with this draft.
     """
 
     def __init__(
@@ -56,8 +57,14 @@ class Speculative:
         self.models = list(models) if self.proposer is None else [models[1]]
         self.length, self.stop, self.keep_stop_token, self.strict_prefix = length, stop, keep_stop_token, strict_prefix
         self.accept = Exact() if accept is None else accept
+        if getattr(self.accept, "needs_every_token", False) and self._lacks_tokens(models):
+            raise ValueError("this KL is infinite where the draft lacks a token of the target; take kl, js or tv")
         self.strict = Strict(self.accept, strict_prefix)
         self.scratch = length + 1
+
+    def _lacks_tokens(self, models: Sequence[LM | Proposer]) -> bool:
+        """Whether the draft never gives some token of the target a probability."""
+        return self.proposer is not None or check_compatible(models)[0] is not None
 
     @property
     def draft_length(self) -> int | None:

@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import ByteLevel as ByteLevelSplit
 from transformers import PreTrainedTokenizerFast
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, Speculative, generate
+from decoding.acceptance.lossy import Divergence
 from decoding.decoders.registry import DECODERS, build_decoder
 from decoding.models.vocabulary import check_compatible
 from policies import Random, Rule, token_classes
@@ -266,3 +267,13 @@ def test_a_folder_beside_a_gguf_file_of_one_family(role, tmp_path):
     assert torch.equal(result.sequences, alone.sequences)
     assert result.counts["accepted"] > 0
     assert result.sequences[:, ids.shape[1] :][result.writers == 0].max() < 258
+
+
+def test_a_divergence_that_would_be_infinite_everywhere_is_refused():
+    """KL(target || draft), where the draft lacks tokens of the target: it once rejected every draft without a word."""
+    rule = Divergence("reverse_kl", 100.0)
+    for draft, target in ((resized(THINKING, 37), THINKING), (PromptLookup(3), LARGE)):
+        with pytest.raises(ValueError, match="infinite where the draft lacks a token of the target; take kl, js or tv"):
+            Speculative([draft, target], accept=rule)
+    for draft, target in ((resized(LARGE, 48, likes=(37, 38), **THINK), LARGE), (nudged(LARGE, 0.1), LARGE)):
+        assert generate(Speculative([draft, target], accept=rule), IDS, max_new_tokens=NEW).counts["accepted"] > 0

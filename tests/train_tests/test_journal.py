@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import resource
+import signal
 from contextlib import contextmanager
 
 import pytest
@@ -172,3 +174,17 @@ def test_a_process_that_was_overtaken_while_it_held_the_lock_loses_nothing(tmp_p
     theirs._append([{"n": 2}])  # it slept between reading and writing
     ours.append_logs([{"n": 3}])
     assert [row["n"] for row in Journal(tmp_path / "study.journal", 10, "stop").read_logs(0)] == [0, 1, 2, 3]
+
+
+def test_ctrl_c_leaves_no_lock(tmp_path, monkeypatch):
+    """Between taking the lock and the ``try`` it once did, so that the next start waited for seconds."""
+    where = tmp_path / "study.journal"
+    study = open_study(where, 0, [])
+    journal = study._storage._backend
+    acquire = journal.lock.acquire
+    monkeypatch.setattr(journal.lock, "acquire", lambda: acquire() and os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        study.set_user_attr("written", True)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert join_study(where).user_attrs == {"written": True}

@@ -4,6 +4,7 @@ glibc reads its settings when a process starts, so the process is started again 
 """
 
 import os
+import signal
 import sys
 
 SETTINGS = {
@@ -19,4 +20,6 @@ def keep_freed_memory() -> None:
     Only for the first line of a script. The settings in the environment also end the recursion.
     """
     if sys.platform == "linux" and not SETTINGS.keys() & os.environ.keys():
+        # Until its ``stop_quietly``: Ctrl-C while Python starts is a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | SETTINGS)

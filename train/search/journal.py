@@ -6,7 +6,10 @@ nobody can read the study. Here the torn line goes before the next operation is 
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +48,15 @@ class Journal(BaseJournalBackend):
         return iter(self._operations[log_number_from:])
 
     def append_logs(self, logs: Iterable[dict[str, Any]]) -> None:
-        self.lock.acquire()
-        try:
-            self._read()
-            if self.path.stat().st_size > self._end:
-                cut(self.path, self._end)
-            self._append(logs)
-        finally:
-            self.lock.release()
+        with _undisturbed():  # by Ctrl-C between taking the lock and the try: all others would wait for ``grace``
+            self.lock.acquire()
+            try:
+                self._read()
+                if self.path.stat().st_size > self._end:
+                    cut(self.path, self._end)
+                self._append(logs)
+            finally:
+                self.lock.release()
 
     def _read(self) -> None:
         """Read what was appended since the last time."""
@@ -86,3 +90,19 @@ class Journal(BaseJournalBackend):
             file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C counts when the block has ended."""
+    before, came = signal.getsignal(signal.SIGINT), []
+    if threading.current_thread() is not threading.main_thread() or not callable(before):  # nothing will interrupt it
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *how: came.append(how))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        before(*came[0])
