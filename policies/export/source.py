@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from dataclasses import dataclass
@@ -46,6 +47,16 @@ class Source:
             return self.draft
         return self.policy.models[0]["name"] if self.policy.models else "DRAFT_MODEL"
 
+    @property
+    def processors(self) -> dict[str, Any]:
+        """The settings of the large model's generation_config that changed the logits which the policy was tuned on."""
+        try:
+            found = ast.literal_eval(self.policy.models[-1]["generation_config"])
+        except (IndexError, KeyError, TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
+            return {}
+        ends = "eos", "stop_strings"
+        return {str(name): value for name, value in found.items() if name not in ends} if type(found) is dict else {}
+
     def provenance(self) -> dict[str, Any]:
         """Models, tokenizer, engine, machine, prompts and certificate of the policy, and all of its own provenance."""
         held, models = self.policy.provenance, self.policy.models
@@ -55,6 +66,7 @@ class Source:
             "length": self.length,
             "models": models,
             "tokenizer": models[0]["tokenizer"] if models else None,
+            "processors": self.processors,
             "engine": {"name": "two-model-decoding", "version": installed("two-model-decoding")},
             "machine": held.get("machine"),
             "prompts": prompts_hash(held.get("splits")),

@@ -204,7 +204,8 @@ def test_other_models_are_refused(pair, prompts, folder):
     ("options", "named"),
     [
         ({"num_beams": 3}, "num_beams=3"),
-        ({"repetition_penalty": 1.3}, "repetition_penalty=1.3"),
+        ({"guidance_scale": 1.3}, "guidance_scale=1.3"),
+        ({"do_sample": True, "typical_p": 0.5}, "typical_p=0.5"),
         ({"logits_processor": [lambda ids, scores: scores]}, "logits_processor"),
         ({"stopping_criteria": [lambda ids, scores: True]}, "stopping_criteria"),
         ({"colour": "red"}, "colour"),
@@ -216,6 +217,31 @@ def test_what_is_not_honoured_is_refused(pair, prompts, folder, options, named):
     options = {"assistant_model": pair[0].model, "max_new_tokens": 4} | options
     with pytest.raises(ValueError, match=named):
         pair[1].model.generate(prompts[0], custom_generate=str(folder), trust_remote_code=True, **options)
+
+
+@pytest.mark.parametrize("method", ["backoff", "speculative"])
+def test_processors_are_honoured(pair, prompts, tmp_path, method):
+    """Those that are asked for, and those of the model's file: as the engine applies them, by either way in."""
+    folder = exported(Rule("entropy", 2.0), "transformers", tmp_path, models=[])
+    asked = {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2, "min_new_tokens": 5, "suppress_tokens": [5, 6]}
+    config = pair[1].model.generation_config
+    plain = call(pair, folder, *prompts, method=method)
+    found = [call(pair, folder, *prompts, method=method, callable=way, **asked) for way in (False, True)]
+    policy = Rule("entropy", 2.0)
+    decoder = Backoff(list(pair), policy) if method == "backoff" else Speculative(list(pair), 4, policy)
+    try:
+        for name, value in asked.items():
+            setattr(config, name, value)
+        ours = generate(decoder, *prompts, max_new_tokens=NEW, pad_token_id=0)
+    finally:
+        for name in asked:
+            setattr(config, name, None)
+    assert not torch.equal(plain.sequences, ours.sequences)
+    for one in found:
+        same(one, ours)
+    other = {"logits_processor": [transformers.RepetitionPenaltyLogitsProcessor(1.9)]}
+    with pytest.raises(ValueError, match="RepetitionPenaltyLogitsProcessor is not honoured"):
+        call(pair, folder, *prompts, method=method, callable=True, **asked | other)
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -21,7 +21,7 @@ ROOTS = {
     "decoding.decoders.speculative": "Speculative",
     "decoding.generation": "generate as engine",
     "decoding.models.lm": "LM",
-    "decoding.models.settings": "NEUTRAL, SAMPLERS",
+    "decoding.models.settings": "REFUSED, REFUSED_DRAWING",
     "decoding.state.sampling": "Sampling",
     "policies.loading": "load",
 }
