@@ -35,8 +35,7 @@ class MTAD:
     the budget may cut the last block.
 
     Raises ValueError unless there are a draft and a target, ``beams`` and ``length`` are at least 1 and ``tau`` at
-    least 0 (which rejects nothing; inf rejects everything), or where two tokens cannot share a position (ALiBi,
-    llama.cpp).
+    least 0 (which rejects nothing; inf rejects everything), or where two tokens cannot share a position (ALiBi).
     """
 
     def __init__(

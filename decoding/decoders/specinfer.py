@@ -27,7 +27,7 @@ class SpecInfer:
     and again. The output is distributed as the target's own. Greedy takes the draft's likeliest tokens.
 
     Raises ValueError unless there are a draft and a target and every branch is at least 1, or where two tokens cannot
-    share a position (ALiBi, llama.cpp).
+    share a position (ALiBi).
     """
 
     def __init__(self, models: Sequence[LM], branches: Sequence[int] = (4, 2, 2)):

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from decoding.models.files import check_files
+from decoding.models.llama_cpp import LlamaCppLM
 from decoding.models.lm import LM
 from decoding.models.memory import GIB, available, check_weights
 from decoding.models.sources import Source, locate
@@ -90,10 +91,9 @@ def _load(source: Source, device: str, dtype: str, backend: str) -> LM:
     if device != "cpu":
         raise ValueError(f"the llama.cpp backend runs on the CPU, not on {device}")
     try:
-        from decoding.models.llama_cpp import LlamaCppLM
-    except ModuleNotFoundError as error:
+        return LlamaCppLM.load(source)
+    except ImportError as error:
         raise ValueError(str(error)) from error
-    return LlamaCppLM.load(source)
 
 
 def _say_size(source: Source, device: str, dtype: str) -> None:

@@ -97,8 +97,8 @@ def _no_llamacpp(m: Models, draft: bool) -> str | None:
 def _no_backend(m: Models) -> str | None:
     if m.large.device.type != "cpu":
         return "it is measured on the CPU only"
-    if importlib.util.find_spec("llama_cpp") is None or not all(str(file).endswith(".gguf") for file in m.files):
-        return "it needs the package llama-cpp-python and two .gguf files"
+    if importlib.util.find_spec("xllamacpp") is None or not all(str(file).endswith(".gguf") for file in m.files):
+        return "it needs the package xllamacpp and two .gguf files"
     return None
 
 

@@ -3,15 +3,19 @@
 import gc
 import importlib
 import importlib.util
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from random_trees import random_trees
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, default_pair, generate
 from decoding.__main__ import main
+from decoding.kv_cache.token_tree import TokenTree
+from decoding.models import llama_library
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, load_model, target_source
 from decoding.models.vocabulary import check_compatible
 from decoding.state.token_buffer import left_pad
@@ -20,14 +24,14 @@ from policies import Random, Rule
 from train.data.prompts import load_prompts
 
 ROOT = Path(__file__).parents[2]
-NEEDED = "pip install -e '.[llama-cpp-python]'"
+NEEDED = "pip install -e '.[llamacpp]'"
 NEW = 24
 TIE = 1.0
 """Logits of the large model that are nearer than this may change places when they are summed in another order."""
 
 
 def test_without_the_package_one_sentence_names_the_extra():
-    code = "import sys; sys.modules['llama_cpp'] = None; import decoding; decoding.default_pair(backend='llama.cpp')"
+    code = "import sys; sys.modules['xllamacpp'] = None; import decoding; decoding.default_pair(backend='llama.cpp')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stderr.splitlines()[-1].startswith("ValueError: ")
     assert NEEDED in done.stderr.splitlines()[-1]
@@ -60,7 +64,7 @@ def torch_small():
 
 def backend():
     """The module ``decoding.models.llama_cpp``, whose import fails without the package."""
-    pytest.importorskip("llama_cpp", reason=NEEDED)
+    pytest.importorskip("xllamacpp", reason=NEEDED)
     return importlib.import_module("decoding.models.llama_cpp")
 
 
@@ -135,14 +139,15 @@ def test_it_is_the_same_model_with_other_weights_to_everyone_who_asks(small, tor
     assert small.vocab == torch_small.vocab
     assert small.context == torch_small.context
     mine, theirs = small.identity(), torch_small.identity()
-    assert {key for key in mine if mine[key] != theirs[key]} == {"weights"}
+    assert {key for key in mine if mine[key] != theirs[key]} == {"weights", "dtype"}
     ends = [lm.model.generation_config.eos_token_id for lm in (small, torch_small)]
     assert ends[0] == ends[1]
 
 
 def test_a_context_is_freed_with_its_session(small, monkeypatch):
-    freed, plain = [], backend().llama_cpp.llama_free
-    monkeypatch.setattr("llama_cpp.llama_free", lambda handle: freed.append(handle) or plain(handle))
+    freed, lib = [], llama_library.library()
+    plain = lib.llama_free
+    monkeypatch.setattr(lib, "llama_free", lambda handle: freed.append(handle) or plain(handle))
     session = small.session(1, 8)
     handle = session.handle
     del session
@@ -213,17 +218,90 @@ def test_either_model_of_a_pair_may_be_in_torch(pair, torch_small, batch, drafts
     assert set(mixed.writers.unique().tolist()) >= {0, 1}
 
 
-def test_trees_are_refused_and_chains_are_read(small, torch_small, batch):
-    for models in ([small, torch_small], [torch_small, small]):
-        with pytest.raises(ValueError, match=r"runs in llama\.cpp.*cannot read a tree; take branches of 1"):
-            SpecInfer(models)
-        with pytest.raises(ValueError, match=r"runs in llama\.cpp.*cannot read beams; take beams=1"):
-            MTAD(models, tree=True)
-    with pytest.raises(ValueError, match="cannot read beams"):
-        MTAD([small, torch_small])
-    alone = generate(Autoregressive(small), *batch, max_new_tokens=NEW)
-    for decoder in (SpecInfer([torch_small, small], (1, 1)), MTAD([torch_small, small], beams=2, filtered=True)):
-        assert same_up_to_a_tie(small, generate(decoder, *batch, max_new_tokens=NEW), alone)
+@pytest.mark.parametrize("portions", [(9,), (4, 5), (1, 2, 6)])
+@pytest.mark.parametrize("read_first", [False, True])
+def test_nodes_are_fresh_reads_of_their_paths(small, portions, read_first):
+    """And what is kept of a path becomes the text; rolled back trees leave nothing behind."""
+    draw = random.Random(f"{portions} {read_first}")
+    rows, lengths, near = torch.arange(3), torch.tensor([9, 3, 6]), {"atol": 0.3, "rtol": 0}
+    session, ids = small.session(3, 40), torch.randint(5, small.vocab, (3, 40))
+    for _ in range(2):
+        paths, tree = random_trees(draw, lengths)
+        if read_first:
+            session.catch_up(ids, lengths, rows)
+        logits, read = [], 0
+        for portion in portions:
+            read += portion
+            logits.append(session.catch_up(ids, lengths + read, rows, logits_to_keep=portion, tree=tree))
+        logits = torch.cat(logits, 1)
+        for r, start in enumerate(lengths.tolist()):
+            for node, path in enumerate(paths[r]):
+                whole = torch.cat([ids[r, :start], ids[r, start + torch.tensor(path)]])
+                torch.testing.assert_close(logits[r, node], fresh(small, whole, len(whole), 1)[0][0], **near)
+        longest = [max(row, key=len) for row in paths]
+        counts = torch.tensor([draw.randint(0, len(row)) for row in longest])
+        path = torch.tensor([row + [0] * (9 - len(row)) for row in longest])
+        session.keep_path(rows, lengths, path, counts)
+        for r, (start, count) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True)):
+            ids[r, start : start + count] = ids[r, start + path[r, :count]]
+        lengths = lengths + counts + 1
+    logits = session.catch_up(ids, lengths, rows)
+    for r, length in enumerate(lengths.tolist()):
+        torch.testing.assert_close(logits[r], fresh(small, ids[r], length, 1)[0], **near)
+    assert session.read.tolist() == lengths.tolist()
+    assert len(session.sequences.free) == 3 * 40 - 3
+
+
+def test_nodes_beyond_a_budget_are_not_read(small):
+    """A row that may write one token more has a tree of one level, whatever the others have."""
+    seen = torch.eye(3, dtype=torch.bool).tril().cumsum(0).tril().bool().expand(2, -1, -1)
+    tree = TokenTree(torch.tensor([4, 4]), torch.tensor([[1, 2, 3], [1, 1, 1]]), seen)
+    session, ids = small.session(2, 12), torch.randint(5, small.vocab, (1, 12)).expand(2, -1).clone()
+    logits = session.catch_up(ids, torch.tensor([7, 7]), torch.arange(2), logits_to_keep=4, tree=tree)
+    assert session.reads == [4 + 3 + 4 + 1]
+    assert not logits[1, 2:].any()
+    torch.testing.assert_close(logits[0, :2], logits[1, :2], atol=0.3, rtol=0)
+    torch.testing.assert_close(logits[0], fresh(small, ids[0], 7, 4)[0], atol=0.3, rtol=0)
+
+
+TREES = {
+    "specinfer": lambda models: SpecInfer(models, (3, 2, 1)),
+    "a chain": lambda models: SpecInfer(models, (1, 1)),
+    "mmtad": lambda models: MTAD(models, beams=3, length=3, tree=True, filtered=True),
+    "mtad": lambda models: MTAD(models, beams=2, length=3, filtered=True),
+}
+
+
+@pytest.mark.parametrize("drafts", ["torch", "llama.cpp"])
+@pytest.mark.parametrize("decoder", TREES)
+def test_trees_and_beams_write_what_the_target_writes_alone(small, torch_small, batch, decoder, drafts):
+    """The same weights draft and judge: nearly all drafts are kept, in both engines."""
+    models = [torch_small, small] if drafts == "torch" else [small, torch_small]
+    alone = generate(Autoregressive(models[1]), *batch, max_new_tokens=NEW)
+    result = generate(TREES[decoder](models), *batch, max_new_tokens=NEW)
+    assert same_up_to_a_tie(models[1], result, alone)
+    assert result.counts["accepted"] > 0.7 * int(result.lengths.sum()) / 2
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("decoder", TREES)
+def test_trees_of_the_pair_write_what_the_large_model_writes_alone(pair, batch, decoder):
+    alone = generate(Autoregressive(pair[1]), *batch, max_new_tokens=NEW)
+    result = generate(TREES[decoder](list(pair)), *batch, max_new_tokens=NEW)
+    assert same_up_to_a_tie(pair[1], result, alone)
+    assert result.counts["calls"][1] < alone.counts["calls"][0]
+
+
+def test_too_many_nodes_are_refused(small, batch):
+    with pytest.raises(ValueError, match="llama.cpp has 256 sequences, too few for the nodes of these trees"):
+        generate(SpecInfer([small, small], (8, 8)), *batch, max_new_tokens=NEW)
+
+
+@pytest.mark.parametrize("change", [{"n_ctx": 511}, {"kv_unified": True}])
+def test_a_llama_cpp_of_other_structures_is_refused(small, monkeypatch, change):
+    monkeypatch.setattr(llama_library, "CONTEXT_DEFAULTS", llama_library.CONTEXT_DEFAULTS | change)
+    with pytest.raises(ImportError, match=r"has other structures than in .*; run: pip install -e '\.\[llamacpp\]'"):
+        llama_library.library.__wrapped__()
 
 
 def test_other_files_and_too_many_rows_are_refused(small, tmp_path):

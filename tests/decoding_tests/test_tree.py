@@ -4,32 +4,15 @@ import random
 
 import pytest
 import torch
+from random_trees import NODES, ROWS, random_trees
 from tiny_models import KINDS, eager, nudged, tiny
 
 from decoding import MTAD, generate
 from decoding.kv_cache.session import Session
-from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.architectures import counts_slots
 
 MODELS = {kind: tiny(kind, layers=2, seed=4) for kind in KINDS}
 MODELS = {kind: lm for kind, lm in MODELS.items() if not counts_slots(lm.model.config)}
-ROWS, NODES = 3, 9
-
-
-def random_trees(choose, lengths):
-    """Paths of ROWS trees, [[node, ...]] for each node, level by level; and the Tree after texts of ``lengths``."""
-    paths = []
-    for _ in range(ROWS):
-        row = []
-        for node in range(NODES):
-            parent = choose.choice([-1, *range(max(0, node - 4), node)])
-            row.append([*(row[parent] if parent >= 0 else []), node])
-        paths.append(row)
-    seen = torch.zeros(ROWS, NODES, NODES, dtype=torch.bool)
-    for r, row in enumerate(paths):
-        for node, path in enumerate(row):
-            seen[r, node, path] = True
-    return paths, TokenTree(lengths, torch.tensor([[len(path) for path in row] for row in paths]), seen)
 
 
 @pytest.mark.parametrize("kind", MODELS)
