@@ -19,7 +19,9 @@ class Step:
     """
 
     logits: Tensor | None
-    """[..., vocab] logits of the model that is about to write, before temperature and filters; None in replay."""
+    """[..., vocab] logits of the model that is about to write, after the processors of the text's generation_config,
+    before temperature and filters; None in replay. A processor may rule out the token of which the model is surest:
+    the risk to judge is that of the token that is written then."""
     position: Tensor
     """[...] tokens of the answer already written; 0 at the first."""
     since_large: Tensor
