@@ -1,18 +1,14 @@
 """The main job: what it leaves, what it refuses, and that a stopped run goes on where it was."""
 
 import json
-import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny_runs import ENV, FAST, command, fit_policy, save_model, write_prompts
+from tiny_runs import FAST, fit_policy, save_model, write_prompts
 
 from decoding import LM
 from policies import load
@@ -264,71 +260,3 @@ def test_a_script_says_one_line_and_exits_2(toys, tmp_path):
     assert process.stderr.count("\n") == 1
     assert process.stderr.startswith("fit_policy: nowhere.jsonl does not exist")
     assert not list(tmp_path.iterdir())
-
-
-def collecting(folder):
-    return len(list(folder.glob("traces/*.parquet"))) >= 2
-
-
-def searching(folder):
-    return len(trials(folder)) >= 4
-
-
-def tuning(folder):
-    return len(lines(folder / "tune.jsonl")) >= 3
-
-
-def holding_out(folder):
-    return len(lines(folder / "holdout.jsonl")) >= 4
-
-
-def reporting(folder):
-    return len(lines(folder / "holdout.jsonl")) == 12
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_five_times_loses_nothing(toys, tmp_path):
-    run = arguments(toys, "runs", **SURELY, trials=40)
-    folder = tmp_path / "runs" / "default"
-    kept = {}
-    for moment in (collecting, searching, tuning, holding_out, reporting):
-        process = subprocess.Popen(
-            command(*run), cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        while not moment(folder):
-            assert process.poll() is None, process.stderr.read().decode()
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, f"it ended before it was killed while {moment.__name__}"
-        assert not (folder / "policy.json").exists()
-        found = state(folder)
-        keeps(kept, found)
-        kept = found
-        assert kept["trials"] or moment is collecting
-    done = fit_policy(*run, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    keeps(kept, state(folder))
-    assert len(trials(folder)) == 40
-    assert len(lines(folder / "tune.jsonl")) == 8
-    assert len(lines(folder / "holdout.jsonl")) == 16
-    assert all((folder / name).exists() for name in RESULTS)
-
-
-def state(folder: Path) -> dict:
-    """All that is finished."""
-    files = [*folder.glob("traces/*.parquet"), *folder.glob("*.json"), *folder.glob("traces/meta.json")]
-    return {
-        "files": {path: path.stat().st_mtime_ns for path in files if path.name not in RESULTS},
-        "trials": trials(folder),
-        "tune": lines(folder / "tune.jsonl"),
-        "holdout": lines(folder / "holdout.jsonl"),
-    }
-
-
-def keeps(before: dict, after: dict) -> None:
-    for key, value in before.items():
-        if isinstance(value, dict):
-            assert after[key].items() >= value.items(), key
-        else:
-            assert after[key][: len(value)] == value, key

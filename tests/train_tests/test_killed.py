@@ -9,43 +9,44 @@ import json
 import shutil
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from interrupted_jobs import Job, Moment, files, holds, is_free, rows, said, started, there, unfinished, without
-from tiny_runs import FAST, command, save_toys, typed
+from interrupted_jobs import (
+    TRIALS,
+    Job,
+    Moment,
+    certified_job,
+    files,
+    holds,
+    is_free,
+    rows,
+    said,
+    started,
+    there,
+    unfinished,
+    without,
+    write_cost,
+)
 
-from decoding.cost import cache
-from decoding.cost.costs import ModelCosts
 from train.search.orphans import WORKER
 from train.search.study import join_study
 
-TRIALS = 22
-COST = ModelCosts(({1: 0.0006, 64: 0.0009}, {1: 0.0045, 64: 0.006}))
 SECONDS = ("seconds", "tokens_per_second", "speedup", "speedup_interval", "total_time_ratio")
 MEASURED = ("created", "checksum", "verdict", "comparison", "live_over_table")
 """of result.json and policy.json"""
 
 
-def options(folder: Path) -> list:
-    toys = save_toys(folder, 120)
-    asked = {"quality_budget": 0.9, "loss_cap": 0.95, "certify": 40, "date": "2026-01-31"}
-    return typed(toys | FAST | {"trials": TRIALS, "max_new_tokens": 8, "output": "runs"} | asked)
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The run that is left alone, after its models were timed."""
-    folder = tmp_path_factory.mktemp("alone")
-    job = Job(command(*options(folder)), folder / "runs" / "default", folder)
-    cache.write(job.folder / "cost.json", [], COST)
+    job = certified_job(tmp_path_factory.mktemp("alone"))
     job.finish()
-    return SimpleNamespace(command=job.command, folder=job.folder)
+    return job
 
 
 def put_cost(folder: Path) -> None:
     assert not (folder / "traces").exists()
-    cache.write(folder / "cost.json", [], COST)
+    write_cost(folder)
 
 
 def moments(alone: Path) -> list[Moment]:

@@ -10,22 +10,21 @@ What cannot be told from an earlier state of the run is allowed for, and nothing
 """
 
 import functools
-import json
-import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import QUIET, mutated, put, restore
 
 from decoding.cost import cache
 from policies import PolicyError, load
 from policies.storage import documents
 from policies.storage.documents import CHECKSUM, FileError
 from policies.storage.shards import write_shard
-from train.common import load_run as finished
+from train.common import preparation
 from train.common.atomic import append_rows, fingerprint, plain, read_rows
 from train.common.load_run import load_run
 from train.common.result import read_result, write_result
@@ -45,7 +44,7 @@ def run(tuned_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mutated") / "run"
     shutil.copytree(tuned_run, folder, ignore=shutil.ignore_patterns("wandb", "*.png", "*.html"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finished, "load_model", functools.cache(finished.load_model))
+        patch.setattr(preparation, "load_model", functools.cache(preparation.load_model))
         yield folder
 
 
@@ -123,96 +122,13 @@ def files_of(folder: Path) -> list[str]:
     return [name for name in (*JSON, *LINES, *shards) if (folder / name).exists()]
 
 
-ODD = [None, [], {}, "text", "0.5", True, 0, -1, 0.5, float("nan"), float("inf"), 1e300, 10**400, "DEEP"]
-DEEP = "[" * 10**5 + "]" * 10**5
-
-
-def mutated(draw, folder: Path, name: str) -> bytes | str | None:
-    """The bytes of the file after one mutation, what stands in its place, or None where it is gone."""
-    data = (folder / name).read_bytes()
-    kinds = ["cut", "flip", "nul", "junk", "tail", "empty", "gone", "folder", "pipe", "other run"]
-    if name in JSON or name in LINES:
-        kinds += 4 * ["value", "no key", "double key"]
-    if name in LINES:
-        kinds += 2 * ["no line", "double line", "swapped lines"]
-    kind = draw(st.sampled_from(kinds))
-    where = draw(st.integers(0, len(data) - 1))
-    if "line" in kind:
-        return changed_lines(draw, kind, data)
-    if kind in ("value", "no key", "double key"):
-        return changed_json(draw, kind, data, name in LINES)
-    size = draw(st.integers(1, 64))
-    changes = {
-        "cut": lambda: data[:where],
-        "flip": lambda: data[:where] + bytes([data[where] ^ draw(st.integers(1, 255))]) + data[where + 1 :],
-        "nul": lambda: data[:where] + bytes(min(size, len(data) - where)) + data[where + size :],
-        "junk": lambda: data[:where] + draw(st.binary(min_size=1, max_size=8)) + data[where:],
-        "tail": lambda: data + draw(st.sampled_from([b"\0" * size, b"{", b"garbage\n", b"\n", b"\xff\xfe"])),
-        "empty": lambda: b"",
-        "gone": lambda: None,
-        "other run": lambda: other_run(folder, name),
-    }
-    return changes[kind]() if kind in changes else kind
-
-
-def changed_lines(draw, kind: str, data: bytes) -> bytes:
-    lines = data.splitlines(keepends=True)
-    i, j = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
-    if kind == "no line":
-        del lines[i]
-    elif kind == "double line":
-        lines.insert(j, lines[i])
-    else:
-        lines[i], lines[j] = lines[j], lines[i]
-    return b"".join(lines)
-
-
-def changed_json(draw, kind: str, data: bytes, lines: bool) -> bytes:
-    parts = data.splitlines(keepends=True) if lines else [data]
-    i = draw(st.integers(0, len(parts) - 1))
-    document = json.loads(parts[i])
-    *above, last = draw(st.sampled_from([place for place in places(document) if place]))
-    parent = document
-    for key in above:
-        parent = parent[key]
-    if kind == "no key":
-        del parent[last]
-    elif kind == "value" or isinstance(parent, list):
-        parent[last] = draw(st.sampled_from(ODD))
-    else:
-        parent[last + "\0"] = draw(st.sampled_from(ODD))
-    text = json.dumps(document, indent=None if lines else 1).replace("\\u0000", "").replace('"DEEP"', DEEP)
-    parts[i] = text.encode() + b"\n" * lines
-    return b"".join(parts)
-
-
-def places(value, path=()):
-    yield path
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(inner, (*path, key))
-
-
-def put(path: Path, content: bytes | str | None) -> None:
-    path.unlink()
-    if content == "folder":
-        path.mkdir()
-    elif content == "pipe":
-        os.mkfifo(path)
-    elif content is not None:
-        path.write_bytes(content)
-
-
-def restore(path: Path, content: bytes) -> None:
-    path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-    path.write_bytes(content)
-
-
 def check_a_mutation(run: Path, draw) -> None:
     name = draw(st.sampled_from(files_of(run)))
     path, before = run / name, read_again(run, name)
     content = path.read_bytes()
     try:
-        put(path, mutated(draw, run, name))
+        form = "json" if name in JSON else "lines" if name in LINES else None
+        put(path, mutated(draw, content, form, lambda: other_run(run, name)))
         after = read_again(run, name)
         assert the_same(name, before, after), name
     except (ValueError, OSError) as error:
@@ -220,9 +136,6 @@ def check_a_mutation(run: Path, draw) -> None:
         assert str(run) in str(error) and "\n" not in str(error) and len(str(error)) < 500, error
     finally:
         restore(path, content)
-
-
-QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
 @pytest.mark.filterwarnings("error")
