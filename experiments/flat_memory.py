@@ -10,15 +10,8 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from decoding import MTAD, Autoregressive, Backoff, Speculative, default_pair
 from decoding.cli.options import use
-from policies import Rule
 from train.common.cli import at_least, checking, command
-from train.common.generations import write
-from train.common.progress import say, track
-from train.data.prompts import load_prompts
 
 
 @dataclass
@@ -32,7 +25,18 @@ class FlatMemory:
 
 
 def run(config: FlatMemory) -> list[float]:
-    """MiB after each tenth. Raises InputError before any work is done."""
+    """MiB after each tenth. Raises InputError before any work is done.
+
+    Its imports are here, so that --help answers at once.
+    """
+    import numpy as np
+
+    from decoding import MTAD, Autoregressive, Backoff, Speculative, default_pair
+    from policies import Rule
+    from train.common.generations import write
+    from train.common.progress import say, track
+    from train.data.prompts import load_prompts
+
     with checking():
         at_least(config, {"generations": 10, "max_new_tokens": 1, "seed": 0})
         use("cpu", config.threads)

@@ -13,18 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from decoding import Autoregressive, Backoff
-from experiments.shared.estimates import estimate
-from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
-from policies import Random
-from train.common import atomic
 from train.common.cli import at_least, checking, command
-from train.common.generations import write
-from train.common.load_run import load_run
-from train.common.progress import say, track
-from train.evaluation.live import LARGE, speedup
-from train.evaluation.rivals import against_random
-from train.replay.pricing import alone, judged
 
 
 @dataclass
@@ -45,7 +34,22 @@ class HandOff:
 
 
 def run(config: HandOff) -> dict:
-    """Write the texts, price and compare them. Raises InputError before any work is done."""
+    """Write the texts, price and compare them. Raises InputError before any work is done.
+
+    Its imports are here, so that --help answers at once.
+    """
+    from decoding import Autoregressive, Backoff
+    from experiments.shared.estimates import estimate
+    from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
+    from policies import Random
+    from train.common import atomic
+    from train.common.generations import write
+    from train.common.load_run import load_run
+    from train.common.progress import say, track
+    from train.evaluation.live import LARGE, speedup
+    from train.evaluation.rivals import against_random
+    from train.replay.pricing import alone, judged
+
     with checking():
         at_least(config, {"limit": 1, "batch": 1})
         found = load_run(config.run, config.grader)

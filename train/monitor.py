@@ -19,14 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from decoding import Backoff
 from train.common.cli import at_least, attempt, checked_numbers, checking
-from train.common.generations import write
-from train.common.load_run import load_run
-from train.common.progress import track
-from train.data.prompts import prompts_for
-from train.monitoring.drift import Drift, Monitor
-from train.monitoring.recorder import StepRecorder
 
 
 @dataclass
@@ -55,8 +48,19 @@ def main(argv: list[str] | None = None) -> int:
     return code or int(found[0].moved)
 
 
-def run(config: MonitorTraffic) -> Drift:
-    """The drift of the new prompts, whose sentence is printed. Raises InputError before any work is done."""
+def run(config: MonitorTraffic):
+    """The ``Drift`` of the new prompts, whose sentence is printed. Raises InputError before any work is done.
+
+    Its imports are here, so that --help answers at once.
+    """
+    from decoding import Backoff
+    from train.common.generations import write
+    from train.common.load_run import load_run
+    from train.common.progress import track
+    from train.data.prompts import prompts_for
+    from train.monitoring.drift import Monitor
+    from train.monitoring.recorder import StepRecorder
+
     with checking():
         at_least(config, {"batch": 1})
         found = load_run(config.run, config.grader)

@@ -45,7 +45,7 @@ def overheads(models: Sequence[LM], forward: float) -> tuple[float, float, float
         return 0.0, 0.0, 0.0
     decoders = Autoregressive(models[1]), Speculative(models, 1), Speculative(models, 5)
     new, began = min(MOST, max(LEAST, int(TEXT / forward))), time.perf_counter()
-    for decoder in decoders:  # warms up
+    for decoder in decoders if LEAST * forward < TEXT else ():  # warms up, which a slow forward hides
         _outside(decoder, LEAST)
     spent, tokens = [], Timing()
     while not _precise(tokens, forward) and (not spent or time.perf_counter() - began < ALL):
