@@ -18,6 +18,7 @@ from train.common.rows import ComparisonRow
 from train.data.prompts import Prompt
 from train.data.splits import split_hash
 from train.quality.guarded_regret import guarded_regret, score
+from train.quality.loops import token_forms
 
 
 def write_texts(
@@ -79,7 +80,7 @@ def measure_loss(
 ) -> dict[str, float]:
     """Guarded regret, mean plain regret and summed negative log-probability of an answer under the large model."""
     (one,) = score(large, [prompt.ids], [answer], budget)
-    loss = guarded_regret(one, answer, reference, end_tokens(large))
+    loss = guarded_regret(one, answer, reference, end_tokens(large), token_forms(large.tokenizer))
     return {"loss": loss, "regret": float(one.regret.mean()), "nll": float(-one.logprob.sum())}
 
 

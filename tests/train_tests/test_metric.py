@@ -13,6 +13,7 @@ from train.common.cli import InputError
 from train.fit_policy import main
 from train.pipeline import told_apart
 from train.quality.guarded_regret import guarded_regret, score
+from train.quality.loops import token_forms
 from train.quality.metric import QualityMetric
 
 
@@ -26,7 +27,7 @@ def test_without_a_grader_it_is_guarded_regret(pair):
     (one,) = score(pair[1], [prompt.ids], [answer])
     metric = QualityMetric(pair[1])
     assert metric(prompt, answer, reference) == (
-        guarded_regret(one, answer, reference, end_tokens(pair[1])),
+        guarded_regret(one, answer, reference, end_tokens(pair[1]), token_forms(pair[1].tokenizer)),
         pytest.approx(one.regret.mean()),
     )
     assert metric.loss_name == "guarded regret"

@@ -19,6 +19,7 @@ from policies.storage import documents
 from policies.storage.documents import FileError
 from policies.storage.shards import shard_path, write_shard
 from train.quality.guarded_regret import CAP, STOP, guarded_regret, score
+from train.quality.loops import token_forms
 from train.search.labels import KL_CUT, labels
 from train.traces import collect_handoff as collecting
 from train.traces.collect_handoff import collect, explore
@@ -191,7 +192,9 @@ def test_the_costs_of_what_was_written_sum_to_the_loss(pair, folder):
         late = rows["large_ends"] & ~rows["small_ends"] & (rows["regret"] > STOP) & (rows["writer"] == 0)
         if not late.any():
             cost = np.where(rows["writer"] == 1, rows.large_cost, rows.small_cost)
-            assert cost.mean() == pytest.approx(guarded_regret(judged, answer, own, end_tokens(pair[1])), abs=1e-4)
+            forms = token_forms(pair[1].tokenizer)
+            loss = guarded_regret(judged, answer, own, end_tokens(pair[1]), forms)
+            assert cost.mean() == pytest.approx(loss, abs=1e-4)
             checked += 1
     assert checked > len(prompts) / 2
 

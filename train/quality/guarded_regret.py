@@ -16,10 +16,10 @@ from decoding.models import settings
 from decoding.models.lm import LM
 from decoding.models.vocabulary import SharedIds
 from decoding.state.text_processors import TextProcessors
+from train.quality.loops import TokenForms, repeats
 
 CAP = 5.0  # nats of regret at which a token costs 1
 STOP = 1.0  # nats of regret above which an EOS, or a token instead of one, is unwanted by the large model
-NGRAM = 6
 BANNED = 100.0  # nats of regret of a token that a processor rules out
 UNBOUNDED = 2**31  # tokens: a budget at which no text ends
 
@@ -69,23 +69,24 @@ def answer_logits(
     """
     ids = torch.tensor([[*prompt, *answer]], device=lm.device)
     ids, vocab = (ids, lm.vocab) if shared is None else (shared.readable(ids), len(shared.lacking))
-    out = lm.model(input_ids=ids, use_cache=False, logits_to_keep=len(answer) + 1)
-    logits = out.logits[0, :-1, :vocab]
+    logits = lm.read(ids, len(answer) + 1)[0, :-1, :vocab]
     logits = logits if shared is None else shared.masked(logits)
     return logits if processors is None else processors.answer(logits, prompt, answer)
 
 
-def guarded_regret(score: Score, answer: Sequence[int], reference: Sequence[int], eos: Sequence[int]) -> float:
+def guarded_regret(
+    score: Score, answer: Sequence[int], reference: Sequence[int], eos: Sequence[int], forms: TokenForms | None
+) -> float:
     """Mean cost of the tokens of ``answer`` (EOS included), given the large model's own answer ``reference``.
 
-    A token costs min(regret, 5) / 5. It costs 1 where it completes a 6-gram that the answer already holds and the
-    reference does not, and from the first position on at which the large model wanted an EOS. After an EOS that it did
-    not want, every token missing up to the reference's length costs 1.
+    A token costs min(regret, 5) / 5. It costs 1 where it goes on with a loop (``train.quality.loops``; ``forms``: the
+    ``token_forms`` of the tokenizer), and from the first position on at which the large model wanted an EOS. After an
+    EOS that it did not want, every token missing up to the reference's length costs 1.
     """
     if not len(answer):
         return 1.0 if len(reference) else 0.0
     cost = np.minimum(score.regret, CAP) / CAP
-    cost[repeats(answer, answer, reference)] = 1.0
+    cost[repeats(answer, answer, reference, forms)] = 1.0
     against = score.regret > STOP
     ends = np.isin(answer, eos)
     missed_stop = np.isin(score.best, eos) & against & ~ends
@@ -94,17 +95,3 @@ def guarded_regret(score: Score, answer: Sequence[int], reference: Sequence[int]
     unwanted_stop = ends[-1] and against[-1]
     missing = max(0, len(reference) - len(answer)) if unwanted_stop else 0
     return float((cost.sum() + missing) / (len(answer) + missing))
-
-
-def repeats(answer: Sequence[int], candidates: Sequence[int], reference: Sequence[int]) -> np.ndarray:
-    """bool [n]: ``candidates[i]`` in place of ``answer[i]`` completes a 6-gram that the answer holds before position i
-    and the reference does not hold."""
-    own = {tuple(reference[i : i + NGRAM]) for i in range(len(reference) - NGRAM + 1)}
-    seen: set[tuple[int, ...]] = set()
-    found = np.zeros(len(answer), bool)
-    for i in range(NGRAM - 1, len(answer)):
-        before = tuple(answer[i - NGRAM + 1 : i])
-        gram = (*before, candidates[i])
-        found[i] = gram in seen and gram not in own
-        seen.add((*before, answer[i]))
-    return found

@@ -9,6 +9,7 @@ from train.common.cli import InputError
 from train.data.prompts import Prompt
 from train.quality.graders import load_grader
 from train.quality.guarded_regret import guarded_regret, score
+from train.quality.loops import token_forms
 
 
 @dataclass
@@ -36,7 +37,7 @@ class QualityMetric:
         """(loss, mean plain regret) of one answer; ``reference`` is the large model's own."""
         (scored,) = score(self.large, [prompt.ids], [answer], self.budget)
         if self.grade is None:
-            loss = guarded_regret(scored, answer, reference, end_tokens(self.large))
+            loss = guarded_regret(scored, answer, reference, end_tokens(self.large), token_forms(self.large.tokenizer))
         else:
             loss = self._score(prompt, reference) - self._score(prompt, answer)
         return loss, float(scored.regret.mean())

@@ -25,7 +25,8 @@ from policies.storage.shards import shard_path, write_shard
 from train.common.generations import answers, write
 from train.common.progress import track
 from train.data.prompts import Prompt
-from train.quality.guarded_regret import answer_logits, repeats, rules
+from train.quality.guarded_regret import answer_logits, rules
+from train.quality.loops import repeats, token_forms
 from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces
 
 SHARD = 8
@@ -113,6 +114,7 @@ def trajectory(
     answer. The logits of both models are those that tokens are drawn from: processed, as the large model's rules are.
     """
     shared, processors = check_compatible([small, large])[0], rules(large, budget)
+    forms = token_forms(large.tokenizer)
     q_logits = answer_logits(small, prompt.ids, answer, shared)[:, : large.vocab]
     q_logits = (q_logits if processors is None else processors.answer(q_logits, prompt.ids, answer)).float()
     p_logits = answer_logits(large, prompt.ids, answer, processors=processors).float()
@@ -141,8 +143,8 @@ def trajectory(
         "prompt": np.array([prompt.id] * n),
         "group": np.array([prompt.group] * n),
         "trajectory": np.array([kind] * n),
-        "small_repeats": repeats(answer, best_q.tolist(), reference),
-        "large_repeats": repeats(answer, best_p.tolist(), reference),
+        "small_repeats": repeats(answer, best_q.tolist(), reference, forms),
+        "large_repeats": repeats(answer, best_p.tolist(), reference, forms),
         "small_ends": np.isin(best_q.cpu().numpy(), end_tokens(large)),
         "large_ends": np.isin(best_p.cpu().numpy(), end_tokens(large)),
         "rate": np.full(n, rate, np.float32),
