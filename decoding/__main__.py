@@ -49,10 +49,8 @@ def prepare(options: Options):
 
     names = decoder_kind(spec.name).models
     with Console(file=sys.stderr).status("loading the models"):
-        dtypes = as_tuned(options)
-        models = [
-            load_model(name, getattr(options, name), options.device, dtypes.of(name), options.backend) for name in names
-        ]
+        dtypes, backend = as_tuned(options)
+        models = [load_model(name, getattr(options, name), options.device, dtypes.of(name), backend) for name in names]
     without(models, options.ignore_generation_config)
     sampling = given if given is not None else sampling_of(options, models[-1])
     if given is not None and (own := own_sampling(models[-1])):
@@ -92,10 +90,11 @@ def spec_for(options: Options):
     return DecoderSpec(name, kind.checked(kept | settings_of(options, name)))
 
 
-def as_tuned(options: Options) -> DtypeOptions:
-    """The dtypes of the models: as the user says, else those that the policy was tuned on, else auto."""
+def as_tuned(options: Options) -> tuple[DtypeOptions, str]:
+    """Dtypes and backend of the models: as the user says, else those that the policy was tuned on, else auto, torch."""
     tuned = [] if options.policy is None else [known.get("dtype") for known in load_policy(options).models]
-    return options.dtypes.resolved(tuned) if len(tuned) == 2 else options.dtypes
+    backend = options.backend or ("llama.cpp" if tuned and set(tuned) == {"gguf"} else "torch")
+    return (options.dtypes.resolved(tuned) if len(tuned) == 2 else options.dtypes), backend
 
 
 def load_policy(options: Options, models=None):

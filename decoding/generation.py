@@ -121,7 +121,7 @@ def start(
         )
     buffer = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
     check_fits(models, len(input_ids), buffer.capacity)
-    sessions = [lm.session(len(input_ids), buffer.capacity) for lm in models]
+    sessions = [lm.session(len(input_ids), buffer.capacity, decoder.scratch) for lm in models]
     for session, ids in zip(sessions, shared, strict=True):
         session.share(vocab, ids)
     return GenerationState(buffer, sessions, sampling, processors)

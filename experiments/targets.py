@@ -74,7 +74,7 @@ def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Pro
             raise ValueError(f"{one.folder} has no target speedup; give runs of --method backoff --target-speedup")
         if target in policies:
             raise ValueError(f"{one.folder} has the same target as another run, {target:g}; give one run a target")
-        same = ("small", "large", "prompts", "max_new_tokens", "ignore_generation_config", "dtypes")
+        same = ("small", "large", "prompts", "max_new_tokens", "ignore_generation_config", "dtypes", "backend")
         if differing := [name for name in same if getattr(one.settings, name) != getattr(runs[0].settings, name)]:
             raise ValueError(f"{one.folder} has another {', '.join(differing)} than {runs[0].folder}")
         policies[target] = one.policy

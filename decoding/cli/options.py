@@ -65,8 +65,10 @@ class Options:
     """of the draws: the same seed gives the same answer"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps ..."""
-    backend: Backend = "torch"
-    """torch, or llama.cpp, which runs .gguf files unconverted and is faster on CPU"""
+    backend: Annotated[
+        str | None, arg(metavar="{torch,llama.cpp}", help_behavior_hint="(default: as tuned, else torch)")
+    ] = None
+    """torch, or llama.cpp, which runs .gguf files unconverted, on the CPU"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
     dtypes: Dtypes = field(default_factory=DtypeOptions)

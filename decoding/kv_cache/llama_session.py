@@ -37,7 +37,7 @@ class LlamaCppSession(BaseSession):
     Raises ValueError for more rows or nodes than llama.cpp has sequences, or if the cache cannot be allocated.
     """
 
-    def __init__(self, lm, batch: int, capacity: int):
+    def __init__(self, lm, batch: int, capacity: int, scratch: int = 0):
         super().__init__(lm, batch)
         if batch > SEQUENCES:
             raise ValueError(f"llama.cpp reads at most {SEQUENCES} rows at once, not {batch}")
@@ -45,7 +45,7 @@ class LlamaCppSession(BaseSession):
         options = self.lib.llama_context_default_params()
         options.n_ctx = options.n_batch = batch * capacity
         options.n_ubatch, options.kv_unified = UBATCH, True
-        options.n_seq_max = min(SEQUENCES, batch * capacity)  # llama.cpp ends the process for more than tokens
+        options.n_seq_max = min(SEQUENCES, batch * (1 + scratch))  # memory for logits of each
         options.n_outputs_max_per_seq = 0  # no limit
         options.n_threads = options.n_threads_batch = torch.get_num_threads() if lm.threads is None else lm.threads
         self.handle = self.lib.llama_init_from_model(self.model.handle, options)

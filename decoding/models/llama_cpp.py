@@ -88,8 +88,14 @@ class LlamaCppLM(LM):
     def chains_only(self) -> None:
         """Trees are read, whatever the architecture."""
 
-    def session(self, batch: int, capacity: int) -> LlamaCppSession:
-        return LlamaCppSession(self, batch, capacity)
+    def session(self, batch: int, capacity: int, scratch: int = 0) -> LlamaCppSession:
+        return LlamaCppSession(self, batch, capacity, scratch)
+
+    def read(self, ids: torch.Tensor, logits_to_keep: int) -> torch.Tensor:
+        rows, length = ids.shape
+        session = self.session(rows, length)
+        session.share(self.head, None)
+        return session.catch_up(ids, torch.full((rows,), length), torch.arange(rows), logits_to_keep)
 
     def _few_weights(self) -> bytes:
         """Samples of the file itself: its dequantised weights are another model to a policy."""

@@ -99,11 +99,16 @@ class LM:
         """Equal for equal vocabularies. Cached: hashing a vocabulary takes longer than writing a token."""
         return _digest(json.dumps(self.vocabulary))
 
-    def session(self, batch: int, capacity: int) -> Session:
-        """A new cache for ``batch`` rows of at most ``capacity`` tokens."""
+    def session(self, batch: int, capacity: int, scratch: int = 0) -> Session:
+        """A new cache for ``batch`` rows of at most ``capacity`` tokens, of which ``scratch`` may be nodes of trees."""
         return Session(self, batch, capacity)
 
     @property
+    @torch.no_grad()
+    def read(self, ids: torch.Tensor, logits_to_keep: int) -> torch.Tensor:
+        """Logits [r, logits_to_keep, head] after the last tokens of texts ``ids`` [r, n], by its own forward."""
+        return self.model(input_ids=ids, use_cache=False, logits_to_keep=logits_to_keep).logits
+
     def chains_only(self) -> str | None:
         """The reason why this model cannot read a tree, in which tokens share positions; None if it can."""
         if not counts_slots(self.model.config):

@@ -56,7 +56,7 @@ def prepare(config) -> Setting:
     models, traces = [run.small, run.large], [run.traces]
     if config.middle is not None:
         dtype = run.settings.dtypes.of("large")
-        models.insert(1, load_model("middle", config.middle, run.settings.device, dtype))
+        models.insert(1, load_model("middle", config.middle, run.settings.device, dtype, run.settings.backend))
         without(models[1:2], run.settings.ignore_generation_config)
         check_compatible(models)
     folder = config.output / (config.run.resolve().name if config.name is None else config.name)

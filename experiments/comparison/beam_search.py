@@ -15,7 +15,7 @@ from experiments.engines_under_test.peers import twin
 class BeamSearch:
     """The likeliest of ``width`` beams, by ``transformers.generate`` on the same weights, at its own speed.
 
-    Raises ValueError for a width under 2, which would be greedy decoding.
+    Raises ValueError for a width under 2, which would be greedy decoding, and for a model that is not in transformers.
     """
 
     scratch: ClassVar[int] = 0
@@ -23,6 +23,8 @@ class BeamSearch:
     def __init__(self, large: LM, width: int = 4):
         if width < 2:
             raise ValueError(f"beam search has a width of at least 2, not {width}")
+        if not hasattr(large.model, "generate"):
+            raise ValueError(f"beam search is that of transformers, which does not run {large.name}; leave it out")
         self.models, self.width = [large], width
 
     @cached_property

@@ -6,6 +6,7 @@ from typing import Literal
 
 from decoding.cli.dtypes import DtypeOptions, Dtypes
 from decoding.cli.generation_config import IgnoredSettings
+from decoding.cli.options import Backend
 from train.data.options import PromptOptions, Reading
 
 
@@ -34,6 +35,8 @@ class ComparisonSettings:
     """results go to OUTPUT/NAME: result.json, frontier.png, frontier.html, the texts and the timings"""
     ignore_generation_config: IgnoredSettings = ""
     device: str = "cpu"
+    backend: Backend = "torch"
+    """torch, or llama.cpp, which runs .gguf files as they are, on the CPU"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0

@@ -81,7 +81,7 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     for prompt in {p.family: p for p in prompts}.values():
         grade(prompt, "")  # fails now, not after an hour of texts, if a grader lacks a package
     decoders = {key: build(method, [small, large]) for key, method in methods.items()}
-    kept = ("small", "large", "prompts", "max_new_tokens", "ignore_generation_config", "device", "seed")
+    kept = ("small", "large", "prompts", "max_new_tokens", "ignore_generation_config", "device", "backend", "seed")
     settings = {key: str(value) for key, value in asdict(config).items() if key in kept}
     settings |= asdict(config.reading) | asdict(config.dtypes)
     run = {"settings": settings, "models": [small.identity(), large.identity()]}

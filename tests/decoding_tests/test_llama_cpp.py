@@ -224,7 +224,7 @@ def test_nodes_are_fresh_reads_of_their_paths(small, portions, read_first):
     """And what is kept of a path becomes the text; rolled back trees leave nothing behind."""
     draw = random.Random(f"{portions} {read_first}")
     rows, lengths, near = torch.arange(3), torch.tensor([9, 3, 6]), {"atol": 0.3, "rtol": 0}
-    session, ids = small.session(3, 40), torch.randint(5, small.vocab, (3, 40))
+    session, ids = small.session(3, 40, scratch=9), torch.randint(5, small.vocab, (3, 40))
     for _ in range(2):
         paths, tree = random_trees(draw, lengths)
         if read_first:
@@ -249,14 +249,14 @@ def test_nodes_are_fresh_reads_of_their_paths(small, portions, read_first):
     for r, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(logits[r], fresh(small, ids[r], length, 1)[0], **near)
     assert session.read.tolist() == lengths.tolist()
-    assert len(session.sequences.free) == 3 * 40 - 3
+    assert len(session.sequences.free) == 3 * 9
 
 
 def test_nodes_beyond_a_budget_are_not_read(small):
     """A row that may write one token more has a tree of one level, whatever the others have."""
     seen = torch.eye(3, dtype=torch.bool).tril().cumsum(0).tril().bool().expand(2, -1, -1)
     tree = TokenTree(torch.tensor([4, 4]), torch.tensor([[1, 2, 3], [1, 1, 1]]), seen)
-    session, ids = small.session(2, 12), torch.randint(5, small.vocab, (1, 12)).expand(2, -1).clone()
+    session, ids = small.session(2, 12, scratch=3), torch.randint(5, small.vocab, (1, 12)).expand(2, -1).clone()
     logits = session.catch_up(ids, torch.tensor([7, 7]), torch.arange(2), logits_to_keep=4, tree=tree)
     assert session.reads == [4 + 3 + 4 + 1]
     assert not logits[1, 2:].any()

@@ -89,8 +89,10 @@ def load_pair(settings) -> tuple[LM, LM]:
     """(small, large), of one tokenizer, without the settings that are to be ignored."""
     check_ignored(settings.ignore_generation_config)
     with progress("loading the models"):
-        large = load_model("large", settings.large, settings.device, settings.dtypes.of("large"))
-        small = load_model("small", settings.small, settings.device, settings.dtypes.of("small"))
+        large, small = (
+            load_model(role, getattr(settings, role), settings.device, settings.dtypes.of(role), settings.backend)
+            for role in ("large", "small")
+        )
     check_compatible([small, large])
     without([small, large], settings.ignore_generation_config)
     if own := own_sampling(large):

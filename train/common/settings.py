@@ -8,6 +8,7 @@ from typing import Literal
 
 from decoding.cli.dtypes import DtypeOptions, Dtypes
 from decoding.cli.generation_config import IgnoredSettings
+from decoding.cli.options import Backend
 from train.data.options import PromptOptions, Reading
 from train.methods import METHODS
 
@@ -80,6 +81,8 @@ class FitPolicy:
     never ends the run"""
     ignore_generation_config: IgnoredSettings = ""
     device: str = "cpu"
+    backend: Backend = "torch"
+    """torch, or llama.cpp, which runs .gguf files as they are, on the CPU"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0

@@ -21,7 +21,6 @@ import optuna
 from decoding import LM, Exact, Lenient, Rollback
 from decoding.acceptance.draft_block import Acceptance
 from decoding.decoders.registry import build_decoder
-from decoding.models.architectures import counts_slots
 from policies import Policy, Rule
 from policies.decoder_spec import DecoderSpec
 from train.data.prompts import Prompt
@@ -74,7 +73,7 @@ class HybridSearch:
     @property
     def beams(self) -> list[str]:
         """The drafts with beams that both models can read: those that place tokens by their slots (ALiBi) cannot."""
-        small, large = (not counts_slots(lm.model.config) for lm in self.models)
+        small, large = (lm.chains_only is None for lm in self.models)
         return [BEAMS] * small + [TREE, EXACT_TREE] * (small and large)
 
     @property
