@@ -18,7 +18,8 @@ def ending(name: str, job: Callable[[], int], wrong: Callable[[Exception], bool]
     continue keeps its work.
     """
     escape_what_cannot_be_encoded()
-    if signal.getsignal(signal.SIGINT) is _stop:
+    script = signal.getsignal(signal.SIGINT) is _stop
+    if script:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return job()
@@ -31,6 +32,9 @@ def ending(name: str, job: Callable[[], int], wrong: Callable[[Exception], bool]
             raise
         print(f"{name}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
+    finally:
+        if script:  # all is said: Ctrl-C while Python ends changes nothing
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def mendable(error: Exception) -> bool:

@@ -128,4 +128,8 @@ def approximated(config: Export, source, target):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from policies.export.stopping import end_quietly
+
+    code = main()
+    end_quietly()
+    sys.exit(code)

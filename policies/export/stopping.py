@@ -17,6 +17,11 @@ def stop_normally() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def end_quietly() -> None:
+    """All is said: Ctrl-C while Python ends changes nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _stop(*_) -> None:
     print("\nstopped", file=sys.stderr, flush=True)
     os._exit(130)

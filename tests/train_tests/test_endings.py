@@ -26,10 +26,10 @@ COMMANDS = {
 }
 
 
-def start(name, folder, **options):
+def start(name, folder, **environment):
     first, *rest = COMMANDS[name]
     script = [first] if first == "-m" else [str(ROOT / first)]
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     return subprocess.Popen(
         [sys.executable, *script, *rest],
         cwd=folder,
@@ -60,6 +60,18 @@ def test_ctrl_c_from_the_start(name, seconds, tmp_path):
     _, error = process.communicate(timeout=120)
     assert process.returncode in (130, 2), error  # 2: it was faster
     assert "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["reinforce", "export"])
+def test_ctrl_c_while_python_ends_changes_nothing(name, tmp_path):
+    """It once ended the process by the signal, after the sentence was said."""
+    (tmp_path / "sitecustomize.py").write_text("import atexit, time\natexit.register(time.sleep, 1.0)\n")
+    process = start(name, tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    error = process.stderr.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    error += process.communicate(timeout=120)[1]
+    assert process.returncode == 2 and error.count("\n") == 1, error
 
 
 def test_a_fault_of_ours_keeps_its_traceback_and_says_so():
