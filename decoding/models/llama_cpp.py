@@ -88,6 +88,9 @@ class LlamaCppLM(LM):
     def chains_only(self) -> None:
         """Trees are read, whatever the architecture."""
 
+    def fused_forward(self) -> None:
+        """None of ours: llama.cpp makes its forwards."""
+
     def session(self, batch: int, capacity: int, scratch: int = 0) -> LlamaCppSession:
         return LlamaCppSession(self, batch, capacity, scratch)
 
