@@ -6,6 +6,8 @@ weights packed once, reading 5 tokens costs about as much as reading 1: that mak
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -28,36 +30,112 @@ class Packed:
 
 
 class PackedLinear(nn.Linear):
-    """An ``nn.Linear`` that multiplies with a packed copy of its weight, renewed when the weight has changed.
+    """An ``nn.Linear`` that holds its weight in packed form, and in no other until it is asked for.
 
-    The weight itself stays (parameters, tying, saving), so it is in memory twice.
+    ``weight`` unpacks it and makes it a parameter again, which may be changed and trained; its packed form is then
+    renewed when it has changed, and both are in memory. Saving and copying unpack for a moment. A weight that another
+    module uses too, as an embedding does, stays a parameter. ``share``: the rows are part of another packed layer.
     """
 
     _packed: Tensor | None = None
     _packed_from: tuple[int, int] | None = None
+    _shared: tuple[PackedLinear, int, Tensor | None] | None = None
+
+    @classmethod
+    def take(cls, layer: nn.Linear, keep: bool = False) -> None:
+        """Make ``layer`` one of these; with ``keep`` its weight stays a parameter too."""
+        layer.__class__ = cls
+        layer._pack()
+        if not keep:
+            layer._parameters.pop("weight")
+
+    def share(self, whole: PackedLinear, begin: int, restore: Tensor | None) -> None:
+        """Hold nothing, but use rows ``begin`` to ``begin + out_features`` of ``whole``; row ``restore[i]`` is i."""
+        self._parameters.pop("weight", None)
+        self._packed = self._packed_from = None
+        self._shared = whole, begin, restore
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        if "weight" in self._parameters:
+            return self._parameters["weight"].dtype
+        return self._packed.dtype if self._shared is None else self._shared[0].weight_dtype
+
+    @property
+    def dense(self) -> Tensor:
+        """The weight [out, in], perhaps a copy: to be read, not to be changed."""
+        if "weight" in self._parameters:
+            return self._parameters["weight"].detach()
+        if self._shared is None:
+            return self._packed.to_dense()
+        whole, begin, restore = self._shared
+        rows = whole.dense[begin : begin + self.out_features]
+        return rows if restore is None else rows[restore]
+
+    def __getattr__(self, name: str):
+        if name == "weight" and "weight" not in self._parameters:
+            with torch.inference_mode(False):
+                weight = self._parameters["weight"] = nn.Parameter(self.dense.clone())
+            return weight
+        return super().__getattr__(name)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        if not x.is_cpu or not _dense(weight) or (torch.is_grad_enabled() and x.requires_grad):
-            return F.linear(x, weight, self.bias)
-        version = (weight.data_ptr(), weight._version)
-        if self._packed_from != version:
-            self._packed = _packed(weight.detach())
-            self._packed_from = version
+        own = "weight" in self._parameters
+        if not x.is_cpu or (own and not _dense(self.weight)) or (torch.is_grad_enabled() and x.requires_grad):
+            return F.linear(x, self.weight, self.bias)
+        if own:
+            if self._packed_from != _version(self.weight):
+                self._pack()
+        elif self._shared is not None:
+            whole, begin, restore = self._shared
+            y = whole(x)[..., begin : begin + self.out_features]
+            return y if restore is None else y[..., restore]
         return _product(x, self._packed, self.bias)
 
+    def _pack(self) -> None:
+        weight = self._parameters["weight"]
+        self._packed, self._packed_from = _packed(weight.detach()), _version(weight)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if "weight" not in self._parameters:
+            destination[prefix + "weight"] = self.dense
+
+    def _load_from_state_dict(self, *arguments):
+        self.weight  # noqa: B018 - a parameter, to be filled
+        super()._load_from_state_dict(*arguments)
+
+    def _apply(self, fn, recurse=True):
+        self.weight  # noqa: B018 - a parameter, to be moved
+        return super()._apply(fn, recurse)
+
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_packed")}
+        state = {
+            name: value for name, value in self.__dict__.items() if name not in ("_packed", "_packed_from", "_shared")
+        }
+        if "weight" not in self._parameters:
+            state["_parameters"] = {"weight": nn.Parameter(self.dense)} | self._parameters
+        return state
 
 
 def pack(model: nn.Module) -> None:
     """Turn the ``nn.Linear`` layers of a CPU model into ``PackedLinear``, where oneDNN is available.
 
-    Quantised layers are left alone.
+    Quantised layers are left alone. Each weight is freed when it is packed, unless another module uses it.
     """
+    users = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
     for module in model.modules():
         if type(module) is nn.Linear and _can_pack(module.weight):
-            module.__class__ = PackedLinear
+            PackedLinear.take(module, keep=users[id(module.weight)] > 1)
+
+
+def weights(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
+    """What reads each parameter of ``model``, packed ones too, by its name."""
+    found = {name: lambda weight=weight: weight.detach() for name, weight in model.named_parameters()}
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear) and "weight" not in module._parameters:
+            found[f"{name}.weight".removeprefix(".")] = lambda module=module: module.dense
+    return found
 
 
 def _can_pack(weight: Tensor) -> bool:
@@ -102,3 +180,7 @@ def _dense(weight: Tensor) -> bool:
 def _bfloat16() -> bool:
     """Whether oneDNN supports bfloat16; cached, for every product of every layer needs it."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _version(weight: Tensor) -> tuple[int, int]:
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version

@@ -12,7 +12,7 @@ import torch
 from decoding.kernels.cuda_graphs import Recorders, recordable
 from decoding.kernels.families import family
 from decoding.kernels.fused_forward import FusedForward
-from decoding.kernels.packed_products import PackedLinear, pack
+from decoding.kernels.packed_products import PackedLinear, pack, weights
 from decoding.kv_cache.attention import use_attention
 from decoding.kv_cache.session import Session
 from decoding.models.architectures import attention, context, counts_slots
@@ -64,6 +64,7 @@ class LM:
         attention(config)  # raises for an unsupported architecture
         model = read_weights(found, config, kind, options).to(device)
         if packed:
+            check_values(model)  # before its weights are packed
             pack(model)
         return cls(model, tokenizer, graphs)
 
@@ -103,12 +104,12 @@ class LM:
         """A new cache for ``batch`` rows of at most ``capacity`` tokens, of which ``scratch`` may be nodes of trees."""
         return Session(self, batch, capacity)
 
-    @property
     @torch.no_grad()
     def read(self, ids: torch.Tensor, logits_to_keep: int) -> torch.Tensor:
         """Logits [r, logits_to_keep, head] after the last tokens of texts ``ids`` [r, n], by its own forward."""
         return self.model(input_ids=ids, use_cache=False, logits_to_keep=logits_to_keep).logits
 
+    @property
     def chains_only(self) -> str | None:
         """The reason why this model cannot read a tree, in which tokens share positions; None if it can."""
         if not counts_slots(self.model.config):
@@ -143,8 +144,9 @@ class LM:
 
     def _few_weights(self) -> bytes:
         # Neither quantised weights nor those that accelerate has offloaded.
-        weights = {n: w for n, w in self.model.named_parameters() if type(w) is torch.nn.Parameter and not w.is_meta}
-        few = [weights[name] for name in sorted(weights)[:: max(1, len(weights) // 8)]]
+        strange = {n for n, w in self.model.named_parameters() if type(w) is not torch.nn.Parameter or w.is_meta}
+        known = {name: read for name, read in weights(self.model).items() if name not in strange}
+        few = [known[name]() for name in sorted(known)[:: max(1, len(known) // 8)]]
         return b"".join(
             w.flatten()[:512].detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes() for w in few
         )

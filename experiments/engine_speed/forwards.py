@@ -11,6 +11,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from decoding import LM
+from decoding.kernels.packed_products import PackedLinear
 from decoding.kv_cache.attention import AttentionPositions
 from decoding.kv_cache.session import Session
 
@@ -141,13 +142,21 @@ class BareForwards:
         return prepare
 
 
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
 def weight_bytes(model: nn.Module) -> int:
     """Bytes read to write one token: all weights, but only one row of an embedding that is not also the head."""
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    sizes = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
-    if embedding.data_ptr() != head.data_ptr():
-        sizes.pop(embedding.data_ptr())
-    return sum(sizes.values())
+    found = {}
+    for module in model.modules():
+        if isinstance(module, PackedLinear) and "weight" not in module._parameters:
+            found[id(module)] = module.in_features * module.out_features * module.weight_dtype.itemsize
+        for tensor in (*module.parameters(False), *module.buffers(False)):
+            found[tensor.data_ptr()] = tensor.nbytes
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    read_by_rows = {t.data_ptr() for t in _tensors(embedding)} - {t.data_ptr() for t in _tensors(head)}
+    return sum(size for key, size in found.items() if key not in read_by_rows)
 
 
 def copy_bandwidth(device: torch.device, size: int = 2**28, repeats: int = 7) -> float:

@@ -13,6 +13,8 @@ from train.data.prompts import Prompt
 
 def twin(lm: LM):
     """A model that shares the weights of ``lm`` and runs as transformers would: sdpa attention, plain linear layers."""
+    for module in lm.model.modules():
+        getattr(module, "weight", None)  # which packed layers then hold
     shared = {id(weight): weight for weight in lm.model.parameters()}
     model = copy.deepcopy(lm.model, shared)
     for module in model.modules():
