@@ -155,7 +155,7 @@ ENGINES = {
 
 
 def measure(config: ExportedSpeed, ways: dict[str, Callable], prompts: Sequence[Prompt]) -> list[dict]:
-    """A row for each repeat and prompt, as ``experiments/speed.py`` keeps them; missing ones are measured first."""
+    """A row for each repeat and prompt, as ``experiments/overhead.py`` keeps them; missing ones are measured first."""
     path = config.output / "rows.jsonl"
     done = {(row["repeat"], row["prompts"][0]): row for row in atomic.read_rows(path, TimingRow)}
     for answer in ways.values():

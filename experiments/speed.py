@@ -1,20 +1,16 @@
-"""This engine against transformers' generate (plain, assisted, prompt lookup) and llama.cpp, on the same models.
+"""Speed of any pair of models: transformers, llama.cpp and this engine, one at a time, each in a process of its own.
 
-    python experiments/speed.py                                          # the default pair, on this machine
-    python experiments/speed.py --methods transformers autoregressive speculative:2 transformers-assisted:2
-    python experiments/speed.py --batch 1 4 16 --limit 16                # throughput of ragged batches
-    python experiments/speed.py --device cuda --random-weights llama-8b+1b --batch 1 4 16 64 --limit 64
+    python -m experiments.speed --small A.gguf --large B.gguf --prompts code.jsonl --limit 20 --max-new-tokens 128 \\
+        --rows transformers transformers-assisted llama.cpp llama.cpp-draft large exact tuned:runs/NAME
 
-Every method writes greedy answers to all prompts, in turns, in an order that rotates, `--repeats` times. The table has
-the median time of a token, prompt included; speed relative to `transformers` and to `autoregressive` (medians over
-prompts, with paired bootstrap intervals); how many texts are the same as those of the first of the two; the overhead
-(wall time / the same bare forwards in the same order, timed beside them); and the share of the speed at which the large
-model's weights are read once a token. The fastest setting of each method is marked. It is chosen on the prompts that it
-is reported on, for the peers as for this engine.
+Rows: transformers (generate) and transformers-assisted, in bfloat16 where that is fast, else float32; llama.cpp alone
+and with the small model as its draft; this engine's large model alone; exact (speculative decoding); tuned:RUN (the
+policy of a finished run, with its decoder and threshold). NAME:LENGTH fixes a draft length; without it the fastest of
+several is searched, on prompts that come after the measured ones where there are enough.
 
-Every measurement is a line of rows.jsonl, and a stopped run goes on after the last. Random hand-off (`backoff:RATE`) is
-also compared with its own limit, 1 / (c + share of the large model), where c is a small-model token's cost in tokens of
-the large one. OpenVINO GenAI has no row: it needs a model that was converted beforehand.
+A row's process loads only what the row needs and ends before the next starts. All answer the same token ids greedily.
+rows.jsonl keeps every answer: a run that was stopped goes on there. A row whose process dies is named with the reason.
+The loss of a tuned row is computed in a process of its own, under the large model as this engine loads it.
 """
 
 from dataclasses import dataclass, field
@@ -28,67 +24,54 @@ from train.data.options import PromptOptions, Reading
 
 @dataclass
 class Speed:
-    """Seconds per token of several engines and methods on the same models and prompts, in one run, interleaved."""
+    """Speed of several engines on one pair, in bounded memory."""
 
-    methods: tuple[str, ...] | None = None
-    """methods to measure, at least one of transformers and autoregressive among them (default: all, at several
-    numbers). Without a number: transformers, autoregressive, llamacpp. With a number of drafted tokens: speculative:4,
-    specinfer:4 (alternatives for one position), lookup:4, mtad:4, transformers-assisted:4, transformers-lookup:10,
-    llamacpp-draft:4. With the share of escalated tokens: backoff:0.5. Our decoders on llama.cpp's forwards:
-    llamacpp-autoregressive, llamacpp-speculative:2, llamacpp-backoff:0.5"""
-    limit: int = 12
+    rows: tuple[str, ...] = ("transformers", "transformers-assisted", "llama.cpp", "llama.cpp-draft", "large", "exact")
+    """rows to measure, as above, also tuned:RUN"""
+    limit: int = 20
     """prompts, spread over their families"""
-    max_new_tokens: int = 64
-    repeats: int = 3
-    batch: tuple[int, ...] = (1,)
-    """batch sizes; one table each, of the methods that take batches"""
+    transformers_limit: int = 8
+    """prompts of the rows of transformers, which are slow; their ratios are of these"""
+    search_prompts: int = 2
+    """prompts on which the best setting of a row is searched"""
+    max_new_tokens: int = 128
+    passes: int = 1
+    """times that every row is measured, in a process started again"""
+    baseline: str | None = None
+    """row to which the ratios refer (default: llama.cpp where it is measured, else large)"""
     small: str | None = None
     """folder, hub id or .gguf of the small model (default: the drafter in the repository)"""
     large: str | None = None
     """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
-    random_weights: str | None = None
-    """`llama-8b+1b` or `tiny`: random weights of these shapes instead of models, in bfloat16 if --dtype is auto.
-    Their texts mean nothing, so only random hand-off, overhead and throughput are worth measuring"""
     prompts: str | None = None
     """prompts as train/fit_policy.py takes them (default: the embedded ones)"""
     ignore_generation_config: IgnoredSettings = ""
-    device: str = "cpu"
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     output: Path = Path("runs/speed/default")
-    """folder of rows.jsonl (one line a prompt and repeat), settings.json, result.json and speed.png"""
+    """folder of rows.jsonl, settings.json, result.json and log.txt"""
     dtypes: Dtypes = field(default_factory=DtypeOptions)
     reading: Reading = field(default_factory=PromptOptions)
 
 
 def run(config: Speed) -> dict:
     """Measure what is not measured yet and write the result. Raises InputError before any work is done."""
-    from experiments.engine_speed import figure, setup, summary
-    from experiments.engine_speed.measurement import measure, measure_limits
-    from experiments.engines_under_test.catalogue import runnable
+    from experiments.pair_speed.run import Comparison, check_settings
+    from experiments.pair_speed.table import show
     from train.common import atomic, run_folder
     from train.common.cli import checking
-    from train.common.progress import progress, say
+    from train.common.progress import log_to, say
 
     with checking():
-        config = setup.check_settings(config)
-        with progress("making or loading the models"):
-            models, prompts = setup.load_models(config)
-        methods, lacking = runnable(config.methods, models)
-        setup.check_bases(methods)
-        groups = setup.group_prompts(config, prompts)
-        setting = setup.describe(config, models, methods)
+        check_settings(config)
+        comparison = Comparison(config)
         otherwise = f"name another --output or delete {config.output}"
-        run_folder.ensure_same_run(config.output / "settings.json", setting, config, otherwise)
-    for method, why in lacking.items():
-        say(f"{method} is left out: {why}")
-    rows = measure(groups, methods, models, config)
-    result = {"settings": setting, "prompts": len(prompts), "left_out": lacking} | measure_limits(methods, models)
-    result["batches"] = {str(b): summary.summarize(rows, b, methods, result) for b in config.batch}
-    atomic.write_json(config.output / "result.json", result)
-    figure.draw(result, config.output / "speed.png")
-    summary.show(result)
-    say(f"written to {config.output}: rows.jsonl, result.json, speed.png")
+        run_folder.ensure_same_run(config.output / "settings.json", comparison.identity(), config, otherwise)
+    with log_to(config.output / "log.txt"):
+        result = comparison.measure()
+        atomic.write_json(config.output / "result.json", result)
+        show(result)
+        say(f"written to {config.output}: rows.jsonl, result.json, log.txt")
     return result
 
 

@@ -1,4 +1,4 @@
-"""The measurement of ``experiments/speed.py``: methods in turns, every row kept."""
+"""The measurement of ``experiments/overhead.py``: methods in turns, every row kept."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""The setting of ``experiments/speed.py``: checked settings, the pair, and the prompts in groups."""
+"""The setting of ``experiments/overhead.py``: checked settings, the pair, and the prompts in groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
