@@ -13,6 +13,7 @@ from policies.storage.shards import write_shard
 from train.bandit import UCB, Bandit, arm_seconds, compare, main
 from train.common.run_folder import FORMAT
 from train.replay.backoff import speculative
+from train.traces.handoff_traces import SCHEMA
 
 
 def pulled(bandit, means, rounds, seed=0):
@@ -69,7 +70,7 @@ def test_one_best_arm_is_nearly_reached_and_not_passed():
 def folder(tmp_path):
     traces = made_up()
     (tmp_path / "traces").mkdir()
-    (tmp_path / "traces" / "meta.json").write_text('{"schema": 2}')
+    (tmp_path / "traces" / "meta.json").write_text(json.dumps({"schema": SCHEMA}))
     names = np.where(np.isin(traces["prompt"], ["p0", "p1"]), "mixed", "large")
     write_shard(tmp_path / "traces", 0, traces.columns | {"trajectory": names})
     (tmp_path / "run.json").write_text(json.dumps({"format": FORMAT, "settings": {"max_new_tokens": 20}}))

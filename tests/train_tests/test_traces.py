@@ -316,10 +316,11 @@ def test_rows_out_of_order_are_refused(folder):
     refused(folder, "not in the order of their positions")
 
 
-def test_a_newer_schema_is_refused(folder):
+@pytest.mark.parametrize("schema", [SCHEMA - 1, SCHEMA + 1])
+def test_another_schema_is_refused(folder, schema):
     meta = documents.read(folder / "meta.json", "")
-    documents.write(folder / "meta.json", meta | {"schema": SCHEMA + 1})
-    refused(folder, f"schema {SCHEMA + 1}, this one reads {SCHEMA}")
+    documents.write(folder / "meta.json", meta | {"schema": schema})
+    refused(folder, f"schema {schema}, this one reads {SCHEMA}")
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema": "x"}', "{}", '{"schema": ' + "[" * 10**5])

@@ -33,7 +33,7 @@ NEEDED = (
 )
 TEXT = ("prompt", "group", "trajectory")
 FLAGS = ("small_repeats", "large_repeats", "small_ends", "large_ends")
-SCHEMA = 2
+SCHEMA = 3  # of the columns; raised when one of them changes its meaning
 GIVE = "collect the traces again, in another folder"
 
 
@@ -109,12 +109,12 @@ def open_folder(folder: Path, meta: dict) -> None:
 
 
 def read_meta(folder: Path) -> dict:
-    """The description of the run that wrote ``folder``. FileError when there is none, or it is of a newer schema."""
+    """The description of the run that wrote ``folder``. FileError when there is none, or it is of another schema."""
     path = folder / "meta.json"
     meta = documents.read(path, GIVE)
     schema = checked(_Meta, meta, path, GIVE).schema
-    if schema > SCHEMA:
-        raise FileError(path, f"a newer version wrote it (schema {schema}, this one reads {SCHEMA})", GIVE)
+    if schema != SCHEMA:
+        raise FileError(path, f"another version wrote it (schema {schema}, this one reads {SCHEMA})", GIVE)
     return meta
 
 
