@@ -23,6 +23,42 @@ GEMMA = (
     "<{{ m['role'] }}>{{ m['content'] | trim }}<end>{% endfor -%}"
     "{%- if add_generation_prompt %}<model>{% endif -%}"
 )
+MISTRAL = (
+    "{%- set turns = messages[1:] if messages[0].role == 'system' else messages -%}"
+    "{%- set ns = namespace(index=0) -%}"
+    "{%- for m in turns | rejectattr('role', 'equalto', 'tool') | selectattr('tool_calls', 'undefined') %}"
+    "{%- if (m.role == 'user') != (ns.index % 2 == 0) %}"
+    "{{- raise_exception('conversation roles must alternate user/assistant/user/assistant/...') }}{% endif -%}"
+    "{%- set ns.index = ns.index + 1 %}{% endfor -%}"
+    "{%- for m in turns %}{% if m.role == 'user' %}"
+    "{%- if loop.first and tools %}[TOOLS]{{ tools | tojson }}[/TOOLS]{% endif %}[INST] {{ m.content }}[/INST]"
+    "{%- elif m.tool_calls is defined %}[CALLS]{% for call in m.tool_calls %}"
+    "{%- if call.id is not defined or call.id | length != 9 %}"
+    "{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}{% endif -%}"
+    "{{ call.function | tojson }}{% endfor %}</s>"
+    "{%- elif m.role == 'assistant' %} {{ m.content }}</s>"
+    "{%- elif m.role == 'tool' %}[RESULTS]{{ m.content | string }}[/RESULTS]{% endif %}{% endfor -%}"
+)
+LLAMA = (
+    "{%- for m in messages %}{% if not (m.role == 'tool' or 'tool_calls' in m) %}"
+    "<{{ m.role }}>{{ m.content | trim }}<end>"
+    "{%- elif 'tool_calls' in m %}{% if m.tool_calls | length != 1 %}"
+    "{{- raise_exception('This model only supports single tool-calls at once!') }}{% endif -%}"
+    '<assistant>{"name": "{{ m.tool_calls[0].function.name }}", "parameters": '
+    "{{ m.tool_calls[0].function.arguments | tojson }}}<end>"
+    "{%- else %}<ipython>{{ m.content | tojson }}<end>{% endif %}{% endfor -%}"
+    "{%- if add_generation_prompt %}<assistant>{% endif -%}"
+)
+QWEN = (
+    "{%- for m in messages %}{% if m.role == 'tool' %}"
+    "{%- if loop.index0 == 0 or messages[loop.index0 - 1].role != 'tool' %}<user>{% endif -%}"
+    "<response>{{ m.content }}</response>"
+    "{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}<end>{% endif -%}"
+    "{%- else %}<{{ m.role }}>{{ m.content }}"
+    "{%- for call in m.tool_calls or [] %}<call>{{ call.function | tojson }}</call>{% endfor %}<end>"
+    "{%- endif %}{% endfor -%}"
+    "{%- if add_generation_prompt %}<assistant>{% endif -%}"
+)
 DATED = (
     "{%- if not date_string is defined %}"
     "{%- if strftime_now is defined %}{%- set date_string = strftime_now('%d %b %Y') %}"

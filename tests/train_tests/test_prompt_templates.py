@@ -21,8 +21,6 @@ def test_a_system_message_is_merged_or_dropped_where_the_template_refuses_it(tmp
     assert "System role not supported" in fault and "--system merge" in fault and "--system drop" in fault
     assert written(tmp_path, line, gemma, system="merge")[0] == "<user>be short\n\nhi<end><model>"
     assert written(tmp_path, line, gemma, system="drop")[0] == "<user>hi<end><model>"
-    fault = refused(tmp_path, {"messages": [TEXT, {"role": "assistant", "content": "add"}, RESULT]}, gemma)
-    assert "must alternate" in fault and "--system" not in fault
 
 
 def test_templates_that_fail_are_one_sentence(tmp_path):

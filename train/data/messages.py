@@ -64,6 +64,8 @@ def _message(number: int, message: Any) -> dict[str, Any]:
         found["tool_calls"] = [{"type": "function", "function": message["function_call"]}]
     if found.get("tool_calls"):
         found["tool_calls"] = _calls(number, found["tool_calls"])
+    elif "tool_calls" in found:  # templates look for the key alone
+        del found["tool_calls"]
     empty = role == "tool" or (role == "assistant" and any(found.get(key) for key in ("tool_calls", *THOUGHTS)))
     if content is None and empty:
         content = ""

@@ -18,6 +18,10 @@ class PromptOptions:
     system: Literal["keep", "merge", "drop"] = "keep"
     """system messages: keep them, merge them into the first message of the user (for templates without a system role,
     such as Gemma's), or drop them"""
+    turns: Literal["keep", "merge"] = "keep"
+    """turns that a chat template refuses or leaves out: keep the refusal, or join consecutive messages of one side (for
+    templates that want user and assistant to alternate, such as Mistral's) and, where that is not enough, write tool
+    calls as JSON of the assistant and their results as part of the next message of the user (such as Gemma's)"""
     too_long: Literal["skip", "error", "truncate"] = "skip"
     """prompts that leave no room for the answer: skip them and say how many, end with an error, or cut the middle out
     of their longest message"""

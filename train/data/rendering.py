@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from decoding.models.chat import TemplateError, render
 from train.data.errors import PromptError, at, show
 from train.data.options import PromptOptions
 from train.data.records import Prompt, Record
+from train.data.turns import Messages, forms, tool_texts, with_system
 
-SYSTEM = ("system", "developer")
-Messages = list[dict[str, Any]]
+MERGE_SYSTEM = "--system merge puts the system message into the user's, --system drop leaves it out"
+MERGE_TURNS = "--turns merge joins consecutive turns of one side, and writes those of tools as text where it must"
 
 
 class Renderer:
@@ -77,12 +79,38 @@ class Renderer:
     def _render(self, messages: Messages, extra: dict[str, Any]) -> str:
         told = self.extra | extra
         try:
-            return render(self.tokenizer, messages, self.now, told)
+            return self._first_form(messages, told, self.options.turns)
         except TemplateError as error:
-            remedy = "change its messages"
-            if self.options.system == "keep" and _renders(self.tokenizer, messages, self.now, told):
-                remedy = "--system merge puts the system message into the user's, --system drop leaves it out"
-            raise PromptError(f"{error}; {remedy}") from error
+            raise PromptError(f"{error}; {self._remedy(messages, told)}") from error
+
+    def _first_form(self, messages: Messages, told: dict[str, Any], turns: str) -> str:
+        """The first form of ``messages`` that the template takes and writes all tool turns of, else any that it takes.
+
+        Raises the TemplateError of the messages as they are.
+        """
+        taken: list[str] = []
+        refusals: list[TemplateError] = []
+        for form in forms(messages, turns):
+            try:
+                written = render(self.tokenizer, form, self.now, told)
+            except TemplateError as error:
+                refusals.append(error)
+                continue
+            if all(_holds(written, text) for text in tool_texts(messages)):
+                return written
+            taken.append(written)
+        if taken:
+            return taken[0]
+        raise refusals[0]
+
+    def _remedy(self, messages: Messages, told: dict[str, Any]) -> str:
+        """The options with which the template takes ``messages``, that it refuses."""
+        for how in ([MERGE_SYSTEM], [MERGE_TURNS], [MERGE_SYSTEM, MERGE_TURNS]):
+            rest = with_system(messages, "drop" if MERGE_SYSTEM in how else "keep")
+            with suppress(TemplateError):
+                self._first_form(rest, told, "merge" if MERGE_TURNS in how else self.options.turns)
+                return "; ".join(how)
+        return "change its messages"
 
     def _notes(self, messages: Messages, written: str, extra: dict[str, Any]) -> Iterator[str]:
         """Notes on everything given that is not in the prompt."""
@@ -91,6 +119,8 @@ class Renderer:
                 yield f"the chat template reads no {name!r}, which is given"
         for role in {m["role"] for m in messages if m["content"].strip() not in written} & {"system", "user"}:
             yield f"the chat template leaves out a {role} message or changes its text"
+        if not all(_holds(written, text) for text in tool_texts(messages)):
+            yield "the chat template leaves out a call or a result of a tool; --turns merge writes it as text"
         if messages[-1]["role"] == "assistant":
             yield "the last message is from the assistant, and is continued"
 
@@ -110,28 +140,6 @@ class Renderer:
         return prompt
 
 
-def with_system(messages: Messages, how: str) -> Messages:
-    """``messages`` with their system messages kept, merged into the first of the user, or dropped.
-
-    PromptError when there is no message to merge them into, or none is left.
-    """
-    system = [message["content"] for message in messages if message["role"] in SYSTEM]
-    if how == "keep" or not system:
-        return messages
-    rest = [message for message in messages if message["role"] not in SYSTEM]
-    if how == "drop":
-        return rest
-    first = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
-    if first is None:
-        raise PromptError("no message of the user to merge the system message into; say --system drop")
-    merged = rest[first] | {"content": "\n\n".join([*system, rest[first]["content"]])}
-    return [*rest[:first], merged, *rest[first + 1 :]]
-
-
-def _renders(tokenizer: Any, messages: Messages, now: datetime | None, extra: dict[str, Any]) -> bool:
-    """Whether messages with a system message would be written without one."""
-    rest = with_system(messages, "drop")
-    try:
-        return rest != messages and bool(render(tokenizer, rest, now, extra))
-    except TemplateError:
-        return False
+def _holds(written: str, text: str) -> bool:
+    """Whether a prompt holds ``text``, perhaps as a string in JSON."""
+    return text.strip() in written or json.dumps(text, ensure_ascii=False)[1:-1] in written
