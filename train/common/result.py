@@ -146,6 +146,15 @@ class Sample:
 
 
 @dataclass
+class Thought:
+    """How much of the large model's own answers stands between <think> and </think>."""
+
+    share: float  # of its tokens
+    answers: int
+    unfinished: int  # how many of them end before the thought does
+
+
+@dataclass
 class PolicySummary:
     describe: str
     kind: str
@@ -192,6 +201,7 @@ class Holdout:
     live_over_table: float  # the large model's live seconds over those of the timing table
     samples: list[Sample]
     verdict: str
+    thought: Thought | None = None  # None where it does not think
     comparison: AgainstRandom | None = None
     against: AgainstRival | None = None
     traffic: dict[str, Any] | None = None  # what the tuned policy saw (``train.monitoring.drift.traffic``)

@@ -9,9 +9,10 @@ from decoding.models.defaults import target_source
 from policies import Policy, Rule
 from train.baselines.xllamacpp_server import XllamacppServer
 from train.common.job import Job
-from train.common.result import Holdout, MethodRow, Sample
+from train.common.result import Holdout, MethodRow, Sample, Thought
 from train.evaluation import live
 from train.evaluation.samples import TUNED, samples
+from train.evaluation.thoughts import thought
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Measurement:
     methods: list[MethodRow]
     live_over_table: float
     samples: list[Sample]
+    thought: Thought | None
 
     @property
     def tuned(self) -> MethodRow:
@@ -44,8 +46,14 @@ class Measurement:
             f"On {len(self.rows)} held-out prompts {subject} is {self.tuned.speedup:.2f}x as fast as the large model "
             f"alone{quality}; {compared}."
         )
-        found = {"methods": self.methods, "live_over_table": self.live_over_table, "samples": self.samples}
-        return Holdout(**found, verdict=verdict, **more)
+        return Holdout(
+            methods=self.methods,
+            live_over_table=self.live_over_table,
+            samples=self.samples,
+            thought=self.thought,
+            verdict=verdict,
+            **more,
+        )
 
 
 def controls(job: Job) -> dict[str, Contender]:
@@ -66,12 +74,14 @@ def measure(job: Job, contenders: dict[str, Contender], policy: Policy, setting:
     prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
     columns = live.measure(decoders, prompts, job.new, job.metric, path, "hold-out", setting=setting)
     rows = live.finished(path, decoders, setting)
+    answers = [rows[p.id]["methods"] for p in prompts]
     return Measurement(
         columns,
-        [rows[p.id]["methods"] for p in prompts],
+        answers,
         [summary(columns, key, one) for key, one in contenders.items()],
         live.over_table(columns, prompts, job.cost.large),
         samples(job.models, policy, prompts, rows),
+        thought(job.large.tokenizer, prompts, [methods[live.LARGE]["answer"] for methods in answers]),
     )
 
 

@@ -29,8 +29,8 @@ def samples(
         methods = rows[prompt.id]["methods"]
         answer, writers = methods[TUNED]["answer"], methods[TUNED]["writers"]
         risk = _risk(models, policy, prompt, answer, writers)
-        tokens = [list(token) for token in zip(_texts(tokenizer, answer), writers, risk, strict=True)]
-        large = "".join(_texts(tokenizer, methods[LARGE]["answer"]))
+        tokens = [list(token) for token in zip(token_texts(tokenizer, answer), writers, risk, strict=True)]
+        large = "".join(token_texts(tokenizer, methods[LARGE]["answer"]))
         found.append(Sample(prompt.family, prompt.text, tokens, large))
     return found
 
@@ -42,7 +42,7 @@ def _shortest(prompts: Sequence[Prompt], rows: dict[str, dict], count: int) -> l
     return sorted(ranked, key=lambda p: turn[p.id])[:count]
 
 
-def _texts(tokenizer, answer: list[int]) -> list[str]:
+def token_texts(tokenizer, answer: list[int]) -> list[str]:
     """The text of each token; special ones are shown by name, so that the end of an answer has a writer too."""
     special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     return [special.get(token, text) for token, text in zip(answer, pieces(tokenizer, answer), strict=True)]

@@ -10,7 +10,7 @@ from policies.storage import atomic
 from train.reports import charts
 from train.reports.markup import faint, grid, page, paragraph, section
 from train.reports.plane import COLOURS
-from train.reports.tables import cells, format_number, loss_name, with_interval
+from train.reports.tables import cells, format_number, loss_name, thought_line, with_interval
 
 Result = dict[str, Any]
 DISTURBED = 1.25  # factor by which live seconds may differ from the timing table before the report says so
@@ -53,7 +53,9 @@ def write_html(result: Result, path: Path | str) -> None:
 def _header(result: Result) -> str:
     goal = [f"{key.replace('_', ' ')} {value:g}" for key, value in result["goal"].items()]
     verdict = f'<p class="verdict">{escape(result["verdict"])}</p>'
-    return f"<h1>{escape(result['name'])}</h1>{verdict}{faint([result['created'], *goal])}"
+    thought = thought_line(result)
+    said = verdict + (paragraph(thought) if thought else "")
+    return f"<h1>{escape(result['name'])}</h1>{said}{faint([result['created'], *goal])}"
 
 
 def _table(first: str, rows: Sequence[Result], columns: dict, marked: Sequence[bool] = ()) -> str:

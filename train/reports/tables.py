@@ -47,6 +47,17 @@ def loss_name(result: dict[str, Any]) -> str:
     return visible(str(result.get("loss_name", "guarded regret")))
 
 
+def thought_line(result: dict[str, Any]) -> str | None:
+    """How much of the large model's answers is thought; None where it does not think."""
+    found = result.get("thought")
+    if not found:
+        return None
+    line = f"{format_number(found['share'], '.0%')} of what the large model wrote is thought (<think>...</think>)"
+    if not found["unfinished"]:
+        return f"{line}."
+    return f"{line}; {found['unfinished']} of {found['answers']} answers end within it: raise --max-new-tokens."
+
+
 def number(value: Any) -> float | None:
     """The value if it is a finite number."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
