@@ -152,7 +152,8 @@ def weight_bytes(model: nn.Module) -> int:
     for module in model.modules():
         if isinstance(module, PackedLinear) and "weight" not in module._parameters:
             found[id(module)] = module.in_features * module.out_features * module.weight_dtype.itemsize
-        for tensor in (*module.parameters(False), *module.buffers(False)):
+        integers = module.buffers(False) if isinstance(module, nn.Linear | nn.Embedding) else ()
+        for tensor in (*module.parameters(False), *integers):
             found[tensor.data_ptr()] = tensor.nbytes
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     read_by_rows = {t.data_ptr() for t in _tensors(embedding)} - {t.data_ptr() for t in _tensors(head)}
