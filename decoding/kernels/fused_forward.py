@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decoding.kernels.families import ACTIVATIONS, FAMILIES, Family
-from decoding.kernels.packed_products import Packed
-from decoding.kv_cache.attention import row_mask
+from decoding.kernels.integer_products import openmp
+from decoding.kernels.joined import joined
+from decoding.kernels.layer_operations import CompiledOperations, TorchOperations, capped
 from decoding.models.architectures import head_width
 
 
@@ -26,9 +26,9 @@ from decoding.models.architectures import head_width
 class Layer:
     """One layer; a norm is None where the family has none."""
 
-    qkv: Packed
+    qkv: nn.Module
     out: nn.Module
-    gate_up: Packed
+    gate_up: nn.Module
     down: nn.Module
     norms: list[Tensor | None]  # before and after attention, before and after the feed-forward layer
     head_norms: tuple[Tensor, Tensor] | None  # of queries and keys
@@ -54,9 +54,15 @@ class FusedForward:
         self.embedding, self.head = body.embed_tokens, model.lm_head
         self.embedding_scale, self.residual, self.logit_divisor = map(number, (row.embedding, row.residual, row.logits))
         self.score_cap, self.logit_cap = number(row.score_cap, None), number(row.logit_cap, None)
+        device = body.norm.weight.device
+        compiled = device.type == "cpu" and openmp() is not None
+        self.operations = CompiledOperations if compiled else TorchOperations
+        self.dtype = torch.float32 if compiled else model.dtype  # of what is not multiplied with weights, and the cache
+        cap = 0.0 if self.score_cap is None else self.score_cap
+        self.constants = torch.tensor([self.eps, self.residual, self.scale, cap])
         self.ropes = _ropes(body.rotary_emb)
-        self.order = self._order(len(next(iter(self.ropes.values()))[0])).to(body.norm.weight.device)
-        self.norm = _norm(body.norm, row)
+        self.order = self._order(len(next(iter(self.ropes.values()))[0])).to(device)
+        self.norm = self._norm(body.norm, row)
         self.layers = [self._layer(layer, row, i) for i, layer in enumerate(body.layers)]
         self.model, self.versions = model, versions(model)
 
@@ -68,106 +74,51 @@ class FusedForward:
         """Logits [r, logits_to_keep, vocab] of ``ids`` [r, q], stored in ``cache`` as its plan says; with ``hidden``
         also the last hidden states [r, logits_to_keep, width]."""
         x = self.embedding(ids)
-        x = x if self.embedding_scale == 1 else x * self.embedding_scale
-        plan, (r, q, _) = cache.plan, x.shape
-        turns = {None: None} | {name: self._turn(plan.positions.queries, *rope) for name, rope in self.ropes.items()}
-        masks = {window: self._mask(plan, window, x.dtype) for window in {layer.window for layer in self.layers}}
-        for layer, store in zip(self.layers, cache.layers, strict=True):
-            before, after, inner_before, inner_after = layer.norms
-            heads = layer.qkv(self._normed(x, before)).view(r, q, -1, self.width)
-            seen = self._attention(heads, layer, turns[layer.rope], masks[layer.window], store)
-            x = torch.add(x, self._normed(layer.out(seen), after), alpha=self.residual)
-            gate, up = layer.gate_up(self._normed(x, inner_before)).chunk(2, -1)
-            x = torch.add(x, self._normed(layer.down(self.activation(gate).mul_(up)), inner_after), alpha=self.residual)
-        x = self._normed(x[:, -logits_to_keep:], self.norm)
+        operations = self.operations(self, cache.plan, x if self.embedding_scale == 1 else x * self.embedding_scale)
+        product, (r, q, _) = operations.product, x.shape
+        normed = operations.normed(operations.x, self.layers[0].norms[0])
+        following = [layer.norms[0] for layer in self.layers[1:]] + [None]
+        for layer, store, before in zip(self.layers, cache.layers, following, strict=True):
+            heads = product(layer.qkv, normed).view(r, q, -1, self.width)
+            seen = operations.attention(heads, layer, store)
+            normed = operations.add(product(layer.out, seen), layer.norms[1], layer.norms[2])
+            inner = operations.activated(product(layer.gate_up, normed))
+            normed = operations.add(product(layer.down, inner), layer.norms[3], before)
+        x = operations.normed(operations.x[:, -logits_to_keep:], self.norm).to(self.model.dtype)
         return self._logits(x), x if hidden else None
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self.head(x)
         logits = logits if self.logit_divisor == 1 else logits / self.logit_divisor
-        return logits if self.logit_cap is None else _capped(logits, self.logit_cap)
-
-    def _attention(self, heads: Tensor, layer: Layer, turn: Tensor | None, mask: Tensor | None, store) -> Tensor:
-        """[r, q, heads * width] attention of ``heads`` [r, q, heads + 2 * groups, width] over a cache layer."""
-        r, q, _, width = heads.shape
-        share = self.heads // self.groups
-        if layer.head_norms is not None or turn is not None:
-            rotated = heads[:, :, : self.heads + self.groups]
-            if layer.head_norms is not None:
-                parts = zip(rotated.split((self.heads, self.groups), 2), layer.head_norms, strict=True)
-                rotated = torch.cat([self._normed_heads(part, weight) for part, weight in parts], 2)
-            query, key = self._turned(rotated, turn).split((self.heads, self.groups), 2)
-        else:
-            query, key = heads[:, :, : self.heads], heads[:, :, self.heads : self.heads + self.groups]
-        keys, values = store.update(key.transpose(1, 2), heads[:, :, self.heads + self.groups :].transpose(1, 2))
-        # The query heads of a group become queries of one head, so keys and values are not repeated.
-        query = query.reshape(r, q, self.groups, share, width).permute(0, 2, 3, 1, 4).reshape(r, self.groups, -1, width)
-        seen = self._seen(query, keys, values, mask)
-        return seen.view(r, self.groups, share, q, width).permute(0, 3, 1, 2, 4).reshape(r, q, -1)
-
-    def _seen(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        if self.score_cap is None:
-            return F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
-        scores = _capped(query @ keys.transpose(2, 3) * self.scale, self.score_cap)
-        scores = scores if mask is None else scores + mask
-        return F.softmax(scores, -1, dtype=torch.float32).to(query.dtype) @ values
-
-    def _turn(self, positions: Tensor, frequencies: Tensor, scaling: float) -> Tensor:
-        """[r, q, 1, width / 2] complex factors that rotate pairs of values at ``positions`` [r, q]."""
-        angles = positions[..., None, None] * frequencies
-        turn = torch.polar(torch.full_like(angles, scaling), angles)
-        rest = self.width // 2 - len(frequencies)  # of a partial rotation: factors of 1
-        return F.pad(turn, (0, rest), value=1.0) if rest else turn
-
-    def _turned(self, x: Tensor, turn: Tensor | None) -> Tensor:
-        if turn is None:
-            return x
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
-
-    def _mask(self, plan, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """Additive mask [r, 1, share * q, reach]; None where one token of a single row sees everything."""
-        positions, (r, q) = plan.positions, plan.positions.queries.shape
-        within = window is None or plan.reach <= window
-        if r == q == 1 and plan.rows is None and positions.hidden is None and not plan.rounded and within:
-            return None
-
-        def seen(row, head, query, key):
-            return key <= query if window is None else (key <= query) & (key > query - window)
-
-        mask = row_mask(positions, additive=True, kv_length=plan.reach, mask_function=seen, dtype=dtype)
-        return mask.repeat(1, 1, self.heads // self.groups, 1) if q > 1 else mask
-
-    def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        if weight is None:
-            return x
-        if weight.dtype == x.dtype:
-            return F.rms_norm(x, weight.shape, weight, self.eps)
-        return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
-
-    def _normed_heads(self, x: Tensor, weight: Tensor) -> Tensor:
-        """``x`` [r, q, n, width], normed over as many of its numbers as ``weight`` has: a head's, or all."""
-        return self._normed(x.reshape(*x.shape[:2], -1, len(weight)), weight).view(x.shape)
+        return logits if self.logit_cap is None else capped(logits, self.logit_cap)
 
     def _layer(self, layer, row: Family, index: int) -> Layer:
         attention, mlp, config = layer.self_attn, layer.mlp, layer.self_attn.config
-        parts = [getattr(mlp, name) for name in row.gate_up]
-        gate_up = _joined(parts)
-        if not gate_up.packed:  # share memory with the model's own
-            for part, weight in zip(parts, gate_up.weight.chunk(len(parts)), strict=True):
-                part.weight.data = weight
         head_norms = (attention.q_norm, attention.k_norm) if row.head_norms else ()
         kind = getattr(attention, "layer_type", None)
         return Layer(
-            qkv=_joined([getattr(attention, name) for name in row.qkv], self.order),
+            qkv=self._joined_qkv([getattr(attention, name) for name in row.qkv]),
             out=attention.o_proj,
-            gate_up=gate_up,
+            gate_up=joined([getattr(mlp, name) for name in row.gate_up]),
             down=mlp.down_proj,
-            norms=[None if name is None else _norm(getattr(layer, name), row) for name in row.norms],
-            head_norms=tuple(_norm(norm, row)[self.order[: len(norm.weight)]] for norm in head_norms) or None,
+            norms=[None if name is None else self._norm(getattr(layer, name), row) for name in row.norms],
+            head_norms=tuple(self._norm(norm, row)[self.order[: len(norm.weight)]] for norm in head_norms) or None,
             window=row.window(config, index),
             rope=(kind if kind in self.ropes else "") if row.rotated(config, index) else None,
         )
+
+    def _norm(self, norm: nn.Module, row: Family) -> Tensor:
+        """The factors of a norm."""
+        weight = norm.weight.detach()
+        return weight.to(self.dtype) if row.norm_offset == 0 else weight.float() + row.norm_offset
+
+    def _joined_qkv(self, parts: list[nn.Module]) -> nn.Module:
+        """Their product, its rows in ``order``; that of values alone has its own."""
+        ends = torch.tensor([part.out_features for part in parts]).cumsum(0).tolist()
+        begins = [0, *ends[:-1]]
+        orders = [self.order[begin:end] - begin for begin, end in zip(begins, ends, strict=True)]
+        natural = torch.arange(len(self.order), device=self.order.device)
+        return joined(parts, [None if torch.equal(rows, natural[: len(rows)]) else rows for rows in orders])
 
     def _order(self, frequencies: int) -> Tensor:
         """Rows of queries, keys and values such that values of a head that are rotated together are adjacent."""
@@ -187,23 +138,6 @@ def _ropes(rotary) -> dict[str, tuple[Tensor, float]]:
         name.removesuffix("_"): (getattr(rotary, name + ending).float(), getattr(rotary, name + "attention_scaling"))
         for name in names
     }
-
-
-def _norm(norm: nn.Module, row: Family) -> Tensor:
-    """The factors of a norm."""
-    weight = norm.weight.detach()
-    return weight if row.norm_offset == 0 else weight.float() + row.norm_offset
-
-
-def _joined(parts: list[nn.Linear], order: Tensor | None = None) -> Packed:
-    """One product for several linear layers of the same input, its rows in ``order``."""
-    weight, biases = torch.cat([part.weight.detach() for part in parts]), [part.bias for part in parts]
-    bias = None if biases[0] is None else torch.cat(biases).detach()
-    return Packed(weight, bias) if order is None else Packed(weight[order], None if bias is None else bias[order])
-
-
-def _capped(x: Tensor, most: float) -> Tensor:
-    return torch.tanh(x / most) * most
 
 
 def versions(model) -> list[tuple[int, int]]:

@@ -93,7 +93,7 @@ def multiply(x: Tensor, matrix: IntegerMatrix, bias: Tensor) -> Tensor:
 @cache
 def available() -> bool:
     """Whether this machine can run these products: an x86 processor with AVX2, and torch on OpenMP."""
-    return instructions() is not None and _openmp() is not None
+    return instructions() is not None and openmp() is not None
 
 
 @cache
@@ -106,7 +106,7 @@ def instructions() -> str | None:
 
 
 @cache
-def _openmp() -> ctypes.CDLL | None:
+def openmp() -> ctypes.CDLL | None:
     """The OpenMP library that torch has loaded: with another one, threads of two pools would wait for each other."""
     for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
         return ctypes.CDLL(str(path))
@@ -129,7 +129,7 @@ def compiled(instruction_set: str) -> dict[int, ctypes._CFuncPtr]:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     for name in ("omp_get_thread_num", "omp_get_num_threads", "GOMP_parallel"):
-        llvm.add_symbol(name, ctypes.cast(getattr(_openmp(), name), ctypes.c_void_p).value)
+        llvm.add_symbol(name, ctypes.cast(getattr(openmp(), name), ctypes.c_void_p).value)
     host = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     processor, features = host if instruction_set == "vnni512" else ("haswell", "")
     target = llvm.Target.from_default_triple()

@@ -65,14 +65,23 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        keys, values = self.stores(key_states, value_states)
+        return self._write(keys, key_states), self._write(values, value_states)
+
+    def stores(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values [batch, slots, heads, width]; the states [r, heads, q, width] say of what kind."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        return self._write(self.keys, key_states), self._write(self.values, value_states)
+        return self.keys, self.values
 
     def _write(self, store: Tensor, states: Tensor) -> Tensor:
-        plan = self.plan
-        slots = plan.slots.to(store.device)  # layers may be on devices of their own
+        slots = self.plan.slots.to(store.device)  # layers may be on devices of their own
         store.flatten(0, 1).index_copy_(0, slots, states.transpose(1, 2).flatten(0, 1))
+        return self.seen(store)
+
+    def seen(self, store: Tensor) -> Tensor:
+        """The slots of ``store`` that the planned forward reads, [r, heads, reach, width]."""
+        plan = self.plan
         seen = store[:, : plan.reach] if plan.rows is None else store[plan.rows.to(store.device), : plan.reach]
         return seen.transpose(1, 2)
 

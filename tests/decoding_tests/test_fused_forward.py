@@ -5,6 +5,8 @@ import torch
 from tiny_models import eager, greedy, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
+from decoding.kernels.fused_forward import FusedForward
+from decoding.kernels.layer_operations import TorchOperations
 from decoding.kernels.packed_products import pack
 from policies import Rule
 
@@ -61,11 +63,17 @@ def fused(kind: str = "llama", layers: int = 2, seed: int = 1, **changes):
     return lm
 
 
-@pytest.mark.parametrize(("kind", "shape"), SHAPES.values(), ids=SHAPES)
 @torch.no_grad()
-def test_it_is_the_models_own_forward(kind, shape):
-    """One row and several, one token and several, before and beyond windows of 8."""
+@pytest.mark.parametrize(("kind", "shape"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("few", [0, 4, 16])
+def test_it_is_the_models_own_forward(kind, shape, few, monkeypatch):
+    """One row and several, one token and several, before and beyond windows of 8; ``few``: 0 is without compiled code,
+    else the tokens up to which attention is compiled."""
+    monkeypatch.setattr("decoding.kernels.layer_kernels.MOST", few)
+    if few == 0:
+        monkeypatch.setattr("decoding.kernels.fused_forward.openmp", lambda: None)
     lm = fused(kind, 3, **shape)
+    assert (lm.fused_forward().operations is TorchOperations) == (few == 0)
     reference = eager(lm)
     ids = torch.randint(3, 37, (3, 24), generator=torch.Generator().manual_seed(2))
     session = lm.session(3, 24)
@@ -147,21 +155,33 @@ def test_a_row_that_goes_on_alone_does_not_see_beyond_its_end(prompts):
         assert written.sequences[row, ids.shape[1] :][:n].tolist() == one.sequences[0, -n:].tolist()
 
 
-def test_the_halves_of_a_layer_are_in_memory_once(monkeypatch):
-    """Where they cannot be packed, as on CUDA; the model's own forward still reads them."""
-    lm = fused()
+def test_what_is_one_product_is_in_memory_once():
+    """Where it is not packed, as on CUDA; the model's own forward still reads it."""
+    lm = tiny()
     ids = torch.randint(3, 37, (1, 9), generator=torch.Generator().manual_seed(2))
+    session = lm.session(1, 9)
     with torch.no_grad():
         before = eager(lm)(ids).logits
-        monkeypatch.setattr("decoding.kernels.packed_products._can_pack", lambda weight: False)
-        lm.model.lm_head.weight.mul_(1.0)  # laid out anew
-        fresh = lm.session(1, 9).catch_up(ids, torch.tensor([9]), torch.tensor([0]), logits_to_keep=9)
+        session.fused = FusedForward(lm.model)
+        found = session.catch_up(ids, torch.tensor([9]), torch.tensor([0]), logits_to_keep=9)
         for layer in lm.model.model.layers:
             gate, up = layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight
             assert gate.untyped_storage().data_ptr() == up.untyped_storage().data_ptr()
-        torch.testing.assert_close(fresh, before, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(found, before, atol=2e-4, rtol=1e-4)
         torch.testing.assert_close(lm.model(ids).logits, before, atol=2e-4, rtol=1e-4)
-    assert lm.fused_forward() is lm.fused_forward()
+    assert not session.fused.stale
+
+
+def test_broken_weights_are_noticed():
+    """NaN in one key spreads to what attends to it, compiled or not."""
+    lm = fused()
+    session = lm.session(1, 9)
+    ids = torch.randint(3, 37, (1, 9), generator=torch.Generator().manual_seed(2))
+    session.catch_up(ids, torch.tensor([8]), torch.tensor([0]))
+    session.cache.layers[0].keys[0, 3] = float("nan")
+    session.catch_up(ids, torch.tensor([9]), torch.tensor([0]))
+    with pytest.raises(FloatingPointError, match="NaN"):
+        session.check()
 
 
 def test_new_weights_are_seen():
