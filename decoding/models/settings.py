@@ -11,9 +11,10 @@ from collections.abc import Iterable
 
 import torch
 
-from decoding.state.processors import AFTER, PROCESSORS, TextFacts, count_penalties
+from decoding.state.processors import AFTER, PROCESSORS, count_penalties
 from decoding.state.sampling import Sampling
 from decoding.state.text_processors import TextProcessors
+from decoding.state.texts import TextFacts
 
 REFUSED = {
     "encoder_repetition_penalty": 1.0,
@@ -105,7 +106,7 @@ def text_processors(
 def _built(lm, name: str, value, facts: TextFacts):
     try:
         return PROCESSORS[name].build(value, facts)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
             f"the generation_config of {lm.name} sets {name}={value!r}, which means nothing: "
             f"{' '.join(str(error).split())}"

@@ -1,54 +1,23 @@
 """Processors: the settings of a generation_config that change logits by the text before them, as in transformers.
 
 A processor keeps no state. What it knows of a text it reads in the text, so a rollback needs nothing, and the places of
-a draft are texts like others. transformers' own processors serve where they read a text from its end; where they count
-tokens they suppose texts of one length, so those are written here.
+a draft are texts like others. transformers' own processors check the values, but do not serve: they suppose texts of
+one length, and copy the logits several times. These change the few entries that they are about, in place: at 5 places of
+151,936 tokens 0.2 to 0.3 ms each on one thread, where those took 8 to 10.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.generation.logits_process import (
-    NoBadWordsLogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    SequenceBiasLogitsProcessor,
-)
+from transformers import NoRepeatNGramLogitsProcessor
 
-
-@dataclass(slots=True)
-class Texts:
-    """n texts, each with logits for its next token."""
-
-    ids: Tensor  # [n, width] right-aligned; before a text there is ``vocab``, which is no id
-    lengths: Tensor  # [n] tokens, those of the prompt included
-    prompts: Tensor  # [n] tokens of the prompt
-
-    @property
-    def positions(self) -> Tensor:
-        """[n] tokens of the answer so far"""
-        return self.lengths - self.prompts
-
-
-Processor = Callable[[Texts, Tensor], Tensor]
-"""New logits [n, vocab] for float32 logits [n, vocab] of the next token of n texts."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextFacts:
-    """What processors may depend on beside their own value."""
-
-    vocab: int
-    eos: tuple[int, ...]
-    budget: int  # most tokens of an answer
-    device: torch.device
-    forced_bos: bool = False  # whether a prompt of one token is followed by a forced one
+from decoding.state.sequence_bias import bad_words, sequence_bias
+from decoding.state.texts import Processor, TextFacts, Texts
 
 
 class ProcessorKind(NamedTuple):
@@ -59,48 +28,48 @@ class ProcessorKind(NamedTuple):
 
 
 def _repetition(penalty: float, facts: TextFacts) -> Processor:
-    own = RepetitionPenaltyLogitsProcessor(float(penalty))
+    penalty = float(penalty)
+    if not penalty > 0:
+        raise ValueError("it must be a number above 0")
 
     def process(texts: Texts, logits: Tensor) -> Tensor:
         # A token of the text again in place of what is before it: it is penalised once, however often it is there.
-        return own(torch.where(texts.ids == facts.vocab, texts.ids[:, -1:], texts.ids), logits)
+        ids = torch.where(texts.ids == facts.vocab, texts.ids[:, -1:], texts.ids)
+        found = logits.gather(1, ids)
+        return logits.scatter_(1, ids, torch.where(found < 0, found * penalty, found / penalty))
 
     return process
 
 
 def _no_repeat(size: int, facts: TextFacts) -> Processor:
-    own = NoRepeatNGramLogitsProcessor(size)
-    return lambda texts, logits: own(texts.ids, logits)
+    NoRepeatNGramLogitsProcessor(size)  # raises ValueError for what is no size
 
+    def process(texts: Texts, logits: Tensor) -> Tensor:
+        if texts.ids.shape[1] < size:
+            return logits
+        windows = texts.ids.unfold(1, size, 1)
+        begun = texts.ids[:, texts.ids.shape[1] + 1 - size :]
+        last = windows[..., -1]
+        again = (windows[..., :-1] == begun[:, None]).all(-1) & (last < facts.vocab)
+        return logits.scatter_add_(1, last.clamp(max=facts.vocab - 1), torch.where(again, -math.inf, 0.0))
 
-def _sequence_bias(biases: Any, facts: TextFacts) -> Processor | None:
-    pairs = biases.items() if isinstance(biases, dict) else biases
-    return _biased([[list(ids), float(bias)] for ids, bias in pairs], facts)
-
-
-def _bad_words(words: Sequence[Sequence[int]], facts: TextFacts) -> Processor | None:
-    NoBadWordsLogitsProcessor(words)  # raises ValueError for what are no words
-    return _biased([[list(word), -math.inf] for word in words if list(word) not in [[end] for end in facts.eos]], facts)
-
-
-def _biased(pairs: list[list], facts: TextFacts) -> Processor | None:
-    """Add a bias to the last token of a sequence where the others are before it. ``pairs`` of ids and bias."""
-    # An id that the models do not share is in no text.
-    pairs = [pair for pair in pairs if max(pair[0], default=0) < facts.vocab]
-    if not pairs:
-        return None
-    own = SequenceBiasLogitsProcessor(pairs)
-    return lambda texts, logits: own(texts.ids, logits)
+    return process
 
 
 def _ban(tokens: Sequence[int], facts: TextFacts, when: Callable[[Texts], Tensor] | None = None) -> Processor | None:
     """No ``tokens`` in texts of which ``when`` [n] holds, by default in any."""
-    if not tokens:
+    banned = sorted({token for token in tokens if 0 <= token < facts.vocab})
+    if not banned:
         return None
-    banned = _members(tokens, facts)
+    ids = torch.tensor(banned, device=facts.device)
     if when is None:
-        return lambda texts, logits: logits.masked_fill(banned, -math.inf)
-    return lambda texts, logits: logits.masked_fill(banned & when(texts)[:, None], -math.inf)
+        return lambda texts, logits: logits.index_fill_(1, ids, -math.inf)
+
+    def process(texts: Texts, logits: Tensor) -> Tensor:
+        changed = logits.index_select(1, ids).masked_fill_(when(texts)[:, None], -math.inf)
+        return logits.index_copy_(1, ids, changed)
+
+    return process
 
 
 def _until(least: int, facts: TextFacts, length: Callable[[Texts], Tensor]) -> Processor | None:
@@ -148,10 +117,10 @@ def _whole(values: Any) -> list[int]:
 
 
 PROCESSORS: dict[str, ProcessorKind] = {
-    "sequence_bias": ProcessorKind(None, _sequence_bias),
+    "sequence_bias": ProcessorKind(None, sequence_bias),
     "repetition_penalty": ProcessorKind(1.0, _repetition),
     "no_repeat_ngram_size": ProcessorKind(0, _no_repeat),
-    "bad_words_ids": ProcessorKind(None, _bad_words),
+    "bad_words_ids": ProcessorKind(None, bad_words),
     "min_length": ProcessorKind(0, lambda n, facts: _until(n, facts, lambda texts: texts.lengths)),
     "min_new_tokens": ProcessorKind(0, lambda n, facts: _until(n, facts, lambda texts: texts.positions)),
     "forced_bos_token_id": ProcessorKind(

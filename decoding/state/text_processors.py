@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.kv_cache.token_tree import TokenTree
-from decoding.state.processors import Processor, Texts
+from decoding.state.texts import Processor, Texts
 
 CHUNK = 64  # places of a finished text that are processed at once, which bounds the memory
 
@@ -70,7 +70,7 @@ class TextProcessors:
         width = ids.shape[1]
         index = lengths[:, None] - width + torch.arange(width, device=ids.device)
         texts = Texts(ids.gather(1, index.clamp(min=0)).masked_fill(index < 0, self.vocab), lengths, prompts)
-        logits = logits.float()
+        logits = logits.to(torch.float32, copy=True)  # the one copy: processors change it in place
         for processor in self.processors:
             logits = processor(texts, logits)
         return logits
@@ -83,8 +83,8 @@ class TextProcessors:
         empty = logits.amax(-1, keepdim=True) == -math.inf
         found = (empty & real[..., None]).any().view(1)
         self.emptied = found if self.emptied is None else self.emptied | found
-        first = torch.arange(logits.shape[-1], device=logits.device) == 0
-        return torch.where(empty & first, 0.0, logits)
+        logits[..., :1].masked_fill_(empty, 0.0)
+        return logits
 
 
 def _paths(ids: Tensor, tree: TokenTree, nodes: Tensor) -> tuple[Tensor, Tensor]:

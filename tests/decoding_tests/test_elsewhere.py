@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
 from decoding.acceptance.rules import RULES, rule
+from decoding.generation import start
 from decoding.models import lm as lm_module
 from policies import MLP, Logistic, Random, Rule
 
@@ -88,6 +89,36 @@ def test_the_fused_forward_is_there_too(decoder, away, prompts, monkeypatch):
     monkeypatch.setattr(lm_module, "family", lambda model: True)
     assert all(lm.fused_forward() is not None for lm in away)
     check((DECODERS | DECIDERS)[decoder], away, prompts, Sampling(), POLICIES["rule"])
+
+
+PROCESSORS = {
+    "repetition_penalty": 1.3,
+    "no_repeat_ngram_size": 2,
+    "bad_words_ids": [[7], [8, 9]],
+    "sequence_bias": [[[6], 1.5], [[3, 4], -2.0]],
+    "suppress_tokens": [11],
+    "begin_suppress_tokens": [12],
+    "min_new_tokens": 3,
+    "forced_eos_token_id": 5,
+    "exponential_decay_length_penalty": (2, 1.1),
+}
+
+
+@pytest.mark.parametrize(
+    "decoder", ["autoregressive", "lookup", "mtad", "mmtad", "specinfer", "Exact", "stop", "backoff"]
+)
+def test_processors_are_there_and_make_nobody_wait(decoder, away, prompts, monkeypatch):
+    make, policy = (DECODERS | DECIDERS)[decoder], POLICIES["rule"]
+    for lm in (large, away[1]):
+        for name, value in PROCESSORS.items():
+            monkeypatch.setattr(lm.model.generation_config, name, value, raising=False)
+    check(make, away, prompts, Sampling(1.0, frequency_penalty=0.5), policy)
+    state = start(make(*away, move(copy.deepcopy(policy))), *(part.to(DEVICE) for part in prompts), 8, 5, Sampling(), 0)
+    logits = torch.randn(4, 37).to(DEVICE)
+    before = Elsewhere.waits
+    for part in (logits, logits[:, None]):
+        state.processed(part, state.buffer.rows, state.buffer.lengths)
+    assert Elsewhere.waits == before
 
 
 @pytest.mark.parametrize("decoder", ["mmtad", "specinfer", "Exact", "backoff"])

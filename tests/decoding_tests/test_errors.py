@@ -144,6 +144,7 @@ def test_settings_of_draws_matter_only_to_draws(refuses, name):
         ("bad_words_ids", [4]),
         ("bad_words_ids", [[-4]]),
         ("sequence_bias", [[4, 1.0]]),
+        ("sequence_bias", [[[], 1.0]]),
         ("suppress_tokens", ["w5"]),
         ("forced_eos_token_id", [2.5]),
         ("min_new_tokens", "some"),

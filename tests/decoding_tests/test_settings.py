@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from processed_logits import generates
 from tiny_models import greedy, tiny, words
 from tiny_runs import save_model, word_tokenizer
 
@@ -11,6 +12,7 @@ from decoding import LM, Autoregressive, Speculative, generate, measure_cost
 from decoding.__main__ import main as decode
 from decoding.cost.costs import ModelCosts
 from decoding.models.defaults import load_model
+from decoding.models.settings import ignore_settings
 from policies import Rule, load
 from policies.storage.files import PolicyError
 from train.common.cli import attempt
@@ -56,6 +58,54 @@ def test_the_command_line_stops_there_too(pair, capsys):
     setting(pair[1], stop_strings=[answer[stop]])
     assert decode(asked) == 0
     assert capsys.readouterr().out.split() == answer[: stop + 1]
+
+
+def test_the_command_line_applies_settings_or_goes_on_without_them(pair, capsys):
+    asked = ["--small", pair[0], "--large", pair[1], "--max-new-tokens", "16", "--raw", "w5 w6"]
+
+    def answer(*more):
+        assert decode([*asked, *more]) == 0
+        return capsys.readouterr().out
+
+    plain = answer()
+    setting(pair[1], repetition_penalty=1.8, no_repeat_ngram_size=2)
+    changed, without = answer(), ("--ignore-generation-config", "repetition_penalty, no_repeat_ngram_size")
+    assert changed != plain == answer(*without)
+    lm = LM.load(pair[1])
+    ids = lm.tokenizer("w5 w6", return_tensors="pt")["input_ids"][0].tolist()
+    assert [f"w{token}" for token in generates(lm, ids, 16) if token != 2] == changed.split()
+    assert answer("--frequency-penalty", "5", *without) != plain != answer("--presence-penalty", "5", *without)
+    setting(pair[1], guidance_scale=1.5)
+    assert decode(asked) == 2
+    assert "add --ignore-generation-config guidance_scale" in capsys.readouterr().err
+    answer("--ignore-generation-config", "guidance_scale")
+    assert decode([*asked, "--ignore-generation-config", "eos_token_id"]) == 2
+    assert "no setting 'eos_token_id' that can be left out" in capsys.readouterr().err
+
+
+def test_the_models_own_sampling_is_shown_and_taken(pair, capsys):
+    asked = ["--small", pair[0], "--large", pair[1], "--max-new-tokens", "16", "--raw", "w5 w6"]
+    assert decode([*asked, "--temperature", "model"]) == 0
+    greedy_text = capsys.readouterr().out
+    setting(pair[1], do_sample=True, temperature=1.3, top_p=0.9)
+    assert decode(asked) == 0
+    said = capsys.readouterr()
+    assert said.out == greedy_text
+    assert "large is made to draw with temperature 1.3, top_k 50, top_p 0.9; --temperature model" in said.err
+    assert decode([*asked, "--temperature", "model", "--top-k", "9"]) == 0
+    own = capsys.readouterr()
+    assert decode([*asked, "--temperature", "1.3", "--top-k", "9", "--top-p", "0.9"]) == 0
+    assert own.out == capsys.readouterr().out != greedy_text
+    assert "is made to draw" not in own.err
+
+
+def test_ignored_settings_are_none_of_a_model(pair):
+    before = LM.load(pair[1]).identity()
+    setting(pair[1], repetition_penalty=1.8)
+    lm = LM.load(pair[1])
+    assert lm.identity() != before
+    ignore_settings(lm, ("repetition_penalty",))
+    assert lm.identity() == before
 
 
 @pytest.mark.parametrize(
