@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from processed_logits import Forced, generates, law, number, processed, reference, surprise, with_settings
 from tiny_models import nudged, tiny
 
@@ -24,6 +26,8 @@ from decoding.models.settings import APPLIED, text_processors
 from policies import Random, Rule
 
 VOCAB = 37
+MENDED = Version(transformers.__version__) >= Version("5.23")
+"""whether a length penalty of an end that is banned is no NaN in transformers"""
 target = tiny(seed=1)
 DRAFTS = {"close": nudged(target), "far": nudged(target, 0.3), "stranger": tiny(layers=1, seed=2)}
 DECODERS = {
@@ -85,7 +89,8 @@ def answers(decoder, prompts, padding=0, **options):
 def possible(chosen, eos):
     """Leave out what transformers itself refuses: bad words that are all ends, no end to penalise, what is forced and
     suppressed."""
-    assume(eos or "exponential_decay_length_penalty" not in chosen)
+    decays = "exponential_decay_length_penalty" in chosen
+    assume(not decays or (eos and (MENDED or len(chosen) == 1)))
     forced = [chosen.get("forced_bos_token_id"), chosen.get("forced_eos_token_id")]
     forced = {token for some in forced for token in (some if isinstance(some, list) else [some])}
     assume(not forced & set(chosen.get("suppress_tokens", ())))
@@ -97,7 +102,7 @@ def test_every_setting_is_here():
 
 
 @given(ragged, any_settings, ends, st.sampled_from(sorted(DECODERS)), st.sampled_from(sorted(DRAFTS)), st.data())
-@settings(careful, max_examples=120)
+@settings(careful, max_examples=90)
 def test_greedy_text_is_that_of_transformers(prompts, chosen, eos, decoder, draft, data):
     possible(chosen, eos)
     budget = data.draw(st.integers(1, 11), "budget")
@@ -120,7 +125,7 @@ def test_the_settings_of_qwen(decoder, prompts):
 
 
 @given(ragged, any_settings, ends, st.integers(1, 9), st.integers(0, 99))
-@settings(careful, max_examples=25)
+@settings(careful, max_examples=15)
 def test_a_hand_off_writes_by_the_rules_of_the_last_model(prompts, chosen, eos, budget, seed):
     """Each token is the best of the model that wrote it; the settings of a smaller model do not count."""
     possible(chosen, eos)
@@ -138,7 +143,7 @@ def test_a_hand_off_writes_by_the_rules_of_the_last_model(prompts, chosen, eos, 
 
 
 @given(ragged, any_settings, ends, st.data())
-@settings(careful, max_examples=50)
+@settings(careful, max_examples=40)
 def test_every_place_of_a_draft_sees_the_tokens_before_it(prompts, chosen, eos, data):
     """Chains of any start and trees of any shape, in one call, against a text for each path."""
     possible(chosen, eos)
@@ -239,7 +244,7 @@ small = nudged(large, 0.5)
 @pytest.mark.parametrize("decoder", DRAWN)
 def test_drawn_text_is_distributed_as_that_of_transformers(decoder, mix):
     """With noise of the mixture's own, against every text enumerated; without the settings it is another law."""
-    prompt, new, n = [3, 4, 5, 3], 4, 8000
+    prompt, new, n = [3, 4, 5, 3], 4, 4000
     with_settings(large, MIXES[mix], [0, 2])
     drawing = Sampling(0.7, top_k=4, top_p=0.8) if mix in ("qwen", "everything") else Sampling(1.3, top_k=5)
     drawing = Sampling(1.0) if decoder == "blocks" else drawing
@@ -258,7 +263,7 @@ def test_drawn_text_is_distributed_as_that_of_transformers(decoder, mix):
 @pytest.mark.parametrize("decoder", [name for name in DRAWN if name != "blocks"])
 def test_penalties_of_servers(decoder):
     """OpenAI's formula: a logit less presence, and frequency times the times that the answer has the token."""
-    prompt, new, n = [3, 4, 5, 3], 4, 8000
+    prompt, new, n = [3, 4, 5, 3], 4, 4000
     with_settings(large, {"repetition_penalty": 1.2}, [])
     for base in (Sampling(0.8), Sampling(0.8, frequency_penalty=0.9, presence_penalty=-0.6)):
 
