@@ -112,11 +112,19 @@ def test_tool_turns_that_a_template_leaves_out_are_named_and_written_when_asked(
     silent = chat_tokenizer("{% for m in messages if m.role != 'tool' %}<{{ m.role }}>{{ m.content }}{% endfor %}")
     text, notes = written(tmp_path, {"messages": TOOLS}, silent)
     assert text == "<user>hi<assistant>"
-    assert len(notes) == 1 and "leaves out a call or a result of a tool; --turns merge" in notes[0]
+    assert len(notes) == 1 and "leaves out a call, text beside it or a result; --turns merge" in notes[0]
     assert written(tmp_path, {"messages": TOOLS}, silent, turns="merge") == (
         f'<user>hi<assistant>{ADD}<user>{{"sum": "2"}}',
         [],
     )
+
+
+def test_text_beside_a_call_is_not_lost_where_a_template_writes_the_call_alone(tmp_path):
+    llama, line = chat_tokenizer(LLAMA), {"messages": [TEXT, asked(content="Let me see."), RESULT]}
+    text, notes = written(tmp_path, line, llama)
+    assert "Let me see." not in text and "text beside it" in notes[0]
+    text, notes = written(tmp_path, line, llama, turns="merge")
+    assert f"<assistant>Let me see.\n{ADD}<end><user>" in text and not notes
 
 
 def test_an_empty_list_of_calls_is_none(tmp_path):

@@ -120,7 +120,7 @@ class Renderer:
         for role in {m["role"] for m in messages if m["content"].strip() not in written} & {"system", "user"}:
             yield f"the chat template leaves out a {role} message or changes its text"
         if not all(_holds(written, text) for text in tool_texts(messages)):
-            yield "the chat template leaves out a call or a result of a tool; --turns merge writes it as text"
+            yield "the chat template leaves out a call, text beside it or a result; --turns merge writes all as text"
         if messages[-1]["role"] == "assistant":
             yield "the last message is from the assistant, and is continued"
 

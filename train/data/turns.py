@@ -42,10 +42,10 @@ def forms(messages: Messages, how: str) -> Iterator[Messages]:
 
 
 def tool_texts(messages: Messages) -> Iterator[str]:
-    """Texts that a prompt with these tool turns holds: the names that are called, and the results."""
+    """Texts that a prompt with these tool turns holds: the names that are called, what is said to it, the results."""
     for message in messages:
         yield from (call["name"] for call in _calls(message))
-        if message["role"] == "tool":
+        if message["role"] == "tool" or message.get("tool_calls"):
             yield message["content"]
 
 
