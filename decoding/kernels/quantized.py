@@ -85,3 +85,43 @@ def _rounded(weight: Tensor, bits: int) -> IntegerMatrix:
     low, scale = (value.half().float() for value in (low, (high - low) / most))
     codes = ((groups - low[..., None]) / scale[..., None].clamp_min(1e-30)).round_().clamp_(0, most)
     return IntegerMatrix.pack(codes.to(torch.uint8).flatten(1), scale, low, bits)
+
+
+def multiplied(model: nn.Module, name: str, shape) -> bool:
+    """Whether a weight of a transformers model is a linear layer's or the embedding's, and has whole groups."""
+    module, _, last = name.rpartition(".")
+    part = model.get_submodule(module)
+    matrix = type(part) is nn.Linear or part is model.get_input_embeddings()
+    return last == "weight" and len(shape) == 2 and shape[1] % GROUP == 0 and matrix
+
+
+def put(model: nn.Module, matrices: dict[str, IntegerMatrix]) -> None:
+    """Let the layers of ``model`` whose weights are named use ``matrices``; a tied head shares the embedding's."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head is not None and head.weight is embedding.weight
+    for name, matrix in matrices.items():
+        module = model.get_submodule(name.removesuffix(".weight"))
+        if module is embedding:
+            factor = getattr(module, "embed_scale", None)
+            model.set_input_embeddings(IntegerEmbedding(matrix, None if factor is None else torch.as_tensor(factor)))
+            if tied:
+                model.set_output_embeddings(IntegerLinear(matrix, head.bias))
+        else:
+            parent, _, last = name.removesuffix(".weight").rpartition(".")
+            setattr(model.get_submodule(parent), last, IntegerLinear(matrix, module.bias))
+
+
+def quantise(model: nn.Module, bits: int) -> None:
+    """Round the matrices of ``model`` to 4 or 8 bits, each freed before the next; all else becomes float32."""
+    tied = getattr(model.get_output_embeddings(), "weight", None) is model.get_input_embeddings().weight
+    names = [name for name, weight in model.named_parameters() if multiplied(model, name, weight.shape)]
+    matrices = {}
+    for name in names:
+        module = model.get_submodule(name.removesuffix(".weight"))
+        matrices[name] = rounded(module.weight, bits)
+        empty = nn.Parameter(torch.empty(module.weight.shape, device="meta"))
+        if tied and module is model.get_input_embeddings():
+            model.get_output_embeddings().weight = empty
+        module.weight = empty
+    put(model, matrices)
+    model.float()

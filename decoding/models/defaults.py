@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from decoding.models.dtypes import automatic, chosen
 from decoding.models.files import check_files
 from decoding.models.llama_cpp import LlamaCppLM
 from decoding.models.lm import LM
@@ -98,10 +99,9 @@ def _load(source: Source, device: str, dtype: str, backend: str) -> LM:
 
 def _say_size(source: Source, device: str, dtype: str) -> None:
     """Log what a model of at least ``LARGE`` bytes takes, before its weights are read."""
-    place, kind = torch.device(device), getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
-        return  # LM.load refuses it
-    size = check_weights(source.name, check_files(source), kind, place, packed=place.type == "cpu")
+    place = torch.device(device)
+    kind, bits = automatic(source, place) if dtype == "auto" else chosen(dtype, place)
+    size = check_weights(source.name, check_files(source), kind, place, bits)
     if size >= LARGE:
         room = available(place) / GIB
         said = "loading %s takes %.1f GiB of memory; %s has %.1f GiB"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
@@ -17,10 +20,11 @@ MOST = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Scalar settings and texts by key, and the shape [...] of every tensor by name."""
+    """Scalar settings and texts by key, the shape [...] of every tensor by name, and the types of matrices."""
 
     settings: dict[str, object]
     shapes: dict[str, tuple[int, ...]]
+    kinds: frozenset[str]
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -39,6 +43,18 @@ def read_header(path: Path) -> GgufHeader:
     return header
 
 
+def read_tensors(path: Path) -> Iterator[tuple[str, tuple[int, ...], np.ndarray, object]]:
+    """Name, shape [..., n], bytes [..., of a row] and ``GGMLQuantizationType`` of each tensor, one at a time."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        reader = Reader(data)
+        known, places = reader.parts()
+        step = known.get("general.alignment", ALIGNMENT)
+        start = -(-reader.at // step) * step
+    for name, (shape, begin, size, kind) in places.items():
+        # Pages of a mapped file would count as memory of the process for as long as it is open.
+        yield name, shape, np.fromfile(path, np.uint8, size, offset=start + begin).reshape(*shape[:-1], -1), kind
+
+
 class Reader:
     """Reads a header from its begin to its end. ValueError and others for what is none."""
 
@@ -46,7 +62,7 @@ class Reader:
         self.data, self.at = data, 4
 
     def parts(self) -> tuple[dict, dict[str, tuple]]:
-        """Settings by key; of every tensor by name its shape, and where its bytes begin and how many they are."""
+        """Settings by key; of every tensor by name its shape, begin and length in bytes, and type."""
         version, tensors, settings = self.take("I"), self.take("Q"), self.take("Q")
         if version not in (2, 3) or max(tensors, settings) > MOST:
             raise ValueError("absurd counts")
@@ -58,8 +74,9 @@ class Reader:
         known, places = self.parts()
         step = known.get("general.alignment", ALIGNMENT)
         start = -(-self.at // step) * step
-        end = max((start + begin + size for _, begin, size in places.values()), default=start)
-        return GgufHeader(known, {name: shape for name, (shape, _, _) in places.items()}), end
+        end = max((start + begin + size for _, begin, size, _ in places.values()), default=start)
+        kinds = frozenset(kind.name for shape, _, _, kind in places.values() if len(shape) > 1)
+        return GgufHeader(known, {name: shape for name, (shape, *_) in places.items()}, kinds), end
 
     def take(self, kind: str):
         (value,) = struct.unpack_from("<" + kind, self.data, self.at)
@@ -93,13 +110,14 @@ class Reader:
                 self.value(inner)
         return None
 
-    def tensor(self) -> tuple[str, tuple[tuple[int, ...], int, int]]:
-        """Name, shape, and where its bytes begin and how many they are."""
+    def tensor(self) -> tuple[str, tuple]:
+        """Name, shape, where its bytes begin and how many they are, and the ``GGMLQuantizationType``."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
         name, dimensions = self.text(), self.take("I")
         if dimensions > 8:
             raise ValueError("absurd dimensions")
         shape = tuple(self.take("Q") for _ in range(dimensions))[::-1]
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType(self.take("I"))]
-        return name, (shape, self.take("Q"), math.prod(shape) // block * size)
+        kind = GGMLQuantizationType(self.take("I"))
+        block, size = GGML_QUANT_SIZES[kind]
+        return name, (shape, self.take("Q"), math.prod(shape) // block * size, kind)

@@ -13,9 +13,11 @@ from decoding.kernels.cuda_graphs import Recorders, recordable
 from decoding.kernels.families import family
 from decoding.kernels.fused_forward import FusedForward
 from decoding.kernels.packed_products import PackedLinear, pack, weights
+from decoding.kernels.quantized import IntegerLinear
 from decoding.kv_cache.attention import use_attention
 from decoding.kv_cache.session import Session
 from decoding.models.architectures import attention, context, counts_slots
+from decoding.models.dtypes import automatic, chosen
 from decoding.models.files import check_files
 from decoding.models.loading import check_values, read_config, read_tokenizer, read_weights
 from decoding.models.memory import check_weights
@@ -46,23 +48,27 @@ class LM:
 
     @classmethod
     def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True, graphs=False) -> LM:
-        """Load weights and tokenizer; GGUF weights become a plain dense model of ``dtype``.
+        """Load weights and tokenizer; a GGUF file is read tensor by tensor.
 
-        On CPU the linear layers are ``packed``: faster, but in memory twice (``decoding.kernels.packed_products``).
+        ``dtype`` "int4" and "int8", on an x86 CPU, keep the matrices in 4 or 8 bits: those of a GGUF file as they are,
+        where what has no form in 4 bits takes 8; those of other models rounded within 32 neighbours. "auto" is int4 for
+        a quantised GGUF file where it can be multiplied, else float32. On CPU the linear layers of other dtypes are
+        ``packed``: faster, and in no other form until asked for (``decoding.kernels.packed_products``).
         Raises FileNotFoundError for a source that is not found, ValueError, in one sentence, for an unknown dtype, for
         files that are not whole or do not fit each other, and for weights that do not fit into memory: what can be
         known before they are read, before.
         """
-        kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-            raise ValueError(f"dtype must be a torch floating type such as float32 or bfloat16, not {dtype!r}")
+        kind, bits = chosen(dtype, torch.device(device))
         found = locate(source)
         packed = packed and torch.device(device).type == "cpu"
-        check_weights(found.name, check_files(found), kind, torch.device(device), packed)
+        weights_there = check_files(found)
+        if dtype == "auto":
+            kind, bits = automatic(found, torch.device(device))
+        check_weights(found.name, weights_there, kind, torch.device(device), bits)
         options = {"trust_remote_code": trust_remote_code}
         config, tokenizer = read_config(found, options), read_tokenizer(found, options)
         attention(config)  # raises for an unsupported architecture
-        model = read_weights(found, config, kind, options).to(device)
+        model = read_weights(found, config, kind, options, bits).to(device)
         if packed:
             check_values(model)  # before its weights are packed
             pack(model)
@@ -83,7 +89,13 @@ class LM:
 
     @property
     def dtype(self) -> str:
-        """That of its weights, such as "bfloat16"."""
+        """That of its weights, such as "bfloat16"; "int4" if some have 4 bits, the rest then 8."""
+        sizes = {4: 0, 8: 0}
+        for module in self.model.modules():
+            if isinstance(module, IntegerLinear):
+                sizes[module.matrix.bits] += module.in_features * module.out_features
+        if any(sizes.values()):
+            return "int4" if sizes[4] else "int8"
         return str(self.model.dtype).removeprefix("torch.")
 
     @cached_property
@@ -118,7 +130,7 @@ class LM:
 
     def fused_forward(self) -> FusedForward | None:
         """An equivalent forward of fewer operations than the model's own, or None; on CPU only for packed weights."""
-        packed = isinstance(self.model.get_output_embeddings(), PackedLinear)
+        packed = isinstance(self.model.get_output_embeddings(), PackedLinear | IntegerLinear)
         if not (packed or self.device.type != "cpu") or family(self.model) is None:
             return None
         if self._fused is None or self._fused.stale:

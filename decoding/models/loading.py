@@ -7,7 +7,9 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
+from decoding.kernels.quantized import quantise
 from decoding.models.gguf_metadata import quick_metadata
+from decoding.models.gguf_weights import read_gguf
 from decoding.models.sources import Source
 
 SAMPLE, ROWS = 512, 64
@@ -39,22 +41,30 @@ def read_tokenizer(source: Source, options: dict):
         return AutoTokenizer.from_pretrained(source.folder, **source.options, **options)
 
 
-def read_weights(source: Source, config, dtype: torch.dtype, options: dict):
-    """The model of ``config`` with all its weights; ValueError names those missing, unused, or of another shape."""
+def read_weights(source: Source, config, dtype: torch.dtype, options: dict, bits: int | None = None):
+    """The model of ``config`` with all its weights; ValueError names those missing, unused, or of another shape.
+
+    With ``bits`` 4 or 8 its matrices are ``kernels.quantized``, and all else of ``dtype``.
+    """
+    if source.gguf:
+        with _reading("model", source):
+            model, report = read_gguf(source, config, dtype, bits)
+    else:
+        model, report = _read_folder(source, config, dtype, options)
+    _check_report(source, report)
+    if bits and not source.gguf:
+        quantise(model, bits)
+    model.config.name_or_path = source.name
+    return model
+
+
+def _read_folder(source: Source, config, dtype: torch.dtype, options: dict):
     from transformers import AutoModelForCausalLM
 
     # Another shape is then in the report, with the others, and not an error of its own.
     how = {"config": config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    how |= options | source.options | _dequantize(source)
     with _reading("model", source):
-        model, report = AutoModelForCausalLM.from_pretrained(source.folder, **how)
-    _check_report(source, report)
-    if source.gguf:
-        # transformers 5.23 marks the dense model as quantised, and then refuses .float() and saving.
-        model.is_quantized = False
-        vars(model.config).pop("quantization_config", None)
-    model.config.name_or_path = source.name
-    return model
+        return AutoModelForCausalLM.from_pretrained(source.folder, **how, **options)
 
 
 def _check_report(source: Source, report: dict) -> None:
@@ -78,7 +88,7 @@ def check_values(model) -> None:
     """
     broken = {name: _sample(weight).isnan().any() for name, weight in model.named_parameters() if _readable(weight)}
     for name, part in (("embedding", model.get_input_embeddings()), ("head", model.get_output_embeddings())):
-        weight = getattr(part, "weight", None)
+        weight = None if part is None else part._parameters.get("weight")  # asking for a packed one would unpack it
         if weight is not None and _readable(weight) and weight.dim() == 2 and len(weight) > 1:
             rows = weight.detach()[:: max(1, len(weight) // ROWS)]
             broken[f"all rows of the {name}"] = (rows == rows[:1]).all() | rows.isnan().any()
@@ -106,11 +116,3 @@ def _readable(weight) -> bool:
     return (
         type(weight) is torch.nn.Parameter and weight.is_floating_point() and not weight.is_meta and weight.numel() > 0
     )
-
-
-def _dequantize(source: Source) -> dict:
-    try:
-        from transformers import GgufConfig
-    except ImportError:  # transformers 5.17 always makes a dense model
-        return {}
-    return {"quantization_config": GgufConfig(dequantize=True, **source.options)} if source.gguf else {}

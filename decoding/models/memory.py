@@ -17,19 +17,23 @@ from decoding.models.files import Weights
 GIB = 2**30
 
 
-def check_weights(name: str, weights: Weights, dtype: torch.dtype, device: torch.device, packed: bool) -> int:
+def check_weights(
+    name: str, weights: Weights, dtype: torch.dtype, device: torch.device, bits: int | None = None
+) -> int:
     """Bytes that ``weights`` take in ``dtype``; ValueError, with sizes in GiB, if that exceeds the available memory.
 
-    ``packed``: the matrices are in memory twice, but not those of which rows are looked up.
+    With ``bits`` those of matrices have so many, and a scale and a minimum for 32 of them.
     """
-    looked_up = weights.lookup if packed else 0
-    matrices = sum(math.prod(shape) for shape in weights.shapes.values() if len(shape) > 1) if packed else 0
-    size = (weights.numbers + matrices - looked_up) * dtype.itemsize
+    matrices = sum(math.prod(shape) for shape in weights.shapes.values() if len(shape) > 1)
+    size = weights.numbers * dtype.itemsize
+    if bits:
+        size = matrices * (bits + 1) // 8 + (weights.numbers - matrices) * dtype.itemsize
     room = available(device)
     if size > room:
+        asked = f"int{bits}" if bits else str(dtype).removeprefix("torch.")
         raise ValueError(
             f"the weights of {name} take {size / GIB:.1f} GiB of memory, but {device} has {room / GIB:.1f} GiB; take a "
-            f"smaller dtype than {str(dtype).removeprefix('torch.')}, or a smaller model"
+            f"smaller dtype than {asked}, or a smaller model"
         )
     return size
 
@@ -38,7 +42,9 @@ def cache_bytes(lm, batch: int, capacity: int) -> int:
     """Bytes of keys and values of ``batch`` rows of ``capacity`` tokens, and of a slot for padding in each."""
     config = lm.model.config
     slots = config.num_hidden_layers * batch * (capacity + 1)
-    return slots * 2 * _key_heads(config) * head_width(config) * lm.model.dtype.itemsize
+    fused = lm.fused_forward()
+    dtype = lm.model.dtype if fused is None else fused.dtype
+    return slots * 2 * _key_heads(config) * head_width(config) * dtype.itemsize
 
 
 def check_fits(models: Sequence, batch: int, capacity: int) -> None:

@@ -1,0 +1,115 @@
+"""The model of a GGUF file, made tensor by tensor: never a second copy, and never the whole in float32.
+
+Names, and what llama.cpp's converters changed in the tensors, are transformers' own tables.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+
+from decoding.kernels.quantized import multiplied, put, rounded
+from decoding.models.gguf_blocks import dense, matrix
+from decoding.models.gguf_header import read_header, read_tensors
+from decoding.models.sources import Source
+
+BY_ROWS = ("TensorProcessor", "LlamaTensorProcessor", "Gemma2TensorProcessor", "NemotronTensorProcessor")
+"""Those of transformers' processors that at most reorder the rows of a matrix, which blocks allow."""
+
+
+def read_gguf(source: Source, config, dtype: torch.dtype, bits: int | None) -> tuple[nn.Module, dict]:
+    """The model of ``config``, and what is missing or of another shape, as ``from_pretrained`` reports it.
+
+    With ``bits`` its linear layers and embedding have 4 or 8 bits (``gguf_blocks.matrix``), all else is of ``dtype``.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    path = source.folder / source.gguf
+    with _weights_on_meta():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    architecture = read_header(path).settings["general.architecture"]
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
+    with _one_name_map():
+        names = get_gguf_hf_weights_map(model, processor)
+    by_rows, parsed, matrices = type(processor).__name__ in BY_ROWS, {"tensors": {}}, {}
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    wrong = []
+
+    def processed(weights, name: str):
+        return processor.process(weights=weights, name=name, tensor_key_mapping=names, parsed_parameters=parsed)
+
+    for its_name, shape, data, kind in read_tensors(path):
+        name = names.get(its_name)
+        if by_rows and name is None:
+            continue
+        if by_rows and name in shapes and shapes[name] != shape:
+            wrong.append(name)
+        elif by_rows and bits and multiplied(model, name, shape):
+            matrices[name] = matrix(processed(data, its_name).weights, kind, bits)
+        elif by_rows and len(shape) > 1:
+            _set(model, name, dense(processed(data, its_name).weights, kind, dtype))
+        else:
+            values = dense(data, kind, torch.float32).view(shape).numpy()
+            found = processed(values, its_name)
+            if found.name in names:
+                parsed["tensors"][names[found.name]] = torch.from_numpy(np.array(found.weights)).to(dtype)
+        for name in list(parsed["tensors"]):
+            values = torch.as_tensor(parsed["tensors"].pop(name)).to(dtype)
+            if shapes[name] != tuple(values.shape):
+                wrong.append(name)
+            elif bits and multiplied(model, name, values.shape):
+                matrices[name] = rounded(values, 8)
+            else:
+                _set(model, name, values)
+    put(model, matrices)
+    left = [name for name, weight in model.named_parameters() if weight.is_meta]
+    return model.eval(), {"missing_keys": left, "unexpected_keys": [], "mismatched_keys": wrong}
+
+
+def _set(model: nn.Module, name: str, values: torch.Tensor) -> None:
+    module, _, last = name.rpartition(".")
+    part = model.get_submodule(module)
+    if last in part._parameters:
+        held = part._parameters[last]
+        fresh = nn.Parameter(values)
+        for other in model.modules():  # tied ones too
+            for key, weight in other._parameters.items():
+                if weight is held:
+                    other._parameters[key] = fresh
+    else:
+        part._buffers[last] = values
+
+
+@contextmanager
+def _weights_on_meta() -> Iterator[None]:
+    """Parameters of modules made inside have no memory; buffers, such as frequencies, are made as ever."""
+    register = nn.Module.register_parameter
+
+    def registered(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
+        if weight is not None and not weight.is_meta:
+            weight = nn.Parameter(weight.detach().to("meta"), weight.requires_grad)
+        register(module, name, weight)
+
+    nn.Module.register_parameter = registered
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+@contextmanager
+def _one_name_map() -> Iterator[None]:
+    """transformers makes gguf's table of names anew for each of a model's modules: 10 seconds for 30 layers."""
+    import gguf
+
+    made = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = cache(made)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = made

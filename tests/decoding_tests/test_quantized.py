@@ -1,0 +1,122 @@
+"""Weights of 4 and 8 bits: blocks of GGUF files as the gguf package unpacks them, exact decoding, memory once."""
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, dequantize, quantize
+from tiny_models import tiny, words
+
+from decoding import LM, Autoregressive, Speculative, generate
+from decoding.kernels.integer_products import available
+from decoding.kernels.joined import joined
+from decoding.kernels.packed_products import PackedLinear, pack
+from decoding.kernels.quantized import IntegerEmbedding, IntegerLinear, quantise, rounded
+from decoding.models.gguf_blocks import matrix
+
+needs_kernel = pytest.mark.skipif(not available(), reason="needs an x86 processor with AVX2 and torch on OpenMP")
+BLOCK_BYTES = {"Q4_K": 144, "Q5_K": 176, "Q6_K": 210}
+
+
+def blocks(kind: GGMLQuantizationType) -> np.ndarray:
+    """Rows of a [48, 512] matrix; of kinds that gguf cannot write, random bits with sane scales."""
+    draw = np.random.default_rng(0)
+    if kind.name not in BLOCK_BYTES:
+        return quantize(draw.standard_normal((48, 512), np.float32), kind)
+    rows = draw.integers(0, 256, (48, 2, BLOCK_BYTES[kind.name]), np.uint8)
+    halves = draw.uniform(0.001, 0.01, (48, 2, 2)).astype(np.float16).view(np.uint8)
+    if kind.name == "Q6_K":
+        rows[..., -2:] = halves[..., :2]
+    else:
+        rows[..., :4] = halves
+    return rows.reshape(48, -1)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q8_0"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_blocks_keep_their_values(name, bits):
+    kind = GGMLQuantizationType[name]
+    data = blocks(kind)
+    truth = torch.from_numpy(dequantize(data, kind))
+    found = matrix(data, kind, bits)
+    assert found.bits == (4 if name.startswith("Q4") and bits == 4 else 8)
+    torch.testing.assert_close(found.dense(), truth, rtol=2e-3, atol=2e-3 * truth.abs().max())
+
+
+@pytest.mark.parametrize(("name", "bits", "error"), [("Q6_K", 4, 0.004), ("F16", 8, 0.004), ("F16", 4, 0.06)])
+def test_what_has_no_such_form_is_rounded(name, bits, error):
+    kind = GGMLQuantizationType[name]
+    data = blocks(kind)
+    truth = torch.from_numpy(np.array(dequantize(data, kind), np.float32))
+    groups = truth.unflatten(1, (-1, 32))
+    span = (groups.amax(-1) - groups.amin(-1)).repeat_interleave(32, 1)
+    assert ((matrix(data, kind, bits).dense() - truth).abs() <= error * span + 1e-6).all()
+
+
+def test_constant_groups_and_zeros_are_kept():
+    weight = torch.zeros(20, 64)
+    weight[3] = 0.5
+    assert torch.equal(rounded(weight, 4).dense(), weight)
+
+
+@needs_kernel
+@pytest.mark.parametrize("kinds", [(4, 4, 4), (8, 8, 8), (4, 4, 8), "packed", "plain"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_joined_layers_say_the_same_and_hold_nothing_twice(kinds, bias):
+    torch.manual_seed(0)
+    parts = torch.nn.ModuleList(torch.nn.Linear(64, n, bias=bias) for n in (96, 32, 32))
+    if kinds == "packed":
+        pack(parts)
+    elif kinds != "plain":
+        parts = [IntegerLinear(rounded(p.weight, bits), p.bias) for p, bits in zip(parts, kinds, strict=True)]
+    x = torch.randn(5, 64)
+    with torch.inference_mode():
+        before = [part(x) for part in parts]
+        for seed in (1, 2):  # joined again, as when weights have changed
+            draw = torch.Generator().manual_seed(seed)
+            order = [torch.randperm(96, generator=draw), torch.randperm(32, generator=draw), None]
+            whole = joined(parts, order)
+            wanted = [y if rows is None else y[..., rows] for y, rows in zip(before, order, strict=True)]
+            torch.testing.assert_close(whole(x), torch.cat(wanted, -1))
+            for part, y in zip(parts, before, strict=True):
+                torch.testing.assert_close(part(x), y)
+    if isinstance(whole, IntegerLinear):
+        owner = whole.codes.untyped_storage().data_ptr()
+        assert {part.matrix.codes.untyped_storage().data_ptr() for part in parts} == {owner}
+    if kinds == "packed":
+        assert not any("weight" in layer._parameters for layer in (whole, *parts))
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("tied", [True, False])
+def test_speculative_decoding_is_exact(kind, bits, tied):
+    draft, target = (tiny(kind, layers=2, seed=seed, tie_word_embeddings=tied) for seed in (1, 2))
+    for lm in (draft, target):
+        quantise(lm.model, bits)
+    assert target.dtype == f"int{bits}" and isinstance(target.model.get_input_embeddings(), IntegerEmbedding)
+    if tied:
+        assert target.model.lm_head.matrix is target.model.model.embed_tokens.matrix
+    ids = torch.randint(3, 37, (1, 7), generator=torch.Generator().manual_seed(0))
+    alone = generate(Autoregressive(target), ids, max_new_tokens=24, eos_token_id=())
+    for length in (1, 4, 7):
+        drafted = generate(Speculative([draft, target], length=length), ids, max_new_tokens=24, eos_token_id=())
+        assert torch.equal(drafted.sequences, alone.sequences)
+
+
+@needs_kernel
+def test_a_folder_in_four_bits(tmp_path):
+    tiny().model.save_pretrained(tmp_path)
+    words().save_pretrained(tmp_path)
+    lm = LM.load(tmp_path, dtype="int4")
+    assert lm.dtype == lm.identity()["dtype"] == "int4"
+    assert LM.load(tmp_path, dtype="auto").dtype == "float32"
+    plain = LM.load(tmp_path)
+    assert not any("weight" in m._parameters for m in plain.model.modules() if isinstance(m, PackedLinear))
+
+
+def test_names_that_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="dtype must be auto, int4, int8, or a torch floating type"):
+        LM.load(tmp_path, dtype="int3")
+    with pytest.raises(ValueError, match="int4 weights run on the CPU, not on cuda"):
+        LM.load(tmp_path, device="cuda", dtype="int4")
