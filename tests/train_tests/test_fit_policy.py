@@ -19,13 +19,21 @@ SURELY = {"quality_budget": 0.95}
 RESULTS = ["frontier.png", "log.txt", "methods.md", "policy.json", "report.html", "result.json"]
 
 
+def thinking(model: str) -> str:
+    """The model, with a template that ends in <think>: all that it answers is thought."""
+    for file in (path for path in Path(model).iterdir() if path.suffix in (".json", ".jinja")):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace("}} w4", "}} <think>").replace('"w4"', '"<think>"'), encoding="utf-8")
+    return model
+
+
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
     return SimpleNamespace(
-        small=save_model(folder / "small", seed=1, layers=1),
-        large=save_model(folder / "large", seed=2, layers=12),
-        other=save_model(folder / "other", seed=3, layers=1),
+        small=thinking(save_model(folder / "small", seed=1, layers=1)),
+        large=thinking(save_model(folder / "large", seed=2, layers=12)),
+        other=thinking(save_model(folder / "other", seed=3, layers=1)),
         foreign=save_model(folder / "foreign", seed=4, layers=1, letter="v"),
         prompts=write_prompts(folder / "prompts.jsonl"),
         folder=folder,
@@ -96,6 +104,14 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
     assert "<html" in (folder / "report.html").read_text(encoding="utf-8").lower()
     assert sorted(path.name for path in finished.output.parent.iterdir()) == ["runs"]
+
+
+def test_it_says_that_all_the_large_model_wrote_is_thought(finished):
+    result = json.loads((finished.folder / "result.json").read_text())
+    assert result["thought"] == {"share": 1.0, "answers": 16, "unfinished": 16}
+    said = "100% of what the large model wrote is thought (<think>...</think>); 16 of 16 answers end within it"
+    assert said in " ".join(finished.process.stdout.split())
+    assert said.replace("<", "&lt;").replace(">", "&gt;") in (finished.folder / "report.html").read_text("utf-8")
 
 
 def refusal(capfd, *options) -> str:

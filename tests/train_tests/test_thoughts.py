@@ -1,12 +1,8 @@
 """Thinking models: how much of the large model's answers is thought, counted and said."""
 
-import json
-from pathlib import Path
-
 import pytest
 from result_specimens import found
 from tiny_models import characters
-from tiny_runs import FAST, fit_policy, save_toys, typed
 
 from train.common.result import Thought
 from train.data.prompts import Prompt
@@ -62,21 +58,3 @@ def test_the_line_says_how_much_and_what_to_do(tmp_path):
     write_html(result, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<p>83% of what the large model wrote is thought (&lt;think&gt;...&lt;/think&gt;); 5 of 24" in page
-
-
-def test_a_job_says_it_in_the_terminal_the_report_and_the_result(tmp_path):
-    options = save_toys(tmp_path, 40)
-    for file in (path for name in ("small", "large") for path in Path(options[name]).iterdir()):
-        if file.suffix in (".json", ".jinja"):  # w4 ends the template
-            text = file.read_text(encoding="utf-8")
-            file.write_text(text.replace("}} w4", "}} <think>").replace('"w4"', '"<think>"'), encoding="utf-8")
-    options |= FAST | {"output": tmp_path / "runs", "quality_budget": 0.95, "trials": 4}
-    process = fit_policy(*typed(options), cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    folder = tmp_path / "runs" / "default"
-    result = json.loads((folder / "result.json").read_text())
-    answers = result["splits"]["holdout"]["prompts"]
-    assert result["thought"] == {"share": 1.0, "answers": answers, "unfinished": answers}
-    said = f"100% of what the large model wrote is thought (<think>...</think>); {answers} of {answers} answers end"
-    assert said in " ".join(process.stdout.split())
-    assert said.replace("<", "&lt;").replace(">", "&gt;") in (folder / "report.html").read_text()
