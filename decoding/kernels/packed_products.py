@@ -18,17 +18,6 @@ DTYPES = (torch.float32, torch.bfloat16)
 EXACT = 16  # products of up to this many rows, the sizes of decoding, are not padded
 
 
-class Packed:
-    """A product with ``weight`` [out, in], kept only in packed form where oneDNN can pack it."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None):
-        self.weight, self.bias = (_packed(weight), bias) if _can_pack(weight) else (weight, bias)
-        self.packed = self.weight is not weight
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return _product(x, self.weight, self.bias) if self.packed else F.linear(x, self.weight, self.bias)
-
-
 class PackedLinear(nn.Linear):
     """An ``nn.Linear`` that holds its weight in packed form, and in no other until it is asked for.
 

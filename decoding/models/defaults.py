@@ -72,14 +72,15 @@ def load_model(role: str, source: str | None, device: str = "cpu", dtype: str = 
 
 
 def _dtype(role: str, source: Source, device: str, dtype: str) -> str:
-    """``dtype``, and what auto means: of weights that are float numbers float32.
+    """``dtype``, and what auto means: of a user's model what it means to ``LM.load``, of the default pair float32.
 
-    A small model from a .gguf file runs in bfloat16 where that is fast: half of its time goes into reading weights,
-    which have few bits anyway, and its agreement with the large one stays the same.
+    The drafter runs in bfloat16 where that is fast: half of its time goes into reading weights, which have few bits
+    anyway, and its agreement with the large one stays the same.
     """
-    if dtype != "auto":
+    file = source.folder / (source.gguf or "")
+    if dtype != "auto" or str(file) not in (str(DRAFTER), target_source()):
         return dtype
-    return "bfloat16" if role in ("small", "middle") and source.gguf and bfloat16_is_fast(device) else "float32"
+    return "bfloat16" if role in ("small", "middle") and bfloat16_is_fast(device) else "float32"
 
 
 def _load(source: Source, device: str, dtype: str, backend: str) -> LM:
@@ -99,9 +100,9 @@ def _load(source: Source, device: str, dtype: str, backend: str) -> LM:
 
 def _say_size(source: Source, device: str, dtype: str) -> None:
     """Log what a model of at least ``LARGE`` bytes takes, before its weights are read."""
-    place = torch.device(device)
+    place, files = torch.device(device), check_files(source)
     kind, bits = automatic(source, place) if dtype == "auto" else chosen(dtype, place)
-    size = check_weights(source.name, check_files(source), kind, place, bits)
+    size = check_weights(source.name, files, kind, place, bits)
     if size >= LARGE:
         room = available(place) / GIB
         said = "loading %s takes %.1f GiB of memory; %s has %.1f GiB"

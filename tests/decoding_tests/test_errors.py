@@ -237,7 +237,7 @@ def test_sources_and_dtypes(tmp_path):
         LM.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no GGUF file at"):
         LM.load(tmp_path / "nothing.gguf")
-    for dtype in ("float3", "int8"):
+    for dtype in ("float3", "int3"):
         with pytest.raises(ValueError, match=f"not '{dtype}'"):
             LM.load(tmp_path, dtype=dtype)
 
