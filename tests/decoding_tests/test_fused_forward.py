@@ -6,8 +6,10 @@ from tiny_models import eager, greedy, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
 from decoding.kernels.fused_forward import FusedForward
+from decoding.kernels.integer_products import available
 from decoding.kernels.layer_operations import TorchOperations
 from decoding.kernels.packed_products import pack
+from decoding.kernels.quantized import quantise
 from policies import Rule
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4}
@@ -182,6 +184,26 @@ def test_broken_weights_are_noticed():
     session.catch_up(ids, torch.tensor([9]), torch.tensor([0]))
     with pytest.raises(FloatingPointError, match="NaN"):
         session.check()
+
+
+@pytest.mark.skipif(not available(), reason="needs an x86 processor with AVX2 and torch on OpenMP")
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_quantised_weights(kind):
+    """8 bits, the embedding too. Sums in another order may round an activation to the other neighbour of its 8 bits."""
+    lm = tiny(kind, layers=3, hidden_size=64, intermediate_size=64, head_dim=16)
+    quantise(lm.model, 8)
+    ids = torch.randint(3, 37, (1, 20), generator=torch.Generator().manual_seed(2))
+    expected = lm.model(ids).logits
+    assert lm.fused_forward() is not None
+    found = lm.session(1, 20).catch_up(ids, torch.tensor([20]), torch.tensor([0]), logits_to_keep=20)
+    assert (found - expected).abs().mean() <= 0.01 * expected.abs().max()
+    small = nudged(fused(kind), 0.0)
+    texts = [
+        generate(decoder, ids, max_new_tokens=16, eos_token_id=()).sequences
+        for decoder in (Autoregressive(lm), Speculative([small, lm], 3))
+    ]
+    assert torch.equal(*texts)
 
 
 def test_new_weights_are_seen():
