@@ -72,7 +72,10 @@ class LM:
         if packed:
             check_values(model)  # before its weights are packed
             pack(model)
-        return cls(model, tokenizer, graphs)
+        lm = cls(model, tokenizer, graphs)
+        if packed:
+            lm.fused_forward()  # now, so that the model's own forward multiplies the same way, to the bit, at all times
+        return lm
 
     @property
     def name(self) -> str:

@@ -41,7 +41,7 @@ def test_capacity_is_longest_prompt_budget_and_scratch(decoder, scratch, monkeyp
     session = type(large).session
     monkeypatch.setattr(type(large), "session", lambda lm, *size: opened.append(size) or session(lm, *size))
     generate(decoder, IDS, MASK, max_new_tokens=7, eos_token_id=())
-    assert opened == [(2, 3 + 7 + scratch)] * len(decoder.models)
+    assert opened == [(2, 3 + 7 + scratch, scratch)] * len(decoder.models)
 
 
 def test_what_does_not_fit_is_refused_with_its_size(monkeypatch):

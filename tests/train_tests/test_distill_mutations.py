@@ -6,6 +6,7 @@ label of a sequence that is not listed any more is made again.
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -65,7 +66,9 @@ def the_same(name: str, before, after) -> bool:
         return all(any(holds(row, old) for old in before) for row in after)
     if name in ("settings.json", "checkpoint.safetensors"):
         return holds(after, before)
-    return after == before
+    (ids, logprobs), (new_ids, new_logprobs) = before, after
+    # Labels made again are read in another batch, which changes their last bits.
+    return new_ids == ids and np.allclose(new_logprobs, logprobs, rtol=0, atol=1e-5)
 
 
 def holds(row: dict, old: dict) -> bool:

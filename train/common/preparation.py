@@ -67,7 +67,7 @@ def _refuse_other_bytes(settings) -> None:
     for option in ("name", "small", "large", "prompts"):
         value = getattr(settings, option)
         try:
-            (value or "").encode()
+            str(value or "").encode()
         except UnicodeEncodeError:
             raise ValueError(f"--{option} is {value!r}, which is not UTF-8; rename it") from None
 
