@@ -194,8 +194,8 @@ class Session(BaseSession):
         self.plan = self.cache.plan
         self.begins = torch.arange(batch, device=lm.device)[:, None] * (self.capacity + 1)
         self.prompts_apart = isinstance(lm.model.get_output_embeddings(), IntegerLinear)
-        """whether a prompt is read without the draft behind it: torch's attention of many tokens changes the last bits of
-        all with their number, which the rounding of activations makes larger than a near-tie"""
+        """whether a prompt is read without the draft behind it: torch's attention changes the last bits of many tokens
+        with their number, and the rounding of activations makes more of it than a near-tie"""
 
     @torch.no_grad()
     def catch_up(

@@ -105,6 +105,22 @@ def test_speculative_decoding_is_exact(kind, bits, tied):
 
 
 @needs_kernel
+@pytest.mark.parametrize("prompt", [7, 40, 90])
+def test_logits_have_the_same_bits_token_by_token_and_with_a_draft(prompt):
+    """Of prompts that torch's attention reads too: it changed the last bits with the number of tokens."""
+    target = tiny("qwen2", layers=3, seed=3, intermediate_size=64, max_position_embeddings=256)
+    quantise(target.model, 4)
+    ids, row = torch.randint(3, 37, (1, prompt + 24), generator=torch.Generator().manual_seed(1)), torch.tensor([0])
+    single, drafted = target.session(1, prompt + 24), target.session(1, prompt + 24)
+    alone = [single.next(ids, torch.tensor([length]), row)[0] for length in range(prompt, prompt + 25)]
+    together = [
+        drafted.catch_up(ids, torch.tensor([length]), row, logits_to_keep=kept)[0]
+        for length, kept in ((prompt + 5, 6), (prompt + 24, 19))
+    ]
+    assert torch.equal(torch.cat(alone), torch.cat(together))
+
+
+@needs_kernel
 def test_a_folder_in_four_bits(tmp_path):
     tiny().model.save_pretrained(tmp_path)
     words().save_pretrained(tmp_path)
