@@ -18,9 +18,6 @@ from numba.extending import intrinsic
 
 from decoding.kernels.integer_products import openmp
 
-MOST = 64
-"""Tokens of a row, drafts and trees among them, that attention reads here: a token's bits then do not depend on what is
-read with it. Up to 16 it is also faster than torch's, which multiplies blocks."""
 SILU, GELU = 0, 1
 
 _ANY_ORDER = {"contract", "nsz", "reassoc"}

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 
 from decoding.kv_cache.attention import row_mask
 
+FEW = 64
+"""Tokens of a row, drafts and trees among them, that compiled attention reads: their bits then do not depend on what
+else is read with them. Up to 16 it is also faster than torch's, which multiplies blocks."""
+
 
 class TorchOperations:
     """One forward's residual stream ``x`` [r, q, n], and the operations on it, for any device.
@@ -139,7 +143,7 @@ class CompiledOperations(TorchOperations):
         together = norms[0] is not None and len(norms[0]) != width
         pairs = 0 if turn is None else turn.shape[-1]
         self.kernels.run(self.kernels.place, *pointers, together, r * q, *sizes, width, pairs, self.constants)
-        if q > self.kernels.MOST:
+        if q > FEW:
             return self._seen(query, store.seen(keys), store.seen(values), layer.window)
         return self._few(heads, keys, values, layer.window)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from decoding.kernels.layer_operations import FEW
 from decoding.kernels.quantized import IntegerLinear
 from decoding.kv_cache.attention import AttentionPositions
 from decoding.kv_cache.token_tree import TokenTree
@@ -194,8 +195,8 @@ class Session(BaseSession):
         self.plan = self.cache.plan
         self.begins = torch.arange(batch, device=lm.device)[:, None] * (self.capacity + 1)
         self.prompts_apart = isinstance(lm.model.get_output_embeddings(), IntegerLinear)
-        """whether a prompt is read without the draft behind it: torch's attention changes the last bits of many tokens
-        with their number, and the rounding of activations makes more of it than a near-tie"""
+        """whether a long prompt is read without the tokens that are asked for: torch's attention changes the last bits of
+        many tokens with their number, and the rounding of activations makes more of it than a near-tie"""
 
     @torch.no_grad()
     def catch_up(
@@ -223,8 +224,8 @@ class Session(BaseSession):
             gaps = (lengths - start).clamp(min=logits_to_keep)
             facts = [lengths.max(), gaps.max(), gaps.sum(), start.min(), start.sum(), lengths.sum()]
             reach, longest, wanted, first, read, end = torch.stack(facts).tolist()
-            if self.prompts_apart and first == 0 and logits_to_keep > 1:
-                self.catch_up(ids, lengths - (logits_to_keep - 1), rows)
+            if self.prompts_apart and read == 0 and longest > FEW:
+                self.catch_up(ids, (lengths - logits_to_keep).clamp(min=1), rows)
                 return self.catch_up(ids, lengths, rows, logits_to_keep, hidden, tree)
             parts = _apart(gaps) if len(rows) * longest - wanted > WASTE else None
             if parts is not None:

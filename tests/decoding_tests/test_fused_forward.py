@@ -71,7 +71,7 @@ def fused(kind: str = "llama", layers: int = 2, seed: int = 1, **changes):
 def test_it_is_the_models_own_forward(kind, shape, few, monkeypatch):
     """One row and several, one token and several, before and beyond windows of 8; ``few``: 0 is without compiled code,
     else the tokens up to which attention is compiled."""
-    monkeypatch.setattr("decoding.kernels.layer_kernels.MOST", few)
+    monkeypatch.setattr("decoding.kernels.layer_operations.FEW", few)
     if few == 0:
         monkeypatch.setattr("decoding.kernels.fused_forward.openmp", lambda: None)
     lm = fused(kind, 3, **shape)
