@@ -195,8 +195,8 @@ class Session(BaseSession):
         self.plan = self.cache.plan
         self.begins = torch.arange(batch, device=lm.device)[:, None] * (self.capacity + 1)
         self.prompts_apart = isinstance(lm.model.get_output_embeddings(), IntegerLinear)
-        """whether a long prompt is read without the tokens that are asked for: torch's attention changes the last bits of
-        many tokens with their number, and the rounding of activations makes more of it than a near-tie"""
+        """whether a long prompt is read apart from the tokens that are asked for: the last bits of torch's attention
+        depend on the number of tokens, and where activations are rounded that is more than a near-tie"""
 
     @torch.no_grad()
     def catch_up(
