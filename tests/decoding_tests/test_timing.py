@@ -47,7 +47,7 @@ def test_a_calm_machine_is_timed_a_few_times_and_nothing_is_said(monkeypatch):
     tables, said = machine.measure()
     expect(tables)
     assert not said and machine.precision == pytest.approx(0)
-    assert machine.order[:4] == [("small", 1), ("large", 1), ("small", 2), ("large", 2)]  # they take turns
+    assert machine.order[2:6] == [("small", 1), ("large", 1), ("small", 2), ("large", 2)]  # they take turns
     assert timing.SPAN < machine.now < 2 * timing.SPAN
     assert machine.order.count(("large", 64)) >= timing.FEW
 
@@ -63,9 +63,15 @@ def test_what_takes_seconds_is_timed_once(monkeypatch):
     tables, said = machine.measure()
     expect(tables, 10.0)
     assert not said
-    counts = {n: machine.order.count(("large", n)) - 1 for n in SECONDS["large"]}  # one warms up
+    counts = {n: machine.order.count(("large", n)) - 1 - (n == 1) for n in SECONDS["large"]}  # these warm up
     assert counts == {1: 4, 2: 4, 16: 3, 64: 0}  # 0.52, 0.55, 0.8 and 3 seconds
     assert machine.now < 40
+
+
+def test_a_first_forward_that_compiles_is_not_the_price_of_a_token(monkeypatch):
+    """In a fresh environment it was: a token of the drafter cost 2.5 seconds, and the main job drafted nothing."""
+    machine = Machine(monkeypatch, lambda now: 600.0 if now == 0 else 1.0)
+    expect(machine.measure()[0])
 
 
 @pytest.mark.parametrize("began", np.arange(0.0, 4.0, 0.25))
