@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import resource
 import signal
 from contextlib import contextmanager
@@ -182,7 +181,7 @@ def test_ctrl_c_leaves_no_lock(tmp_path, monkeypatch):
     study = open_study(where, 0, [])
     journal = study._storage._backend
     acquire = journal.lock.acquire
-    monkeypatch.setattr(journal.lock, "acquire", lambda: acquire() and os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(journal.lock, "acquire", lambda: acquire() and signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         study.set_user_attr("written", True)
     assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
