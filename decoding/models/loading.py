@@ -47,8 +47,12 @@ def read_weights(source: Source, config, dtype: torch.dtype, options: dict, bits
     With ``bits`` 4 or 8 its matrices are ``kernels.quantized``, and all else of ``dtype``.
     """
     if source.gguf:
+        from transformers import GenerationConfig
+
         with _reading("model", source):
             model, report = read_gguf(source, config, dtype, bits)
+            if (source.folder / "generation_config.json").exists():  # its ends and settings count, as for a folder
+                model.generation_config = GenerationConfig.from_pretrained(source.folder)
     else:
         model, report = _read_folder(source, config, dtype, options)
     _check_report(source, report)

@@ -315,3 +315,9 @@ def test_loading_is_silent_otherwise(folder, capsys):
         warnings.simplefilter("error")
         load_model("small", str(folder))
     assert capsys.readouterr() == ("", "")
+
+
+def test_settings_beside_a_gguf_file_count(tmp_path):
+    shutil.copy(DRAFTER, tmp_path / "model.gguf")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
+    assert LM.load(tmp_path / "model.gguf").model.generation_config.eos_token_id == [7, 9]
