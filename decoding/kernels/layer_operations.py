@@ -1,4 +1,4 @@
-"""What a layer of the fused forward does between its products: in torch, or compiled for the CPU."""
+"""The operations of a layer between its products, in torch or compiled for the CPU."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def pack(model: nn.Module) -> None:
 
 
 def weights(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
-    """What reads each parameter of ``model``, packed ones too, by its name."""
+    """A function for each parameter of ``model``, packed ones too, by name: it returns the weight."""
     found = {name: lambda weight=weight: weight.detach() for name, weight in model.named_parameters()}
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear) and "weight" not in module._parameters:
