@@ -2,8 +2,6 @@
 
 from importlib import import_module
 
-from decoding.acceptance.rules import RULES
-
 _HOME = {
     "LM": "models.lm",
     "Autoregressive": "decoders.autoregressive",
@@ -18,13 +16,17 @@ _HOME = {
     "Step": "step",
     "default_pair": "models.defaults",
     "generate": "generation",
-    **{name: rule.module for name, rule in RULES.items()},
 }
-__all__ = list(_HOME)
 
 
 def __getattr__(name: str):
     """Import a public name when it is first asked for: torch takes seconds, and --help should not."""
     if name not in _HOME:
-        raise AttributeError(f"module 'decoding' has no attribute {name!r}")
+        from decoding.acceptance.rules import RULES
+
+        if name == "__all__":
+            return [*_HOME, *RULES]
+        if name not in RULES:
+            raise AttributeError(f"module 'decoding' has no attribute {name!r}")
+        return RULES[name].load()
     return getattr(import_module(f"decoding.{_HOME[name]}"), name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
-    from decoding.cli.ending import stop_quietly
+    from decoding.cli.stopping import stop_quietly
 
     stop_quietly()
 

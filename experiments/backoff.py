@@ -10,6 +10,11 @@ priced at measured costs, decisions included; the large model's work for the ora
 command goes on after a stop, and more --rates and --methods may be added.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -8,6 +8,11 @@ candidates whose true losses rise evenly to twice the budget, and the share of r
 budget. It is chosen by the certificate, or naively: the last whose mean on as many tuning prompts is in the budget.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

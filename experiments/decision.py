@@ -7,6 +7,11 @@ of their decisions is added up beside that of the forwards. The last column is w
 that lack it. Run it on a quiet machine.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,6 +3,11 @@
 python experiments/drafter.py --limit 100
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -10,6 +10,11 @@ holds medians of tokens per second over prompts, paired ratios with 95 % bootstr
 same: all three ways write the large model's greedy text, except at near-ties.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 import importlib.util
 import json
 from collections.abc import Callable, Sequence

@@ -6,6 +6,11 @@ Autoregressive, speculative (with a stop), backoff and MTAD decoding take turns;
 from one generation to the next, as they do for a server. Anything kept between generations adds up.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 import resource
 from dataclasses import dataclass
 from pathlib import Path

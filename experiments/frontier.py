@@ -14,6 +14,11 @@ methods are then timed again, because speeds are only comparable within one run.
 Methods, with their defaults:
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from dataclasses import dataclass
 from typing import Annotated
 

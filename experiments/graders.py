@@ -7,6 +7,11 @@
 Python code in answers is run, with the limits of experiments/grading/sandbox.py.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field

@@ -7,6 +7,11 @@ prompts of groups that the run has not used. Time is priced at the run's own cos
 this takes many more prompts than the run's hold-out, where each is timed on its own.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated

@@ -6,6 +6,11 @@ All matrices of a model are multiplied one after another, as in a forward, so th
 cache. Weights are random. Prints median milliseconds for each number of rows, and gigabytes of weights a second.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 import statistics
 import time
 from collections.abc import Callable

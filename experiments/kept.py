@@ -8,6 +8,11 @@ third and its loss compared on the untouched one. Second, the prompts stand for 
 both choices are made --runs times on prompts drawn from it.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

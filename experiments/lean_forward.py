@@ -4,6 +4,11 @@ python experiments/lean_forward.py
 python experiments/lean_forward.py --models qwen2.5-coder-0.5b-instruct-q4_k_m.gguf --dtype int4
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 import statistics
 import time
 from dataclasses import dataclass

@@ -12,6 +12,11 @@ beam search. A column counts the draft tokens that the large model reads per cal
 Below the table is a sentence per claim: which method is faster and what it loses, with 95 % intervals over prompts.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from dataclasses import replace
 from typing import TYPE_CHECKING
 

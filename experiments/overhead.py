@@ -17,6 +17,11 @@ also compared with its own limit, 1 / (c + share of the large model), where c is
 the large one. OpenVINO GenAI has no row: it needs a model that was converted beforehand.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from dataclasses import dataclass, field
 from pathlib import Path
 

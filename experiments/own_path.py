@@ -11,6 +11,11 @@ regret, interpolated prompt by prompt to one priced speed: halfway between the t
 run goes on, and a higher --limit adds prompts to those that are done.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,6 +3,11 @@
 python experiments/replay.py --limit 6
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 import tempfile
 import time
 from dataclasses import dataclass

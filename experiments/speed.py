@@ -13,6 +13,11 @@ rows.jsonl keeps every answer: a run that was stopped goes on there. A row whose
 The loss of a tuned row is computed in a process of its own, under the large model as this engine loads it.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from dataclasses import dataclass, field
 from pathlib import Path
 

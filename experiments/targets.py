@@ -8,6 +8,11 @@ The share of escalated tokens varies so much between prompts that the speedup on
 is known to a tenth at best. This takes many more prompts, and times only the policies and the large model, in turns.
 """
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -9,7 +9,7 @@ RUN/bandit.json holds the speedups of UCB, of random arms, and of each arm used 
 """
 
 if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
-    from decoding.cli.ending import stop_quietly
+    from decoding.cli.stopping import stop_quietly
 
     stop_quietly()
 

@@ -17,7 +17,7 @@ default target's (4 layers of width 256: 0.11 to 0.12):
 """
 
 if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
-    from decoding.cli.ending import stop_quietly
+    from decoding.cli.stopping import stop_quietly
 
     stop_quietly()
 

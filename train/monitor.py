@@ -8,7 +8,7 @@ no sign of a shift, 1 when traffic has moved, and 2 for wrong input.
 """
 
 if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
-    from decoding.cli.ending import stop_quietly
+    from decoding.cli.stopping import stop_quietly
 
     stop_quietly()
 

@@ -12,7 +12,7 @@ continues there.
 """
 
 if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
-    from decoding.cli.ending import stop_quietly
+    from decoding.cli.stopping import stop_quietly
 
     stop_quietly()
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
-DTYPES = ("auto", "int4", "int8", "bfloat16", "float16", "float32")
+DTYPES = ("auto", "file", "int4", "int8", "bfloat16", "float16", "float32")
 Dtype = Annotated[str, arg(metavar="{" + ",".join(DTYPES) + "}")]
 OwnDtype = Annotated[str | None, arg(metavar="DTYPE", help_behavior_hint="(default: that of --dtype)")]
 
@@ -18,8 +18,9 @@ class DtypeOptions:
     """Dtypes of the models' weights."""
 
     dtype: Dtype = "auto"
-    """of the weights of both models. auto: of a .gguf file what it holds and this machine multiplies best, of any other
-    model float32; of the default pair float32, the drafter bfloat16 where that is fast"""
+    """of the weights of both models. file: as many bits as each matrix of a quantised .gguf file has. int4, int8: all
+    matrices rounded to so many; a small model in int4 drafts faster. auto: file of such a file, of any other model
+    float32; of the default pair float32, the drafter bfloat16 where that is fast"""
     small_dtype: OwnDtype = None
     """of the small model's weights"""
     large_dtype: OwnDtype = None

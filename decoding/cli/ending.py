@@ -1,11 +1,11 @@
 """Where every command ends: what its user can mend is one sentence, a stop one line; our faults keep a traceback."""
 
-import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from decoding.cli.stopping import stop_normally
 from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
 
 OURS = "This is a fault of the program, not of what you gave it: please report it with the lines above."
@@ -18,9 +18,7 @@ def ending(name: str, job: Callable[[], int], wrong: Callable[[Exception], bool]
     continue keeps its work.
     """
     escape_what_cannot_be_encoded()
-    script = signal.getsignal(signal.SIGINT) is _stop
-    if script:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    script = stop_normally()
     try:
         return job()
     except (KeyboardInterrupt, Exception) as error:
@@ -40,19 +38,6 @@ def ending(name: str, job: Callable[[], int], wrong: Callable[[Exception], bool]
 def mendable(error: Exception) -> bool:
     """Whether the user can mend it: the packages decoding and policies raise ValueError for wrong input alone."""
     return isinstance(error, ValueError | OSError | FloatingPointError)
-
-
-def stop_quietly() -> None:
-    """Until ``ending`` begins, let Ctrl-C end the process with one line: modules turn it into errors of their own."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a parent may have ignored it
-        signal.signal(signal.SIGINT, _stop)
-    if hasattr(signal, "pthread_sigmask"):  # a command that started itself again let it wait
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _stop(*_) -> None:
-    print("\nstopped", file=sys.stderr, flush=True)
-    os._exit(130)
 
 
 def _stopped(error: BaseException | None) -> bool:

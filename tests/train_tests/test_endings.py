@@ -1,6 +1,8 @@
 """Every command ends in one way: 2 and a sentence, 130 and a line after Ctrl-C, a traceback for a fault of ours."""
 
+import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +26,23 @@ COMMANDS = {
     "measure_cost": ["-m", "decoding.measure_cost", "--small", "nowhere/at-all"],
     "export": ["-m", "policies.export", "nowhere.json", "--to", "python", "--output", "exported"],
 }
+SCRIPTS = [
+    path.relative_to(ROOT)
+    for path in [*sorted(ROOT.glob("*/*.py")), ROOT / "policies/export/__main__.py"]
+    if re.search(r"^main = command\(|^def main\(", path.read_text(), re.MULTILINE)
+]
+INTERRUPTING = """
+import os, signal, sys
+
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name in ("dataclasses", "inspect", "rich", "tyro", "numpy", "torch"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+sys.meta_path.insert(0, Finder)
+"""
 
 
 def start(name, folder, **environment):
@@ -60,6 +79,24 @@ def test_ctrl_c_from_the_start(name, seconds, tmp_path):
     _, error = process.communicate(timeout=120)
     assert process.returncode in (130, 2), error  # 2: it was faster
     assert "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=str)
+def test_each_command_takes_care_of_ctrl_c_before_it_imports_anything(path):
+    body = ast.parse((ROOT / path).read_text()).body[1:]
+    first = next(node for node in body if getattr(node, "module", None) != "__future__")
+    imported, call = first.body
+    assert ast.unparse(first.test) == "__name__ == '__main__'"
+    assert imported.module.endswith(".stopping") and ast.unparse(call) == "stop_quietly()"
+
+
+@pytest.mark.parametrize("name", ["fit_policy", "distill", "decoding", "measure_cost", "export"])
+def test_ctrl_c_before_anything_that_takes_time(name, tmp_path):
+    """It was a traceback for a quarter of a second."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING)
+    process = start(name, tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert process.communicate(timeout=60)[1] == "\nstopped\n"
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("name", ["reinforce", "export"])

@@ -1,0 +1,29 @@
+"""Ctrl-C while a command starts: one line, whatever the modules that are being imported make of it.
+
+A command imports this before all else, so it imports next to nothing.
+"""
+
+import os
+import signal
+import sys
+
+
+def stop_quietly() -> None:
+    """Until ``stop_normally``, let Ctrl-C end the process with one line: modules turn it into errors of their own."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a parent may have ignored it
+        signal.signal(signal.SIGINT, _stop)
+    if hasattr(signal, "pthread_sigmask"):  # a command that started itself again let it wait
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def stop_normally() -> bool:
+    """Whether Ctrl-C was quiet; it is a KeyboardInterrupt again."""
+    quiet = signal.getsignal(signal.SIGINT) is _stop
+    if quiet:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return quiet
+
+
+def _stop(*_) -> None:
+    print("\nstopped", file=sys.stderr, flush=True)
+    os._exit(130)
