@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from decoding.kernels.quantized import multiplied, put, rounded
+from decoding.models.empty_model import empty_model, fill
 from decoding.models.gguf_blocks import dense, matrix
 from decoding.models.gguf_header import read_header, read_tensors
 from decoding.models.sources import Source
@@ -23,15 +24,12 @@ BY_ROWS = ("TensorProcessor", "LlamaTensorProcessor", "Gemma2TensorProcessor", "
 def read_gguf(source: Source, config, dtype: torch.dtype, bits: int | None) -> tuple[nn.Module, dict]:
     """The model of ``config``, and what is missing or of another shape, as ``from_pretrained`` reports it.
 
-    With ``bits`` its linear layers and embedding have 4 or 8 bits (``gguf_blocks.matrix``), all else is of ``dtype``.
+    With ``bits`` its linear layers and embedding are integers (``gguf_blocks.matrix``), all else is of ``dtype``.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     path = source.folder / source.gguf
-    with _weights_on_meta():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.tie_weights()
+    model = empty_model(config, dtype)
     architecture = read_header(path).settings["general.architecture"]
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
     with _one_name_map():
@@ -49,10 +47,10 @@ def read_gguf(source: Source, config, dtype: torch.dtype, bits: int | None) -> t
             continue
         if by_rows and name in shapes and shapes[name] != shape:
             wrong.append(name)
-        elif by_rows and bits and multiplied(model, name, shape):
+        elif by_rows and bits is not None and multiplied(model, name, shape):
             matrices[name] = matrix(processed(data, its_name).weights, kind, bits)
         elif by_rows and len(shape) > 1:
-            _set(model, name, dense(processed(data, its_name).weights, kind, dtype))
+            fill(model, name, dense(processed(data, its_name).weights, kind, dtype))
         else:
             values = dense(data, kind, torch.float32).view(shape).numpy()
             found = processed(values, its_name)
@@ -62,44 +60,13 @@ def read_gguf(source: Source, config, dtype: torch.dtype, bits: int | None) -> t
             values = torch.as_tensor(parsed["tensors"].pop(name)).to(dtype)
             if shapes[name] != tuple(values.shape):
                 wrong.append(name)
-            elif bits and multiplied(model, name, values.shape):
-                matrices[name] = rounded(values, 8)
+            elif bits is not None and multiplied(model, name, values.shape):
+                matrices[name] = rounded(values, bits or 8)
             else:
-                _set(model, name, values)
+                fill(model, name, values)
     put(model, matrices)
     left = [name for name, weight in model.named_parameters() if weight.is_meta]
     return model.eval(), {"missing_keys": left, "unexpected_keys": [], "mismatched_keys": wrong}
-
-
-def _set(model: nn.Module, name: str, values: torch.Tensor) -> None:
-    module, _, last = name.rpartition(".")
-    part = model.get_submodule(module)
-    if last in part._parameters:
-        held = part._parameters[last]
-        fresh = nn.Parameter(values)
-        for other in model.modules():  # tied ones too
-            for key, weight in other._parameters.items():
-                if weight is held:
-                    other._parameters[key] = fresh
-    else:
-        part._buffers[last] = values
-
-
-@contextmanager
-def _weights_on_meta() -> Iterator[None]:
-    """Parameters of modules made inside have no memory; buffers, such as frequencies, are made as ever."""
-    register = nn.Module.register_parameter
-
-    def registered(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
-        if weight is not None and not weight.is_meta:
-            weight = nn.Parameter(weight.detach().to("meta"), weight.requires_grad)
-        register(module, name, weight)
-
-    nn.Module.register_parameter = registered
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from decoding.kernels.quantized import quantise
+from decoding.models.folder_weights import read_rounded
 from decoding.models.gguf_metadata import quick_metadata
 from decoding.models.gguf_weights import read_gguf
 from decoding.models.sources import Source
@@ -47,19 +48,40 @@ def read_weights(source: Source, config, dtype: torch.dtype, options: dict, bits
     With ``bits`` 4 or 8 its matrices are ``kernels.quantized``, and all else of ``dtype``.
     """
     if source.gguf:
-        from transformers import GenerationConfig
-
         with _reading("model", source):
             model, report = read_gguf(source, config, dtype, bits)
-            if (source.folder / "generation_config.json").exists():  # its ends and settings count, as for a folder
-                model.generation_config = GenerationConfig.from_pretrained(source.folder)
+            _own_generation_config(model, source)
+        _check_report(source, report)
     else:
-        model, report = _read_folder(source, config, dtype, options)
-    _check_report(source, report)
-    if bits and not source.gguf:
-        quantise(model, bits)
+        model = _read_rounded(source, config, options, bits) if bits else None
+        if model is None:
+            model, report = _read_folder(source, config, dtype, options)
+            _check_report(source, report)
+            if bits:
+                quantise(model, bits)
     model.config.name_or_path = source.name
     return model
+
+
+def _read_rounded(source: Source, config, options: dict, bits: int):
+    if options["trust_remote_code"] or getattr(config, "quantization_config", None) is not None:
+        return None
+    with _reading("model", source):
+        model = read_rounded(source, config, bits)
+        if model is not None:
+            _own_generation_config(model, source)
+    return model
+
+
+def _own_generation_config(model, source: Source) -> None:
+    """The ends and settings beside the weights count, as ``from_pretrained`` reads them for a folder."""
+    from transformers import GenerationConfig
+
+    if (source.folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(source.folder)
+    elif not source.gguf:
+        found = GenerationConfig.from_pretrained(source.folder, "config.json", _from_model_config=True)
+        model.generation_config = found
 
 
 def _read_folder(source: Source, config, dtype: torch.dtype, options: dict):

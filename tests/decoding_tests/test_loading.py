@@ -15,12 +15,14 @@ from tiny_runs import save_model, word_tokenizer
 
 from decoding import LM
 from decoding.__main__ import main as decode
+from decoding.kernels.integer_products import available
 from decoding.models import memory
 from decoding.models.defaults import DRAFTER, load_model
 from decoding.models.files import check_files
 from decoding.models.loading import check_values
 from decoding.models.sources import locate
 
+needs_kernel = pytest.mark.skipif(not available(), reason="needs an x86 processor with AVX2 and torch on OpenMP")
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -47,15 +49,15 @@ def rewrite(folder, change):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def refused(folder, match, monkeypatch=None):
+def refused(folder, match, monkeypatch=None, dtype="float32"):
     """Refused in one line by ``LM.load`` and, with exit code 2, by the command line."""
     if monkeypatch is not None:  # before the weights are read
         monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: pytest.fail("read"))
     with pytest.raises((ValueError, FileNotFoundError), match=match) as caught:
-        LM.load(folder)
+        LM.load(folder, dtype=dtype)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=match):
-        load_model("small", str(folder))
+        load_model("small", str(folder), dtype=dtype)
 
 
 MISSING = {
@@ -67,12 +69,13 @@ MISSING = {
 }
 
 
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("int4", marks=needs_kernel)])
 @pytest.mark.parametrize("name", MISSING)
-def test_weights_that_are_not_those_of_the_config(name, folder):
+def test_weights_that_are_not_those_of_the_config(name, dtype, folder):
     """A missing tensor was random: two runs of one prompt wrote two texts."""
     change, said = MISSING[name]
     rewrite(folder, change)
-    refused(folder, said)
+    refused(folder, said, dtype=dtype)
 
 
 def test_tied_weights_are_not_missing(tmp_path):
