@@ -1,12 +1,16 @@
-"""The machine code of products with 4- and 8-bit weights, as LLVM assembly.
+"""The machine code of products with 4-, 6- and 8-bit weights, as LLVM assembly.
 
 A weight matrix [N, K] is stored in tiles of 16 rows and groups of 32 columns: the 16 lanes of a vector are 16 outputs,
 and each lane holds 4 neighbouring columns in its 4 bytes. ``dot4`` multiplies them with 4 activations, which all lanes
 share, and adds the 4 products: one instruction where the processor has VNNI. Activations are 8-bit integers with one
 scale for 32 of them, so the sum over a group is exact, and a row of the result does not depend on what other rows are
 multiplied with it.
+
+With 4 and 8 bits w = scale * code + minimum, one of each for a group. With 6 bits w = scale * (code - 32), with a scale
+for each half of a group: what is subtracted, 32 times the sum of the activations, is where the sum begins.
 """
 
+from collections.abc import Iterable
 from string import Template
 
 DOTS = {
@@ -68,10 +72,13 @@ define internal <16 x i32> @{name}(<16 x i32> %sum, <64 x i8> %codes, <64 x i8> 
 }
 """By instruction set: rows multiplied at once, as many as its registers hold, and the two dot products.
 
-``dot4`` takes codes of 0 to 15, ``dot8`` of 0 to 255; %x is the same 4 signed bytes 16 times.
+``dot4`` takes codes of 0 to 127, ``dot8`` of 0 to 255; %x is the same 4 signed bytes 16 times.
 """
+BITS = (4, 6, 8)
 TILE, GROUP = 16, 32
-"""Rows of the matrix that lie side by side, and columns that share a scale."""
+"""Rows of the matrix that lie side by side, and columns that lie together."""
+MIDDLE = 32
+"""The code that stands for 0 where a code has 6 bits."""
 
 ARGUMENTS = ("codes", "scales", "bias", "x", "integers", "y", "tiles", "columns", "width", "rows")
 """Fields of the structure that every function takes, pointers first: of the matrix [16 * tiles, columns], of the
@@ -87,7 +94,7 @@ declare <32 x float> @llvm.fabs.v32f32(<32 x float>)
 declare <32 x float> @llvm.roundeven.v32f32(<32 x float>)
 declare float @llvm.vector.reduce.fmax.v32f32(<32 x float>)
 declare float @llvm.vector.reduce.fadd.v32f32(float, <32 x float>)
-declare i32 @llvm.vector.reduce.add.v32i32(<32 x i32>)
+declare i32 @llvm.vector.reduce.add.v16i32(<16 x i32>)
 
 define internal { i64, i64 } @share(i64 %work) alwaysinline {
   ; the part of %work items that this thread does
@@ -108,7 +115,8 @@ define internal { i64, i64 } @share(i64 %work) alwaysinline {
 
 QUANTIZE = """
 define void @quantize(ptr %arguments) {
-  ; integers: int8 [rows, columns], then float32 [rows, groups] scales, then float32 [rows, groups] sums of the groups
+  ; integers: int8 [rows, columns], then [rows, groups] each: float32 scales, float32 sums of the groups, and two int32
+  ; beginnings of the sums of a group's halves in 6 bits
 entry:
 $fields
   %groups = udiv i64 %columns, 32
@@ -119,6 +127,7 @@ $fields
   %bytes = mul i64 %rows, %columns
   %scale_base = getelementptr i8, ptr %integers, i64 %bytes
   %sum_base = getelementptr float, ptr %scale_base, i64 %work
+  %start_base = getelementptr float, ptr %sum_base, i64 %work
   %some = icmp slt i64 %begin, %end
   br i1 %some, label %loop, label %done
 loop:
@@ -146,7 +155,17 @@ loop:
   %narrow = trunc <32 x i32> %wide to <32 x i8>
   %code_here = getelementptr i8, ptr %integers, i64 %first
   store <32 x i8> %narrow, ptr %code_here, align 4
-  %total = call i32 @llvm.vector.reduce.add.v32i32(<32 x i32> %wide)
+  %half0 = shufflevector <32 x i32> %wide, <32 x i32> poison, <16 x i32> <$first>
+  %half1 = shufflevector <32 x i32> %wide, <32 x i32> poison, <16 x i32> <$second>
+  %total0 = call i32 @llvm.vector.reduce.add.v16i32(<16 x i32> %half0)
+  %total1 = call i32 @llvm.vector.reduce.add.v16i32(<16 x i32> %half1)
+  %start0 = mul i32 %total0, -$middle
+  %start1 = mul i32 %total1, -$middle
+  %start_here = getelementptr { i32, i32 }, ptr %start_base, i64 %g
+  %start_next = getelementptr i32, ptr %start_here, i64 1
+  store i32 %start0, ptr %start_here, align 4
+  store i32 %start1, ptr %start_next, align 4
+  %total = add i32 %total0, %total1
   %total_float = sitofp i32 %total to float
   %sum = fmul float %total_float, %scale
   %scale_here = getelementptr float, ptr %scale_base, i64 %g
@@ -173,6 +192,7 @@ $fields
   %scale_base = getelementptr i8, ptr %integers, i64 %bytes
   %work = mul i64 %rows, %groups
   %sum_base = getelementptr float, ptr %scale_base, i64 %work
+  %start_base = getelementptr float, ptr %sum_base, i64 %work
   %some = icmp slt i64 %begin, %end
   br i1 %some, label %tile, label %done
 tile:
@@ -194,6 +214,7 @@ block:
   %r_groups = mul i64 %r, %groups
   %r_scales = getelementptr float, ptr %scale_base, i64 %r_groups
   %r_sums = getelementptr float, ptr %sum_base, i64 %r_groups
+  %r_starts = getelementptr { i32, i32 }, ptr %start_base, i64 %r_groups
   %r_width = mul i64 %r, %width
   %y_at = add i64 %r_width, %column
   %r_y = getelementptr float, ptr %y, i64 %y_at
@@ -230,7 +251,7 @@ go:
 
 
 def assembly(instructions: str, operand512: str) -> str:
-    """A module with ``multiply4`` and ``multiply8``, of (pointer to ARGUMENTS, int32 threads).
+    """A module with ``multiply4``, ``multiply6`` and ``multiply8``, of (pointer to ARGUMENTS, int32 threads).
 
     ``instructions`` is a key of DOTS; ``operand512`` the type that this LLVM gives the operands of vpdpbusd.
     """
@@ -238,11 +259,17 @@ def assembly(instructions: str, operand512: str) -> str:
     parts = [
         HEAD,
         Template(dots).safe_substitute(operand512=operand512),
-        Template(QUANTIZE).substitute(fields=_fields()),
+        Template(QUANTIZE).substitute(
+            fields=_fields(), first=_lanes(range(16)), second=_lanes(range(16, 32)), middle=MIDDLE
+        ),
     ]
-    parts += [_tile(rows, bits) for bits in (4, 8) for rows in range(1, block + 1)]
-    parts += [_product(block, bits) for bits in (4, 8)]
+    parts += [_tile(rows, bits) for bits in BITS for rows in range(1, block + 1)]
+    parts += [_product(block, bits) for bits in BITS]
     return "\n".join(parts)
+
+
+def _lanes(numbers: Iterable[int]) -> str:
+    return ", ".join(f"i32 {number}" for number in numbers)
 
 
 def _fields(*names: str) -> str:
@@ -258,7 +285,8 @@ def _fields(*names: str) -> str:
 def _product(block: int, bits: int) -> str:
     call = (
         "rows{0}:\n  call void @tile{0}_{1}(ptr %t_codes, ptr %t_scales, <16 x float> %t_bias, ptr %r_codes, "
-        "ptr %r_scales, ptr %r_sums, ptr %r_y, i64 %groups, i64 %columns, i64 %width)\n  br label %block_end"
+        "ptr %r_scales, ptr %r_sums, ptr %r_starts, ptr %r_y, i64 %groups, i64 %columns, i64 %width)\n"
+        "  br label %block_end"
     )
     return Template(PRODUCT).substitute(
         bits=bits,
@@ -275,7 +303,7 @@ def _tile(rows: int, bits: int) -> str:
     """16 outputs of ``rows`` activations: a loop over the groups of one tile, all rows unrolled."""
     lines = [
         f"define internal void @tile{rows}_{bits}(ptr %codes, ptr %scales, <16 x float> %bias, ptr %x_codes, "
-        "ptr %x_scales, ptr %x_sums, ptr %y, i64 %groups, i64 %columns, i64 %width) alwaysinline {",
+        "ptr %x_scales, ptr %x_sums, ptr %x_starts, ptr %y, i64 %groups, i64 %columns, i64 %width) alwaysinline {",
         "entry:\n  br label %loop\nloop:\n  %g = phi i64 [ 0, %entry ], [ %g_next, %loop ]",
         *(f"  %y{r} = phi <16 x float> [ %bias, %entry ], [ %y_next{r}, %loop ]" for r in range(rows)),
         f"  %codes_at = mul i64 %g, {64 * bits}\n  %scales_at = mul i64 %g, 64\n  %x_at = mul i64 %g, 32",
@@ -285,53 +313,80 @@ def _tile(rows: int, bits: int) -> str:
     for r in range(rows):
         lines.append(f"  %x_row{r} = mul i64 %columns, {r}\n  %x_begin{r} = add i64 %x_row{r}, %x_at")
         lines.append(f"  %x_group{r} = getelementptr i8, ptr %x_codes, i64 %x_begin{r}")
-    sums = ["zeroinitializer"] * rows
-    for step, (codes, load) in enumerate(_codes(bits)):
-        lines += load
-        for r in range(rows):
-            name = f"{step}_{r}"
-            lines.append(
-                f"  %x_here{name} = getelementptr i8, ptr %x_group{r}, i64 {4 * step}\n"
-                f"  %x_four{name} = load i32, ptr %x_here{name}, align 4\n"
-                f"  %x_one{name} = insertelement <16 x i32> poison, i32 %x_four{name}, i64 0\n"
-                f"  %x_all{name} = shufflevector <16 x i32> %x_one{name}, <16 x i32> poison, "
-                "<16 x i32> zeroinitializer\n"
-                f"  %x{name} = bitcast <16 x i32> %x_all{name} to <64 x i8>\n"
-                f"  %sum{name} = call <16 x i32> @dot{bits}(<16 x i32> {sums[r]}, <64 x i8> {codes}, "
-                f"<64 x i8> %x{name})"
-            )
-            sums[r] = f"%sum{name}"
-    lines.append(
-        "  %scale_half = load <16 x half>, ptr %g_scales, align 32\n"
-        "  %minimum_here = getelementptr i8, ptr %g_scales, i64 32\n"
-        "  %minimum_half = load <16 x half>, ptr %minimum_here, align 32\n"
-        "  %scale = fpext <16 x half> %scale_half to <16 x float>\n"
-        "  %minimum = fpext <16 x half> %minimum_half to <16 x float>"
-    )
     for r in range(rows):
         lines.append(f"  %of_row{r} = mul i64 %groups, {r}\n  %of_group{r} = add i64 %of_row{r}, %g")
-        for what in ("scale", "sum"):
-            lines.append(
-                f"  %{what}_here{r} = getelementptr float, ptr %x_{what}s, i64 %of_group{r}\n"
-                f"  %{what}_x{r} = load float, ptr %{what}_here{r}, align 4\n"
-                f"  %{what}_one{r} = insertelement <16 x float> poison, float %{what}_x{r}, i64 0\n"
-                f"  %{what}_all{r} = shufflevector <16 x float> %{what}_one{r}, <16 x float> poison, "
-                "<16 x i32> zeroinitializer"
-            )
+        lines += _shared(f"scale_x{r}", "float", "x_scales", f"%of_group{r}")
+    for name, at in (("first", 0), ("second", 32)):
         lines.append(
-            f"  %product{r} = sitofp <16 x i32> {sums[r]} to <16 x float>\n"
-            f"  %both{r} = fmul <16 x float> %scale, %scale_all{r}\n"
-            f"  %part{r} = call <16 x float> @llvm.fma.v16f32(<16 x float> %both{r}, <16 x float> %product{r}, "
-            f"<16 x float> %y{r})\n"
-            f"  %y_next{r} = call <16 x float> @llvm.fma.v16f32(<16 x float> %minimum, <16 x float> %sum_all{r}, "
-            f"<16 x float> %part{r})"
+            f"  %{name}_here = getelementptr i8, ptr %g_scales, i64 {at}\n"
+            f"  %{name}_half = load <16 x half>, ptr %{name}_here, align 32\n"
+            f"  %{name} = fpext <16 x half> %{name}_half to <16 x float>"
         )
+    steps, y = _codes(bits), [f"%y{r}" for r in range(rows)]
+    if bits == 6:
+        for half, scale in enumerate(("first", "second")):
+            starts = []
+            for r in range(rows):
+                lines.append(f"  %start_at{half}_{r} = shl i64 %of_group{r}, 1")
+                lines.append(f"  %start_of{half}_{r} = or i64 %start_at{half}_{r}, {half}")
+                lines += _shared(f"start{half}_{r}", "i32", "x_starts", f"%start_of{half}_{r}")
+                starts.append(f"%start{half}_{r}")
+            sums = _dots(lines, bits, steps[4 * half : 4 * half + 4], 4 * half, starts)
+            y = _added(lines, scale, sums, y, "y_next" if half else "y_half")
+    else:
+        sums = _dots(lines, bits, steps, 0, ["zeroinitializer"] * rows)
+        y = _added(lines, "first", sums, y, "y_part")
+        for r in range(rows):
+            lines += _shared(f"sum_x{r}", "float", "x_sums", f"%of_group{r}")
+            lines.append(
+                f"  %y_next{r} = call <16 x float> @llvm.fma.v16f32(<16 x float> %second, <16 x float> %sum_x{r}, "
+                f"<16 x float> {y[r]})"
+            )
     lines.append("  %g_next = add i64 %g, 1\n  %more = icmp slt i64 %g_next, %groups")
     lines.append("  br i1 %more, label %loop, label %end\nend:")
     for r in range(rows):
         lines.append(f"  %y_row{r} = mul i64 %width, {r}\n  %y_here{r} = getelementptr float, ptr %y, i64 %y_row{r}")
         lines.append(f"  store <16 x float> %y_next{r}, ptr %y_here{r}, align 4")
     return "\n".join([*lines, "  ret void\n}"])
+
+
+def _shared(name: str, kind: str, base: str, index: str) -> list[str]:
+    """One number of a row of activations, for all 16 lanes."""
+    return [
+        f"  %{name}_here = getelementptr {kind}, ptr %{base}, i64 {index}\n"
+        f"  %{name}_one = load {kind}, ptr %{name}_here, align 4\n"
+        f"  %{name}_lane = insertelement <16 x {kind}> poison, {kind} %{name}_one, i64 0\n"
+        f"  %{name} = shufflevector <16 x {kind}> %{name}_lane, <16 x {kind}> poison, <16 x i32> zeroinitializer"
+    ]
+
+
+def _dots(lines: list[str], bits: int, steps: list[tuple[str, list[str]]], begin: int, sums: list[str]) -> list[str]:
+    """``sums``, one a row, plus the products of ``steps``, of which the first is number ``begin`` of its group."""
+    for step, (codes, load) in enumerate(steps, begin):
+        lines += load
+        for r in range(len(sums)):
+            name = f"{step}_{r}"
+            lines += [f"  %at{name} = getelementptr i8, ptr %x_group{r}, i64 {4 * step}"]
+            lines += _shared(f"four{name}", "i32", f"at{name}", "0")
+            lines.append(
+                f"  %x{name} = bitcast <16 x i32> %four{name} to <64 x i8>\n"
+                f"  %sum{name} = call <16 x i32> @dot{8 if bits == 8 else 4}(<16 x i32> {sums[r]}, "
+                f"<64 x i8> {codes}, <64 x i8> %x{name})"
+            )
+        sums = [f"%sum{step}_{r}" for r in range(len(sums))]
+    return sums
+
+
+def _added(lines: list[str], scale: str, sums: list[str], y: list[str], name: str) -> list[str]:
+    """``y`` plus the ``sums`` of integers times the scales of weights and activations, one a row."""
+    for r, (one, before) in enumerate(zip(sums, y, strict=True)):
+        lines.append(
+            f"  %float_{name}{r} = sitofp <16 x i32> {one} to <16 x float>\n"
+            f"  %both_{name}{r} = fmul <16 x float> %{scale}, %scale_x{r}\n"
+            f"  %{name}{r} = call <16 x float> @llvm.fma.v16f32(<16 x float> %both_{name}{r}, "
+            f"<16 x float> %float_{name}{r}, <16 x float> {before})"
+        )
+    return [f"%{name}{r}" for r in range(len(y))]
 
 
 def _codes(bits: int) -> list[tuple[str, list[str]]]:
@@ -346,4 +401,23 @@ def _codes(bits: int) -> list[tuple[str, list[str]]]:
     # A byte holds a code of columns 4 i to 4 i + 3 in its low half, one of 16 columns later in its high half.
     low = [(f"%low{i}", [loads[i], f"  %low{i} = and <64 x i8> %stored{i}, splat (i8 15)"]) for i in range(4)]
     high = [(f"%high{i}", [f"  %high{i} = lshr <64 x i8> %stored{i}, splat (i8 4)"]) for i in range(4)]
-    return low + high
+    if bits == 4:
+        return low + high
+    # The other 2 bits of those codes are bits 2 i and 2 i + 1 of a byte, of the low halves first.
+    steps = []
+    for step, (codes, load) in enumerate(low + high):
+        which, i = 4 + step // 4, step % 4
+        name, shift = f"%upper{step}", ("shl", "shl", "shl", "lshr")[i]
+        steps.append(
+            (
+                f"%code{step}",
+                [
+                    *([loads[which]] if i == 0 else []),
+                    *load,
+                    f"  {name}_bits = {shift} <64 x i8> %stored{which}, splat (i8 {abs(4 - 2 * i)})",
+                    f"  {name} = and <64 x i8> {name}_bits, splat (i8 48)",
+                    f"  %code{step} = or <64 x i8> {codes}, {name}",
+                ],
+            )
+        )
+    return steps

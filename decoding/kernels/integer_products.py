@@ -1,7 +1,8 @@
-"""Products with weights of 4 and 8 bits on a CPU, at the speed at which the weights are read.
+"""Products with weights of 4, 6 and 8 bits on a CPU, at the speed at which the weights are read.
 
-w = scale * code + minimum, with one scale and one minimum for 32 neighbouring weights of a row: GGUF's Q4_0, Q4_1,
-Q4_K, Q5_0, Q5_1, Q5_K and Q8_0 up to the rounding of scales to float16. Activations are rounded to 8 bits, 32 at a
+In 4 and 8 bits w = scale * code + minimum, with one scale and one minimum for 32 neighbouring weights of a row: GGUF's
+Q4_0, Q4_1, Q4_K, Q5_1, Q5_K and Q8_0. In 6 bits w = scale * (code - 32), with a scale for 16 neighbours: Q6_K and Q5_0.
+All of them up to the rounding of scales to float16. Activations are rounded to 8 bits, 32 at a
 time, as llama.cpp rounds them. The code (``integer_ir``) is compiled when it is first needed, in less than a second, by
 the compiler that numba brings, and runs on torch's own threads. What it is worth: ``experiments/integer_products.py``.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from decoding.kernels.integer_ir import ARGUMENTS, GROUP, TILE, assembly
+from decoding.kernels.integer_ir import ARGUMENTS, BITS, GROUP, MIDDLE, TILE, assembly
 
 NEEDS = {"vnni512": {"avx512f", "avx512bw", "avx512vnni"}, "avx2": {"avx2", "fma", "f16c"}}
 """Features of a processor by instruction set, the fastest first."""
@@ -28,8 +29,9 @@ class Arguments(ctypes.Structure):
 class IntegerMatrix:
     """A matrix [N, K] in tiles of 16 rows and groups of 32 columns; K is a multiple of 32.
 
-    ``codes`` uint8 [N / 16, K / 32, 64 * bits] and ``scales`` float16 [N / 16, K / 32, 2, 16], scale and minimum, are
-    split and joined along their first dimension. Rows above ``outputs`` fill the last tile.
+    ``codes`` uint8 [N / 16, K / 32, 64 * bits] and ``scales`` float16 [N / 16, K / 32, 2, 16] are split and joined
+    along their first dimension: scale and minimum, in 6 bits the scales of the first and the last 16 columns. Rows
+    above ``outputs`` fill the last tile.
     """
 
     codes: Tensor
@@ -37,18 +39,19 @@ class IntegerMatrix:
     outputs: int
 
     @classmethod
-    def pack(cls, codes: Tensor, scale: Tensor, minimum: Tensor, bits: int) -> "IntegerMatrix":
-        """From ``codes`` uint8 [N, K] below 2**bits, ``scale`` and ``minimum`` [N, K / 32]; ``bits`` is 4 or 8."""
+    def pack(cls, codes: Tensor, first: Tensor, second: Tensor, bits: int) -> "IntegerMatrix":
+        """From ``codes`` uint8 [N, K] below 2**bits; ``first`` and ``second`` [N, K / 32] are scale and minimum, in 6
+        bits two scales."""
         outputs, columns = codes.shape
         if columns % GROUP:
             raise ValueError(f"a matrix of {columns} columns has no whole groups of {GROUP}")
         if missing := -outputs % TILE:
-            codes, scale, minimum = (torch.cat([x, x.new_zeros(missing, x.shape[1])]) for x in (codes, scale, minimum))
+            codes, first, second = (torch.cat([x, x.new_zeros(missing, x.shape[1])]) for x in (codes, first, second))
         tiles, groups = codes.shape[0] // TILE, columns // GROUP
         parts = codes.view(tiles, TILE, groups, 8, 4).permute(0, 2, 3, 1, 4)  # tile, group, step, row, column
-        stored = parts if bits == 8 else parts[:, :, :4] | parts[:, :, 4:] << 4
-        both = torch.stack([scale, minimum]).view(2, tiles, TILE, groups).permute(1, 3, 0, 2)
-        return cls(stored.reshape(tiles, groups, -1).contiguous(), both.to(torch.float16).contiguous(), outputs)
+        both = torch.stack([first, second]).view(2, tiles, TILE, groups).permute(1, 3, 0, 2)
+        stored = _stored(parts, bits).reshape(tiles, groups, -1).contiguous()
+        return cls(stored, both.to(torch.float16).contiguous(), outputs)
 
     @property
     def bits(self) -> int:
@@ -62,15 +65,43 @@ class IntegerMatrix:
         """Rows ``ids`` [...] of the matrix, float32 [..., K]."""
         flat = ids.flatten()
         tile, row = flat // TILE, flat % TILE
-        stored = self.codes.unflatten(-1, (self.bits, TILE, 4))[tile, :, :, row]  # [ids, group, steps, 4]
-        codes = stored if self.bits == 8 else torch.cat([stored & 15, stored >> 4], 2)
-        scale, minimum = self.scales[tile, :, :, row].float().unbind(-1)  # [ids, group] each
-        values = codes.flatten(2).float() * scale[..., None] + minimum[..., None]
+        codes = _unpacked(self.codes.unflatten(-1, (self.bits, TILE, 4))[tile, :, :, row])  # [ids, group, steps, 4]
+        first, second = self.scales[tile, :, :, row].float().unbind(-1)  # [ids, group] each
+        if self.bits == 6:
+            values = (codes.unflatten(2, (2, 4)).float() - MIDDLE) * torch.stack([first, second], -1)[..., None, None]
+        else:
+            values = codes.float() * first[..., None, None] + second[..., None, None]
         return values.view(*ids.shape, self.columns)
 
     def dense(self) -> Tensor:
         """All of it, float32 [N, K]."""
         return self.rows(torch.arange(self.outputs))
+
+
+def _stored(steps: Tensor, bits: int) -> Tensor:
+    """Codes of the 8 ``steps`` [tile, group, 8, row, column] of a group as bytes, ``bits`` in place of the 8."""
+    if bits == 8:
+        return steps
+    low = steps & 15 if bits == 6 else steps
+    halves = low[:, :, :4] | low[:, :, 4:] << 4
+    if bits == 4:
+        return halves
+    upper = (steps >> 4).unflatten(2, (2, 4))
+    return torch.cat(
+        [halves, upper[:, :, :, 0] | upper[:, :, :, 1] << 2 | upper[:, :, :, 2] << 4 | upper[:, :, :, 3] << 6], 2
+    )
+
+
+def _unpacked(stored: Tensor) -> Tensor:
+    """Codes [row, group, 8, column] of the bytes [row, group, bits, column] of single rows."""
+    bits = stored.shape[2]
+    if bits == 8:
+        return stored
+    codes = torch.cat([stored[:, :, :4] & 15, stored[:, :, :4] >> 4], 2)
+    if bits == 4:
+        return codes
+    upper = stored[:, :, 4:, None] >> torch.arange(0, 8, 2, dtype=torch.uint8)[:, None] & 3
+    return codes | upper.flatten(2, 3) << 4
 
 
 def multiply(x: Tensor, matrix: IntegerMatrix, bias: Tensor) -> Tensor:
@@ -83,7 +114,7 @@ def multiply(x: Tensor, matrix: IntegerMatrix, bias: Tensor) -> Tensor:
     rows, tiles = x.shape[:-1].numel(), len(matrix.codes)
     y = x.new_empty(*x.shape[:-1], tiles * TILE)
     if rows:
-        integers = torch.empty(rows * (matrix.columns + matrix.columns // GROUP * 8), dtype=torch.uint8)
+        integers = torch.empty(rows * (matrix.columns + matrix.columns // GROUP * 16), dtype=torch.uint8)
         pointers = [tensor.data_ptr() for tensor in (matrix.codes, matrix.scales, bias, x, integers, y)]
         arguments = Arguments(*pointers, tiles, matrix.columns, tiles * TILE, rows)
         _compiled()[matrix.bits](ctypes.byref(arguments), torch.get_num_threads())
@@ -117,7 +148,7 @@ def openmp() -> ctypes.CDLL | None:
 def _compiled() -> dict[int, ctypes._CFuncPtr]:
     """The product by bits of the weights."""
     if not available():
-        raise RuntimeError("products of 4- and 8-bit weights need an x86 processor with AVX2 and torch built on OpenMP")
+        raise RuntimeError("products of 4- to 8-bit weights need an x86 processor with AVX2 and torch built on OpenMP")
     return compiled(instructions())
 
 
@@ -141,7 +172,7 @@ def compiled(instruction_set: str) -> dict[int, ctypes._CFuncPtr]:
     engine.finalize_object()
     _engines.append(engine)
     kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(Arguments), ctypes.c_int32)
-    return {bits: kind(engine.get_function_address(f"multiply{bits}")) for bits in (4, 8)}
+    return {bits: kind(engine.get_function_address(f"multiply{bits}")) for bits in BITS}
 
 
 _engines: list = []

@@ -122,7 +122,8 @@ def weights(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
     """A function for each parameter of ``model``, packed ones too, by name: it returns the weight."""
     found = {name: lambda weight=weight: weight.detach() for name, weight in model.named_parameters()}
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear) and "weight" not in module._parameters:
+        # Not isinstance: an export brings a copy of this file, and may be given a model that this one has packed.
+        if hasattr(module, "_packed_from") and "weight" not in module._parameters:
             found[f"{name}.weight".removeprefix(".")] = lambda module=module: module.dense
     return found
 

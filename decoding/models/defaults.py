@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from decoding.models.dtypes import automatic, chosen
+from decoding.models.dtypes import settled
 from decoding.models.files import check_files
 from decoding.models.llama_cpp import LlamaCppLM
 from decoding.models.lm import LM
@@ -101,7 +101,7 @@ def _load(source: Source, device: str, dtype: str, backend: str) -> LM:
 def _say_size(source: Source, device: str, dtype: str) -> None:
     """Log what a model of at least ``LARGE`` bytes takes, before its weights are read."""
     place, files = torch.device(device), check_files(source)
-    kind, bits = automatic(source, place) if dtype == "auto" else chosen(dtype, place)
+    kind, bits = settled(dtype, source, place)
     size = check_weights(source.name, files, kind, place, bits)
     if size >= LARGE:
         room = available(place) / GIB

@@ -3,11 +3,13 @@
 import torch
 
 from decoding.kernels.integer_products import available
-from decoding.models.gguf_blocks import FLOATS
+from decoding.models.gguf_blocks import OWN
 from decoding.models.gguf_header import read_header
 from decoding.models.sources import Source
 
-INTEGERS = {"int4": 4, "int8": 8}
+INTEGERS = {"file": OWN, "int4": 4, "int8": 8}
+FLOATS = {"F64", "F32", "F16", "BF16"}
+"""Types of a GGUF file that are not quantised."""
 
 
 def chosen(dtype: str | torch.dtype, device: torch.device) -> tuple[torch.dtype, int | None]:
@@ -18,22 +20,26 @@ def chosen(dtype: str | torch.dtype, device: torch.device) -> tuple[torch.dtype,
     if dtype == "auto":
         return torch.float32, None
     if dtype in INTEGERS:
+        what = "quantised weights of a file" if dtype == "file" else f"{dtype} weights"
         if device.type != "cpu":
-            raise ValueError(f"{dtype} weights run on the CPU, not on {device}; take bfloat16 there")
+            raise ValueError(f"{what} run on the CPU, not on {device}; take bfloat16 there")
         if not available():
-            raise ValueError(f"{dtype} weights need an x86 processor with AVX2 and torch on OpenMP; take bfloat16 here")
+            raise ValueError(f"{what} need an x86 processor with AVX2 and torch on OpenMP; take bfloat16 here")
         return torch.float32, INTEGERS[dtype]
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise ValueError(
-            f"dtype must be auto, int4, int8, or a torch floating type such as float32 or bfloat16, not {dtype!r}"
+            f"dtype must be auto, file, int4, int8, or a torch floating type such as float32 or bfloat16, not {dtype!r}"
         )
     return kind, None
 
 
-def automatic(source: Source, device: torch.device) -> tuple[torch.dtype, int | None]:
-    """What auto means: int4 of a quantised GGUF file where that can be multiplied, of others float32."""
-    if source.gguf is None or device.type != "cpu" or not available():
-        return torch.float32, None
-    kinds = read_header(source.folder / source.gguf).kinds
-    return torch.float32, 4 if kinds - set(FLOATS) else None
+def settled(dtype: str | torch.dtype, source: Source, device: torch.device) -> tuple[torch.dtype, int | None]:
+    """The same of a model that has been found: auto is the bits of a quantised GGUF file where they can be multiplied,
+    of any other model float32. ValueError for "file" unless it is such a file."""
+    quantised = source.gguf is not None and bool(read_header(source.folder / source.gguf).kinds - FLOATS)
+    if dtype == "file" and not quantised:
+        raise ValueError(f"{source.name} is not a quantised GGUF file, so it has no bits to keep; take int4 or int8")
+    if dtype == "auto" and quantised and device.type == "cpu" and available():
+        return torch.float32, OWN
+    return chosen(dtype, device)

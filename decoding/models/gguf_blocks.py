@@ -4,31 +4,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.kernels.integer_products import GROUP, TILE, IntegerMatrix
+from decoding.kernels.integer_products import GROUP, MIDDLE, TILE, IntegerMatrix
 from decoding.kernels.quantized import CHUNK, rounded
 
-FLOATS = ("F64", "F32", "F16", "BF16")
+OWN = 0
+"""In place of a number of bits: as many as the type of each matrix has in the file."""
 
 
 def matrix(data: np.ndarray, kind, bits: int) -> IntegerMatrix:
     """The matrix [N, K] whose rows are ``data`` [N, ...] of the ``GGMLQuantizationType`` ``kind``.
 
-    With ``bits`` 4, what has no form in 4 bits takes 8: Q5 and Q8_0 as they are, others rounded within 32 neighbours,
-    to a step of at most a quarter of Q6_K's. Float weights are rounded to ``bits``. Raises ValueError unless 32
-    divides K.
+    With ``OWN`` bits it keeps those of its type, 4, 6 or 8 (``EXACT``); a type that is not in that table takes 8. With
+    4 or 8 it keeps its codes if they have as many or fit a byte, else it is rounded within 32 neighbours.
+    Raises ValueError unless 32 divides K.
     """
     from gguf import dequantize
 
-    exact = EXACT.get(kind.name)
-    width = 8 if bits == 8 or not (kind.name in FLOATS or (exact and exact[0] == 4)) else 4
+    own, unpack = EXACT.get(kind.name, (None, None))
+    width = bits or own or 8
+    exact = own == width or (own == 4 and width == 8)
     step = max(1, CHUNK // max(1, data[0].size) // TILE) * TILE
     parts = []
     for begin in range(0, len(data), step):
         rows = np.array(data[begin : begin + step])
-        if exact is None:
-            parts.append(rounded(torch.from_numpy(np.array(dequantize(rows, kind), np.float32)), width))
+        if exact:
+            parts.append(IntegerMatrix.pack(*unpack(torch.from_numpy(rows)), width))
         else:
-            parts.append(IntegerMatrix.pack(*exact[1](torch.from_numpy(rows)), width))
+            parts.append(rounded(torch.from_numpy(np.array(dequantize(rows, kind), np.float32)), width))
     return IntegerMatrix(torch.cat([p.codes for p in parts]), torch.cat([p.scales for p in parts]), len(data))
 
 
@@ -68,7 +70,7 @@ def _q4_1(rows: Tensor):
 def _q5_0(rows: Tensor):
     blocks = rows.unflatten(1, (-1, 22))
     scale = _half(blocks, 0)
-    return (_nibbles(blocks[..., 6:]) | _fifth(blocks[..., 2:6])).flatten(1), scale, -16 * scale
+    return (_nibbles(blocks[..., 6:]) | _fifth(blocks[..., 2:6])).flatten(1) + (MIDDLE - 16), scale, scale
 
 
 def _q5_1(rows: Tensor):
@@ -103,13 +105,23 @@ def _q5_k(rows: Tensor):
     return (codes | high << 4).flatten(1), *_scales(blocks)
 
 
+def _q6_k(rows: Tensor):
+    blocks = rows.unflatten(1, (-1, 210))
+    low = blocks[..., :128].unflatten(-1, (2, 2, GROUP))  # half of the block, 32 columns
+    low = torch.cat([low & 15, low >> 4], -2)  # [N, K / 256, half, 4, 32]
+    upper = blocks[..., 128:192].unflatten(-1, (2, 1, GROUP)) >> torch.arange(0, 8, 2, dtype=torch.uint8)[:, None] & 3
+    scales = blocks[..., 192:208].contiguous().view(torch.int8).float() * _half(blocks, 208)[..., None]
+    return (low | upper << 4).flatten(1), *scales.unflatten(-1, (8, 2)).flatten(1, 2).unbind(-1)
+
+
 EXACT = {
     "Q4_0": (4, _q4_0),
     "Q4_1": (4, _q4_1),
     "Q4_K": (4, _q4_k),
-    "Q5_0": (8, _q5_0),
+    "Q5_0": (6, _q5_0),
     "Q5_1": (8, _q5_1),
     "Q5_K": (8, _q5_k),
+    "Q6_K": (6, _q6_k),
     "Q8_0": (8, _q8_0),
 }
-"""Types with one scale and one minimum for 32 weights: their bits, and how rows become codes, scales and minima."""
+"""Types with such a form: their bits, and how rows become the codes and scales of ``IntegerMatrix.pack``."""

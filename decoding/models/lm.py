@@ -13,11 +13,11 @@ from decoding.kernels.cuda_graphs import Recorders, recordable
 from decoding.kernels.families import family
 from decoding.kernels.fused_forward import FusedForward
 from decoding.kernels.packed_products import PackedLinear, pack, weights
-from decoding.kernels.quantized import IntegerLinear
+from decoding.kernels.quantized import IntegerEmbedding, IntegerLinear
 from decoding.kv_cache.attention import use_attention
 from decoding.kv_cache.session import Session
 from decoding.models.architectures import attention, context, counts_slots
-from decoding.models.dtypes import automatic, chosen
+from decoding.models.dtypes import chosen, settled
 from decoding.models.files import check_files
 from decoding.models.loading import check_values, read_config, read_tokenizer, read_weights
 from decoding.models.memory import check_weights
@@ -50,20 +50,19 @@ class LM:
     def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True, graphs=False) -> LM:
         """Load weights and tokenizer; a GGUF file is read tensor by tensor.
 
-        ``dtype`` "int4" and "int8", on an x86 CPU, keep the matrices in 4 or 8 bits: those of a GGUF file as they are,
-        where what has no form in 4 bits takes 8; those of other models rounded within 32 neighbours. "auto" is int4 for
-        a quantised GGUF file where it can be multiplied, else float32. On CPU the linear layers of other dtypes are
-        ``packed``: faster, and in no other form until asked for (``decoding.kernels.packed_products``).
+        ``dtype`` "int4" and "int8", on an x86 CPU, hold all matrices in 4 or 8 bits, rounded within 32 neighbours
+        unless they have that form. "file" keeps the bits of a quantised GGUF file, matrix by matrix: 4, 6 or 8
+        (``gguf_blocks.EXACT``). "auto" is "file" where that can be multiplied, else float32. On CPU the linear layers
+        of other dtypes are ``packed``: faster, and in no other form until asked for (``kernels.packed_products``).
         Raises FileNotFoundError for a source that is not found, ValueError, in one sentence, for an unknown dtype, for
         files that are not whole or do not fit each other, and for weights that do not fit into memory: what can be
         known before they are read, before.
         """
-        kind, bits = chosen(dtype, torch.device(device))
+        chosen(dtype, torch.device(device))  # raises, before anything is looked for
         found = locate(source)
         packed = packed and torch.device(device).type == "cpu"
         weights_there = check_files(found)
-        if dtype == "auto":
-            kind, bits = automatic(found, torch.device(device))
+        kind, bits = settled(dtype, found, torch.device(device))
         check_weights(found.name, weights_there, kind, torch.device(device), bits)
         options = {"trust_remote_code": trust_remote_code}
         config, tokenizer = read_config(found, options), read_tokenizer(found, options)
@@ -92,13 +91,11 @@ class LM:
 
     @property
     def dtype(self) -> str:
-        """That of its weights, such as "bfloat16"; "int4" if some have 4 bits, the rest then 8."""
-        sizes = {4: 0, 8: 0}
-        for module in self.model.modules():
-            if isinstance(module, IntegerLinear):
-                sizes[module.matrix.bits] += module.in_features * module.out_features
-        if any(sizes.values()):
-            return "int4" if sizes[4] else "int8"
+        """That of its weights, such as "bfloat16"; of integers "int4", "int8", or "file" if they are not all alike."""
+        modules = self.model.modules()
+        bits = {m.matrix.bits for m in modules if isinstance(m, IntegerLinear | IntegerEmbedding)}
+        if bits:
+            return f"int{bits.pop()}" if bits in ({4}, {8}) else "file"
         return str(self.model.dtype).removeprefix("torch.")
 
     @cached_property

@@ -26,11 +26,11 @@ def check_weights(
     """
     matrices = sum(math.prod(shape) for shape in weights.shapes.values() if len(shape) > 1)
     size = weights.numbers * dtype.itemsize
-    if bits:
-        size = matrices * (bits + 1) // 8 + (weights.numbers - matrices) * dtype.itemsize
+    if bits is not None:
+        size = matrices * ((bits or 8) + 1) // 8 + (weights.numbers - matrices) * dtype.itemsize
     room = available(device)
     if size > room:
-        asked = f"int{bits}" if bits else str(dtype).removeprefix("torch.")
+        asked = f"int{bits}" if bits else "file" if bits == 0 else str(dtype).removeprefix("torch.")
         raise ValueError(
             f"the weights of {name} take {size / GIB:.1f} GiB of memory, but {device} has {room / GIB:.1f} GiB; take a "
             f"smaller dtype than {asked}, or a smaller model"

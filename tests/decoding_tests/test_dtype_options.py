@@ -50,14 +50,14 @@ def test_a_wrong_one_is_one_sentence_before_anything_is_read(name, option, tmp_p
     main, rest = COMMANDS[name]
     assert main([*rest, option, "float8"]) == 2
     error = capsys.readouterr().err
-    assert f"{option} must be one of auto, int4, int8, bfloat16, float16, float32, not 'float8'\n" in error
+    assert f"{option} must be one of auto, file, int4, int8, bfloat16, float16, float32, not 'float8'\n" in error
     assert error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_so_it_is_for_the_distillers_target(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert distill.cli(["--target", "nowhere", "--self-prompts", "3", "--target-dtype", "float8"]) == 2
-    assert "--target-dtype must be one of auto, int4" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "--target-dtype must be one of auto, file, int4" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_auto_of_float_weights_is_float32_and_an_identity_names_what_was_loaded(pair):

@@ -1,4 +1,4 @@
-"""Products with 4- and 8-bit weights: equal to the dequantised matrix, whatever else is in the call."""
+"""Products with 4-, 6- and 8-bit weights: equal to the dequantised matrix, whatever else is in the call."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding.kernels import integer_products
+from decoding.kernels.integer_ir import BITS
 from decoding.kernels.integer_products import IntegerMatrix, available, compiled, instructions, multiply
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs an x86 processor with AVX2 and torch on OpenMP")
@@ -16,11 +17,13 @@ def matrix(outputs: int, columns: int, bits: int, seed: int = 0) -> tuple[Intege
     """A random matrix, packed and dense; its scales and minima are float16 numbers."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 2**bits, (outputs, columns), dtype=torch.uint8, generator=generator)
-    scale, minimum = torch.rand(2, outputs, columns // 32, generator=generator).half().float() * torch.tensor(
-        [[[0.25]], [[-1.0]]]
-    )
-    dense = codes.view(outputs, -1, 32) * scale[..., None] + minimum[..., None]
-    return IntegerMatrix.pack(codes, scale, minimum, bits), dense.view(outputs, columns)
+    first, second = (1 + torch.rand(2, outputs, columns // 32, generator=generator)).half().float()
+    if bits == 6:
+        halves = torch.stack([first, -second], -1)[..., None] * 0.25
+        dense = (codes.view(outputs, -1, 2, 16).float() - 32) * halves
+        return IntegerMatrix.pack(codes, 0.25 * first, -0.25 * second, bits), dense.view(outputs, columns)
+    dense = codes.view(outputs, -1, 32) * 0.25 * first[..., None] - second[..., None]
+    return IntegerMatrix.pack(codes, 0.25 * first, -second, bits), dense.view(outputs, columns)
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
@@ -37,14 +40,14 @@ def instruction_set(request, monkeypatch) -> str:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 6), st.sampled_from((4, 8)), st.integers(0, 99))
+@given(st.integers(1, 70), st.integers(1, 6), st.sampled_from(BITS), st.integers(0, 99))
 def test_unpacks_to_what_was_packed(outputs, groups, bits, seed):
     packed, dense = matrix(outputs, 32 * groups, bits, seed)
     assert torch.equal(packed.dense(), dense)
     assert torch.equal(packed.rows(torch.tensor([[0], [outputs - 1]])), dense[[0, -1]][:, None])
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(("outputs", "columns"), [(16, 32), (50, 96), (300, 1536)])
 def test_equals_the_dense_product_of_rounded_activations(instruction_set, bits, outputs, columns):
     packed, dense = matrix(outputs, columns, bits)
@@ -53,18 +56,19 @@ def test_equals_the_dense_product_of_rounded_activations(instruction_set, bits, 
     torch.testing.assert_close(multiply(x, packed, bias).double(), truth, rtol=1e-4, atol=1e-4 * truth.abs().max())
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", BITS)
 def test_extreme_codes_and_activations_do_not_overflow(instruction_set, bits):
     codes = torch.full((16, 8960), 2**bits - 1, dtype=torch.uint8)
     ones = torch.ones(16, 280)
-    packed = IntegerMatrix.pack(codes, ones, 0 * ones, bits)
+    packed = IntegerMatrix.pack(codes, ones, ones if bits == 6 else 0 * ones, bits)
+    most = 31 if bits == 6 else 2**bits - 1
     for sign in (1, -1):
         y = multiply(torch.full((1, 8960), 127.0 * sign), packed, torch.zeros(16))
-        assert torch.equal(y, torch.full((1, 16), sign * 127.0 * (2**bits - 1) * 8960))
+        assert torch.equal(y, torch.full((1, 16), sign * 127.0 * most * 8960))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", BITS)
 def test_a_row_has_the_same_bits_in_every_call(instruction_set, bits, threads):
     packed, _ = matrix(80, 256, bits)
     x, bias = torch.randn(40, 256), torch.randn(80)
@@ -79,7 +83,7 @@ def test_a_row_has_the_same_bits_in_every_call(instruction_set, bits, threads):
 
 
 @pytest.mark.skipif(len(SETS) < 2, reason="this processor has one instruction set of the two")
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", BITS)
 def test_instruction_sets_agree_to_the_bit(monkeypatch, bits):
     packed, _ = matrix(64, 512, bits)
     x = torch.randn(19, 512)

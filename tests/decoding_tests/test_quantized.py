@@ -1,4 +1,4 @@
-"""Weights of 4 and 8 bits: blocks of GGUF files as the gguf package unpacks them, exact decoding, memory once."""
+"""Weights of 4 to 8 bits: blocks of GGUF files as the gguf package unpacks them, exact decoding, memory once."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from decoding.kernels.integer_products import available
 from decoding.kernels.joined import joined
 from decoding.kernels.packed_products import PackedLinear, pack
 from decoding.kernels.quantized import IntegerEmbedding, IntegerLinear, quantise, rounded
-from decoding.models.gguf_blocks import matrix
+from decoding.models.defaults import DRAFTER
+from decoding.models.gguf_blocks import OWN, matrix
 
 needs_kernel = pytest.mark.skipif(not available(), reason="needs an x86 processor with AVX2 and torch on OpenMP")
 BLOCK_BYTES = {"Q4_K": 144, "Q5_K": 176, "Q6_K": 210}
@@ -31,25 +32,29 @@ def blocks(kind: GGMLQuantizationType) -> np.ndarray:
     return rows.reshape(48, -1)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q8_0"])
-@pytest.mark.parametrize("bits", [4, 8])
-def test_blocks_keep_their_values(name, bits):
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0"])
+def test_blocks_keep_their_values(name):
     kind = GGMLQuantizationType[name]
     data = blocks(kind)
     truth = torch.from_numpy(dequantize(data, kind))
-    found = matrix(data, kind, bits)
-    assert found.bits == (4 if name.startswith("Q4") and bits == 4 else 8)
-    torch.testing.assert_close(found.dense(), truth, rtol=2e-3, atol=2e-3 * truth.abs().max())
+    own = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q5_0": 6, "Q6_K": 6}.get(name, 8)
+    for bits in (OWN, own, 8) if own != 6 else (OWN,):
+        found = matrix(data, kind, bits)
+        assert found.bits == (bits or own)
+        torch.testing.assert_close(found.dense(), truth, rtol=2e-3, atol=2e-3 * truth.abs().max())
 
 
-@pytest.mark.parametrize(("name", "bits", "error"), [("Q6_K", 4, 0.004), ("F16", 8, 0.004), ("F16", 4, 0.06)])
-def test_what_has_no_such_form_is_rounded(name, bits, error):
+@pytest.mark.parametrize("name", ["Q5_0", "Q6_K", "Q8_0", "F16"])
+@pytest.mark.parametrize(("bits", "error"), [(4, 0.04), (8, 0.003)])
+def test_others_are_rounded_to_as_many_bits_as_asked(name, bits, error):
     kind = GGMLQuantizationType[name]
     data = blocks(kind)
     truth = torch.from_numpy(np.array(dequantize(data, kind), np.float32))
     groups = truth.unflatten(1, (-1, 32))
     span = (groups.amax(-1) - groups.amin(-1)).repeat_interleave(32, 1)
-    assert ((matrix(data, kind, bits).dense() - truth).abs() <= error * span + 1e-6).all()
+    found = matrix(data, kind, bits)
+    assert found.bits == bits
+    assert ((found.dense() - truth).abs() <= error * span + 1e-6).all()
 
 
 def test_constant_groups_and_zeros_are_kept():
@@ -124,6 +129,8 @@ def test_logits_have_the_same_bits_token_by_token_and_with_a_draft(prompt):
 def test_a_folder_in_four_bits(tmp_path):
     tiny().model.save_pretrained(tmp_path)
     words().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is not a quantised GGUF file, so it has no bits to keep; take int4 or int8"):
+        LM.load(tmp_path, dtype="file")
     lm = LM.load(tmp_path, dtype="int4")
     assert lm.dtype == lm.identity()["dtype"] == "int4"
     assert LM.load(tmp_path, dtype="auto").dtype == "float32"
@@ -132,7 +139,16 @@ def test_a_folder_in_four_bits(tmp_path):
 
 
 def test_names_that_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="dtype must be auto, int4, int8, or a torch floating type"):
+    with pytest.raises(ValueError, match="dtype must be auto, file, int4, int8, or a torch floating type"):
         LM.load(tmp_path, dtype="int3")
     with pytest.raises(ValueError, match="int4 weights run on the CPU, not on cuda"):
         LM.load(tmp_path, device="cuda", dtype="int4")
+
+
+@needs_kernel
+def test_a_file_that_is_quantised_already():
+    lm = LM.load(DRAFTER, dtype="auto")
+    assert lm.dtype == "int8" and LM.load(DRAFTER, dtype="file").identity() == lm.identity()
+    assert LM.load(DRAFTER, dtype="int4").dtype == "int4"
+    lm.model.model.layers[0].mlp.down_proj = IntegerLinear(rounded(torch.ones(64, 64), 4))
+    assert lm.dtype == "file", "not all alike"

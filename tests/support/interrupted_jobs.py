@@ -89,7 +89,9 @@ class Job:
     def _end(self, moment: Moment, how: int, wait: float) -> None:
         out, err = self.cwd / "out.txt", self.cwd / "err.txt"
         with out.open("w") as stdout, err.open("w") as stderr:
-            process = subprocess.Popen(self.command, cwd=self.cwd, env=ENV, stdout=stdout, stderr=stderr)
+            process = subprocess.Popen(
+                self.command, cwd=self.cwd, env=ENV, stdout=stdout, stderr=stderr, preexec_fn=_heed_interrupts
+            )
         until, before, reached = time.monotonic() + PATIENCE, work(self.folder), moment.reached
         if reached(self.folder, ""):  # the start before came further than it was to
             reached = lambda folder, _: work(folder) != before  # noqa: E731
@@ -112,6 +114,11 @@ class Job:
             assert process.returncode == 130, (moment.name, error)
             assert len(error) == 1 and error[0].startswith("stopped"), (moment.name, error)
             assert not unfinished(self.folder), moment.name
+
+
+def _heed_interrupts() -> None:
+    """A suite that runs in the background of a shell is told to ignore them, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def work(folder: Path) -> dict[str, object]:
