@@ -10,6 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Let errors of writing in the block, such as that of a full disk, be OSErrors that name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -21,8 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         _remove(temporary)
 

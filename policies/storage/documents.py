@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from policies.storage.atomic import naming
 from policies.storage.atomic import write as write_atomically
 
 LARGEST = 2**29
@@ -92,8 +93,13 @@ def checksum(value: dict[str, Any]) -> str:
 
 def append_rows(path: Path, rows: Iterable[dict]) -> None:
     """Append ``rows`` to the JSON lines ``path`` and wait until they are on disk."""
-    with path.open("ab") as file:
-        file.write("".join(json.dumps(sealed(row)) + "\n" for row in rows).encode())
+    append(path, "".join(json.dumps(sealed(row)) + "\n" for row in rows).encode())
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append ``data`` to ``path`` and wait until it is on disk."""
+    with naming(path), path.open("ab") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 

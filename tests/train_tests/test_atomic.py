@@ -2,14 +2,22 @@
 
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from policies.storage import tensors
 from policies.storage.atomic import sweep, write
+from policies.storage.documents import append_rows
+from policies.storage.shards import write_shard
+from train.common.progress import console, log_to, say
+from train.distillation.batches import Sequence
+from train.distillation.teacher import TopK
 
 KILLED = """
 import os, signal, sys
@@ -97,6 +105,35 @@ def test_only_files_of_dead_processes_of_this_machine_go(tmp_path, dead):
         (tmp_path / name).write_bytes(b"x")
     sweep(tmp_path)
     assert names(tmp_path) == kept
+
+
+def _log(path):
+    with log_to(path), console.capture():
+        say(5000 * "b")
+
+
+WRITERS = {
+    "whole": lambda path: write(path, bytes(5000)),
+    "rows": lambda path: append_rows(path, [{"a": 5000 * "b"}]),
+    "tensors": lambda path: tensors.write(path, {"a": torch.zeros(5000)}, {}),
+    "shard": lambda path: write_shard(path.parent, 0, {"a": torch.randn(5000).numpy()}),
+    "log": _log,
+    "labels": lambda path: TopK(path.parent, [Sequence([3, 4, 5], 1)] * 500, 8),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_said_with_the_file(writer, tmp_path):
+    """The system says it without the file, and safetensors in an error of its own, which was a traceback."""
+    path, (soft, hard) = tmp_path / "file", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            WRITERS[writer](path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path) in str(caught.value) and ".tmp" not in str(caught.value)
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_folder_that_is_not_there_has_nothing_to_clear(tmp_path):

@@ -32,6 +32,7 @@ def test_a_job_goes_on_as_the_disk_is_given_more_room(tmp_path):
             break
         said = process.stderr
         assert process.returncode == 2 and said.count("\n") == 1 and "File too large" in said, (most, said)
+        assert str(folder) in said
         there = {path.name for path in folder.glob("*")}
         reached += [there] if there not in reached else []
     assert process.returncode == 0, process.stderr

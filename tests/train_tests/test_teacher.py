@@ -43,6 +43,16 @@ def test_a_drafter_of_a_target_that_counts_no_positions():
     assert new_drafter(target, 1, 32, 4, 64).config.max_position_embeddings == 2048
 
 
+def test_the_labels_have_their_room_on_disk_before_they_are_written(tmp_path):
+    """A write to a map of a file that the disk has no room for ends the process by a signal."""
+    store = TopK(tmp_path, [Sequence(list(range(3, 37)), 2)] * 300, 8)
+    for path in (tmp_path.glob("*.ids"), tmp_path.glob("*.logprobs")):
+        (file,) = path
+        assert file.stat().st_blocks * 512 >= file.stat().st_size == 4 * 8 * 34 * 300
+    store = TopK(tmp_path, store.sequences, 8)  # and again, as a run that goes on
+    assert not store.ids.any()
+
+
 @pytest.mark.parametrize("torn", ['{"sequences": [1', '{"sequences": [1, 2], "sha', "\0\0\0"])
 def test_a_torn_last_line_names_no_finished_sequence(torn, tmp_path):
     sequences = [Sequence([3 + i, 5, 6], 2) for i in range(13)]

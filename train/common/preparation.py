@@ -14,6 +14,7 @@ from decoding.cost.timing import measure
 from decoding.models.defaults import load_model
 from decoding.models.settings import check_settings
 from decoding.models.vocabulary import check_compatible
+from policies.storage.atomic import naming
 from train import certify
 from train.common import run_folder
 from train.common.cli import at_least
@@ -128,7 +129,9 @@ def timing_table(folder: Path, models: Sequence[LM]) -> ModelCosts:
     path = folder / "cost.json"
     if not path.exists():
         with progress("timing the models"):
-            cache.write(path, models, measure(models, say=say))
+            costs = measure(models, say=say)
+        with naming(path):
+            cache.write(path, models, costs)
     return cache.read(path)
 
 

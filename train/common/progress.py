@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -10,9 +10,12 @@ from threading import Event, Thread
 from rich.progress import Progress, TextColumn
 
 from decoding.cli.terminal import PlainConsole
+from policies.storage.atomic import naming
 
 EVERY = 30.0
 """Seconds between two lines."""
+PLAIN = {"markup": False, "highlight": False, "soft_wrap": True}
+"""how a line is printed: as it is"""
 COLUMNS = TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:]
 console = PlainConsole()
 _log: list[PlainConsole] = []
@@ -21,8 +24,7 @@ _notes: list[str] = []
 
 def say(*objects: object, **options) -> None:
     """Print on the console, and in the log while there is one; strings as they are, without markup."""
-    for out in (console, *_log):
-        out.print(*objects, **options)
+    _print((console, *_log), *objects, **options)
 
 
 def say_if(sentence: str | None) -> None:
@@ -33,7 +35,7 @@ def say_if(sentence: str | None) -> None:
 
 def note(line: str) -> None:
     """Say ``line``, for the next log too: a log is opened when all has been checked, and that is worth noting."""
-    say(line, markup=False, highlight=False, soft_wrap=True)
+    say(line, **PLAIN)
     if not _log:
         _notes.append(line)
 
@@ -46,15 +48,17 @@ def forget_notes() -> None:
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append to the file ``path`` what has been noted, all that ``say`` prints, and the lines of ``progress``."""
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        _log.append(PlainConsole(file=file, width=console.width, force_terminal=False))
+    file = path.open("a", encoding="utf-8", errors="backslashreplace")
+    _log.append(PlainConsole(file=file, width=console.width, force_terminal=False))
+    try:
         for line in _notes:
-            _print(_log[-1:], line)
+            _print(_log[-1:], line, **PLAIN)
         forget_notes()
-        try:
-            yield
-        finally:
-            _log.pop()
+        yield
+    finally:
+        _log.pop()
+        with naming(path):
+            file.close()
 
 
 def track(items: Sequence, title: str) -> Iterator:
@@ -73,8 +77,9 @@ def progress(title: str, total: int = 1, done: int = 0) -> Iterator[Callable[[in
     outs = [*_log] if console.is_terminal else [console, *_log]
 
     def show_lines() -> None:
-        while not ended.wait(EVERY):
-            _print(outs, step.line())
+        with suppress(OSError):  # of a full disk, which the next line of the job itself will meet
+            while not ended.wait(EVERY):
+                _print(outs, step.line(), **PLAIN)
 
     with Progress(*COLUMNS, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total, completed=done)
@@ -91,7 +96,7 @@ def progress(title: str, total: int = 1, done: int = 0) -> Iterator[Callable[[in
         finally:
             ended.set()
             ticker.join()
-    _print(outs, step.line())
+    _print(outs, step.line(), **PLAIN)
 
 
 class Step:
@@ -111,6 +116,7 @@ class Step:
         return f"{self.title}{count}, {timedelta(seconds=round(seconds))} {what}"
 
 
-def _print(outs: Sequence[PlainConsole], line: str) -> None:
+def _print(outs: Sequence[PlainConsole], *objects: object, **options) -> None:
     for out in outs:
-        out.print(line, highlight=False, soft_wrap=True)
+        with naming(getattr(out.file, "name", "the terminal")):
+            out.print(*objects, **options)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from decoding.models.lm import LM
+from policies.storage.atomic import naming
 from train.common import atomic
 from train.common.machine import machine
 from train.distillation.gguf_file import write_gguf
@@ -46,7 +47,8 @@ def export(model, target: LM, config, about: dict[str, str]) -> Path:
         write_gguf(model, Path(config.target), path, "two-model drafter", about)
         return path
     path = config.output / "drafter"
-    model.save_pretrained(path)
-    target.tokenizer.save_pretrained(path)
+    with naming(path):
+        model.save_pretrained(path)
+        target.tokenizer.save_pretrained(path)
     atomic.write_json(path / "distill.json", about)
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from policies.storage.atomic import naming
 from policies.storage.documents import FileError
 from train.common.atomic import append_rows, read_rows
 from train.common.progress import track
@@ -43,7 +45,9 @@ class TopK:
         path, shape = self.folder / name, (int(self.starts[-1]), self.k)
         if os.path.lexists(path) and not path.is_file():
             raise FileError(path, "it is not a regular file", ANEW)
-        return np.memmap(path, dtype, mode="r+" if path.exists() else "w+", shape=shape)
+        with naming(path):
+            _reserve(path, math.prod(shape) * np.dtype(dtype).itemsize)
+        return np.memmap(path, dtype, mode="r+", shape=shape)
 
     def labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(token ids [n, k], log-probabilities [n, k]) of sequence ``index``."""
@@ -93,6 +97,13 @@ class TopK:
         logits = logits.float()
         best, where = logits.topk(self.k)
         return best - logits.logsumexp(-1, keepdim=True), where
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Give ``path`` the bytes on disk that it lacks: a full disk is an OSError here, but kills who writes to a map."""
+    with path.open("ab") as file:
+        if hasattr(os, "posix_fallocate") and size:  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def logits_in_chunks(model, ids: torch.Tensor, where: torch.Tensor, chunk: int) -> Iterator[torch.Tensor]:

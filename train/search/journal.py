@@ -15,7 +15,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileOpenLock
 
-from policies.storage.documents import CHECKSUM, FileError, cut, sealed, whole_rows
+from policies.storage.documents import CHECKSUM, FileError, append, cut, sealed, whole_rows
 
 AFTER = "after"
 """the checksum of a line that was there when this one was written"""
@@ -86,10 +86,7 @@ class Journal(BaseJournalBackend):
             row = sealed({AFTER: last} | log)
             last = row[CHECKSUM]
             lines.append(json.dumps(row) + "\n")
-        with self.path.open("ab") as file:
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, "".join(lines).encode())
 
 
 @contextmanager
