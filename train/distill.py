@@ -28,7 +28,7 @@ from typing import Literal
 
 from decoding.cli.dtypes import OwnDtype
 from decoding.cli.generation_config import IgnoredSettings
-from train.common.cli import attempt, checked_numbers
+from train.common.cli import attempt, checked_options
 from train.data.options import PromptOptions, Reading
 
 
@@ -117,7 +117,7 @@ def cli(argv: list[str] | None = None) -> int:
     config = tyro.cli(Distill, args=argv, description=__doc__)
     from train.distillation.pipeline import run
 
-    return attempt("distill", lambda: run(checked_numbers(config)), config.output)
+    return attempt("distill", lambda: run(checked_options(config)), config.output)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from train.common.cli import at_least, attempt, checked_numbers, checking
+from train.common.cli import at_least, attempt, checked_options, checking
 
 
 @dataclass
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when nothing has moved, 1 when traffic has, 2 after one sentence about wrong input."""
     config = tyro.cli(MonitorTraffic, args=argv, description=__doc__)
     found = []
-    code = attempt("monitor", lambda: found.append(run(checked_numbers(config))))
+    code = attempt("monitor", lambda: found.append(run(checked_options(config))))
     return code or int(found[0].moved)
 
 

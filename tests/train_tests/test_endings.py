@@ -138,9 +138,10 @@ def test_what_the_user_can_mend_is_a_sentence(error, code, said, capsys):
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("option", ["name", "small", "large", "prompts"])
-def test_a_name_that_is_no_text_is_refused_before_any_work(option, tmp_path, capfd):
+@pytest.mark.parametrize("option", ["name", "small", "large", "prompts", "output", "storage", "grader"])
+def test_a_name_that_is_no_text_is_refused_before_any_work(option, tmp_path, monkeypatch, capfd):
     """Bytes that are no UTF-8 once ended the job in its report, after all of its work."""
-    assert main(["--output", str(tmp_path / "runs"), f"--{option}", os.fsdecode(b"mod\xffel")]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert main([f"--{option}", os.fsdecode(b"mod\xffel")]) == 2
     assert capfd.readouterr().err == f"fit_policy: --{option} is 'mod\\udcffel', which is not UTF-8; rename it\n"
     assert not list(tmp_path.iterdir())

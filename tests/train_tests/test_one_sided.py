@@ -4,9 +4,10 @@ import optuna
 import pytest
 import torch
 from tiny_models import nudged
-from tiny_runs import toy_pair, toy_prompts
+from tiny_runs import FAST, save_toys, toy_pair, toy_prompts, typed
 
 from decoding.cost.costs import ModelCosts
+from policies import load
 from train.common.job import Job
 from train.common.settings import FitPolicy
 from train.fit_policy import main
@@ -80,3 +81,12 @@ def test_a_draft_needs_room_for_two_tokens(tmp_path, capsys, method):
     arguments = ["--method", method, "--max-new-tokens", "1", "--small", "nowhere", "--output", str(tmp_path)]
     assert main(arguments) == 2
     assert capsys.readouterr().err == "fit_policy: --max-new-tokens must be at least 2, not 1\n"
+
+
+@pytest.mark.parametrize(("limit", "kind", "tokens"), [(4, "rule", 1), (3, "mlp", 12)])
+def test_the_smallest_jobs_come_to_their_end(limit, kind, tokens, tmp_path, capsys):
+    """A prompt or two in each split, answers of one token: they were tracebacks after all traces had been collected."""
+    small = {"limit": limit, "policy": kind, "max_new_tokens": tokens, "trials": 2, "output": tmp_path / "runs"}
+    assert main(typed(save_toys(tmp_path, 8) | FAST | small)) == 0
+    assert "Traceback" not in capsys.readouterr().err
+    assert load(tmp_path / "runs" / "default" / "policy.json").kind in (kind, "rule")

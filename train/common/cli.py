@@ -68,21 +68,30 @@ def command(
 ) -> Callable[..., int]:
     """The ``main(argv=None)`` of the command whose file defines ``run``; it returns the exit code of ``attempt``.
 
-    settings: the dataclass of its options, whose numbers are checked. doc: what --help says before them. folder: as
-    ``attempt`` takes it.
+    settings: the dataclass of its options, whose numbers and names are checked. doc: what --help says before them.
+    folder: as ``attempt`` takes it.
     """
 
     def main(argv: list[str] | None = None) -> int:
         import tyro
 
         config = tyro.cli(settings, args=argv, description=doc)
-        return attempt(Path(inspect.getfile(run)).stem, lambda: run(checked_numbers(config)), folder(config))
+        return attempt(Path(inspect.getfile(run)).stem, lambda: run(checked_options(config)), folder(config))
 
     return main
 
 
-def checked_numbers(config: T) -> T:
-    """``config``. InputError for a number that no option can mean."""
+def checked_options(config: T) -> T:
+    """``config``. InputError for a number that no option can mean, and for a name that no report could show."""
     with checking():
         check_numbers(config)
+        _check_names(config)
     return config
+
+
+def _check_names(config) -> None:
+    """ValueError, one sentence, for the first text or path of the dataclass ``config`` that is not UTF-8."""
+    for name, value in vars(config).items():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str | Path) and str(text).encode(errors="replace").decode() != str(text):
+                raise ValueError(f"--{name.replace('_', '-')} is {str(text)!r}, which is not UTF-8; rename it")

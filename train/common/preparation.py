@@ -36,7 +36,6 @@ def prepare(settings: FitPolicy) -> Job:
     Raises ValueError or OSError, one sentence, for whatever is wrong with the input.
     """
     forget_notes()
-    _refuse_other_bytes(settings)
     method = tuning_method(settings.method)
     goal, folder = method.goal(settings), output_folder(settings)
     if settings.join and not (folder / "run.json").exists():
@@ -61,16 +60,6 @@ def prepare(settings: FitPolicy) -> Job:
     run = _identity(settings, [small, large], splits)
     run_folder.ensure_same_run(folder / "run.json", run, settings, otherwise)
     return Job(settings, goal, folder, small, large, splits, timing_table(folder, [small, large]), metric)
-
-
-def _refuse_other_bytes(settings) -> None:
-    """ValueError for a name that the report has to show and that no text can hold."""
-    for option in ("name", "small", "large", "prompts"):
-        value = getattr(settings, option)
-        try:
-            str(value or "").encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"--{option} is {value!r}, which is not UTF-8; rename it") from None
 
 
 def output_folder(settings) -> Path:
