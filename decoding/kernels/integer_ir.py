@@ -77,6 +77,9 @@ define internal <16 x i32> @{name}(<16 x i32> %sum, <64 x i8> %codes, <64 x i8> 
 BITS = (4, 6, 8)
 TILE, GROUP = 16, 32
 """Rows of the matrix that lie side by side, and columns that lie together."""
+AHEAD = 4096
+"""Bytes of codes from here to what is prefetched: processors stop at the end of a page, and look less far. Without it
+all matrices of a 1.5B model took 1.4 times as long on a Xeon; 2048 to 16384 are alike."""
 MIDDLE = 32
 """The code that stands for 0 where a code has 6 bits."""
 
@@ -86,6 +89,7 @@ activations x float32 [rows, columns], their quantised form, and the result y fl
 
 HEAD = """
 %arguments = type { ptr, ptr, ptr, ptr, ptr, ptr, i64, i64, i64, i64 }
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
 declare void @GOMP_parallel(ptr, ptr, i32, i32)
@@ -313,6 +317,10 @@ def _tile(rows: int, bits: int) -> str:
     for r in range(rows):
         lines.append(f"  %x_row{r} = mul i64 %columns, {r}\n  %x_begin{r} = add i64 %x_row{r}, %x_at")
         lines.append(f"  %x_group{r} = getelementptr i8, ptr %x_codes, i64 %x_begin{r}")
+    for base, size, ahead in (("g_codes", 64 * bits, AHEAD), ("g_scales", 64, AHEAD // bits)):
+        for at in range(ahead, ahead + size, 64):
+            lines.append(f"  %{base}{at} = getelementptr i8, ptr %{base}, i64 {at}")
+            lines.append(f"  call void @llvm.prefetch.p0(ptr %{base}{at}, i32 0, i32 3, i32 1)")
     for r in range(rows):
         lines.append(f"  %of_row{r} = mul i64 %groups, {r}\n  %of_group{r} = add i64 %of_row{r}, %g")
         lines += _shared(f"scale_x{r}", "float", "x_scales", f"%of_group{r}")

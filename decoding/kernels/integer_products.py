@@ -8,6 +8,7 @@ the compiler that numba brings, and runs on torch's own threads. What it is wort
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from decoding.kernels.huge_pages import joined_in_memory
 from decoding.kernels.integer_ir import ARGUMENTS, BITS, GROUP, MIDDLE, TILE, assembly
 
 NEEDS = {"vnni512": {"avx512f", "avx512bw", "avx512vnni"}, "avx2": {"avx2", "fma", "f16c"}}
@@ -52,6 +54,12 @@ class IntegerMatrix:
         both = torch.stack([first, second]).view(2, tiles, TILE, groups).permute(1, 3, 0, 2)
         stored = _stored(parts, bits).reshape(tiles, groups, -1).contiguous()
         return cls(stored, both.to(torch.float16).contiguous(), outputs)
+
+    @classmethod
+    def stacked(cls, parts: Sequence["IntegerMatrix"], outputs: int) -> "IntegerMatrix":
+        """The rows of all ``parts``, of whole tiles but for the last, as one matrix in memory of its own."""
+        codes, scales = (joined_in_memory([getattr(part, name) for part in parts]) for name in ("codes", "scales"))
+        return cls(codes, scales, outputs)
 
     @property
     def bits(self) -> int:

@@ -66,8 +66,8 @@ def _one(parts: list[nn.Module], order: list[Tensor | None]) -> nn.Module:
 def _integer(parts: list[IntegerLinear], order: list[Tensor | None]) -> IntegerLinear:
     pairs = list(zip(parts, order, strict=True))
     matrices = [_reordered(part.matrix, _from(part, rows)) for part, rows in pairs]
-    codes, scales = torch.cat([m.codes for m in matrices]), torch.cat([m.scales for m in matrices])
-    whole = IntegerLinear(IntegerMatrix(codes, scales, sum(m.outputs for m in matrices)), _bias(parts, order))
+    whole = IntegerLinear(IntegerMatrix.stacked(matrices, sum(m.outputs for m in matrices)), _bias(parts, order))
+    codes, scales = whole.matrix.codes, whole.matrix.scales
     begin = 0
     for (part, rows), matrix in zip(pairs, matrices, strict=True):
         end = begin + len(matrix.codes)

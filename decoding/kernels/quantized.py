@@ -76,7 +76,7 @@ def rounded(weight: Tensor, bits: int) -> IntegerMatrix:
         raise ValueError(f"a matrix of {columns} columns has no whole groups of {GROUP}")
     step = max(1, CHUNK // columns // TILE) * TILE
     parts = [_rounded(part.float(), bits) for part in weight.detach().split(step)]
-    return IntegerMatrix(torch.cat([p.codes for p in parts]), torch.cat([p.scales for p in parts]), outputs)
+    return IntegerMatrix.stacked(parts, outputs)
 
 
 def _rounded(weight: Tensor, bits: int) -> IntegerMatrix:

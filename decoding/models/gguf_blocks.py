@@ -31,7 +31,7 @@ def matrix(data: np.ndarray, kind, bits: int) -> IntegerMatrix:
             parts.append(IntegerMatrix.pack(*unpack(torch.from_numpy(rows)), width))
         else:
             parts.append(rounded(torch.from_numpy(np.array(dequantize(rows, kind), np.float32)), width))
-    return IntegerMatrix(torch.cat([p.codes for p in parts]), torch.cat([p.scales for p in parts]), len(data))
+    return IntegerMatrix.stacked(parts, len(data))
 
 
 def dense(data: np.ndarray, kind, dtype: torch.dtype) -> Tensor:
