@@ -197,6 +197,7 @@ class Session(BaseSession):
         self.prompts_apart = isinstance(lm.model.get_output_embeddings(), IntegerLinear)
         """whether a long prompt is read apart from the tokens that are asked for: the last bits of torch's attention
         depend on the number of tokens, and where activations are rounded that is more than a near-tie"""
+        lm.model.base_model.warn_if_padding_and_no_attention_mask = _no_warning
 
     @torch.no_grad()
     def catch_up(
@@ -225,7 +226,9 @@ class Session(BaseSession):
             facts = [lengths.max(), gaps.max(), gaps.sum(), start.min(), start.sum(), lengths.sum()]
             reach, longest, wanted, first, read, end = torch.stack(facts).tolist()
             if self.prompts_apart and read == 0 and longest > FEW:
+                self.prompts_apart = False  # the prompt is read now
                 self.catch_up(ids, (lengths - logits_to_keep).clamp(min=1), rows)
+                self.prompts_apart = True
                 return self.catch_up(ids, lengths, rows, logits_to_keep, hidden, tree)
             parts = _apart(gaps) if len(rows) * longest - wanted > WASTE else None
             if parts is not None:
@@ -289,6 +292,10 @@ class Session(BaseSession):
         forward = partial(own if self.fused is None else self.fused, self.cache)
         replayed = None if self.recorder is None else self.recorder.run(forward, ids, logits_to_keep, hidden)
         return forward(ids, logits_to_keep, hidden) if replayed is None else replayed
+
+
+def _no_warning(*args) -> None:
+    """In place of transformers' warning, for which GPT-2 reads two ids in every forward: texts have no padding here."""
 
 
 def _forward(model, cache: SlotCache, ids: Tensor, logits_to_keep: int, hidden: bool) -> tuple[Tensor, Tensor | None]:

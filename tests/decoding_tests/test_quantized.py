@@ -123,6 +123,7 @@ def test_logits_have_the_same_bits_token_by_token_and_with_a_draft(prompt):
         for length, kept in ((prompt + 5, 6), (prompt + 24, 19))
     ]
     assert torch.equal(torch.cat(alone), torch.cat(together))
+    assert single.reads == ([prompt - 1] if prompt > 64 else []) + [1 if prompt > 64 else prompt] + 24 * [1]
 
 
 @needs_kernel
