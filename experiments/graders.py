@@ -4,7 +4,7 @@
     python experiments/graders.py texts.jsonl         # {"id", "text"} rows
     python experiments/graders.py texts.jsonl --prompts mine.jsonl --grader my_module:my_function
 
-Python code in answers is run, with the limits of experiments/grading/sandbox.py.
+Python code in answers is run, with the limits of train/quality/sandbox/sandbox.py.
 """
 
 if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
@@ -20,13 +20,13 @@ from typing import Annotated
 
 import tyro
 
-from experiments.grading.families import FAMILIES, GRADERS, grade
 from policies.storage.atomic import write
 from train.common.cli import checking, command
 from train.common.progress import track
 from train.data.options import PromptOptions, Reading
 from train.data.prompts import Prompt, load_prompts
-from train.quality.graders import load_grader
+from train.quality.graders.families import FAMILIES, GRADERS, grade
+from train.quality.graders.own import load_grader
 from train.reports.terminal import print_rows
 
 

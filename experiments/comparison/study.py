@@ -16,7 +16,6 @@ from experiments.comparison.plots import HOW, WORTH, draw, how_timed, write_html
 from experiments.comparison.settings import ComparisonSettings
 from experiments.comparison.summary import Measured, summarize
 from experiments.comparison.texts import file_name, measure_loss, text_columns, write_texts
-from experiments.grading.families import grade
 from experiments.shared.energy import counter
 from train.common import atomic, run_folder
 from train.common.cli import at_least, checking
@@ -25,6 +24,7 @@ from train.common.preparation import load_pair, output_folder, timing_table
 from train.common.progress import say
 from train.data.prompts import Prompt, prompts_for
 from train.evaluation import live
+from train.quality.graders.families import grade
 from train.quality.metric import QualityMetric
 from train.replay.pricing import draft_seconds, handoff_seconds
 from train.reports.terminal import print_table

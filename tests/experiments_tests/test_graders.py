@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from experiments.graders import GradeTexts, run
-from experiments.grading.families import FAMILIES, GRADERS, grade
-from experiments.grading.overlap import chrf, rouge_l
 from train.common.cli import InputError
 from train.data.prompts import Prompt, load_prompts
-from train.quality.graders import load_grader
+from train.quality.graders.families import FAMILIES, GRADERS, grade
+from train.quality.graders.overlap import chrf, rouge_l
+from train.quality.graders.own import load_grader
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {"math": 70, "code": 39, "context_qa": 35, "summarization": 27, "factual_qa": 25}
@@ -81,7 +81,7 @@ def test_every_family_is_graded_by_what_it_says():
 
 @pytest.mark.parametrize(("metric", "package"), [("chrf", "sacrebleu"), ("rouge_l", "rouge_score")])
 def test_a_missing_package_is_one_sentence(monkeypatch, metric, package):
-    from experiments.grading import overlap as module
+    from train.quality.graders import overlap as module
 
     for name in (package, f"{package}.metrics", f"{package}.rouge_scorer"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -93,7 +93,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch, metric, package):
 def test_own_grader_by_name():
     grader = load_grader("toy_graders:half")
     assert grader("p", None, "x") == 0.5 and grader("p", None, "") is None
-    assert load_grader("experiments.answer_numbers:exact_number")("p", "2", "so 2") == 1.0
+    assert load_grader("train.quality.graders.final_number:exact_number")("p", "2", "so 2") == 1.0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from decoding import Autoregressive, generate, measure_cost
 from decoding.__main__ import main as decode
 from train import bandit, distill, fit_policy, monitor, reinforce
 from train.common.cli import InputError
-from train.quality.graders import load_grader
+from train.quality.graders.own import load_grader
 from train.quality.metric import QualityMetric
 from train.search.study import open_study
 

@@ -29,7 +29,7 @@ class FitPolicy:
     quality_budget: float | None = None
     """instead: best speedup at this mean loss per prompt, in [0, 1]"""
     grader: str | None = None
-    """module:function, (prompt, reference, text) -> score in [0, 1], such as experiments.answer_numbers:exact_number.
+    """module:function, (prompt, reference, text) -> score in [0, 1], such as train.quality.graders.final_number:exact_number.
     The loss of a live text is then the large model's score minus its own; replay still uses guarded regret"""
     certify: int = 0
     """certify the quality budget on this many more prompts of the same source, in groups of their own (0: no

@@ -7,14 +7,14 @@ from decoding.models.lm import LM
 from decoding.models.settings import end_tokens
 from train.common.cli import InputError
 from train.data.prompts import Prompt
-from train.quality.graders import load_grader
+from train.quality.graders.own import load_grader
 from train.quality.guarded_regret import guarded_regret, score
 from train.quality.loops import token_forms
 
 
 @dataclass
 class QualityMetric:
-    """Measures answers to prompts; ``grader`` is a name for ``train.quality.graders.load_grader``, None: no grader.
+    """Measures answers to prompts; ``grader`` is a name for ``train.quality.graders.own.load_grader``, None: no grader.
 
     With a grader the loss is signed: the score of the large model's own answer minus that of this one, in [-1, 1].
     """

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.answer_numbers import exact_number, final_number
+from train.quality.graders.final_number import exact_number, final_number
 
 whole = st.integers(-(10**12), 10**12)
 sentences = st.sampled_from(

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from experiments.grading.fences import blocks
-from experiments.grading.python_checks import (
+from train.quality.graders.fences import blocks
+from train.quality.graders.python_checks import (
     Check,
     Comparison,
     asserts,
@@ -22,7 +22,7 @@ from experiments.grading.python_checks import (
     outside,
     redefined,
 )
-from experiments.grading.sandbox import Limits, run
+from train.quality.sandbox.sandbox import Limits, run
 
 CODE = re.compile(r"^(?:(?:from|import|def|class|async def)\b|@)", re.MULTILINE)
 MOST_LINES = 400

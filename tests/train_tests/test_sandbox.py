@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.grading.python_answers import passes_tests
-from experiments.grading.sandbox import CHILD, Limits, _talk, check_walls, isolation, run
 from train.common.cli import InputError
+from train.quality.graders.python_answers import passes_tests
+from train.quality.sandbox.sandbox import CHILD, Limits, _talk, check_walls, isolation, run
 
 LIMITS = Limits(cpu=1, wall=10.0, memory=1 << 28)
 PROMPT = '''Complete the following Python function.
@@ -308,7 +308,7 @@ os._exit(0)
 def test_where_a_sandbox_cannot_be_set_up_nothing_is_graded(monkeypatch, tmp_path):
     script = tmp_path / "fails.py"
     script.write_text("raise SystemExit(1)")
-    monkeypatch.setattr("experiments.grading.sandbox.CHILD", script)
+    monkeypatch.setattr("train.quality.sandbox.sandbox.CHILD", script)
     check_walls.cache_clear()
     with pytest.raises(InputError, match="no program can be run apart here"):
         run("", ["1"], limits=LIMITS)
@@ -316,7 +316,7 @@ def test_where_a_sandbox_cannot_be_set_up_nothing_is_graded(monkeypatch, tmp_pat
 
 
 def test_missing_walls_are_said_once(monkeypatch, capsys):
-    monkeypatch.setattr("experiments.grading.sandbox.isolation", lambda: ())
+    monkeypatch.setattr("train.quality.sandbox.sandbox.isolation", lambda: ())
     check_walls.cache_clear()
     for _ in range(2):
         run("", ["1"], limits=LIMITS)
@@ -337,7 +337,7 @@ def test_processes_end_with_it(tmp_path, monkeypatch):
     script = tmp_path / "gets_away.py"
     # The parent lives on: it is the first process of the namespace, with whose end the child would be gone by itself.
     script.write_text("import os, time\nif os.fork() == 0:\n    os.setsid()\n    open('ran', 'w')\ntime.sleep(100)\n")
-    monkeypatch.setattr("experiments.grading.sandbox.CHILD", script)
+    monkeypatch.setattr("train.quality.sandbox.sandbox.CHILD", script)
     for seconds in (2.0, 8.0, 32.0):  # a busy machine takes that long to start Python
         assert _talk(b"", str(tmp_path), seconds) == b""
         if (tmp_path / "ran").exists():

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.grading.sql_answers import execute, execution_match, find_query, is_ordered, same_rows
-from experiments.grading.sql_databases import databases, statements
+from train.quality.graders.sql_answers import execute, execution_match, find_query, is_ordered, same_rows
+from train.quality.graders.sql_databases import databases, statements
 
 SCHEMA = """Given the schema
 

@@ -1,11 +1,11 @@
 """The grader of each family of prompts, and the graders by name."""
 
-from experiments.answer_numbers import exact_number
-from experiments.grading.overlap import chrf, rouge_l
-from experiments.grading.python_answers import passes_tests
-from experiments.grading.sql_answers import execution_match
 from train.data.prompts import Prompt
-from train.quality.graders import Grader
+from train.quality.graders.final_number import exact_number
+from train.quality.graders.overlap import chrf, rouge_l
+from train.quality.graders.own import Grader
+from train.quality.graders.python_answers import passes_tests
+from train.quality.graders.sql_answers import execution_match
 
 GRADERS: dict[str, Grader] = {
     "number": exact_number,

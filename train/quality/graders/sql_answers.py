@@ -11,8 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from experiments.grading.fences import blocks
-from experiments.grading.sql_databases import databases, statements
+from train.quality.graders.fences import blocks
+from train.quality.graders.sql_databases import databases, statements
 
 SECONDS = 1.0
 """time of one query"""
