@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
-from decoding.state.processors import AFTER, PROCESSORS, count_penalties
+from decoding.state.processors import AFTER, MOST, PROCESSORS, count_penalties
 from decoding.state.sampling import Sampling
 from decoding.state.text_processors import TextProcessors
 from decoding.state.texts import TextFacts
@@ -106,7 +106,7 @@ def text_processors(
 def _built(lm, name: str, value, facts: TextFacts):
     try:
         return PROCESSORS[name].build(value, facts)
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RuntimeError) as error:
         raise ValueError(
             f"the generation_config of {lm.name} sets {name}={value!r}, which means nothing: "
             f"{' '.join(str(error).split())}"
@@ -114,34 +114,46 @@ def _built(lm, name: str, value, facts: TextFacts):
 
 
 def default_sampling(lm) -> Sampling:
-    """How the model draws by its own generation_config, with transformers' defaults: greedy unless ``do_sample``."""
+    """How the model draws by its own generation_config, with transformers' defaults: greedy unless ``do_sample``.
+
+    ValueError for a setting whose value means nothing.
+    """
     config = getattr(lm.model, "generation_config", None)
     if not getattr(config, "do_sample", False):
         return Sampling()
     temperature, top_k, top_p, min_p = (
         getattr(config, name, None) for name in ("temperature", "top_k", "top_p", "min_p")
     )
-    return Sampling(
-        temperature=1.0 if temperature is None else temperature,
-        top_k=TOP_K if top_k is None else top_k or None,
-        top_p=None if top_p is None or top_p >= 1 else top_p,
-        min_p=min_p or None,
-    )
+    try:
+        return Sampling(
+            temperature=1.0 if temperature is None else temperature,
+            top_k=TOP_K if top_k is None else top_k or None,
+            top_p=None if top_p is None or top_p >= 1 else top_p,
+            min_p=min_p or None,
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the generation_config of {lm.name} draws with temperature={temperature!r}, top_k={top_k!r}, "
+            f"top_p={top_p!r}, min_p={min_p!r}, which means nothing: {error}"
+        ) from error
 
 
 def end_tokens(lm) -> tuple[int, ...]:
     """The EOS ids of the model; none where it has no EOS. ValueError for what is no id."""
     eos = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
     found = () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
-    if not all(type(token) is int and token >= 0 for token in found):
+    if not all(type(token) is int and 0 <= token < MOST for token in found):
         raise ValueError(f"the generation_config of {lm.name} sets eos_token_id={eos!r}; it must be ids of tokens")
     return found
 
 
 def stop_strings(lm) -> tuple[str, ...]:
-    """The stop strings of the model."""
-    found = getattr(getattr(lm.model, "generation_config", None), "stop_strings", None)
-    return () if found is None else (found,) if isinstance(found, str) else tuple(found)
+    """The stop strings of the model. ValueError for what is none."""
+    given = getattr(getattr(lm.model, "generation_config", None), "stop_strings", None)
+    found = () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
+    if not all(isinstance(string, str) and string for string in found):
+        raise ValueError(f"the generation_config of {lm.name} sets stop_strings={given!r}; it must be texts, not empty")
+    return found
 
 
 def ends_and_changes(lm) -> dict:

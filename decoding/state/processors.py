@@ -19,6 +19,9 @@ from transformers import NoRepeatNGramLogitsProcessor
 from decoding.state.sequence_bias import bad_words, sequence_bias
 from decoding.state.texts import Processor, TextFacts, Texts
 
+MOST = 2**31
+"""above the id of any token and the length of any text"""
+
 
 class ProcessorKind(NamedTuple):
     """A setting: the value at which it has no effect, and how its processor is made; None where it has no effect."""
@@ -29,8 +32,8 @@ class ProcessorKind(NamedTuple):
 
 def _repetition(penalty: float, facts: TextFacts) -> Processor:
     penalty = float(penalty)
-    if not penalty > 0:
-        raise ValueError("it must be a number above 0")
+    if not 0 < penalty < math.inf:
+        raise ValueError("it must be a finite number above 0")
 
     def process(texts: Texts, logits: Tensor) -> Tensor:
         # A token of the text again in place of what is before it: it is penalised once, however often it is there.
@@ -87,6 +90,8 @@ def _force(tokens: Sequence[int], facts: TextFacts, when: Callable[[Texts], Tens
 def _decay(value: Sequence[float], facts: TextFacts) -> Processor | None:
     """Ends become likelier by a power of the tokens after the first ``start`` ones of an answer."""
     start, factor = (float(part) for part in value)
+    if not math.isfinite(start) or not math.isfinite(factor):
+        raise ValueError("it must be two finite numbers")
     ends = _members(facts.eos, facts)
 
     def process(texts: Texts, logits: Tensor) -> Tensor:
@@ -111,8 +116,8 @@ def _members(tokens: Sequence[int], facts: TextFacts) -> Tensor:
 def _whole(values: Any) -> list[int]:
     """A number or several as a list. ValueError for what is no whole number."""
     values = [values] if isinstance(values, int) else list(values)
-    if not all(type(value) is int for value in values):
-        raise ValueError("it must be whole numbers")
+    if not all(type(value) is int and abs(value) < MOST for value in values):
+        raise ValueError(f"it must be whole numbers below {MOST}")
     return values
 
 

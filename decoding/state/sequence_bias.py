@@ -32,6 +32,8 @@ def _biased(pairs: list[list], facts: TextFacts) -> Processor | None:
     if not pairs:
         return None
     SequenceBiasLogitsProcessor(pairs)  # raises ValueError for what are no biases
+    if not all(bias < math.inf for _, bias in pairs):  # nor NaN
+        raise ValueError("a bias must be a finite number, or minus infinity")
     pairs = list({tuple(ids): (ids, bias) for ids, bias in pairs}.values())  # the last of two for one sequence
     last = sorted({ids[-1] for ids, _ in pairs})
     tokens, groups = torch.tensor(last, device=facts.device), []

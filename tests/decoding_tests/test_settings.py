@@ -124,12 +124,30 @@ def test_what_ends_or_changes_a_text_is_part_of_a_model(changes, pair, tmp_path)
         load(tmp_path / "policy.json", [before, after])
 
 
-@pytest.mark.parametrize("eos", ["2", [2, "5"], 2.5, -1, True, [None]], ids=str)
+@pytest.mark.parametrize("eos", ["2", [2, "5"], 2.5, -1, 10**30, True, [None]], ids=str)
 def test_ends_that_are_no_ids(eos):
     large = tiny()
     large.model.generation_config.eos_token_id = eos
     with pytest.raises(ValueError, match="llama sets eos_token_id=.*; it must be ids of tokens"):
         generate(Autoregressive(large), IDS)
+
+
+@pytest.mark.parametrize("strings", [5, [""], ["a", None], {"a": 1}], ids=str)
+def test_stop_strings_that_are_none(strings):
+    large = LM(tiny().model, words())
+    large.model.generation_config.stop_strings = strings
+    for work in (lambda: generate(Autoregressive(large), IDS), large.identity):
+        with pytest.raises(ValueError, match="llama sets stop_strings=.*; it must be texts"):
+            work()
+
+
+@pytest.mark.parametrize("drawing", [{"temperature": "hot"}, {"top_p": "0.9"}, {"top_k": 2.5}, {"min_p": [1]}], ids=str)
+def test_a_way_of_drawing_that_means_nothing(drawing, pair, capsys):
+    """Greedy texts too: the command says how the model would draw."""
+    setting(pair[1], do_sample=True, **drawing)
+    assert decode(["--small", pair[0], "--large", pair[1], "--max-new-tokens", "4", "w5"]) == 2
+    error = capsys.readouterr().err
+    assert "large draws with temperature=" in error and "means nothing" in error and error.count("\n") == 1
 
 
 def test_the_order_of_several_ends_is_none_of_it(pair):
