@@ -5,8 +5,18 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from tiny_runs import toy_pair, toy_prompts
 
+from decoding import Backoff
+from decoding.cost.costs import ModelCosts
+from policies import Rule
+from train.baselines.subprocess_engine import EngineEnded, SubprocessEngine
 from train.baselines.xllamacpp_server import XllamacppServer, server
+from train.common.job import Job
+from train.common.settings import FitPolicy
+from train.evaluation import holdout
+from train.quality.metric import QualityMetric
+from train.search.goal import Goal
 
 
 class Anything(SimpleNamespace):
@@ -78,3 +88,40 @@ def test_llama_cpp_answers_from_a_process_of_its_own(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="llama.cpp's process has ended"):
         engine.answer((4,), 13)
     assert engine.process.wait(20) == 0
+
+
+class Dying(SubprocessEngine):
+    """An engine that answers ``left`` prompts, the one to warm up among them."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def answer(self, prompt, max_new_tokens):
+        self.left -= 1
+        if self.left < 0:
+            raise EngineEnded("llama.cpp's process has ended")
+        return [5, 6], 0.1
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_the_death_of_llama_cpp_costs_a_row_of_the_table_and_not_the_job(left, monkeypatch, tmp_path, capsys):
+    small, large = toy_pair()
+    splits = {"fit": [], "tune": [], "holdout": toy_prompts(4)}
+    cost = ModelCosts(({1: 1.0, 4: 1.05}, {1: 10.0, 4: 10.5}))
+    settings = FitPolicy(max_new_tokens=4)
+    job = Job(settings, Goal(speedup=1.3), tmp_path, small, large, splits, cost, QualityMetric(large))
+    dying = {"llamacpp": holdout.Contender("large model alone in llama.cpp", Dying(left))}
+    monkeypatch.setattr(holdout, "_llama_cpp", lambda job: dying)
+    tuned = {"tuned": holdout.Contender("tuned", Backoff([small, large], Rule.always()))}
+    found = holdout.measure(job, holdout.controls(job) | tuned, Rule.always(), "")
+    assert [row.key for row in found.methods] == ["large", "small", "tuned"] and len(found.rows) == 4
+    assert "the table has no row of llama.cpp: llama.cpp's process has ended" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_an_answer_of_llama_cpp_that_is_none_is_named(monkeypatch):
+    monkeypatch.setattr(XllamacppServer, "ask", lambda *_: ({"error": {"message": "too long"}}, 0.1))
+    engine = XllamacppServer.__new__(XllamacppServer)
+    with pytest.raises(EngineEnded, match="llama.cpp gave no answer but .*too long"):
+        engine.answer((4,), 5)

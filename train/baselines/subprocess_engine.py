@@ -14,6 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 
+class EngineEnded(RuntimeError):
+    """The process of an engine has ended, or says nothing that can be read; the message names the engine."""
+
+
 class SubprocessEngine:
     """Runs ``python -m module`` with ``settings`` as JSON; the module's ``main`` calls ``serve``.
 
@@ -34,7 +38,7 @@ class SubprocessEngine:
         )
 
     def ask(self, request: dict) -> tuple[Any, float]:
-        """(reply, seconds inside the process). RuntimeError when the process has ended."""
+        """(reply, seconds inside the process). Raises EngineEnded."""
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
@@ -42,7 +46,7 @@ class SubprocessEngine:
             line = next(line for line in self.process.stdout if line.startswith(b"["))
             return tuple(json.loads(line))
         except (OSError, ValueError, StopIteration) as error:
-            raise RuntimeError(f"{self.name}'s process has ended; leave it out to measure without it") from error
+            raise EngineEnded(f"{self.name}'s process has ended; leave it out to measure without it") from error
 
 
 def serve(answer: Callable[[dict], Any]) -> None:

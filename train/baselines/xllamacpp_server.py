@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import reprlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.baselines.subprocess_engine import SubprocessEngine, serve
+from train.baselines.subprocess_engine import EngineEnded, SubprocessEngine, serve
 
 
 class XllamacppServer(SubprocessEngine):
@@ -16,7 +17,7 @@ class XllamacppServer(SubprocessEngine):
 
     It computes in the file's quantised format, so at near-ties its text may differ from that of the dequantised
     weights. With the GGUF of a ``draft`` it speculates with at most ``length`` tokens, fewer where the largest
-    probability, renormalised over the ten largest, is below ``p_min``. Raises RuntimeError when its process has ended.
+    probability, renormalised over the ten largest, is below ``p_min``. Raises EngineEnded when its process has ended.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class XllamacppServer(SubprocessEngine):
         """(token ids, seconds inside the process); the reply is text, which is tokenised again."""
         request = {"prompt": list(prompt), "max_tokens": max_new_tokens, "temperature": 0.0, "cache_prompt": False}
         reply, seconds = self.ask(request)
+        if not reply.get("choices"):
+            raise EngineEnded(f"llama.cpp gave no answer but {reprlib.repr(reply)}; leave it out to measure without it")
         choice = reply["choices"][0]
         ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
         return ([*ids, self.tokenizer.eos_token_id] if choice["finish_reason"] == "stop" else ids), seconds

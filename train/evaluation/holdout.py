@@ -7,8 +7,10 @@ import numpy as np
 from decoding import Autoregressive, Backoff
 from decoding.models.defaults import target_source
 from policies import Policy, Rule
+from train.baselines.subprocess_engine import EngineEnded
 from train.baselines.xllamacpp_server import XllamacppServer
 from train.common.job import Job
+from train.common.progress import say
 from train.common.result import Holdout, MethodRow, Sample, Thought
 from train.evaluation import live
 from train.evaluation.samples import TUNED, samples
@@ -67,9 +69,17 @@ def controls(job: Job) -> dict[str, Contender]:
 def measure(job: Job, contenders: dict[str, Contender], policy: Policy, setting: str) -> Measurement:
     """Measure ``contenders``, the tuned one with its ``policy`` among them, and llama.cpp on the held-out prompts.
 
-    ``setting`` is what their names do not say: prompts that were measured with another one are measured again.
+    ``setting`` is what their names do not say: prompts that were measured with another one are measured again. Without
+    an answer of llama.cpp all is measured without it.
     """
-    contenders = contenders | _llama_cpp(job)
+    try:
+        return _measured(job, contenders | _llama_cpp(job), policy, setting)
+    except EngineEnded as error:
+        say(f"the table has no row of llama.cpp: {error}")
+        return _measured(job, contenders, policy, setting)
+
+
+def _measured(job: Job, contenders: dict[str, Contender], policy: Policy, setting: str) -> Measurement:
     decoders = {key: one.decoder for key, one in contenders.items()}
     prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
     columns = live.measure(decoders, prompts, job.new, job.metric, path, "hold-out", setting=setting)
