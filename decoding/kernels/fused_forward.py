@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from decoding.kernels.families import ACTIVATIONS, FAMILIES, Family
 from decoding.kernels.integer_products import openmp
 from decoding.kernels.joined import joined
-from decoding.kernels.layer_operations import CompiledOperations, TorchOperations, capped
+from decoding.kernels.layer_operations import CompiledOperations, TorchOperations, capped, normed
+from decoding.kernels.layer_program import LayerPrograms, programmable
 from decoding.models.architectures import head_width
 
 
@@ -67,6 +68,9 @@ class FusedForward:
         self.order = self._order(len(next(iter(self.ropes.values()))[0])).to(device)
         self.norm = self._norm(body.norm, row)
         self.layers = [self._layer(layer, row, i) for i, layer in enumerate(body.layers)]
+        self.programs = None
+        if compiled and programmable(self.layers):
+            self.programs = LayerPrograms(self)
         self.model, self.versions = model, versions(model)
 
     @property
@@ -77,9 +81,20 @@ class FusedForward:
         """Logits [r, logits_to_keep, vocab] of ``ids`` [r, q], stored in ``cache`` as its plan says; with ``hidden``
         also the last hidden states [r, logits_to_keep, width]."""
         x = self.embedding(ids)
-        operations = self.operations(self, cache.plan, x if self.embedding_scale == 1 else x * self.embedding_scale)
-        product, (r, q, _) = operations.product, x.shape
-        normed = operations.normed(operations.x, self.layers[0].norms[0])
+        x = x if self.embedding_scale == 1 else x * self.embedding_scale
+        if self.programs is None or not self.programs.takes(x):
+            operations = self.operations(self, cache.plan, x)
+            self.through_layers(operations, cache)
+            x = self._final(operations.x, logits_to_keep)
+        else:
+            with self.programs.lock:
+                x = self._final(self.programs.run(cache, x), logits_to_keep)
+        return self._logits(x), x if hidden else None
+
+    def through_layers(self, operations: TorchOperations, cache) -> None:
+        """Let ``operations`` take its residual stream through all layers."""
+        product, (r, q, _) = operations.product, operations.x.shape
+        normed = operations.begin(self.layers[0].norms[0])
         following = [layer.norms[0] for layer in self.layers[1:]] + [None]
         for layer, store, before in zip(self.layers, cache.layers, following, strict=True):
             heads = product(layer.qkv, normed).view(r, q, -1, self.width)
@@ -87,8 +102,9 @@ class FusedForward:
             normed = operations.add(product(layer.out, seen), layer.norms[1], layer.norms[2])
             inner = operations.activated(product(layer.gate_up, normed))
             normed = operations.add(product(layer.down, inner), layer.norms[3], before)
-        x = operations.normed(operations.x[:, -logits_to_keep:], self.norm).to(self.model.dtype)
-        return self._logits(x), x if hidden else None
+
+    def _final(self, x: Tensor, logits_to_keep: int) -> Tensor:
+        return normed(x[:, -logits_to_keep:], self.norm, self.eps).to(self.model.dtype)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self.head(x)

@@ -254,8 +254,47 @@ go:
 """
 
 
+SERIAL, PARALLEL, MULTIPLY = 0, 1, 2
+"""Kinds of steps of ``run``: a function of its arguments, the same on every thread, and a product."""
+RUN = """
+%step = type { ptr, ptr, i64 }
+
+define void @run(ptr %steps, i64 %n, i32 %threads) {
+entry:
+  %some = icmp sgt i64 %n, 0
+  br i1 %some, label %loop, label %done
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i_next, %next ]
+  %function_at = getelementptr %step, ptr %steps, i64 %i, i32 0
+  %arguments_at = getelementptr %step, ptr %steps, i64 %i, i32 1
+  %kind_at = getelementptr %step, ptr %steps, i64 %i, i32 2
+  %function = load ptr, ptr %function_at
+  %arguments = load ptr, ptr %arguments_at
+  %kind = load i64, ptr %kind_at
+  switch i64 %kind, label %serial [ i64 $parallel, label %parallel i64 $product, label %product ]
+serial:
+  call void %function(ptr %arguments)
+  br label %next
+parallel:
+  call void @GOMP_parallel(ptr %function, ptr %arguments, i32 %threads, i32 0)
+  br label %next
+product:
+  call void %function(ptr %arguments, i32 %threads)
+  br label %next
+next:
+  %i_next = add i64 %i, 1
+  %more = icmp slt i64 %i_next, %n
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+"""
+
+
 def assembly(instructions: str, operand512: str) -> str:
     """A module with ``multiply4``, ``multiply6`` and ``multiply8``, of (pointer to ARGUMENTS, int32 threads).
+
+    Also ``run`` of (pointer to steps of function, arguments and kind, int64 their number, int32 threads).
 
     ``instructions`` is a key of DOTS; ``operand512`` the type that this LLVM gives the operands of vpdpbusd.
     """
@@ -269,6 +308,7 @@ def assembly(instructions: str, operand512: str) -> str:
     ]
     parts += [_tile(rows, bits) for bits in BITS for rows in range(1, block + 1)]
     parts += [_product(block, bits) for bits in BITS]
+    parts.append(Template(RUN).substitute(parallel=PARALLEL, product=MULTIPLY))
     return "\n".join(parts)
 
 

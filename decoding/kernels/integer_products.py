@@ -7,6 +7,8 @@ time, as llama.cpp rounds them. The code (``integer_ir``) is compiled when it is
 the compiler that numba brings, and runs on torch's own threads. What it is worth: ``experiments/integer_products.py``.
 """
 
+from __future__ import annotations
+
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.huge_pages import joined_in_memory
-from decoding.kernels.integer_ir import ARGUMENTS, BITS, GROUP, MIDDLE, TILE, assembly
+from decoding.kernels.integer_ir import ARGUMENTS, BITS, GROUP, MIDDLE, MULTIPLY, PARALLEL, SERIAL, TILE, assembly
 
 NEEDS = {"vnni512": {"avx512f", "avx512bw", "avx512vnni"}, "avx2": {"avx2", "fma", "f16c"}}
 """Features of a processor by instruction set, the fastest first."""
@@ -25,6 +27,21 @@ NEEDS = {"vnni512": {"avx512f", "avx512bw", "avx512vnni"}, "avx2": {"avx2", "fma
 
 class Arguments(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p if i < 6 else ctypes.c_int64) for i, name in enumerate(ARGUMENTS)]
+
+
+class Step(ctypes.Structure):
+    """A product or a compiled kernel with its arguments, which must stay alive."""
+
+    _fields_ = [("function", ctypes.c_void_p), ("arguments", ctypes.c_void_p), ("kind", ctypes.c_int64)]
+
+    @classmethod
+    def of_kernel(cls, function: int, arguments: int, parallel: bool) -> Step:
+        """A function of the address of its arguments, called once, or by every thread."""
+        return cls(function, arguments, PARALLEL if parallel else SERIAL)
+
+    @classmethod
+    def of_product(cls, bits: int, arguments: Arguments) -> Step:
+        return cls(ctypes.cast(_compiled()[bits], ctypes.c_void_p).value, ctypes.addressof(arguments), MULTIPLY)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +58,7 @@ class IntegerMatrix:
     outputs: int
 
     @classmethod
-    def pack(cls, codes: Tensor, first: Tensor, second: Tensor, bits: int) -> "IntegerMatrix":
+    def pack(cls, codes: Tensor, first: Tensor, second: Tensor, bits: int) -> IntegerMatrix:
         """From ``codes`` uint8 [N, K] below 2**bits; ``first`` and ``second`` [N, K / 32] are scale and minimum, in 6
         bits two scales."""
         outputs, columns = codes.shape
@@ -56,7 +73,7 @@ class IntegerMatrix:
         return cls(stored, both.to(torch.float16).contiguous(), outputs)
 
     @classmethod
-    def stacked(cls, parts: Sequence["IntegerMatrix"], outputs: int) -> "IntegerMatrix":
+    def stacked(cls, parts: Sequence[IntegerMatrix], outputs: int) -> IntegerMatrix:
         """The rows of all ``parts``, of whole tiles but for the last, as one matrix in memory of its own."""
         codes, scales = (joined_in_memory([getattr(part, name) for part in parts]) for name in ("codes", "scales"))
         return cls(codes, scales, outputs)
@@ -122,11 +139,32 @@ def multiply(x: Tensor, matrix: IntegerMatrix, bias: Tensor) -> Tensor:
     rows, tiles = x.shape[:-1].numel(), len(matrix.codes)
     y = x.new_empty(*x.shape[:-1], tiles * TILE)
     if rows:
-        integers = torch.empty(rows * (matrix.columns + matrix.columns // GROUP * 16), dtype=torch.uint8)
-        pointers = [tensor.data_ptr() for tensor in (matrix.codes, matrix.scales, bias, x, integers, y)]
-        arguments = Arguments(*pointers, tiles, matrix.columns, tiles * TILE, rows)
+        integers = x.new_empty(integers_size(rows, matrix.columns))
+        arguments = product_arguments(x, matrix, bias, integers, y)
         _compiled()[matrix.bits](ctypes.byref(arguments), torch.get_num_threads())
     return y if matrix.outputs == tiles * TILE else y[..., : matrix.outputs]
+
+
+def product_arguments(
+    x: Tensor, matrix: IntegerMatrix, bias: Tensor, integers: Tensor, y: Tensor, begin: int = 0
+) -> Arguments:
+    """Arguments of a product of ``x`` [..., K] into the columns of ``y`` [..., width] from ``begin`` on.
+
+    ``integers`` float32 [``integers_size``] is overwritten. All tensors are contiguous, and stay alive.
+    """
+    pointers = [t.data_ptr() for t in (matrix.codes, matrix.scales, bias, x, integers)]
+    rows = x.shape[:-1].numel()
+    return Arguments(*pointers, y.data_ptr() + 4 * begin, len(matrix.codes), matrix.columns, y.shape[-1], rows)
+
+
+def integers_size(rows: int, columns: int) -> int:
+    """Numbers of float32 whose place the quantised form of ``rows`` activations takes: a byte each, and 16 for 32."""
+    return rows * columns // GROUP * (GROUP + 16) // 4
+
+
+def run_steps(steps: ctypes.Array, threads: int) -> None:
+    """Do all ``steps``, an array of ``Step``, one after another."""
+    _compiled()["run"](steps, len(steps), threads)
 
 
 @cache
@@ -153,15 +191,15 @@ def openmp() -> ctypes.CDLL | None:
 
 
 @cache
-def _compiled() -> dict[int, ctypes._CFuncPtr]:
-    """The product by bits of the weights."""
+def _compiled() -> dict[int | str, ctypes._CFuncPtr]:
+    """The product by bits of the weights, and "run", which does steps."""
     if not available():
         raise RuntimeError("products of 4- to 8-bit weights need an x86 processor with AVX2 and torch built on OpenMP")
     return compiled(instructions())
 
 
 @cache
-def compiled(instruction_set: str) -> dict[int, ctypes._CFuncPtr]:
+def compiled(instruction_set: str) -> dict[int | str, ctypes._CFuncPtr]:
     """The products as one instruction set computes them; all give the same bits."""
     import llvmlite.binding as llvm
 
@@ -180,7 +218,9 @@ def compiled(instruction_set: str) -> dict[int, ctypes._CFuncPtr]:
     engine.finalize_object()
     _engines.append(engine)
     kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(Arguments), ctypes.c_int32)
-    return {bits: kind(engine.get_function_address(f"multiply{bits}")) for bits in BITS}
+    run = ctypes.CFUNCTYPE(None, ctypes.POINTER(Step), ctypes.c_int64, ctypes.c_int32)
+    products = {bits: kind(engine.get_function_address(f"multiply{bits}")) for bits in BITS}
+    return products | {"run": run(engine.get_function_address("run"))}
 
 
 _engines: list = []

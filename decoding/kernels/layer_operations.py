@@ -27,10 +27,14 @@ class TorchOperations:
     def product(self, layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x)
 
+    def begin(self, weight: Tensor | None) -> Tensor:
+        """``x`` normed by the first layer's norm."""
+        return normed(self.x, weight, self.fused.eps)
+
     def add(self, delta: Tensor, after: Tensor | None, before: Tensor | None) -> Tensor:
         """Add ``delta``, normed by ``after``, to ``x``; returns ``x`` normed by ``before``."""
-        self.x = torch.add(self.x, self.normed(delta, after), alpha=self.fused.residual)
-        return self.normed(self.x, before)
+        self.x = torch.add(self.x, normed(delta, after, self.fused.eps), alpha=self.fused.residual)
+        return normed(self.x, before, self.fused.eps)
 
     def activated(self, both: Tensor) -> Tensor:
         """Activation of the gate, the first half of ``both``, times the second."""
@@ -92,14 +96,9 @@ class TorchOperations:
 
         return row_mask(positions, additive=True, kv_length=plan.reach, mask_function=seen, dtype=self.fused.dtype)
 
-    def normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        if weight is None:
-            return x
-        return F.rms_norm(x.to(weight.dtype), weight.shape, weight, self.fused.eps).to(x.dtype)
-
     def _normed_heads(self, x: Tensor, weight: Tensor) -> Tensor:
         """``x`` [r, q, n, width], normed over as many of its numbers as ``weight`` has: a head's, or all."""
-        return self.normed(x.reshape(*x.shape[:2], -1, len(weight)), weight).view(x.shape)
+        return normed(x.reshape(*x.shape[:2], -1, len(weight)), weight, self.fused.eps).view(x.shape)
 
 
 class CompiledOperations(TorchOperations):
@@ -117,17 +116,29 @@ class CompiledOperations(TorchOperations):
     def product(self, layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x) if self.dtype == torch.float32 else layer(x.to(self.dtype)).float()
 
-    def add(self, delta: Tensor, after: Tensor | None, before: Tensor | None) -> Tensor:
-        delta = delta.contiguous()
+    def begin(self, weight: Tensor | None) -> Tensor:
+        return self.add(None, None, weight)
+
+    def add(self, delta: Tensor | None, after: Tensor | None, before: Tensor | None) -> Tensor:
+        delta = None if delta is None else delta.contiguous()
         pointers = [0 if t is None else t.data_ptr() for t in (self.x, self.out, delta, after, before)]
-        self.kernels.run(self.kernels.add_norm, *pointers, self.tokens, self.x.shape[-1], self.constants)
+        self.run(self.kernels.add_norm, *pointers, self.tokens, self.x.shape[-1], self.constants)
         return self.x if before is None else self.out
+
+    def empty(self, role: str, *shape: int) -> Tensor:
+        return torch.empty(shape)
+
+    def run(self, kernel, *arguments: int) -> None:
+        self.kernels.run(kernel, *arguments)
+
+    def run_parallel(self, kernel, *arguments: int) -> None:
+        self.kernels.run_parallel(kernel, torch.get_num_threads(), *arguments)
 
     def activated(self, both: Tensor) -> Tensor:
         n = both.shape[-1] // 2
-        out, both = both.new_empty(*both.shape[:-1], n), both.contiguous()
+        out, both = self.empty("inner", *both.shape[:-1], n), both.contiguous()
         gelu = self.fused.activation is not F.silu
-        self.kernels.run(self.kernels.activate, both.data_ptr(), out.data_ptr(), self.tokens, n, gelu)
+        self.run(self.kernels.activate, both.data_ptr(), out.data_ptr(), self.tokens, n, gelu)
         return out
 
     def attention(self, heads: Tensor, layer, store) -> Tensor:
@@ -142,16 +153,15 @@ class CompiledOperations(TorchOperations):
         pointers = [0 if t is None else t.data_ptr() for t in (heads, plan.slots, keys, values, turn, *norms)]
         together = norms[0] is not None and len(norms[0]) != width
         pairs = 0 if turn is None else turn.shape[-1]
-        self.kernels.run(self.kernels.place, *pointers, together, r * q, *sizes, width, pairs, self.constants)
+        self.run(self.kernels.place, *pointers, together, r * q, *sizes, width, pairs, self.constants)
         if q > FEW:
             return self._seen(query, store.seen(keys), store.seen(values), layer.window)
         return self._few(heads, keys, values, layer.window)
 
     def _few(self, heads: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
         fused, plan, (r, q, _, width) = self.fused, self.plan, heads.shape
-        out = heads.new_empty(r, q, fused.heads * width)
-        threads = torch.get_num_threads()
-        scores, mask = heads.new_empty(threads * plan.reach), None
+        out = self.empty("seen", r, q, fused.heads * width)
+        scores, mask = self.empty("scores", torch.get_num_threads() * plan.reach), None
         if plan.positions.keys is not None:
             if window not in self.masks:
                 self.masks[window] = self._mask(window)
@@ -159,7 +169,7 @@ class CompiledOperations(TorchOperations):
         tensors = heads, keys, values, out, scores, self.queries, plan.rows, mask
         pointers = [0 if t is None else t.data_ptr() for t in tensors]
         sizes = r, q, fused.heads, fused.groups, width, keys.shape[1], plan.reach, window or 0
-        self.kernels.run_parallel(self.kernels.attend, threads, *pointers, *sizes, self.constants)
+        self.run_parallel(self.kernels.attend, *pointers, *sizes, self.constants)
         return out
 
 
@@ -167,6 +177,11 @@ def rotations(positions: Tensor, frequencies: Tensor, scaling: float) -> Tensor:
     """[r, q, width / 2] complex factors that rotate pairs of values at ``positions`` [r, q]."""
     angles = positions[..., None] * frequencies
     return torch.polar(torch.full_like(angles, scaling), angles)
+
+
+def normed(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """``x`` [..., n] divided by its root mean square, times ``weight`` [n]; itself without one."""
+    return x if weight is None else F.rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(x.dtype)
 
 
 def capped(x: Tensor, most: float) -> Tensor:
