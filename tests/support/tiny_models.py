@@ -69,6 +69,16 @@ KINDS = {
 }
 
 
+QUICK = ("llama", "gpt2", "gemma2", "bloom", "mixtral-window", "falcon-alibi", "qwen3", "fused llama", "fused gemma2")
+
+
+def mostly_slow(kinds):
+    """Kinds for ``parametrize``, most of them only where slow tests run."""
+    import pytest
+
+    return [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+
+
 def build(kind: str, **changes):
     """A transformers model of random weights, its configuration that of ``kind`` with ``changes``."""
     name, own = KINDS[kind]
