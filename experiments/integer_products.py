@@ -1,4 +1,4 @@
-"""Speed of our products with 4- and 8-bit weights against torch's, and against bfloat16, at the shapes of a model.
+"""Speed of our products with 4-, 6- and 8-bit weights against torch's, and against bfloat16, at the shapes of a model.
 
 python experiments/integer_products.py --width 1536 --inner 8960 --layers 28 --vocab 151936
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from decoding.cli.options import use
-from decoding.kernels.integer_ir import GROUP, TILE
+from decoding.kernels.integer_ir import BITS, GROUP, TILE
 from decoding.kernels.integer_products import IntegerMatrix, available, compiled, instructions
 from decoding.kernels.integer_products import multiply as integer_product
 from train.common.cli import command
@@ -80,7 +80,7 @@ def _ours(bits: int) -> Callable:
         tiles, groups = -(-outputs // TILE), columns // GROUP
         codes = torch.randint(0, 255, (tiles, groups, 64 * bits), dtype=torch.uint8)
         scales, bias = torch.rand(tiles, groups, 2, TILE).half(), torch.zeros(tiles * TILE)
-        matrix = IntegerMatrix(codes, scales, outputs)
+        matrix = IntegerMatrix.stacked([IntegerMatrix(codes, scales, outputs)], outputs)  # in large pages, as models
         return lambda x, _: integer_product(x, matrix, bias), codes.nbytes + scales.nbytes
 
     return make
@@ -107,7 +107,7 @@ def _bfloat16(outputs: int, columns: int) -> tuple[Callable, int]:
 
 KINDS = {"torch bf16": _bfloat16, "torch int8": _torch_int8, "torch int4": _torch_int4}
 if available():
-    KINDS |= {"ours 8 bits": _ours(8), "ours 4 bits": _ours(4)}
+    KINDS |= {f"ours {bits} bits": _ours(bits) for bits in reversed(BITS)}
 
 main = command(IntegerProducts, run, __doc__)
 

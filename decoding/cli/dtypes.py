@@ -20,7 +20,7 @@ class DtypeOptions:
     dtype: Dtype = "auto"
     """of the weights of both models. file: as many bits as each matrix of a quantised .gguf file has. int4, int8: all
     matrices rounded to so many; a small model in int4 drafts faster. auto: file of such a file, of any other model
-    float32; of the default pair float32, the drafter bfloat16 where that is fast"""
+    float32"""
     small_dtype: OwnDtype = None
     """of the small model's weights"""
     large_dtype: OwnDtype = None

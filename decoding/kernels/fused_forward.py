@@ -20,7 +20,7 @@ from decoding.kernels.families import ACTIVATIONS, FAMILIES, Family
 from decoding.kernels.integer_products import openmp
 from decoding.kernels.joined import joined
 from decoding.kernels.layer_operations import CompiledOperations, TorchOperations, capped, normed
-from decoding.kernels.layer_program import LayerPrograms, programmable
+from decoding.kernels.layer_program import TOKENS, LayerPrograms, programmable
 from decoding.models.architectures import head_width
 
 
@@ -82,7 +82,7 @@ class FusedForward:
         also the last hidden states [r, logits_to_keep, width]."""
         x = self.embedding(ids)
         x = x if self.embedding_scale == 1 else x * self.embedding_scale
-        if self.programs is None or not self.programs.takes(x):
+        if self.programs is None or ids.numel() > TOKENS:
             operations = self.operations(self, cache.plan, x)
             self.through_layers(operations, cache)
             x = self._final(operations.x, logits_to_keep)

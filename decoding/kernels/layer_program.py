@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from decoding.kernels.integer_products import TILE, Step, integers_size, product_arguments, run_steps
 from decoding.kernels.joined import Concatenation
-from decoding.kernels.layer_operations import FEW, CompiledOperations, rotations
+from decoding.kernels.layer_operations import CompiledOperations, rotations
 from decoding.kernels.quantized import IntegerLinear
 
-PROGRAMS = 32
-"""Shapes whose programs are kept; each has its own activations."""
+TOKENS, PROGRAMS = 32, 16
+"""Tokens, of all rows, up to which starting steps takes time that matters, and shapes whose programs are kept: each has
+activations of its own, 5 MB for 32 tokens of a 1.5B model."""
 
 
 def programmable(layers) -> bool:
@@ -34,14 +35,11 @@ def _parts(layer, name: str) -> list[nn.Module]:
 
 
 class LayerPrograms:
-    """The programs of one ``FusedForward``, by shape. They share activations: one runs at a time, under ``lock``."""
+    """The programs of one ``FusedForward``, by shape; one runs at a time, under ``lock``, until its result is used."""
 
     def __init__(self, fused):
         self.fused, self.lock = fused, threading.Lock()
         self.programs: OrderedDict[tuple[int, int], Program] = OrderedDict()
-
-    def takes(self, x: Tensor) -> bool:
-        return x.shape[:-1].numel() <= FEW
 
     def run(self, cache, x: Tensor) -> Tensor:
         """The residual stream [r, q, n] after all layers, which the next run overwrites."""
@@ -61,12 +59,13 @@ class Program(CompiledOperations):
     def __init__(self, fused, cache, x: Tensor):
         super().__init__(fused, cache.plan, x.clone())
         self.steps: list[tuple] = []
-        self.rows: defaultdict = defaultdict(list)
+        self.noted: defaultdict = defaultdict(list)
+        """arguments by kernel, in the order of the steps"""
         self.buffers: dict[tuple, Tensor] = {}
         self.products: list[ctypes.Structure] = []
         fused.through_layers(self, cache)
         kernels = self.kernels
-        self.tables = {kernel: np.array(rows, dtype=np.int64) for kernel, rows in self.rows.items()}
+        self.tables = {kernel: np.array(rows, dtype=np.int64) for kernel, rows in self.noted.items()}
         self.place, self.attend = self.tables[kernels.place], self.tables[kernels.attend]
         self.list = (Step * len(self.steps))(*(self._step(*step) for step in self.steps))
         self.windows = [layer.window for layer in fused.layers]
@@ -118,8 +117,8 @@ class Program(CompiledOperations):
         self._note(kernel, "together", arguments)
 
     def _note(self, kernel, how: str, arguments: tuple) -> None:
-        self.steps.append((how, kernel, len(self.rows[kernel])))
-        self.rows[kernel].append(arguments)
+        self.steps.append((how, kernel, len(self.noted[kernel])))
+        self.noted[kernel].append(arguments)
 
     def _step(self, how: str | int, *what) -> Step:
         if how not in ("alone", "together"):

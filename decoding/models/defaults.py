@@ -37,7 +37,7 @@ def target_source() -> str:
 
 
 def default_target(device: str = "cpu", dtype: str = "auto", backend: str = "torch") -> LM:
-    """SmolLM2-135M-Instruct, of which auto is float32.
+    """SmolLM2-135M-Instruct.
 
     Raises FileNotFoundError, with the command that installs it, if it is not found.
     """
@@ -47,7 +47,7 @@ def default_target(device: str = "cpu", dtype: str = "auto", backend: str = "tor
             raise FileNotFoundError(TARGET_FILE)
         with without_progress_bars():
             found = locate(source)
-        return _load(found, device, _dtype("large", found, device, dtype), backend)
+        return _load(found, device, dtype, backend)
     except OSError as error:
         raise FileNotFoundError(f"the large model of the default pair was not found; run: {INSTALL}") from error
 
@@ -55,8 +55,8 @@ def default_target(device: str = "cpu", dtype: str = "auto", backend: str = "tor
 def load_model(role: str, source: str | None, device: str = "cpu", dtype: str = "auto", backend: str = "torch") -> LM:
     """The model at ``source``, or of the default pair the ``role`` "small" or "large", without progress bars.
 
-    The ``backend`` "llama.cpp" runs a .gguf file on the CPU in its own quantised format and ignores ``dtype``. auto
-    is as ``_dtype`` has it. Raises ValueError or FileNotFoundError, in one sentence, if the model cannot be loaded.
+    The ``backend`` "llama.cpp" runs a .gguf file on the CPU in its own quantised format and ignores ``dtype``.
+    Raises ValueError or FileNotFoundError, in one sentence, if the model cannot be loaded.
     """
     if source is None and role == "large":
         return default_target(device, dtype, backend)
@@ -64,23 +64,11 @@ def load_model(role: str, source: str | None, device: str = "cpu", dtype: str = 
     try:
         with without_progress_bars():
             found = locate(source)
-        return _load(found, device, _dtype(role, found, device, dtype), backend)
+        return _load(found, device, dtype, backend)
     except FileNotFoundError as error:
         raise ValueError(f"no {role} model at {source}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"the {role} model {source} cannot be loaded: {' '.join(str(error).split())}") from error
-
-
-def _dtype(role: str, source: Source, device: str, dtype: str) -> str:
-    """``dtype``, and what auto means: of a user's model what it means to ``LM.load``, of the default pair float32.
-
-    The drafter runs in bfloat16 where that is fast: half of its time goes into reading weights, which have few bits
-    anyway, and its agreement with the large one stays the same.
-    """
-    file = source.folder / (source.gguf or "")
-    if dtype != "auto" or str(file) not in (str(DRAFTER), target_source()):
-        return dtype
-    return "bfloat16" if role in ("small", "middle") and bfloat16_is_fast(device) else "float32"
 
 
 def _load(source: Source, device: str, dtype: str, backend: str) -> LM:
@@ -127,9 +115,9 @@ def bfloat16_is_fast(device: str) -> bool:
 def default_pair(device: str = "cpu", dtype: str = "auto", backend: str = "torch") -> tuple[LM, LM]:
     """(small, large): our distilled 4-layer drafter and SmolLM2-135M-Instruct, with one tokenizer.
 
-    With ``dtype`` auto the large one is in float32, the drafter in bfloat16 where that is fast. The ``backend``
-    "llama.cpp" runs both files as they are. Raises FileNotFoundError, with the command that installs it, if the large
-    model is not found.
+    With ``dtype`` auto both keep the bits of their files, 8 and 4, where the processor multiplies those. The
+    ``backend`` "llama.cpp" runs both files as they are. Raises FileNotFoundError, with the command that installs it,
+    if the large model is not found.
     """
     large = load_model("large", None, device, dtype, backend)
     return load_model("small", None, device, dtype, backend), large

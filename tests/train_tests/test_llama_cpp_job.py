@@ -1,4 +1,4 @@
-"""The main job on llama.cpp: the embedded drafter's file is both models, through the whole pipeline in small sizes."""
+"""The main job on llama.cpp: the embedded pair through the whole pipeline in small sizes."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from decoding.__main__ import main as write
-from decoding.models.defaults import DRAFTER
 from train.common.load_run import load_run
 from train.fit_policy import main
 
@@ -17,7 +16,7 @@ OPTIONS = {"limit": 30, "max-new-tokens": 6, "trials": 6, "policy": "rule", "wan
 def run(tmp_path_factory) -> Path:
     pytest.importorskip("xllamacpp", reason="pip install -e '.[llamacpp]'")
     output = tmp_path_factory.mktemp("runs")
-    given = {"small": DRAFTER, "large": DRAFTER, "backend": "llama.cpp", "quality-budget": 0.5, "output": output}
+    given = {"backend": "llama.cpp", "quality-budget": 0.9, "output": output}
     assert main([part for key, value in (OPTIONS | given).items() for part in (f"--{key}", str(value))]) == 0
     return output / "default"
 
@@ -34,7 +33,7 @@ def test_the_run_names_its_engine_and_loads_in_it_again(run):
 
 @pytest.mark.slow
 def test_its_policy_runs_in_that_engine_and_is_refused_in_another(run, capfd):
-    answer = ["Name two rivers.", "--small", str(DRAFTER), "--large", str(DRAFTER), "--max-new-tokens", "4"]
+    answer = ["Name two rivers.", "--max-new-tokens", "4"]
     assert write([*answer, "--policy", str(run / "policy.json")]) == 0, "in llama.cpp, as tuned"
     capfd.readouterr()
     assert write([*answer, "--policy", str(run / "policy.json"), "--backend", "torch"]) == 2
