@@ -63,7 +63,7 @@ class BackoffTables:
     """measure costs anew instead of taking the run's (always so with --middle)"""
     batch: int = 16
     grader: str | None = None
-    """module:function, as the run has it, if it has a grader: code is run at your word only"""
+    """the grader of the run, where it is a module:function of yours: such code is run at your word only"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     name: str | None = None

@@ -25,8 +25,8 @@ from train.common.cli import checking, command
 from train.common.progress import track
 from train.data.options import PromptOptions, Reading
 from train.data.prompts import Prompt, load_prompts
-from train.quality.graders.families import FAMILIES, GRADERS, grade
-from train.quality.graders.own import load_grader
+from train.quality.graders.families import FAMILIES, grade
+from train.quality.graders.grader import load_grader
 from train.reports.terminal import print_rows
 
 
@@ -39,7 +39,7 @@ class GradeTexts:
     prompts: str | None = None
     """prompts as train/fit_policy.py takes them (default: the embedded ones)"""
     grader: str | None = None
-    """one of number, code, sql, chrf, rouge_l, or module:function of your own, for all prompts (default: by family)"""
+    """code, math, choice, chrf, rouge, sql, or module:function of your own, for all prompts (default: by family)"""
     output: Path | None = None
     """write {"id", "family", "grader", "score"} rows to this jsonl"""
     reading: Reading = field(default_factory=PromptOptions)
@@ -47,15 +47,17 @@ class GradeTexts:
 
 def run(config: GradeTexts) -> list[dict]:
     """Grade, print and write. Raises InputError for wrong prompts, texts or graders."""
-    own = None if config.grader is None else GRADERS.get(config.grader) or load_grader(config.grader)
+    own = None if config.grader is None else load_grader(config.grader)
     with checking():
         prompts = {p.id: p for p in load_prompts(config.prompts, None, options=config.reading)}
         own_references = [(name, p.reference) for name, p in prompts.items() if p.reference is not None]
         texts = own_references if config.texts is None else read_texts(config.texts, prompts)
+        if own is not None:
+            own.check(prompts[name] for name in dict(texts))
     rows = []
     for name, text in track(texts, "grading"):
         prompt = prompts[name]
-        score = grade(prompt, text) if own is None else own(prompt.text, prompt.reference, text)
+        score = grade(prompt, text) if own is None else own(prompt, text)
         used = config.grader or FAMILIES.get(prompt.family)
         rows.append({"id": name, "family": prompt.family, "grader": used, "score": score})
     show(rows)

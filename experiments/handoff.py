@@ -33,7 +33,7 @@ class HandOff:
     around: float = 0.1
     """distance of the two rates of random hand-off from the policy's share of large-model tokens"""
     grader: str | None = None
-    """module:function, as the run has it, if it has a grader: code is run at your word only"""
+    """the grader of the run, where it is a module:function of yours: such code is run at your word only"""
     output: Path | None = None
     """write the figures to this JSON file"""
 

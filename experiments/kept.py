@@ -57,7 +57,7 @@ class Kept:
     """draws of prompts on which both choices are made"""
     batch: int = 16
     grader: str | None = None
-    """module:function, as the run has it, if it has a grader: code is run at your word only"""
+    """the grader of the run, where it is a module:function of yours: such code is run at your word only"""
     threads: int | None = None
     seed: int = 0
     output: Path | None = None

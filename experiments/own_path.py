@@ -59,7 +59,7 @@ class OwnPath:
     around: float = 0.1
     """distance, in quantiles of the score, of the two thresholds from the one that is tuned to the goal"""
     grader: str | None = None
-    """module:function, as the run has it, if it has a grader: code is run at your word only"""
+    """the grader of the run, where it is a module:function of yours: such code is run at your word only"""
     threads: int | None = None
     output: Path | None = None
     """folder of traces, texts and result.json (default: RUN/own_path)"""

@@ -45,7 +45,7 @@ class Targets:
     longest: int = 256
     """prompts of more tokens are left out"""
     grader: str | None = None
-    """module:function, as the runs have it, if they have a grader: code is run at your word only"""
+    """the grader of the run, where it is a module:function of yours: such code is run at your word only"""
     threads: int | None = None
     output: Path = Path("runs/targets")
     """folder of the timings (a stopped run goes on) and of result.json"""

@@ -5,14 +5,16 @@ Give it models, prompts and a target; it gives you a policy, a measured frontier
     python train/fit_policy.py                                  # the embedded pair and prompts, 1.3x faster
     python train/fit_policy.py --quality-budget 0.05            # the fastest policy that loses at most 0.05
     python train/fit_policy.py --quality-budget 0.05 --certify 300      # ... and a promise that it does, on 300 more
+    python train/fit_policy.py --prompts my.jsonl --grader code --quality-budget 0.02   # pass@1 may fall by 0.02
     python train/fit_policy.py --method speculative             # as fast as drafts can make it, and nothing lost
     python train/fit_policy.py --method hybrid --trials 60      # where drafts end, how long, and how leniently kept
     python train/fit_policy.py --small S --large L --prompts my.jsonl --policy mlp --name mine
 
 The steps: split the prompts by group and collect traces of both models; fit policies; search thresholds with Optuna by
 replaying the traces; run the best three live on the tuning prompts, and correct the best one's threshold by texts that
-it writes until it meets the goal; measure the hold-out once, live, paired and interleaved with its controls. The loss
-is the guarded regret (0: the large model's own text, 1: worst), or with --grader what is lost of a score of yours.
+it writes until it meets the goal; measure the hold-out once: losses by texts in batches, speeds on a dozen prompts on
+which it takes turns with its controls. The loss is the guarded regret (0: the large model's own text, 1: worst), or
+with --grader what is lost of a score of the task.
 
 With --certify, thresholds up to the tuned one are tested in a fixed order on prompts that nothing else touched. One of
 the answers is "cannot certify"; policy.json then escalates every token.

@@ -37,7 +37,7 @@ class MonitorTraffic:
     batch: int = 16
     """prompts that are answered at a time"""
     grader: str | None = None
-    """module:function, as the run has it, if it has a grader: code is run at your word only"""
+    """the grader of the run, where it is a module:function of yours: such code is run at your word only"""
 
 
 def main(argv: list[str] | None = None) -> int:

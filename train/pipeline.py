@@ -134,8 +134,8 @@ def _write(job: Job, method: TuningMethod, tuned: Tuned, result: Result) -> None
     atomic.write(job.folder / "methods.md", tables.table(shown).encode())
     terminal.print_table(shown)
     say(result.verdict, style="bold")
-    if thought := tables.thought_line(shown):
-        say(thought)
+    for line in filter(None, (tables.thought_line(shown), tables.grading_line(shown))):
+        say(line)
     say(f"wrote {job.folder}/policy.json, report.html, methods.md, frontier.png, result.json")
 
 

@@ -63,7 +63,7 @@ class Reinforce:
     """CPU threads (default: torch's choice)"""
     seed: int = 0
     grader: str | None = None
-    """module:function, as the run has it, if it has a grader: code is run at your word only"""
+    """the grader of the run, where it is a module:function of yours: such code is run at your word only"""
 
 
 def run(config: Reinforce) -> None:

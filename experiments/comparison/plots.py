@@ -22,6 +22,8 @@ WORTH = {
     "loss": (None, ".3f"),
     "difference": ("minus baseline", "+.3f"),
     "score": ("task score", ".3f"),
+    "score_difference": ("minus large's", "+.3f"),
+    "at_cap": ("at length cap", ".0%"),
     "recovered": ("gap recovered", ".0%"),
     "total_time_ratio": ("time ratio", ".2f"),
     "joules_per_token": ("J/token", ".2f"),

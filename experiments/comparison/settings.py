@@ -29,6 +29,8 @@ class ComparisonSettings:
     """folder, hub id or .gguf of the large model (default: SmolLM2-135M-Instruct)"""
     prompts: str | None = None
     """prompts as train/fit_policy.py takes them (default: the embedded ones)"""
+    grader: str | None = None
+    """score the task as train/fit_policy.py does (default: each family of the embedded prompts by its own grader)"""
     name: str = "default"
     """name of the run"""
     output: Path = Path("runs/frontier")

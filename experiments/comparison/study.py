@@ -25,6 +25,7 @@ from train.common.progress import say
 from train.data.prompts import Prompt, prompts_for
 from train.evaluation import live
 from train.quality.graders.families import grade
+from train.quality.graders.grader import Grader, load_grader
 from train.quality.metric import QualityMetric
 from train.replay.pricing import draft_seconds, handoff_seconds
 from train.reports.terminal import print_table
@@ -43,6 +44,7 @@ class Study:
     large: LM
     prompts: list[Prompt]
     baseline: str
+    grader: Grader | None  # of all prompts; None: each family's
 
 
 def compare(config: ComparisonSettings, texts: tuple[str, ...]) -> tuple[dict, Measured]:
@@ -78,7 +80,10 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     small, large = load_pair(config)
     config = replace(config, dtypes=config.dtypes.resolved((small.dtype, large.dtype)))
     prompts = prompts_for(config, [small, large], config.limit)
-    for prompt in {p.family: p for p in prompts}.values():
+    grader = None if config.grader is None else load_grader(config.grader)
+    if grader is not None:
+        grader.check(prompts)
+    for prompt in {p.family: p for p in prompts}.values() if grader is None else ():
         grade(prompt, "")  # fails now, not after an hour of texts, if a grader lacks a package
     decoders = {key: build(method, [small, large]) for key, method in methods.items()}
     kept = ("small", "large", "prompts", "max_new_tokens", "ignore_generation_config", "device", "backend", "seed")
@@ -86,7 +91,7 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     settings |= asdict(config.reading) | asdict(config.dtypes)
     run = {"settings": settings, "models": [small.identity(), large.identity()]}
     run_folder.ensure_same_run(folder / "run.json", run, config, otherwise)
-    return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline)
+    return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline, grader)
 
 
 def parse_methods(texts: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, str]]:
@@ -104,7 +109,8 @@ def parse_methods(texts: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, 
 def measure(study: Study) -> Measured:
     """Write the texts of all methods, measure their losses, and time or price them."""
     rows = write_all(study)
-    texts = {key: text_columns(some, rows["large"], grade_answers(study, some)) for key, some in rows.items()}
+    how = study.large, study.config.max_new_tokens
+    texts = {key: text_columns(*how, some, rows["large"], grade_answers(study, some)) for key, some in rows.items()}
     if study.config.timed:
         timed = study.prompts[: study.config.timed]  # prompts take turns by family
         clock = time_methods(study, timed)
@@ -133,7 +139,8 @@ def grade_answers(study: Study, rows: list[dict]) -> list[float | None]:
     """The score of each answer in its task, None where the task has no grader."""
     decode = study.large.tokenizer.decode
     texts = [decode(row["answer"], skip_special_tokens=True) for row in rows]
-    return [grade(prompt, text) for prompt, text in zip(study.prompts, texts, strict=True)]
+    score = grade if study.grader is None else study.grader
+    return [score(prompt, text) for prompt, text in zip(study.prompts, texts, strict=True)]
 
 
 def time_methods(study: Study, timed: list[Prompt]) -> dict:

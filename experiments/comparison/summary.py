@@ -80,8 +80,18 @@ def _quality(measured: Measured, key: str) -> dict:
         "plain_regret": float(own["regret"].mean()),
         "perplexity": float(np.exp(_ratio(own, "nll", "tokens"))),
         "length_ratio": float(own["tokens"].sum() / large["tokens"].sum()),
+        "at_cap": float(own["capped"].mean()),
         **_score(own["score"]),
+        **_score_difference(own["score"], large["score"]),
     }
+
+
+def _score_difference(scores: np.ndarray, others: np.ndarray) -> dict:
+    """The score minus the large model's, paired by prompt."""
+    values = (scores - others)[~np.isnan(scores)]
+    if not len(values):
+        return {"score_difference": None, "score_difference_interval": None}
+    return _mean("score_difference", values, DRAWS)
 
 
 def _score(scores: np.ndarray) -> dict:

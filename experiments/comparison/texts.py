@@ -12,7 +12,7 @@ from decoding.models.settings import end_tokens
 from experiments.comparison.methods import Method
 from experiments.comparison.settings import ComparisonSettings
 from train.common.atomic import append_rows, read_rows
-from train.common.generations import write_with_counts
+from train.common.generations import capped, write_with_counts
 from train.common.progress import track
 from train.common.rows import ComparisonRow
 from train.data.prompts import Prompt
@@ -85,14 +85,18 @@ def measure_loss(
 
 
 def text_columns(
-    rows: Sequence[dict], references: Sequence[dict], scores: Sequence[float | None]
+    large: LM, new: int, rows: Sequence[dict], references: Sequence[dict], scores: Sequence[float | None]
 ) -> dict[str, np.ndarray]:
-    """Arrays [prompts] of the rows' numbers; ``score`` is NaN without a grader, ``same``: the large model's text."""
+    """Arrays [prompts] of the rows' numbers; ``score`` is NaN without a grader, ``same``: the large model's text.
+
+    ``capped``: whether the cap of ``new`` tokens ended it.
+    """
     fields = ("target_calls", "drafted", "verified", "loss", "regret", "nll")
     found = {field: [row[field] for row in rows] for field in fields}
     found["tokens"] = [len(row["answer"]) for row in rows]
     found["last_model"] = [sum(row["writers"]) for row in rows]
     found["same"] = [row["answer"] == reference["answer"] for row, reference in zip(rows, references, strict=True)]
+    found["capped"] = [capped(large, row["answer"], new) for row in rows]
     found["score"] = [np.nan if score is None else score for score in scores]
     return {name: np.array(values, float) for name, values in found.items()}
 

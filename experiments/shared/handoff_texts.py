@@ -37,7 +37,7 @@ def write_texts(
         # Seeded by position: every prompt has its own noise, the same for every method.
         texts, rows = write(decoder, some, new, seed=start), []
         for i, (prompt, (answer, writers)) in enumerate(zip(some, texts, strict=True), start):
-            loss, regret = (0.0, 0.0) if metric is None else metric(prompt, answer, references[i])
+            loss, regret = (0.0, 0.0) if metric is None else metric(prompt, answer, references[i])[:2]
             row = {"setting": setting, "id": prompt.id, "answer": answer, "writers": writers}
             rows.append(row | {"loss": loss, "regret": regret})
         append_rows(path, [row for row in rows if row["id"] not in done])

@@ -47,7 +47,7 @@ def test_a_grader_that_a_folder_names_is_not_run(name, foreign, capfd):
 def test_it_is_run_at_the_user_s_word(foreign, monkeypatch):
     monkeypatch.setattr("train.common.load_run._check_one_run", lambda *_: None)  # the fixture changed run.json
     run = load_run(foreign, "planted:grade")
-    assert run.metric.grade("prompt", None, "text") == 1.0
+    assert run.metric.grade(run.splits["fit"][0], "text") == 1.0
     assert (foreign.parent / "ran").exists()
 
 

@@ -303,7 +303,19 @@ def test_a_grader_scores_the_tasks_it_knows(toys, tmp_path, monkeypatch):
     assert run(toys, tmp_path, "small") == 0
     for row in json.loads((tmp_path / "default/result.json").read_text())["methods"]:
         assert (row["score"], row["graded"]) == (0.25, 4)
+        assert row["score_difference"] == 0 and 0 <= row["at_cap"] <= 1
         assert row["families"]["odd"]["score"] is None
+
+
+def test_a_grader_of_the_main_job_scores_every_prompt(toys, tmp_path, capsys):
+    assert run(toys, tmp_path, "small", grader="toy_graders:variety") == 0
+    large, small = json.loads((tmp_path / "default/result.json").read_text())["methods"]
+    assert large["graded"] == small["graded"] == 8 and large["score_difference"] == 0
+    assert small["score_difference"] == pytest.approx(small["score"] - large["score"])
+    low, high = small["score_difference_interval"]
+    assert low <= small["score_difference"] <= high
+    assert run(toys, tmp_path, "small", grader="math", name="other") == 2
+    assert "prompts.jsonl, line 1: --grader math needs a `reference`" in capsys.readouterr().err
 
 
 def test_what_a_grader_lacks_is_said_before_any_work(toys, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ def method(key, label, speed, speedup, loss, share, interval=True):
         "length_ratio": 1.02,
         "total_time_ratio": 1 / speedup,
         "plain_regret": loss * 0.65,
+        "at_cap": 0.25,
         "recovered": None if key == "llamacpp" else 1 - loss / 0.4,
     }
 

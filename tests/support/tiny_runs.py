@@ -19,7 +19,7 @@ from train.data.prompts import Prompt
 ROOT = Path(__file__).parents[2]
 TEMPLATE = "{% for m in messages %}w3 {{ m['content'] }} w4{% endfor %}"
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
-FAST = {"trials": 12, "max_new_tokens": 12, "wandb": "disabled", "threads": 1}
+FAST = {"trials": 12, "max_new_tokens": 12, "holdout": 0, "timed": 99, "wandb": "disabled", "threads": 1}
 
 
 def word_tokenizer(letter: str = "w") -> PreTrainedTokenizerFast:

@@ -1,6 +1,10 @@
 """Graders of a user's own, named as module:function, right and wrong ones."""
 
+import contextlib
+import os
+import signal
 import sys
+import time
 
 
 def half(prompt, reference, text):
@@ -57,3 +61,22 @@ def awaited_later(prompt, reference, text):
 def prints(prompt, reference, text):
     print("graded", text)
     return 0.5
+
+
+def hangs(prompt, reference, text):
+    while text:
+        with contextlib.suppress(Exception):
+            time.sleep(0.01)
+    return 0.5
+
+
+def crashes(prompt, reference, text):
+    if text:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return 0.5
+
+
+def fails_at_w6(prompt, reference, text):
+    if "w6" in text:
+        raise ValueError("no w6 please")
+    return 1.0

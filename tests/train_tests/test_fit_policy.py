@@ -79,7 +79,8 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     assert "\nsearching 12/12, 0:0" in logged
     names = {path.name for path in folder.iterdir()}
     assert names - {"policy.safetensors", ".lock"} == {
-        *RESULTS, "study.journal", "traces", "run.json", "cost.json", "tune.jsonl", "threshold.jsonl", "holdout.jsonl"
+        *RESULTS, "study.journal", "traces", "run.json", "cost.json", "tune.jsonl", "threshold.jsonl", "holdout.jsonl",
+        "texts.jsonl"
     }  # fmt: skip
     identities = [LM.load(toys.small).identity(), LM.load(toys.large).identity()]
     policy = load(folder / "policy.json", models=identities)

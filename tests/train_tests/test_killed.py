@@ -74,7 +74,7 @@ def moments(alone: Path) -> list[Moment]:
         holds("certify.jsonl", 16, 0.0, 0.2),
         holds("certify.jsonl", 56, 0.0, 0.2),
         holds("holdout.jsonl", 1, 0.0, 0.3),
-        holds("holdout.jsonl", 9, 0.0, 0.3),
+        holds("texts.jsonl", 24, 0.0, 0.1),
         there("result.json", 0.0, 0.3),
     ]  # fmt: skip
 
@@ -116,7 +116,15 @@ def the_same_trials(own: Path, other: Path) -> None:
 
 
 def the_same_measurements(own: Path, other: Path) -> None:
-    for name in ("run.json", "cost.json", "candidates.json", "threshold.jsonl", "tune.jsonl", "certify.jsonl"):
+    for name in (
+        "run.json",
+        "cost.json",
+        "candidates.json",
+        "threshold.jsonl",
+        "tune.jsonl",
+        "certify.jsonl",
+        "texts.jsonl",
+    ):
         assert (own / name).read_bytes() == (other / name).read_bytes(), name
     assert rows(own / "holdout.jsonl", "seconds") == rows(other / "holdout.jsonl", "seconds")
 

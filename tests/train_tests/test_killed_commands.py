@@ -107,7 +107,7 @@ def test_certification(tmp_path):
     ended.interrupt(moments, IN_TURN, seed=3)
     ended.finish()
     check_left_over(ended.folder, alone.folder)
-    for name in ("candidates.json", "certify.jsonl", "threshold.jsonl", "tune.jsonl", "holdout.jsonl"):
+    for name in ("candidates.json", "certify.jsonl", "threshold.jsonl", "tune.jsonl", "holdout.jsonl", "texts.jsonl"):
         assert (ended.folder / name).read_bytes() == (alone.folder / name).read_bytes(), name
     for name in ("result.json", "policy.json"):  # nothing is measured again, so all is the same
         own, other = (without(json.loads((job.folder / name).read_text()), "created") for job in (ended, alone))

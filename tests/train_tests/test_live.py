@@ -187,8 +187,9 @@ def test_a_row_of_the_table():
     measured = controls(2.5) | {"small": {"seconds": np.full(3, 2.0), "tokens": np.full(3, 8.0)}}
     measured["small"] |= {"loss": np.array([0.5, 0.5, 0.8])}
     for columns in measured.values():
-        columns |= {"regret": np.full(3, 0.7), "large_share": np.array([0.0, 0.5, 1.0])}
-    row = holdout.summary(measured, "small", holdout.Contender("small model alone", None))
+        columns |= {"regret": np.full(3, 0.7), "large_share": np.array([0.0, 0.5, 1.0]), "score": np.full(3, np.nan)}
+        columns["capped"] = np.array([0.0, 0.0, 1.0])
+    row = holdout.summary(measured, measured, "small", holdout.Contender("small model alone", None))
     assert row.speedup == pytest.approx(1 / (2 / 8))
     assert row.tokens_per_second == pytest.approx(4)
     assert row.loss == pytest.approx(0.6)
@@ -196,6 +197,7 @@ def test_a_row_of_the_table():
     assert row.total_time_ratio == pytest.approx(0.2)
     assert row.recovered == pytest.approx(0)
     assert row.large_share == pytest.approx(0.5)
-    tuned = holdout.summary(measured, "tuned", holdout.Contender("tuned", None, exact=True))
+    assert row.at_cap == pytest.approx(1 / 3) and row.score is None
+    tuned = holdout.summary(measured, measured, "tuned", holdout.Contender("tuned", None, exact=True))
     assert tuned.recovered == pytest.approx(1 - 0.1 / 0.6) and tuned.large_share is None
-    assert holdout.summary(measured, "large", holdout.Contender("large", None)).speedup_interval == [1.0, 1.0]
+    assert holdout.summary(measured, measured, "large", holdout.Contender("large", None)).speedup_interval == [1.0, 1.0]

@@ -10,8 +10,10 @@ from toy_graders import variety
 from decoding.models.settings import end_tokens
 from policies import load
 from train.common.cli import InputError
+from train.data.prompts import Prompt
 from train.fit_policy import main
 from train.pipeline import told_apart
+from train.quality.graders.grader import Grader
 from train.quality.guarded_regret import guarded_regret, score
 from train.quality.loops import token_forms
 from train.quality.metric import QualityMetric
@@ -26,10 +28,8 @@ def test_without_a_grader_it_is_guarded_regret(pair):
     prompt, (answer, reference) = toy_prompts(1)[0], ([5, 6, 7], [8, 9, 5])
     (one,) = score(pair[1], [prompt.ids], [answer])
     metric = QualityMetric(pair[1])
-    assert metric(prompt, answer, reference) == (
-        guarded_regret(one, answer, reference, end_tokens(pair[1]), token_forms(pair[1].tokenizer)),
-        pytest.approx(one.regret.mean()),
-    )
+    guarded = guarded_regret(one, answer, reference, end_tokens(pair[1]), token_forms(pair[1].tokenizer))
+    assert metric(prompt, answer, reference) == (guarded, pytest.approx(one.regret.mean()), guarded, None)
     assert metric.loss_name == "guarded regret"
 
 
@@ -39,12 +39,13 @@ def test_a_grader_s_loss_is_what_it_takes_off_the_large_model_s_score(pair):
     assert metric(prompt, [5, 6, 2], [5, 5])[0] == -0.5  # the end is no word
     assert metric(prompt, [5, 5], [5, 5])[0] == 0
     assert metric.loss_name == "score lost (toy_graders:variety)"
-    assert metric(prompt, [5, 6], [7, 8])[1] == QualityMetric(pair[1])(prompt, [5, 6], [7, 8])[1]
+    without = QualityMetric(pair[1])(prompt, [5, 6], [7, 8])
+    assert metric(prompt, [5, 6], [7, 8]) == (0.0, without.regret, without.guarded, 1.0)
 
 
 def test_an_answer_is_graded_once(pair, monkeypatch):
     prompt, metric, asked = toy_prompts(1)[0], QualityMetric(pair[1], "toy_graders:variety"), []
-    monkeypatch.setattr(metric, "grade", lambda *given: asked.append(given) or 0.5)
+    monkeypatch.setattr(metric, "grade", Grader("own", lambda *given: asked.append(given) or 0.5))
     for answer in ([5, 6], [5, 7], [5, 6]):
         metric(prompt, answer, [8, 9])
     assert [text for *_, text in asked] == ["w8 w9", "w5 w6", "w5 w7"]
@@ -114,8 +115,7 @@ def test_a_grader_that_does_not_tell_the_models_apart_is_no_evidence(pair):
     assert told_apart(Job, [small]) == ""
 
 
-def test_a_score_of_nothing_stops_the_run(pair):
+def test_a_prompt_that_no_grader_can_score_stops_the_run_before_it_begins(pair):
+    long = Prompt("p0", "f", "g", "a b c d e f g", (5,), None)
     with pytest.raises(InputError, match="gives no score to the prompt p0; leave it out"):
-        QualityMetric(pair[1], "toy_graders:none_for_long")._score(
-            type(toy_prompts(1)[0])("p0", "f", "g", "a b c d e f g", (5,), None), ()
-        )
+        QualityMetric(pair[1], "toy_graders:none_for_long").check([long])

@@ -28,13 +28,13 @@ from train.common import preparation
 from train.common.atomic import append_rows, fingerprint, plain, read_rows
 from train.common.load_run import load_run
 from train.common.result import read_result, write_result
-from train.common.rows import LiveRow, ThresholdRow
+from train.common.rows import HoldoutText, LiveRow, ThresholdRow
 from train.search.journal import Journal
 from train.search.study import join_study, open_study, run_study
 from train.traces.handoff_traces import read_traces
 
 JSON = ("run.json", "result.json", "policy.json", "cost.json", "traces/meta.json")
-ROWS = {"tune.jsonl": LiveRow, "holdout.jsonl": LiveRow, "threshold.jsonl": ThresholdRow}
+ROWS = {"tune.jsonl": LiveRow, "holdout.jsonl": LiveRow, "texts.jsonl": HoldoutText, "threshold.jsonl": ThresholdRow}
 LINES = (*ROWS, "study.journal", "traces/checksums.jsonl")
 
 

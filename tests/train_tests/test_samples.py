@@ -32,12 +32,13 @@ def pair():
 
 @pytest.fixture
 def rows(pair, tmp_path):
-    """rows(policy): what was measured of it live."""
+    """rows(policy): the text of each method to each prompt."""
 
     def measured(policy):
         decoders = {"large": Autoregressive(pair[1]), "tuned": Backoff(pair, policy)}
         live.measure(decoders, prompts, NEW, QualityMetric(pair[1]), tmp_path / "live.jsonl", "test", policy.describe())
-        return live.finished(tmp_path / "live.jsonl", decoders, policy.describe())
+        found = live.finished(tmp_path / "live.jsonl", decoders, policy.describe())
+        return [found[p.id]["methods"] for p in prompts]
 
     return measured
 
@@ -78,7 +79,7 @@ def test_the_risk_is_what_the_policy_saw(pair, rows, feature, monkeypatch):
 def test_one_of_each_family_and_the_shortest(pair, rows):
     policy = Rule("entropy", 2.0)
     measured = rows(policy)
-    size = {p.text: len(p.ids) + measured[p.id]["methods"]["tuned"]["tokens"] for p in prompts}
+    size = {p.text: len(p.ids) + len(one["tuned"]["answer"]) for p, one in zip(prompts, measured, strict=True)}
     found = samples(pair, policy, prompts, measured)
     assert sorted(sample.family for sample in found)[:2] == ["a", "b"]
     for family in "ab":

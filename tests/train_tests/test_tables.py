@@ -19,12 +19,32 @@ def test_table_shows_the_results_own_numbers(result):
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     assert cells[0][:4] == ["method", "tokens/s", "speedup", "guarded regret"]
     assert cells[7] == [
-        "tuned policy $5 [x]", "24.1", "1.32 [1.29, 1.35]", "0.048 [0.040, 0.056]", "88%", "48%", "1.02", "0.76"
+        "tuned policy $5 [x]", "24.1", "1.32 [1.29, 1.35]", "0.048 [0.040, 0.056]", "88%", "48%", "1.02", "0.76",
+        "25%"
     ]  # fmt: skip
     assert cells[2][2:4] == ["1.00", "0.000"]  # the reference has no interval
     assert cells[8][4] == cells[8][5] == "–"
-    assert {len(row) for row in cells} == {8}  # also the row whose label holds a pipe
+    assert {len(row) for row in cells} == {9}  # also the row whose label holds a pipe
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_score_comes_first_with_its_difference_and_the_cap(result, printed):
+    for row in result["methods"]:
+        row |= {"score": 0.5, "score_interval": [0.4, 0.6], "score_difference": -0.02, "guarded": 0.03}
+        row["score_difference_interval"] = [-0.05, 0.01]
+    head, tuned = (tables.cells(result)[i] for i in (0, 6))
+    assert head[:6] == ["method", "score", "minus large", "at length cap", "tokens/s", "speedup"]
+    assert tuned[1:4] == ["0.500 [0.400, 0.600]", "-0.020 [-0.050, +0.010]", "25%"] and "0.030" in tuned
+    assert "gap recovered" not in head and head.count("guarded regret") == 1
+    assert printed(result).index("score") < printed(result).index("tokens/s")
+
+
+def test_how_well_guarded_regret_predicts_the_score_is_a_line(result):
+    assert tables.grading_line(result) is None
+    found = {"grader": "code", "failed": 0, "methods": 5, "over_methods": 0.9, "texts": 300, "over_texts": None}
+    said = tables.grading_line(result | {"grading": found})
+    assert said.endswith("0.90 over 5 methods, – over 300 texts.")
+    assert "failed at texts of 2 prompts" in tables.grading_line(result | {"grading": found | {"failed": 2}})
 
 
 def test_names_with_markup_and_control_characters_are_shown(result, printed):
@@ -67,9 +87,9 @@ def printed(monkeypatch, capsys):
 def test_the_terminal_shows_short_names_and_intervals_below(result, printed):
     lines = [line.rstrip() for line in printed(result).splitlines()]
     (large,) = (i for i, line in enumerate(lines) if line.split()[:2] == ["large", "18.2"])
-    assert lines[large].split() == ["large", "18.2", "1.00", "0.000", "100%", "1.02"]
+    assert lines[large].split() == ["large", "18.2", "1.00", "0.000", "100%", "25%"]
     (tuned,) = (i for i, line in enumerate(lines) if line.startswith("tuned $5 [x] "))
-    assert lines[tuned].split()[-5:] == ["24.1", "1.32", "0.048", "48%", "1.02"]
+    assert lines[tuned].split()[-5:] == ["24.1", "1.32", "0.048", "48%", "25%"]
     assert lines[tuned + 1].split() == ["[1.29,", "1.35]", "[0.040,", "0.056]"]
     assert "in brackets: 95 % intervals over prompts" in lines
 

@@ -1,19 +1,14 @@
-"""Numbers that no option can mean, names of runs, graders that fail: one sentence, exit code 2, nothing lost."""
-
-import sys
+"""Numbers that no option can mean, and names of runs: one sentence, exit code 2, nothing lost."""
 
 import pytest
 import torch
 from tiny_distillation import command as distill_command
 from tiny_distillation import make_prompts, make_target
-from tiny_runs import save_toys, toy_pair, toy_prompts, typed
+from tiny_runs import save_toys, toy_pair, typed
 
 from decoding import Autoregressive, generate, measure_cost
 from decoding.__main__ import main as decode
 from train import bandit, distill, fit_policy, monitor, reinforce
-from train.common.cli import InputError
-from train.quality.graders.own import load_grader
-from train.quality.metric import QualityMetric
 from train.search.study import open_study
 
 NOWHERE = {
@@ -81,46 +76,6 @@ def test_a_distiller_keeps_no_more_than_the_vocabulary(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def large():
     return toy_pair()[1]
-
-
-@pytest.mark.parametrize(
-    ("grader", "said"),
-    [
-        ("raises", "failed with KeyError: 'no such key', in "),
-        ("recurses", "failed with RecursionError"),
-        ("exits", "failed with SystemExit: 0, in "),
-        ("huge", "gave 1000"),
-        ("nonsense", "gave 'xxx"),
-        ("awaited_later", "gave <coroutine"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:coroutine")
-def test_a_grader_that_fails_is_named_with_its_prompt(large, grader, said):
-    metric, prompt = QualityMetric(large, f"toy_graders:{grader}"), toy_prompts(1)[0]
-    with pytest.raises(InputError) as caught:
-        metric(prompt, [5, 6], [5, 7])
-    sentence = str(caught.value)
-    assert sentence.startswith(f"the grader toy_graders:{grader} {said}")
-    assert sentence.endswith("(prompt p0; what was done so far is kept)") and len(sentence) < 500
-
-
-def test_a_coroutine_is_refused_when_it_is_loaded():
-    with pytest.raises(InputError, match="is a coroutine; it must return its score"):
-        load_grader("toy_graders:waits")
-
-
-@pytest.mark.parametrize("text", ["def grade(", "raise SystemExit(0)", "1 / 0"])
-def test_a_module_that_cannot_be_imported(text, tmp_path, monkeypatch):
-    (tmp_path / "broken_grader.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("broken_grader", None)
-    with pytest.raises(InputError, match=r"the grader broken_grader:grade cannot be loaded \((Syntax|System|ZeroDiv)"):
-        load_grader("broken_grader:grade")
-
-
-def test_a_grader_may_print(large, capsys):
-    assert QualityMetric(large, "toy_graders:prints")(toy_prompts(1)[0], [5, 6], [5, 7])[0] == 0
-    assert "graded w5 w6" in capsys.readouterr().out
 
 
 def test_the_context_is_looked_at_before_memory_is_taken(large, monkeypatch):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from decoding import LM, Autoregressive, Sampling, generate
+from decoding.models.settings import end_tokens
 from decoding.state.token_buffer import left_pad
 from train.common.atomic import append_rows, read_rows
 from train.common.progress import track
@@ -34,6 +35,11 @@ def write_generations(
         # Row r draws with seed + r.
         written = zip(some, answers(target, some, max_new_tokens, sampling, seed), strict=True)
         append_rows(path, [{"source": p.id} | about | {"prompt_ids": p.ids, "new_ids": new} for p, new in written])
+
+
+def capped(lm: LM, answer: Sequence[int], max_new_tokens: int) -> bool:
+    """Whether the length cap ended ``answer``, and no token that ends the texts of ``lm``."""
+    return len(answer) >= max_new_tokens and answer[-1] not in end_tokens(lm)
 
 
 def batches(prompts: Sequence[Prompt], size: int = 16) -> list[list[Prompt]]:

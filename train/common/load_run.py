@@ -10,11 +10,10 @@ from policies import Policy, load
 from policies.storage.documents import FileError
 from train.common.atomic import fingerprint, plain
 from train.common.job import Job
-from train.common.preparation import load_pair
+from train.common.preparation import load_pair, make_splits
 from train.common.result import Result, read_result
 from train.common.run_folder import AGAIN, read_settings
 from train.common.schema import checked
-from train.data.prompts import prompts_for
 from train.data.splits import split_hash
 from train.quality.metric import QualityMetric
 from train.search.goal import Goal
@@ -43,31 +42,34 @@ def load_run(folder: Path, grader: str | None = None) -> FinishedRun:
     """The run in ``folder``. ValueError or OSError, one sentence, when it is not finished, or of another version, or
     its inputs changed.
 
-    grader: the user's own word for the run's grader, which is a name of code: a folder alone runs none.
+    grader: the user's own word for a grader module:function of the run, which is code: a folder alone runs none.
     """
     for name in ("run.json", "cost.json", "result.json", "policy.json"):
         if not (folder / name).exists():
             raise ValueError(f"{folder} has no {name}; give the folder of a finished run of train/fit_policy.py")
     settings, result = read_settings(folder), read_result(folder)
-    if settings.grader is not None and grader != settings.grader:
-        raise ValueError(
-            f"{folder} was tuned with a grader, which is code; if you trust it, add --grader {settings.grader}"
-        )
-    if settings.grader is None and grader is not None:
-        raise ValueError(f"{folder} was tuned without a grader; leave out --grader {grader}")
+    _check_grader(folder, settings.grader, grader)
     goal = Goal(result.goal.get("target_speedup"), result.goal.get("quality_budget"))
     small, large = load_pair(settings)
     policy = load(folder / "policy.json", models=[small.identity(), large.identity()])
     cost = cache.read(folder / "cost.json")
     _check_one_run(folder, result, policy, cost)
-    prompts = prompts_for(settings, [small, large], settings.limit)
-    groups = checked(_Provenance, policy.provenance, folder / "policy.json", AGAIN).groups
-    splits = {name: [p for p in prompts if p.group in set(groups.get(name, ()))] for name in SPLITS}
+    checked(_Provenance, policy.provenance, folder / "policy.json", AGAIN)
+    made = make_splits(settings, small, large)
+    splits = {name: made[name] for name in SPLITS}
     changed = [name for name, some in splits.items() if split_hash(some) != result.splits[name].hash]
     if changed:
         raise ValueError(f"the prompts of {folder} have changed ({', '.join(changed)}); tune a policy on these first")
     metric = QualityMetric(large, settings.grader, settings.max_new_tokens)
     return FinishedRun(settings, goal, folder, small, large, splits, cost, metric, result, policy)
+
+
+def _check_grader(folder: Path, tuned: str | None, said: str | None) -> None:
+    if tuned is not None and ":" in tuned and said != tuned:
+        raise ValueError(f"{folder} was tuned with a grader, which is code; if you trust it, add --grader {tuned}")
+    if said not in (None, tuned):
+        how = "without a grader" if tuned is None else f"with the grader {tuned}"
+        raise ValueError(f"{folder} was tuned {how}; leave out --grader {said}")
 
 
 @dataclass

@@ -22,12 +22,12 @@ from train.common.job import Job
 from train.common.progress import forget_notes, note, progress, say
 from train.common.settings import MAY_CHANGE, FitPolicy
 from train.data.prompts import Prompt, prompts_for
-from train.data.splits import refuse_overlap, reserve, split, split_hash
+from train.data.splits import independent, refuse_overlap, reserve, split, split_hash
 from train.methods import tuning_method
 from train.quality.metric import QualityMetric
 from train.search.study import check_storage
 
-LEAST = {"max_new_tokens": 1, "trials": 1, "longest": 1, "seed": 0, "rounds": 0}
+LEAST = {"max_new_tokens": 1, "trials": 1, "longest": 1, "seed": 0, "rounds": 0, "holdout": 0, "timed": 1}
 
 
 def prepare(settings: FitPolicy) -> Job:
@@ -52,7 +52,7 @@ def prepare(settings: FitPolicy) -> Job:
         check_storage(settings.storage)
     small, large = load_pair(settings)
     settings = replace(settings, dtypes=settings.dtypes.resolved((small.dtype, large.dtype)))
-    splits = _splits(settings, small, large)
+    splits = make_splits(settings, small, large)
     metric = QualityMetric(large, settings.grader, settings.max_new_tokens)
     metric.check(prompt for some in splits.values() for prompt in some)
     if settings.traces is not None:
@@ -92,14 +92,23 @@ def load_pair(settings) -> tuple[LM, LM]:
     return small, large
 
 
-def _splits(settings: FitPolicy, small: LM, large: LM) -> dict[str, list[Prompt]]:
-    """The prompts of each split. Those of certification follow the others in the source: without them, splits stay."""
+def make_splits(settings: FitPolicy, small: LM, large: LM) -> dict[str, list[Prompt]]:
+    """The prompts of each split: shares of the first --limit, then more to hold out and to certify on.
+
+    Those follow in the source, so that without them the other splits stay; certification has the first right to them.
+    """
     noted = (lambda _: None) if settings.certify else note  # the second reading is of these too
     prompts = prompts_for(settings, [small, large], settings.limit, noted)
     splits = split(prompts, dict(zip(("fit", "tune", "holdout"), settings.sizes, strict=True)), settings.seed)
+    wanted = max(0, settings.holdout - len(splits["holdout"])), settings.certify
+    if any(wanted):
+        again = note if settings.certify else lambda _: None
+        pool = prompts_for(settings, [small, large], len(prompts) + 4 * sum(wanted), again)
+        others = independent(pool, prompts)
+        more = min(wanted[0], max(0, len(others) - settings.certify))
+        splits["holdout"] += others[:more]
     if settings.certify:
-        pool = prompts_for(settings, [small, large], len(prompts) + 4 * settings.certify)
-        splits["certify"] = reserve(pool, prompts, settings.certify)
+        splits["certify"] = reserve(others[more:], prompts, settings.certify)
         refuse_overlap(splits)
     return splits
 

@@ -24,10 +24,18 @@ class MethodRow:
     length_ratio: float
     total_time_ratio: float
     plain_regret: float
+    at_cap: float
+    """share of the answers that ran into the length cap: lost answers hide there"""
     large_share: float | None = None
     """share of the tokens that the large model wrote; None for exact methods, in which it judges all"""
     recovered: float | None = None  # share of the gap between the small and the large model's loss; None without a gap
     length: int | None = None  # longest draft, where drafts are all that is tuned
+    guarded: float | None = None  # guarded regret, where a grader gives the loss
+    guarded_interval: Interval | None = None
+    score: float | None = None  # mean score of a grader, in [0, 1]
+    score_interval: Interval | None = None
+    score_difference: float | None = None  # minus the large model's score, paired by prompt
+    score_difference_interval: Interval | None = None
 
 
 @dataclass
@@ -155,6 +163,21 @@ class Thought:
 
 
 @dataclass
+class Grading:
+    """What a grader gave, and how well guarded regret, by which policies are fitted, predicts what it takes off.
+
+    The rank correlations are Spearman's; None where one of the two does not vary.
+    """
+
+    grader: str
+    failed: int  # prompts with a text at which the grader failed; these score 0
+    methods: int
+    over_methods: float | None  # of the means of the methods
+    texts: int
+    over_texts: float | None
+
+
+@dataclass
 class PolicySummary:
     describe: str
     kind: str
@@ -201,7 +224,9 @@ class Holdout:
     live_over_table: float  # the large model's live seconds over those of the timing table
     samples: list[Sample]
     verdict: str
+    timed: int = 0  # how many of the held-out prompts were timed; all have a loss
     thought: Thought | None = None  # None where it does not think
+    grading: Grading | None = None  # None without a grader
     comparison: AgainstRandom | None = None
     against: AgainstRival | None = None
     traffic: dict[str, Any] | None = None  # what the tuned policy saw (``train.monitoring.drift.traffic``)

@@ -15,7 +15,25 @@ class LiveAnswer:
     large_share: float
     loss: float
     regret: float
+    guarded: float
+    score: float | None = None
     joules: float | None = None
+
+
+@dataclass
+class HoldoutText:
+    """A text of one decoder to a held-out prompt, written in a batch (texts.jsonl)."""
+
+    id: str
+    method: str
+    setting: str
+    answer: list[int]
+    writers: list[int]
+    large_share: float
+    loss: float
+    regret: float
+    guarded: float
+    score: float | None = None
 
 
 @dataclass

@@ -10,7 +10,7 @@ from train.common import alone, atomic
 from train.common.schema import checked
 from train.common.settings import FitPolicy
 
-FORMAT = 4  # of the JSON files that are read again; raised when one of them changes its meaning
+FORMAT = 5  # of the JSON files that are read again; raised when one of them changes its meaning
 GROUPS = ("dtypes", "reading")
 """settings that hold options of their own"""
 AGAIN = "run train/fit_policy.py again"

@@ -29,8 +29,9 @@ class FitPolicy:
     quality_budget: float | None = None
     """instead: best speedup at this mean loss per prompt, in [0, 1]"""
     grader: str | None = None
-    """module:function, (prompt, reference, text) -> score in [0, 1], such as train.quality.graders.final_number:exact_number.
-    The loss of a live text is then the large model's score minus its own; replay still uses guarded regret"""
+    """score the task: code, math, choice, chrf, rouge or sql, which need `tests`, `reference` or `choices` in the
+    prompts file (docs/graders.md), or module:function of your own, (prompt, reference, text) -> score in [0, 1]. The
+    loss of a live text is then the large model's score minus its own; fitting and replay still use guarded regret"""
     certify: int = 0
     """certify the quality budget on this many more prompts of the same source, in groups of their own (0: no
     certificate). A run with --quality-budget says how many prompts it takes; they are written in batches, not timed"""
@@ -52,7 +53,12 @@ class FitPolicy:
     """.jsonl or .json with `prompt` or `messages`, .csv or .parquet, .txt with a prompt a line, or a `datasets` name
     (default: embedded)"""
     limit: int | None = 52
-    """use at most this many prompts, spread over their families"""
+    """use at most this many prompts, spread over their families, and more where --holdout or --certify asks for them"""
+    holdout: int = 60
+    """hold out this many prompts where the source has them: those beyond the share in --sizes follow the other prompts,
+    in groups of their own. All have a loss, by texts that are written in batches"""
+    timed: int = 12
+    """of the held-out prompts, how many are timed, one by one"""
     max_new_tokens: int = 64
     rounds: int = 1
     """rounds of DAgger for hand-offs: each fits a policy on all traces so far and adds traces of what that policy

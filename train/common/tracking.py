@@ -17,7 +17,10 @@ from train.common import atomic
 from train.common.database_url import masked
 
 PROJECT = "two-model-decoding"
-METRICS = ("tokens_per_second", "speedup", "loss", "large_share", "length_ratio", "total_time_ratio", "recovered")
+METRICS = (
+    *("tokens_per_second", "speedup", "loss", "large_share", "length_ratio", "total_time_ratio", "recovered"),
+    *("at_cap", "guarded", "score", "score_difference"),
+)
 FILES = {
     "study": ("study.journal",),
     "traces": ("traces/*.json", "traces/*.parquet"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from train.data.errors import PromptError
@@ -18,11 +18,11 @@ KEYS = ("prompt", "messages", "conversations", "question", "instruction", "query
 """what holds the prompt of a line: the first with a value"""
 COMPANIONS = {"instruction": ("context", "input"), "question": ("context",), "query": ("context",)}
 """columns that are part of the prompt where they stand beside it: the set asks about them"""
-LABELS = ("id", "family", "group", "reference")
+LABELS = ("id", "family", "group", "reference", "tests", "entry_point")
 TEMPLATE = ("tools", "documents")
 """keys that templates read beside the messages"""
 ASKED = (*TEMPLATE, "system", "chat_template_kwargs")
-READ = (*LABELS, *ASKED, "source", "license")
+READ = (*LABELS, "choices", *ASKED, "source", "license")
 """keys beside the prompt that are read, or are known to say nothing to a model"""
 
 
@@ -36,6 +36,12 @@ class Prompt:
     text: str
     ids: tuple[int, ...]
     reference: str | None
+    tests: str | None = None
+    entry_point: str | None = None
+    choices: tuple[str, ...] | None = None
+    """these four are for graders (``train.quality.graders``)"""
+    where: str = field(default="", compare=False)
+    """file and line, for messages"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,8 @@ def _fits(key: str, value: Any) -> bool:
     if key in (*LABELS, "system"):
         return isinstance(value, str) and bool(value.strip())
     try:
+        if key == "choices":
+            return _choices({key: value}) is not None
         return key not in (*TEMPLATE, "chat_template_kwargs") or bool(_extra({key: value}))
     except PromptError:
         return False
@@ -148,9 +156,19 @@ def _record(where: str, row: dict[str, Any], default_id: str, used: Sequence[str
     name = row.get("id")
     name = str(name) if isinstance(name, int) and not isinstance(name, bool) else string(row, "id", default_id)
     family, group = string(row, "family", "default"), string(row, "group", name)
-    prompt = Prompt(name, family, group, "", (), string(row, "reference", None, blank=True))
+    asked = string(row, "reference", blank=True), string(row, "tests"), string(row, "entry_point"), _choices(row)
+    prompt = Prompt(name, family, group, "", (), *asked, where)
     unread = {key for key, value in row.items() if value is not None and value != ""}
     return Record(where, messages, _extra(row), prompt, frozenset(unread - {*used, *READ}))
+
+
+def _choices(row: dict[str, Any]) -> tuple[str, ...] | None:
+    value = row.get("choices")
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(one, str) and one.strip() for one in value):
+        raise PromptError(f"'choices' is {reprlib.repr(value)}; it must be a list of two texts or more")
+    return tuple(value)
 
 
 def _extra(row: dict[str, Any]) -> dict[str, Any]:

@@ -58,11 +58,8 @@ def split(prompts: Sequence[Prompt], shares: dict[str, float] | None = None, see
     return {part: [p for name, p in zip(names, prompts, strict=True) if place[name] == part] for part in shares}
 
 
-def reserve(pool: Sequence[Prompt], used: Sequence[Prompt], count: int) -> list[Prompt]:
-    """The first ``count`` independent prompts of ``pool``: one of each group that holds none of ``used``.
-
-    Raises PromptError when there are fewer.
-    """
+def independent(pool: Sequence[Prompt], used: Sequence[Prompt]) -> list[Prompt]:
+    """The independent prompts of ``pool``, in its order: one of each group that holds none of ``used``."""
     known = {prompt.id for prompt in used}
     others = [prompt for prompt in pool if prompt.id not in known]
     names = groups([*used, *others])
@@ -71,6 +68,12 @@ def reserve(pool: Sequence[Prompt], used: Sequence[Prompt], count: int) -> list[
         if name not in taken:
             taken.add(name)
             kept.append(prompt)
+    return kept
+
+
+def reserve(pool: Sequence[Prompt], used: Sequence[Prompt], count: int) -> list[Prompt]:
+    """The first ``count`` of the ``independent`` prompts. Raises PromptError when there are fewer."""
+    kept = independent(pool, used)
     if len(kept) < count:
         found = f"{len(kept)} groups hold no prompt of the {len(used)} in the other splits"
         raise PromptError(f"{found}, and {count} are needed; give more prompts, or a lower limit")

@@ -1,4 +1,7 @@
-"""The hold-out: measured once, live, paired and interleaved with every control."""
+"""The hold-out, measured once beside every control: losses by texts written in batches, speeds one text at a time.
+
+A dozen prompts tell a speed, as methods take turns on each; a loss varies so much between prompts that it takes many.
+"""
 
 from dataclasses import dataclass
 
@@ -11,9 +14,11 @@ from train.baselines.subprocess_engine import EngineEnded
 from train.baselines.xllamacpp_server import XllamacppServer
 from train.common.job import Job
 from train.common.progress import say
-from train.common.result import Holdout, MethodRow, Sample, Thought
+from train.common.result import Grading, Holdout, MethodRow, Sample, Thought
 from train.evaluation import live
+from train.evaluation.holdout_texts import Columns, columns, places, write_texts
 from train.evaluation.samples import TUNED, samples
+from train.evaluation.scores import beside_large, grading, score_fields
 from train.evaluation.thoughts import thought
 
 
@@ -31,16 +36,35 @@ class Contender:
 class Measurement:
     """The measurements of the contenders."""
 
-    columns: dict[str, dict[str, np.ndarray]]  # by contender, per prompt (``live.measure``)
-    rows: list[dict[str, dict]]  # by prompt, the answer of each contender
+    texts: dict[str, Columns]  # by contender, of all prompts (``holdout_texts.columns``)
+    timed: dict[str, Columns]  # by contender, of the timed prompts (``live.measure``)
+    rows: list[dict[str, dict]]  # by prompt, the text of each contender
     methods: list[MethodRow]
     live_over_table: float
     samples: list[Sample]
     thought: Thought | None
+    grading: Grading | None
 
     @property
     def tuned(self) -> MethodRow:
-        return next(row for row in self.methods if row.key == TUNED)
+        return self.row(TUNED)
+
+    def row(self, key: str) -> MethodRow:
+        """The row of the table of one contender."""
+        return next(row for row in self.methods if row.key == key)
+
+    @property
+    def handoffs(self) -> dict[str, Columns]:
+        """``texts`` with the seconds of hand-offs: priced by their calls, times what timed texts took over their price.
+
+        So a speed is that of the prompts on which the loss was measured too.
+        """
+        many, found = len(next(iter(self.timed.values()))["seconds"]), {}
+        for key, own in self.texts.items():
+            price = own["priced"][:many].sum()
+            over = self.timed[key]["seconds"].sum() / price if price else np.nan
+            found[key] = own | {"seconds": own["priced"] * over}
+        return found
 
     def holdout(self, subject: str, quality: str, compared: str, **more) -> Holdout:
         """The part of the result, with the verdict in one sentence: subject, its quality, and what it is beside."""
@@ -53,7 +77,9 @@ class Measurement:
             live_over_table=self.live_over_table,
             samples=self.samples,
             thought=self.thought,
-            verdict=verdict,
+            timed=len(self.timed[TUNED]["seconds"]),
+            grading=self.grading,
+            verdict=verdict + beside_large(self.tuned, self.row(live.LARGE)),
             **more,
         )
 
@@ -82,16 +108,22 @@ def measure(job: Job, contenders: dict[str, Contender], policy: Policy, setting:
 def _measured(job: Job, contenders: dict[str, Contender], policy: Policy, setting: str) -> Measurement:
     decoders = {key: one.decoder for key, one in contenders.items()}
     prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
-    columns = live.measure(decoders, prompts, job.new, job.metric, path, "hold-out", setting=setting)
-    rows = live.finished(path, decoders, setting)
-    answers = [rows[p.id]["methods"] for p in prompts]
+    some, place = prompts[: job.settings.timed], places(prompts)
+    seeds = [place[p.id] for p in some]  # as in batches, so the texts are the same
+    timed = live.measure(decoders, some, job.new, job.metric, path, "hold-out", setting=setting, seeds=seeds)
+    written = write_texts(job, decoders, setting)
+    texts = {key: columns(job, rows) for key, rows in written.items()}
+    rows = [dict(zip(written, of_prompt, strict=True)) for of_prompt in zip(*written.values(), strict=True)]
+    lossy = [key for key, one in contenders.items() if not one.exact and key != live.LARGE]
     return Measurement(
-        columns,
-        answers,
-        [summary(columns, key, one) for key, one in contenders.items()],
-        live.over_table(columns, prompts, job.cost.large),
+        texts,
+        timed,
+        rows,
+        [summary(texts, timed, key, one) for key, one in contenders.items()],
+        live.over_table(timed, some, job.cost.large),
         samples(job.models, policy, prompts, rows),
-        thought(job.large.tokenizer, prompts, [methods[live.LARGE]["answer"] for methods in answers]),
+        thought(job.large.tokenizer, prompts, [methods[live.LARGE]["answer"] for methods in rows]),
+        grading(job.metric.grade, texts, lossy),
     )
 
 
@@ -104,22 +136,24 @@ def _llama_cpp(job: Job) -> dict[str, Contender]:
     return {"llamacpp": Contender("large model alone in llama.cpp", decoder)}
 
 
-def summary(columns: dict[str, dict[str, np.ndarray]], key: str, contender: Contender) -> MethodRow:
-    """One row of the table; intervals are 95 % bootstrap over prompts."""
-    own, large, small = columns[key], columns[live.LARGE], columns["small"]
+def summary(texts: dict[str, Columns], timed: dict[str, Columns], key: str, contender: Contender) -> MethodRow:
+    """One row of the table; intervals are 95 % bootstrap over prompts, of speeds over the timed ones."""
+    own, clock, large, small = texts[key], timed[key], texts[live.LARGE], texts["small"]
     n, span = len(own["loss"]), small["loss"].mean()
     return MethodRow(
         key=key,
         label=contender.label,
-        tokens_per_second=float(own["tokens"].sum() / own["seconds"].sum()),
-        speedup=live.speedup(columns, key),
-        speedup_interval=live.bootstrap(lambda rows: live.speedup(columns, key, rows), n),
+        tokens_per_second=float(clock["tokens"].sum() / clock["seconds"].sum()),
+        speedup=live.speedup(timed, key),
+        speedup_interval=live.bootstrap(lambda rows: live.speedup(timed, key, rows), len(clock["seconds"])),
         loss=float(own["loss"].mean()),
         loss_interval=live.bootstrap(lambda rows: own["loss"][rows].mean(), n),
         large_share=None if contender.exact else float(np.average(own["large_share"], weights=own["tokens"])),
         length_ratio=float(own["tokens"].sum() / large["tokens"].sum()),
-        total_time_ratio=float(own["seconds"].sum() / large["seconds"].sum()),
+        total_time_ratio=float(clock["seconds"].sum() / timed[live.LARGE]["seconds"].sum()),
         recovered=float(1 - own["loss"].mean() / span) if span > 0 else None,
         plain_regret=float(own["regret"].mean()),
+        at_cap=float(own["capped"].mean()),
         length=contender.length,
+        **score_fields(own),
     )

@@ -28,13 +28,14 @@ def measure(
     title: str,
     setting: str = "",
     joules: Callable[[], float] | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Per decoder and per prompt [n]: seconds, tokens, loss, regret, large_share, and joules where they are counted.
 
     Decoders take turns on each prompt, in an order that rotates. Every finished prompt is appended to ``path``; a
     run that was killed goes on after the last one. One of ``decoders`` must be called "large": the reference.
     ``setting`` describes what their names leave open: prompts measured with another one are measured again. ``joules``
-    reads a counter of energy (whether there is one is a setting too).
+    reads a counter of energy (whether there is one is a setting too). ``seeds``: of each prompt (default: its place).
     """
     setting += " with joules" * (joules is not None)
     done = finished(path, decoders, setting)
@@ -47,10 +48,10 @@ def measure(
         answers = {}
         for name in order:
             before = joules() if joules else 0.0
-            answers[name] = _answer(decoders[name], prompt, max_new_tokens, seed=i)
+            answers[name] = _answer(decoders[name], prompt, max_new_tokens, seed=i if seeds is None else seeds[i])
             answers[name] |= {"joules": joules() - before} if joules else {}
         for answer in answers.values():
-            answer["loss"], answer["regret"] = metric(prompt, answer["answer"], answers[LARGE]["answer"])
+            answer |= metric(prompt, answer["answer"], answers[LARGE]["answer"])._asdict()
         row = {"id": prompt.id, "family": prompt.family, "setting": setting, "methods": answers}
         append_rows(path, [row])
         done[prompt.id] = row

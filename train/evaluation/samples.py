@@ -18,15 +18,16 @@ TUNED = "tuned"
 
 
 def samples(
-    models: Sequence[LM], policy: Policy, prompts: Sequence[Prompt], rows: dict[str, dict], count: int = 3
+    models: Sequence[LM], policy: Policy, prompts: Sequence[Prompt], rows: Sequence[dict[str, dict]], count: int = 3
 ) -> list[Sample]:
-    """The shortest of ``prompts`` from ``count`` families, with the answers in ``rows`` of a live measurement.
+    """The shortest of ``prompts`` from ``count`` families; ``rows`` hold the text of each method to each prompt.
 
     A risk that the policy does not know is None.
     """
     tokenizer, found = models[-1].tokenizer, []
-    for prompt in _shortest(prompts, rows, count):
-        methods = rows[prompt.id]["methods"]
+    texts = {prompt.id: methods for prompt, methods in zip(prompts, rows, strict=True)}
+    for prompt in _shortest(prompts, texts, count):
+        methods = texts[prompt.id]
         answer, writers = methods[TUNED]["answer"], methods[TUNED]["writers"]
         risk = _risk(models, policy, prompt, answer, writers)
         tokens = [list(token) for token in zip(token_texts(tokenizer, answer), writers, risk, strict=True)]
@@ -35,9 +36,9 @@ def samples(
     return found
 
 
-def _shortest(prompts: Sequence[Prompt], rows: dict[str, dict], count: int) -> list[Prompt]:
+def _shortest(prompts: Sequence[Prompt], texts: dict[str, dict[str, dict]], count: int) -> list[Prompt]:
     """One of each family before a second of any."""
-    ranked = sorted(prompts, key=lambda p: (len(p.ids) + rows[p.id]["methods"][TUNED]["tokens"], p.id))
+    ranked = sorted(prompts, key=lambda p: (len(p.ids) + len(texts[p.id][TUNED]["answer"]), p.id))
     turn = {p.id: sum(q.family == p.family for q in ranked[:i]) for i, p in enumerate(ranked)}
     return sorted(ranked, key=lambda p: turn[p.id])[:count]
 

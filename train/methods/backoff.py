@@ -73,7 +73,7 @@ class BackoffMethod(TuningMethod):
         # More trials may choose another policy: what was measured of this one is not what that one does.
         setting = f"trial {tuned.trial} at {tuned.quantile:.3f}, rates {low:.6f} and {high:.6f}, length {length}"
         found = measure(job, self._contenders(tuned, low, high, length), tuned.policy, setting)
-        goal, comparison = job.goal, against_random(found.columns)
+        goal, comparison = job.goal, against_random(found.handoffs)
         asked = f"target {goal.speedup:g}x" if goal.budget is None else f"budget {goal.budget:g}"
         result = found.holdout(
             "the tuned policy",

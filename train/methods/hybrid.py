@@ -96,7 +96,7 @@ class HybridMethod(TuningMethod):
         }
         trials = [f"{key} {option.trial}" for key, option in {"tuned": tuned, **singles}.items()]
         found = measure(self.job, contenders, tuned.policy, f"{', '.join(trials)}, length {length}")
-        against = against_single(found.columns, {key: one.label for key, one in contenders.items()})
+        against = against_single(found.texts, found.timed, {key: one.label for key, one in contenders.items()})
         return found.holdout(
             f"the decoder that was tuned as a whole ({described(tuned)})",
             f" at a loss of {found.tuned.loss:.3f}",
@@ -170,12 +170,12 @@ def is_exact(spec: DecoderSpec) -> bool:
     return decoder_kind(spec.name).lossless and spec.settings.get("accept", EXACT) == EXACT
 
 
-def against_single(measured: dict, labels: dict[str, str]) -> AgainstRival:
+def against_single(texts: dict, timed: dict, labels: dict[str, str]) -> AgainstRival:
     """The tuned decoder beside the fastest of ``CONTROLS`` that loses no more.
 
     That the rival is picked on the prompts that are measured is to its advantage.
     """
-    lost = lambda key: float(measured[key]["loss"].mean())  # noqa: E731
-    rivals = [key for key in CONTROLS if key in measured and lost(key) <= lost("tuned")]
-    best = max([*rivals, live.LARGE], key=lambda key: live.speedup(measured, key))
-    return against_rival(measured, best, labels[best])
+    lost = lambda key: float(texts[key]["loss"].mean())  # noqa: E731
+    rivals = [key for key in CONTROLS if key in texts and lost(key) <= lost("tuned")]
+    best = max([*rivals, live.LARGE], key=lambda key: live.speedup(timed, key))
+    return against_rival(timed, best, labels[best])

@@ -77,7 +77,7 @@ class SpeculativeMethod(TuningMethod):
             "tuned": Contender(f"speculative, tuned: {draft_of(tuned)}", tuned.decoder(models), True, own),
         }
         found = measure(self.job, contenders, tuned.policy, f"trial {tuned.trial}, length {length}")
-        against = against_rival(found.columns, "speculative", "the best constant length")
+        against = against_rival(found.timed, "speculative", "the best constant length")
         compared = beside_rival(against, against.of)
         return found.holdout(found.tuned.label, ", whose text it writes", compared, against=against)
 

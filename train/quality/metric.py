@@ -1,23 +1,29 @@
-"""The loss of an answer against the large model's own: guarded regret, or the difference of a user's grades."""
+"""The loss of an answer against the large model's own: guarded regret, or what is lost of a score of its task."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from decoding.models.lm import LM
 from decoding.models.settings import end_tokens
-from train.common.cli import InputError
-from train.data.prompts import Prompt
-from train.quality.graders.own import load_grader
+from train.data.records import Prompt
+from train.quality.graders.grader import Grader, load_grader
 from train.quality.guarded_regret import guarded_regret, score
 from train.quality.loops import token_forms
 
 
+class Judgement(NamedTuple):
+    """What an answer is worth."""
+
+    loss: float  # guarded regret; with a grader the large model's score minus this one's, in [-1, 1]
+    regret: float  # mean plain regret, nats per token
+    guarded: float
+    score: float | None = None  # of the task, in [0, 1]; None without a grader
+
+
 @dataclass
 class QualityMetric:
-    """Measures answers to prompts; ``grader`` is a name for ``train.quality.graders.own.load_grader``, None: no grader.
-
-    With a grader the loss is signed: the score of the large model's own answer minus that of this one, in [-1, 1].
-    """
+    """Judges answers to prompts; ``grader`` is a name for ``load_grader``, None: no grader."""
 
     large: LM
     grader: str | None = None
@@ -27,35 +33,30 @@ class QualityMetric:
     """by prompt and answer, kept because a grader may be slow"""
 
     def __post_init__(self) -> None:
-        self.grade = None if self.grader is None else load_grader(self.grader)
+        self.grade: Grader | None = None if self.grader is None else load_grader(self.grader)
 
     @property
     def loss_name(self) -> str:
         return "guarded regret" if self.grader is None else f"score lost ({self.grader})"
 
-    def __call__(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> tuple[float, float]:
-        """(loss, mean plain regret) of one answer; ``reference`` is the large model's own."""
-        (scored,) = score(self.large, [prompt.ids], [answer], self.budget)
+    def __call__(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> Judgement:
+        """The judgement of one answer; ``reference`` is the large model's own."""
+        (read,) = score(self.large, [prompt.ids], [answer], self.budget)
+        guarded = guarded_regret(read, answer, reference, end_tokens(self.large), token_forms(self.large.tokenizer))
+        regret = float(read.regret.mean())
         if self.grade is None:
-            loss = guarded_regret(scored, answer, reference, end_tokens(self.large), token_forms(self.large.tokenizer))
-        else:
-            loss = self._score(prompt, reference) - self._score(prompt, answer)
-        return loss, float(scored.regret.mean())
+            return Judgement(guarded, regret, guarded)
+        large, own = self._score(prompt, reference), self._score(prompt, answer)
+        return Judgement(large - own, regret, guarded, own)
 
     def check(self, prompts: Iterable[Prompt]) -> None:
-        """Raise InputError for the first prompt to which the grader gives no score, or at which it fails."""
-        for prompt in prompts if self.grade is not None else ():
-            self._score(prompt, ())
+        """Raise InputError for the first prompt that cannot be graded."""
+        if self.grade is not None:
+            self.grade.check(prompts)
 
     def _score(self, prompt: Prompt, answer: Sequence[int]) -> float:
         key = prompt.id, tuple(answer)
         if key not in self.scores:
             text = self.large.tokenizer.decode(list(answer), skip_special_tokens=True)
-            try:
-                points = self.grade(prompt.text, prompt.reference, text)
-            except InputError as error:
-                raise InputError(f"{error} (prompt {prompt.id}; what was done so far is kept)") from error
-            if points is None:
-                raise InputError(f"the grader {self.grader} gives no score to the prompt {prompt.id}; leave it out")
-            self.scores[key] = points
+            self.scores[key] = self.grade(prompt, text)
         return self.scores[key]

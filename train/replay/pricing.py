@@ -37,7 +37,7 @@ def judged(
     rows = []
     for prompt, (answer, writers), reference in zip(prompts, texts, references, strict=True):
         taken = handoff_seconds(len(prompt.ids), writers, cost.tables)
-        rows.append((taken, len(answer), sum(writers), *metric(prompt, answer, reference)))
+        rows.append((taken, len(answer), sum(writers), *metric(prompt, answer, reference)[:2]))
     return dict(zip(("seconds", "tokens", "large", "loss", "regret"), np.array(rows, float).T, strict=True))
 
 

@@ -65,6 +65,7 @@ def _words(axes: Axes, result: dict[str, Any]) -> None:
     """The titles, and below the plot what every mark is: points that nearly coincide leave no room for labels."""
     prompts = result.get("splits", {}).get("holdout", {}).get("prompts")
     below = f"points: measured on {prompts} held-out prompts, 95 % intervals" if prompts else "points: measured"
+    below += f" (speeds: {result['timed']} of them)" if result.get("timed") else ""
     below += "  ·  dashed: predicted from the tuning prompts" if curves(result) else ""
     title = {"fontsize": 14, "color": INK, "weight": "bold", "parse_math": False}
     axes.figure.text(0.026, 0.945, str(result.get("name", "frontier"))[:75], **title)

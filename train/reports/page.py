@@ -10,11 +10,12 @@ from policies.storage import atomic
 from train.reports import charts
 from train.reports.markup import faint, grid, page, paragraph, section
 from train.reports.plane import COLOURS
-from train.reports.tables import cells, format_number, loss_name, thought_line, with_interval
+from train.reports.tables import cells, format_number, grading_line, loss_name, thought_line, with_interval
 
 Result = dict[str, Any]
 DISTURBED = 1.25  # factor by which live seconds may differ from the timing table before the report says so
 MEASURED = "Measured on the held-out prompts; in brackets 95 % intervals over prompts."
+TIMED = " Losses and lengths are of all of them, written in batches; speeds of {}, timed one by one."
 FRONT = "Predicted from the tuning prompts, not measured: no candidate is faster and loses as little."
 PLAIN = "Logged only, never searched or certified: repetition lowers it."
 SAMPLES = "The shortest held-out prompts, one per family. Point at a token to see who wrote it, and its risk."
@@ -34,7 +35,7 @@ FAMILY = {"prompts": ("prompts", "g"), "capped_loss": ("capped loss", ".4f"), "a
 def write_html(result: Result, path: Path | str) -> None:
     """Write one self-contained page that opens offline; it forbids the browser to load anything else."""
     sections = (
-        ("Methods", _methods(result), MEASURED),
+        ("Methods", _methods(result), _measured_note(result)),
         ("Certificate", _certificate(result.get("certificate")), ""),
         ("Frontier", charts.frontier(result), _replay_note(result["replay"])),
         ("Predicted Pareto front", _front(result), FRONT),
@@ -67,7 +68,11 @@ def _table(first: str, rows: Sequence[Result], columns: dict, marked: Sequence[b
 def _methods(result: Result) -> str:
     head, *rows = cells(result)
     table = grid(head, rows, [method["key"] == "tuned" for method in result["methods"]])
-    return table + "".join(map(paragraph, _comparisons(result)))
+    return table + "".join(map(paragraph, filter(None, (*_comparisons(result), grading_line(result)))))
+
+
+def _measured_note(result: Result) -> str:
+    return MEASURED + (TIMED.format(result["timed"]) if result.get("timed") else "")
 
 
 def _comparisons(result: Result) -> Iterable[str]:

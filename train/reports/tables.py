@@ -18,7 +18,18 @@ COLUMNS = {  # key in a method: title (None: the name of the loss), format; `key
     "large_share": ("by large model", ".0%"),
     "length_ratio": ("length ratio", ".2f"),
     "total_time_ratio": ("time ratio", ".2f"),
+    "at_cap": ("at length cap", ".0%"),
 }
+SCORED = {
+    "score": ("score", ".3f"),
+    "score_difference": ("minus large", "+.3f"),
+    "at_cap": COLUMNS["at_cap"],
+    "tokens_per_second": COLUMNS["tokens_per_second"],
+    "speedup": COLUMNS["speedup"],
+    "guarded": ("guarded regret", ".3f"),
+    **{key: COLUMNS[key] for key in ("large_share", "length_ratio", "total_time_ratio")},
+}
+"""The columns of a result with a grader: what is lost of the score is its loss, with the sign turned."""
 
 
 def table(result: dict[str, Any]) -> str:
@@ -30,9 +41,14 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
 
 
-def cells(result: dict[str, Any], columns: dict = COLUMNS) -> list[list[str]]:
+def columns_of(result: dict[str, Any]) -> dict[str, tuple[str | None, str]]:
+    """The columns of a result's methods: a score, where they have one, comes first."""
+    return SCORED if any(number(method.get("score")) is not None for method in result.get("methods", [])) else COLUMNS
+
+
+def cells(result: dict[str, Any], columns: dict | None = None) -> list[list[str]]:
     """The table's text: the titles, then one row for each method."""
-    methods = result.get("methods", [])
+    methods, columns = result.get("methods", []), columns_of(result) if columns is None else columns
     keys = [key for key in columns if any(number(method.get(key)) is not None for method in methods)]
     titles = ["method", *(columns[key][0] or loss_name(result) for key in keys)]
     rows = [
@@ -56,6 +72,21 @@ def thought_line(result: dict[str, Any]) -> str | None:
     if not found["unfinished"]:
         return f"{line}."
     return f"{line}; {found['unfinished']} of {found['answers']} answers end within it: raise --max-new-tokens."
+
+
+def grading_line(result: dict[str, Any]) -> str | None:
+    """How well guarded regret predicts the score, and at what the grader failed; None without a grader."""
+    found = result.get("grading")
+    if not found:
+        return None
+    methods, texts = (format_number(found[key], ".2f") for key in ("over_methods", "over_texts"))
+    line = (
+        f"Rank correlation of guarded regret, by which policies are fitted, with what is lost of the score: {methods} "
+        f"over {found['methods']} methods, {texts} over {found['texts']} texts."
+    )
+    if found["failed"]:
+        line += f" The grader failed at texts of {found['failed']} prompts, which score 0."
+    return line
 
 
 def number(value: Any) -> float | None:

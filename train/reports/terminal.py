@@ -10,18 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 from train.common.progress import console, say
-from train.reports.tables import COLUMNS, cells
+from train.reports.tables import cells, columns_of
 
 GAP = 2
 LEAST = 20  # width that is left to the names of the rows
 REPEATED = (" model alone", " hand-off, rate", "speculative, ", "the ", ", length", " policy")
 """Parts of labels without which methods can still be told apart."""
-DERIVED = ("recovered", "total_time_ratio")  # columns that follow from the others; only the report shows them
+REPORT_ONLY = ("recovered", "total_time_ratio", "length_ratio")  # the others fit side by side
 
 
 def print_table(result: dict[str, Any], columns: dict | None = None) -> None:
     """Print the methods of a result, the tuned one in bold; ``columns`` as ``tables.COLUMNS``."""
-    columns = {key: shown for key, shown in COLUMNS.items() if key not in DERIVED} if columns is None else columns
+    if columns is None:
+        columns = {key: shown for key, shown in columns_of(result).items() if key not in REPORT_ONLY}
     head, *rows = cells(result, columns)
     head = [name.partition(" (")[0] for name in head]  # without the name of a grader
     rows = [[_short(name), *numbers] for name, *numbers in rows]

@@ -1,6 +1,6 @@
-"""Grader that runs the program in an answer on the tests that its prompt holds.
+"""Grader that runs the program in an answer on the tests that come with its prompt.
 
-After HumanEval (Chen et al. 2021) and MBPP (Austin et al. 2021), whose prompts end in the asserts.
+After HumanEval (Chen et al. 2021), whose tests are a function, and MBPP (Austin et al. 2021), whose are asserts.
 """
 
 import ast
@@ -19,12 +19,15 @@ from train.quality.graders.python_checks import (
     examples,
     independent,
     literal,
+    only_asserts,
     outside,
     redefined,
 )
-from train.quality.sandbox.sandbox import Limits, run
+from train.quality.sandbox.sandbox import Limits, check_walls, run
 
 CODE = re.compile(r"^(?:(?:from|import|def|class|async def)\b|@)", re.MULTILINE)
+CHECK = re.compile(r"^def check\(", re.MULTILINE)
+"""HumanEval's tests"""
 MOST_LINES = 400
 """of an answer that are parsed as code"""
 
@@ -39,19 +42,43 @@ class Stub:
     docstring: str
 
 
-def passes_tests(prompt: str, reference: str | None, text: str, limits: Limits = Limits()) -> float | None:
+def passes_tests(
+    prompt: str,
+    reference: str | None,
+    text: str,
+    limits: Limits = Limits(),
+    tests: str | None = None,
+    entry_point: str | None = None,
+) -> float | None:
     """1.0 when the first program in ``text`` passes all tests of the prompt, else 0.0; None without tests.
 
-    Tests are the doctest examples of the function that the prompt begins, else the ``assert`` lines of the prompt, else
-    those of the reference. The model sees them, so a pass is weaker evidence than with hidden tests.
+    ``tests`` are asserts, or a function check(candidate) that is called with the answer's ``entry_point``. Without
+    them, the tests are the doctest examples of the function that the prompt begins, else the ``assert`` lines of the
+    prompt, else those of the reference; the model sees those, so a pass is weaker evidence than with hidden tests.
     """
     stub = find_stub(prompt)
-    checks = examples(stub.docstring) if stub else []
-    checks = checks or asserts(prompt) or asserts(reference or "")
-    if not any(not hasattr(check, "want") or check.want or check.error for check in checks):
+    if tests is None:
+        checks = examples(stub.docstring) if stub else []
+        checks = checks or asserts(prompt) or asserts(reference or "")
+        runs = any(not hasattr(check, "want") or check.want or check.error for check in checks)
+    else:
+        checks, runs = only_asserts(tests), CHECK.search(tests) is None or entry_point is not None
+    if not runs:
         return None
-    program = next(programs(stub, text), None)
-    return 0.0 if program is None else float(passes(program, checks, limits))
+    check_walls()
+    program = next((p for p in programs(stub, text) if entry_point is None or entry_point in _functions(p)), None)
+    if program is None:
+        return 0.0
+    if checks:
+        return float(passes(program, checks, limits))
+    return float(passes_whole(program, tests, entry_point, limits))
+
+
+def passes_whole(program: str, tests: str, entry_point: str | None, limits: Limits) -> bool:
+    """Run the program and then ``tests`` beside it: here, unlike in ``passes``, its code could see the right values."""
+    call = [] if CHECK.search(tests) is None else [f"check({entry_point})"]
+    replies = run(program, [tests, *call], [entry_point] if entry_point else (), limits)
+    return replies is not None and not any("raised" in reply for reply in replies)
 
 
 def passes(program: str, checks: list[Check], limits: Limits) -> bool:

@@ -98,6 +98,12 @@ def asserts(text: str) -> list[Comparison]:
     return checks
 
 
+def only_asserts(tests: str) -> list[Comparison]:
+    """The asserts of ``tests`` where these are nothing else, a line each; else none."""
+    checks, lines = asserts(tests), [line for line in tests.splitlines() if line.strip()]
+    return checks if len(checks) == len(lines) else []
+
+
 def redefined(checks: Iterable[Check]) -> list[str]:
     """Builtins that the answer must redefine (MBPP asks for a function `sum`).
 
