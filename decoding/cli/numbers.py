@@ -3,8 +3,8 @@
 import math
 
 WHOLE = 2**31 - 1
-MOST = {"seed": 2**32 - 1, "longest": 256, "threads": 1024}
-"""the greatest value of an option: a seed is 32 bits; drafts and threads take memory before they are used"""
+MOST = {"seed": 2**32 - 1, "longest": 256, "threads": 1024, "layers": 1024, "group": 1024, "passes": 10_000}
+"""the greatest value of an option: a seed is 32 bits; the others take memory before they are used"""
 
 
 def check_numbers(config) -> None:

@@ -151,6 +151,6 @@ def use(device: str, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a number of it is read: "meta" has none
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
         raise ValueError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error

@@ -41,6 +41,9 @@ class Source:
         """Arguments for transformers besides the folder."""
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def locate(source) -> Source:
     """The files of ``source``: downloaded only if the hub's cache has not got them.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import NoRepeatNGramLogitsProcessor
 
-from decoding.state.sequence_bias import bad_words, sequence_bias
+from decoding.state.sequence_bias import LARGEST, bad_words, sequence_bias
 from decoding.state.texts import Processor, TextFacts, Texts
 
 MOST = 2**31
@@ -32,8 +32,8 @@ class ProcessorKind(NamedTuple):
 
 def _repetition(penalty: float, facts: TextFacts) -> Processor:
     penalty = float(penalty)
-    if not 0 < penalty < math.inf:
-        raise ValueError("it must be a finite number above 0")
+    if not 1 / LARGEST < penalty < LARGEST:
+        raise ValueError(f"it must be a number above 0, at most {LARGEST:g}")
 
     def process(texts: Texts, logits: Tensor) -> Tensor:
         # A token of the text again in place of what is before it: it is penalised once, however often it is there.

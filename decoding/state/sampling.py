@@ -9,6 +9,8 @@ from torch import Tensor
 
 DRAW, ACCEPT, REPLACE, POLICY = range(4)
 """Streams of noise: to draw a token, to accept a draft, to draw the token after a draft, and from here on policies."""
+COLDEST, GREATEST = 1e-6, 1e6
+"""The least temperature above 0 and the greatest penalty: far beyond them logits in float32 are infinite, then NaN."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Sampling:
 
     ``temperature=0`` is greedy; ``min_p`` is the least probability kept, as a share of the greatest. The penalties are
     OpenAI's, also of greedy text: a token's logit loses ``frequency_penalty`` for every time that the answer, without
-    its prompt, has the token, and ``presence_penalty`` once. Raises ValueError unless 0 <= temperature < inf, top_k is
-    an int >= 1, 0 < top_p <= 1, 0 <= min_p <= 1 and the penalties are finite.
+    its prompt, has the token, and ``presence_penalty`` once. Raises ValueError unless the temperature is 0 or in
+    [``COLDEST``, inf), top_k is an int >= 1, 0 < top_p <= 1, 0 <= min_p <= 1, and no penalty exceeds ``GREATEST``.
     """
 
     temperature: float = 0.0
@@ -29,8 +31,8 @@ class Sampling:
     presence_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be at least 0 and finite, not {self.temperature}")
+        if self.temperature != 0 and not COLDEST <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be 0, or at least {COLDEST:g} and finite, not {self.temperature}")
         if self.top_k is not None and not (isinstance(self.top_k, int) and self.top_k >= 1):
             raise ValueError(f"top_k must be a whole number of at least 1 or None, not {self.top_k!r}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -38,8 +40,8 @@ class Sampling:
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p must be in [0, 1] or None, not {self.min_p}")
         for name in ("frequency_penalty", "presence_penalty"):
-            if not abs(getattr(self, name)) < float("inf"):
-                raise ValueError(f"{name} must be a finite number, not {getattr(self, name)}")
+            if not abs(getattr(self, name)) <= GREATEST:
+                raise ValueError(f"{name} must be from {-GREATEST:g} to {GREATEST:g}, not {getattr(self, name)}")
 
     @property
     def greedy(self) -> bool:

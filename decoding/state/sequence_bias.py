@@ -12,6 +12,9 @@ from transformers.generation.logits_process import NoBadWordsLogitsProcessor, Se
 
 from decoding.state.texts import Processor, TextFacts, Texts
 
+LARGEST = 1e30
+"""of a number in a setting: logits in float32 stay finite"""
+
 
 def sequence_bias(biases: Any, facts: TextFacts) -> Processor | None:
     """The bias of each sequence of ids, as a table or in pairs, is added to its last token."""
@@ -32,8 +35,8 @@ def _biased(pairs: list[list], facts: TextFacts) -> Processor | None:
     if not pairs:
         return None
     SequenceBiasLogitsProcessor(pairs)  # raises ValueError for what are no biases
-    if not all(bias < math.inf for _, bias in pairs):  # nor NaN
-        raise ValueError("a bias must be a finite number, or minus infinity")
+    if not all(bias < LARGEST for _, bias in pairs):  # nor NaN
+        raise ValueError(f"a bias must be a number below {LARGEST:g}, or minus infinity")
     pairs = list({tuple(ids): (ids, bias) for ids, bias in pairs}.values())  # the last of two for one sequence
     last = sorted({ids[-1] for ids, _ in pairs})
     tokens, groups = torch.tensor(last, device=facts.device), []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from decoding.errors import UnwritableText
 from decoding.kv_cache.token_tree import TokenTree
 from decoding.state.texts import Processor, Texts
 
@@ -62,9 +63,9 @@ class TextProcessors:
         return torch.cat([self._run(some, ids.expand(len(at), -1), at, begin) for some, at, begin in parts])
 
     def check(self) -> None:
-        """Raise ValueError if a text had no token left."""
+        """Raise UnwritableText if a text had no token left."""
         if self.emptied is not None and bool(self.emptied):
-            raise ValueError(f"the generation_config ({self.about}) leaves a text no token to go on with")
+            raise UnwritableText(f"the generation_config ({self.about}) leaves a text no token to go on with")
 
     def _run(self, logits: Tensor, ids: Tensor, lengths: Tensor, prompts: Tensor) -> Tensor:
         width = ids.shape[1]

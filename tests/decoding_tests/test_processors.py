@@ -21,6 +21,7 @@ from decoding import (
     Speculative,
     generate,
 )
+from decoding.errors import UnwritableText
 from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.settings import APPLIED, text_processors
 from policies import Random, Rule
@@ -285,7 +286,7 @@ def test_a_text_that_nothing_may_follow_is_refused(sampling):
     with_settings(large, {"no_repeat_ngram_size": 1}, [])
     for decoder in (Autoregressive(large), Speculative([small, large], 3), SpecInfer([small, large], (2, 2))):
         assert generate(decoder, torch.tensor([[3]]), max_new_tokens=5, sampling=sampling).lengths.tolist() == [5]
-        with pytest.raises(ValueError, match=r"no_repeat_ngram_size=1\) leaves a text no token to go on with"):
+        with pytest.raises(UnwritableText, match=r"no_repeat_ngram_size=1\) leaves a text no token to go on with"):
             generate(decoder, torch.tensor([[3]]), max_new_tokens=9, sampling=sampling)
 
 

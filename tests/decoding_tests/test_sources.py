@@ -196,6 +196,12 @@ def test_what_the_cache_lacks_is_said(cache, source, said):
         LM.load(source)
 
 
+def test_the_sentence_of_another_engine_names_the_folder_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.setattr("decoding.models.llama_cpp.library", lambda: None)
+    with pytest.raises(ValueError, match=f"llama.cpp reads .gguf files, not {tmp_path}$"):
+        load_model("small", str(tmp_path), backend="llama.cpp")
+
+
 def test_a_folder_of_gguf_files(tmp_path):
     (tmp_path / "a.gguf").symlink_to(DRAFTER)
     assert locate(tmp_path).gguf == "a.gguf"

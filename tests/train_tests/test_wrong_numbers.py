@@ -38,6 +38,9 @@ NOWHERE = {
         (distill.cli, "--seed", str(10**26), f"at most {2**32 - 1}, not {10**26}"),
         (reinforce.main, "--temperature", "nan", "a finite number, not nan"),
         (bandit.main, "--seed", str(2**32), f"at most {2**32 - 1}, not {2**32}"),
+        (reinforce.main, "--group", str(10**9), f"at most 1024, not {10**9}"),
+        (bandit.main, "--passes", str(10**9), f"at most 10000, not {10**9}"),
+        (distill.cli, "--layers", str(10**6), f"at most 1024, not {10**6}"),
         (monitor.main, "--level", "nan", "a finite number, not nan"),
         (decode, "--temperature", "inf", "a finite number, not inf"),
         (decode, "--seed", str(10**26), f"at most {2**32 - 1}, not {10**26}"),
@@ -56,7 +59,7 @@ def test_numbers_out_of_all_bounds(main, option, value, said, tmp_path, monkeypa
 def test_names_of_runs(name, tmp_path, capsys):
     assert fit_policy.main(["--name", name, "--small", "nowhere", "--output", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("fit_policy: ") and error.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert error.startswith("fit_policy: --name must be ") and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_the_greatest_seed_has_a_study(tmp_path):
@@ -71,6 +74,29 @@ def test_a_distiller_keeps_no_more_than_the_vocabulary(tmp_path, capsys):
     assert distill.cli([str(a) for a in distill_command(tmp_path, "run", 0.01, "--top-k", "100000")]) == 2
     assert "--top-k must be at most " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_drafter_that_fits_no_memory_is_refused_with_its_size(tmp_path, capsys):
+    make_target(tmp_path)
+    make_prompts(tmp_path)
+    arguments = [str(a) for a in distill_command(tmp_path, "run", 0.01)]
+    for option, value in (("--width", "1000000"), ("--heads", "1")):
+        arguments[arguments.index(option) + 1] = value
+    assert distill.cli(arguments) == 2
+    error = capsys.readouterr().err
+    assert "--width 1000000 and --inner 64 takes " in error and " GiB of memory to train, but cpu has " in error
+    assert error.splitlines()[-1].startswith("distill: a drafter of 1 layers") and not (tmp_path / "run").exists()
+
+
+def test_a_training_that_diverges_is_one_sentence_and_no_drafter(tmp_path, capsys):
+    make_target(tmp_path)
+    make_prompts(tmp_path)
+    arguments = [str(a) for a in distill_command(tmp_path, "run", 0.01)]
+    arguments[arguments.index("--lr") + 1] = "1e30"
+    assert distill.cli(arguments) == 2
+    said = "distill: the training has diverged at --lr 1e+30; begin anew with a smaller one"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert not list((tmp_path / "run").glob("drafter*"))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from decoding.cli.ending import ending
 from decoding.cli.numbers import check_numbers
+from decoding.errors import UnwritableText
 
 T = TypeVar("T")
 
@@ -57,10 +58,11 @@ def attempt(name: str, job: Callable[[], object], folder: Path | None = None) ->
 
 
 def mendable(error: Exception) -> bool:
-    """Whether the user can mend it: wrong input, a model that returns NaN, a full disk, a folder that is gone."""
+    """Whether the user can mend it: wrong input or model, a full disk, a folder or an engine that is gone."""
     from policies.storage.documents import FileError  # torch comes with it
+    from train.baselines.subprocess_engine import EngineEnded
 
-    return isinstance(error, InputError | FileError | OSError | FloatingPointError)
+    return isinstance(error, InputError | FileError | OSError | FloatingPointError | EngineEnded | UnwritableText)
 
 
 def command(

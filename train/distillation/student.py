@@ -8,6 +8,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from decoding.models.defaults import load_model
 from decoding.models.lm import LM
+from decoding.models.memory import GIB, available
 from decoding.models.vocabulary import check_compatible
 from policies.storage import tensors
 from train.distillation.checkpoint import fill
@@ -15,6 +16,8 @@ from train.distillation.grow import grow
 
 CONTEXT = 2048
 """positions of a drafter whose target counts none (ALiBi)"""
+TRAINED = 16
+"""bytes of a weight that is trained: itself, its gradient and Adam's two moments, in float32"""
 
 
 def student(config, target: LM) -> LlamaForCausalLM:
@@ -23,17 +26,32 @@ def student(config, target: LM) -> LlamaForCausalLM:
     Raises ValueError for a drafter to start from that does not fit the target.
     """
     if config.init is None:
+        check_memory(config, target.model.config.vocab_size, target.device)
         drafter = new_drafter(target.model, config.layers, config.width, config.heads, config.inner)
     else:
         drafter = existing_drafter(config.init, target)
         size = config.layers, config.width, config.heads, config.inner
-        drafter = drafter if size == (None,) * 4 else grow(drafter, *size)
+        if size != (None,) * 4:
+            check_memory(config, drafter.config.vocab_size, target.device)
+            drafter = grow(drafter, *size)
     source = target.model.generation_config
     # The drafter must end answers as the target does; chat models have more EOS ids than their config names.
     drafter.generation_config = GenerationConfig(
         bos_token_id=source.bos_token_id, eos_token_id=source.eos_token_id, pad_token_id=source.pad_token_id
     )
     return drafter.to(target.device)
+
+
+def check_memory(config, vocab: int, device: torch.device) -> None:
+    """ValueError, with sizes in GiB, for a drafter of the size in ``config`` that cannot be trained on ``device``."""
+    layers, width = config.layers or 1, config.width or 1  # None: those of --init, which are there already
+    inner = config.inner or 4 * width
+    needed = TRAINED * width * (vocab + layers * (4 * width + 3 * inner))
+    if needed > (room := available(device)):
+        raise ValueError(
+            f"a drafter of {layers} layers, --width {width} and --inner {inner} takes {needed / GIB:.1f} GiB of memory "
+            f"to train, but {device} has {room / GIB:.1f} GiB; take smaller ones"
+        )
 
 
 def new_drafter(target, layers: int, width: int, heads: int, inner: int) -> LlamaForCausalLM:

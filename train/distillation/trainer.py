@@ -118,7 +118,15 @@ class Trainer:
         self.losses, self.steps = torch.zeros((), device=self.device), 0
 
     def report(self) -> dict:
-        """Print a line and append it to ``progress.jsonl``: speed, loss, and the hold-out report."""
+        """Print a line and append it to ``progress.jsonl``: speed, loss, and the hold-out report.
+
+        FloatingPointError where the loss or a weight is no finite number any more.
+        """
+        loss = self.losses.item() / self.steps if self.steps else None
+        if not math.isfinite(loss or 0.0) or not all(weight.isfinite().all() for weight in self.model.parameters()):
+            raise FloatingPointError(
+                f"the training has diverged at --lr {self.config.lr:g}; begin anew with a smaller one"
+            )
         progress, report = self.progress, holdout_report(self.model, self.store, self.holdout)
         row = {
             "epoch": progress.epoch,
@@ -126,7 +134,7 @@ class Trainer:
             "tokens": progress.tokens,
             "tokens_per_second": progress.tokens / max(progress.elapsed, 1e-9),
             "on_policy_rounds": progress.rounds,
-            "loss": self.losses.item() / self.steps if self.steps else None,
+            "loss": loss,
             **report,
         }
         append_rows(self.log, [row])
