@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,19 +46,20 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The tensors of a model's files: the shape of each by name."""
+    """The tensors of a model's files: the shape of each by name, and its type in a GGUF file, such as Q4_K."""
 
     shapes: dict[str, tuple[int, ...]]
+    types: dict[str, str] = field(default_factory=dict)
 
     @property
     def numbers(self) -> int:
         return sum(map(math.prod, self.shapes.values()))
 
     @property
-    def lookup(self) -> int:
-        """Numbers of the embedding, 0 where it is the head too: those that no product reads."""
+    def tied(self) -> int:
+        """Numbers of an embedding that is the head too; 0 where the head has its own."""
         sizes = [math.prod(shape) for name, shape in self.shapes.items() if EMBEDDING.search(name)]
-        return sum(sizes) if any(HEAD.search(name) for name in self.shapes) else 0
+        return 0 if any(HEAD.search(name) for name in self.shapes) else sum(sizes)
 
     @property
     def layers(self) -> int:
@@ -74,7 +75,7 @@ def check_files(source: Source) -> Weights:
 def _check_gguf(path: Path) -> Weights:
     _check_pointer(path)
     header = read_header(path)
-    weights, kind = Weights(header.shapes), header.settings.get("general.architecture")
+    weights, kind = Weights(header.shapes, header.types), header.settings.get("general.architecture")
     layers = header.settings.get(f"{kind}.block_count")
     if not weights.shapes or not layers:
         raise ValueError(f"{path} holds no model: it has {len(weights.shapes)} tensors and {layers or 'no'} layers")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +22,40 @@ MOST = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Scalar settings and texts by key, the shape [...] of every tensor by name, and the types of matrices."""
+    """Scalar settings and texts by key; of every tensor by name its shape [...], type, such as Q4_K, and place."""
 
     settings: dict[str, object]
     shapes: dict[str, tuple[int, ...]]
-    kinds: frozenset[str]
+    types: dict[str, str]
+    places: dict[str, tuple[int, int]]
+    """begin in the file, and length, in bytes"""
+    tokenizer: str
+    """a hash of all settings of the tokenizer"""
+
+    @property
+    def kinds(self) -> set[str]:
+        """The types of matrices."""
+        return {kind for name, kind in self.types.items() if len(self.shapes[name]) > 1}
 
 
 def read_header(path: Path) -> GgufHeader:
     """ValueError, one sentence, for a file that is no GGUF file, damaged, or cut short."""
-    size = path.stat().st_size
+    about = path.stat()
+    return _read_header(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_header(path: Path, size: int, changed: int) -> GgufHeader:
+    """Read once: to skip a vocabulary takes a quarter of a second, and many ask."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
-                header, end = Reader(data).header()
+                header = Reader(data).header()
             except (struct.error, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{path} is damaged or cut short in its header; download it again") from error
+    end = max((begin + length for begin, length in header.places.values()), default=0)
     if end > size:
         raise ValueError(f"{path} is cut short: {size:,} of {end:,} bytes; download it again")
     return header
@@ -45,14 +63,14 @@ def read_header(path: Path) -> GgufHeader:
 
 def read_tensors(path: Path) -> Iterator[tuple[str, tuple[int, ...], np.ndarray, object]]:
     """Name, shape [..., n], bytes [..., of a row] and ``GGMLQuantizationType`` of each tensor, one at a time."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        reader = Reader(data)
-        known, places = reader.parts()
-        step = known.get("general.alignment", ALIGNMENT)
-        start = -(-reader.at // step) * step
-    for name, (shape, begin, size, kind) in places.items():
+    from gguf import GGMLQuantizationType
+
+    header = read_header(path)
+    for name, (begin, size) in header.places.items():
+        shape = header.shapes[name]
         # Pages of a mapped file would count as memory of the process for as long as it is open.
-        yield name, shape, np.fromfile(path, np.uint8, size, offset=start + begin).reshape(*shape[:-1], -1), kind
+        data = np.fromfile(path, np.uint8, size, offset=begin).reshape(*shape[:-1], -1)
+        yield name, shape, data, GGMLQuantizationType[header.types[name]]
 
 
 class Reader:
@@ -60,23 +78,31 @@ class Reader:
 
     def __init__(self, data: mmap.mmap):
         self.data, self.at = data, 4
+        self.tokenizer = hashlib.sha256()
 
     def parts(self) -> tuple[dict, dict[str, tuple]]:
         """Settings by key; of every tensor by name its shape, begin and length in bytes, and type."""
         version, tensors, settings = self.take("I"), self.take("Q"), self.take("Q")
         if version not in (2, 3) or max(tensors, settings) > MOST:
             raise ValueError("absurd counts")
-        known = {self.text(): self.value(self.take("I")) for _ in range(settings)}
+        known = dict(self.setting() for _ in range(settings))
         return known, dict(self.tensor() for _ in range(tensors))
 
-    def header(self) -> tuple[GgufHeader, int]:
-        """The header and the number of bytes that the file must have."""
-        known, places = self.parts()
+    def header(self) -> GgufHeader:
+        known, tensors = self.parts()
         step = known.get("general.alignment", ALIGNMENT)
         start = -(-self.at // step) * step
-        end = max((start + begin + size for _, begin, size, _ in places.values()), default=start)
-        kinds = frozenset(kind.name for shape, _, _, kind in places.values() if len(shape) > 1)
-        return GgufHeader(known, {name: shape for name, (shape, *_) in places.items()}, kinds), end
+        shapes = {name: shape for name, (shape, *_) in tensors.items()}
+        types = {name: kind.name for name, (*_, kind) in tensors.items()}
+        places = {name: (start + begin, size) for name, (_, begin, size, _) in tensors.items()}
+        return GgufHeader(known, shapes, types, places, self.tokenizer.hexdigest())
+
+    def setting(self) -> tuple[str, object]:
+        begin, key = self.at, self.text()
+        value = self.value(self.take("I"))
+        if key.startswith("tokenizer."):
+            self.tokenizer.update(self.data[begin : self.at])
+        return key, value
 
     def take(self, kind: str):
         (value,) = struct.unpack_from("<" + kind, self.data, self.at)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,17 +38,69 @@ class MetadataReader:
         self.tensors = [SimpleNamespace(name=name) for name in places]
 
 
+def read_gguf_metadata(path: str | Path, string_arrays: Container[str] = ()) -> tuple[dict, tuple[str, ...]]:
+    """What transformers' own function of this name returns: settings by key, and the names of tensors.
+
+    Of arrays of texts only those named are read, of others the length.
+    """
+    reader = MetadataReader(path)
+    settings = {key: _setting(field, key in string_arrays) for key, field in reader.fields.items()}
+    return settings, tuple(tensor.name for tensor in reader.tensors)
+
+
+def _setting(field: Field, whole: bool):
+    if field.types == [ARRAY, STRING]:
+        return [text.decode() for text in field.parts] if whole else len(field.parts)
+    if field.types[0] == ARRAY:
+        return [number for (number,) in field.parts]
+    return field.parts[0].decode() if field.types == [STRING] else field.parts[0][0]
+
+
 @contextmanager
 def quick_metadata() -> Iterator[None]:
-    """Let transformers read GGUF files by ``MetadataReader``; never while it reads weights."""
-    import gguf
+    """Let transformers read each GGUF file once, and by ``MetadataReader``; never while it reads weights.
 
-    slow = gguf.GGUFReader
-    gguf.GGUFReader = MetadataReader
+    It asks for the same settings up to six times for a config and a tokenizer.
+    """
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as older
+
+    if gguf.GGUFReader is MetadataReader:
+        yield
+        return
+    quick = [(gguf, "GGUFReader", MetadataReader)]
+    quick.append((older, "load_gguf_checkpoint", _remembered(older.load_gguf_checkpoint)))
+    quick.append((older, "_gguf_parse_value", _decoding(older._gguf_parse_value)))
+    for module in ("transformers.integrations.gguf", "transformers.integrations.gguf.reader"):  # of 5.23, not of 5.17
+        with suppress(ImportError, AttributeError):
+            place = import_module(module)
+            place.read_gguf_metadata  # noqa: B018 - of a module that is only filled when it is asked
+            quick.append((place, "read_gguf_metadata", read_gguf_metadata))
+    slow = [(place, name, getattr(place, name)) for place, name, _ in quick]
     try:
+        for place, name, value in quick:
+            setattr(place, name, value)
         yield
     finally:
-        gguf.GGUFReader = slow
+        for place, name, value in slow:
+            setattr(place, name, value)
+
+
+def _remembered(load: Callable) -> Callable:
+    """``load_gguf_checkpoint`` without tensors, whose dicts are copied each time, since callers change them."""
+    known = {}
+
+    def once(path, return_tensors: bool = False, **options) -> dict:
+        if path not in known:
+            known[path] = load(path, return_tensors=False)
+        return {part: dict(settings) for part, settings in known[path].items()}
+
+    return once
+
+
+def _decoding(parse: Callable) -> Callable:
+    """``_gguf_parse_value`` for texts in one step, not byte by byte."""
+    return lambda value, kinds: value.decode() if isinstance(value, bytes) else parse(value, kinds)
 
 
 class _FieldReader(Reader):

@@ -3,6 +3,7 @@
 Names, and what llama.cpp's converters changed in the tensors, are transformers' own tables.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -30,11 +31,14 @@ def read_gguf(source: Source, config, dtype: torch.dtype, bits: int | None) -> t
 
     path = source.folder / source.gguf
     model = empty_model(config, dtype)
-    architecture = read_header(path).settings["general.architecture"]
+    header = read_header(path)
+    architecture = header.settings["general.architecture"]
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
     with _one_name_map():
         names = get_gguf_hf_weights_map(model, processor)
+    _untie(model, {names.get(name) for name in header.shapes})
     by_rows, parsed, matrices = type(processor).__name__ in BY_ROWS, {"tensors": {}}, {}
+    parts = Counter(_joined(names, name) for name in header.shapes)
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     wrong = []
 
@@ -56,7 +60,8 @@ def read_gguf(source: Source, config, dtype: torch.dtype, bits: int | None) -> t
             found = processed(values, its_name)
             if found.name in names:
                 parsed["tensors"][names[found.name]] = torch.from_numpy(np.array(found.weights)).to(dtype)
-        for name in list(parsed["tensors"]):
+        parts[_joined(names, its_name)] -= 1
+        for name in [name for name in parsed["tensors"] if not parts[name]]:
             values = torch.as_tensor(parsed["tensors"].pop(name)).to(dtype)
             if shapes[name] != tuple(values.shape):
                 wrong.append(name)
@@ -67,6 +72,20 @@ def read_gguf(source: Source, config, dtype: torch.dtype, bits: int | None) -> t
     put(model, matrices)
     left = [name for name, weight in model.named_parameters() if weight.is_meta]
     return model.eval(), {"missing_keys": left, "unexpected_keys": [], "mismatched_keys": wrong}
+
+
+def _joined(names: dict[str, str], its_name: str) -> str | None:
+    """The weight that a tensor of the file is all or, of experts, a part of."""
+    return names.get(its_name) or names.get(its_name.removesuffix(".weight"))
+
+
+def _untie(model: nn.Module, found: set[str | None]) -> None:
+    """A head of its own, where the file has one though the config, as transformers reads it, says otherwise."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    places = {name for name, module in model.named_modules() if module in (head, embedding)}
+    if head.weight is embedding.weight and {f"{name}.weight" for name in places} <= found:
+        head.weight = nn.Parameter(torch.empty_like(head.weight))
+        model.config.tie_word_embeddings = False
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from decoding.models.architectures import attention, context
 from decoding.models.files import check_files
 from decoding.models.llama_library import library
 from decoding.models.lm import LM, common_ids
-from decoding.models.loading import read_config, read_tokenizer
+from decoding.models.loading import read_config_and_tokenizer
 from decoding.models.sources import locate
 
 SAMPLES, SAMPLE_BYTES = 16, 4096
@@ -70,10 +70,10 @@ class LlamaCppLM(LM):
         if not found.gguf:
             raise ValueError(f"llama.cpp reads .gguf files, not {source}")
         check_files(found)
-        config = read_config(found, {})
+        config, tokenizer = read_config_and_tokenizer(found, {})
         config.name_or_path = found.name
         attention(config)  # raises for an unsupported architecture
-        return cls(Weights(found.folder / found.gguf, config), read_tokenizer(found, {}), threads)
+        return cls(Weights(found.folder / found.gguf, config), tokenizer, threads)
 
     @property
     def device(self) -> torch.device:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -19,7 +20,7 @@ from decoding.kv_cache.session import Session
 from decoding.models.architectures import attention, context, counts_slots
 from decoding.models.dtypes import chosen, settled
 from decoding.models.files import check_files
-from decoding.models.loading import check_values, read_config, read_tokenizer, read_weights
+from decoding.models.loading import check_values, read_config_and_tokenizer, read_weights
 from decoding.models.memory import check_weights
 from decoding.models.settings import ends_and_changes
 from decoding.models.sources import locate
@@ -65,7 +66,7 @@ class LM:
         kind, bits = settled(dtype, found, torch.device(device))
         check_weights(found.name, weights_there, kind, torch.device(device), bits)
         options = {"trust_remote_code": trust_remote_code}
-        config, tokenizer = read_config(found, options), read_tokenizer(found, options)
+        config, tokenizer = read_config_and_tokenizer(found, options)
         attention(config)  # raises for an unsupported architecture
         model = read_weights(found, config, kind, options, bits).to(device)
         if packed:
@@ -109,8 +110,15 @@ class LM:
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """Equal for equal vocabularies. Cached: hashing a vocabulary takes longer than writing a token."""
-        return _digest(json.dumps(self.vocabulary))
+        """Equal for equal vocabularies. Cached, also for models that share a tokenizer: a vocabulary of 150,000 tokens
+        takes half a second."""
+        if self.tokenizer is None:
+            return _digest(json.dumps(self.vocabulary))
+        about = len(self.tokenizer), self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        known = _hashes.setdefault(self.tokenizer, {})
+        if about not in known:
+            known[about] = _digest(json.dumps(self.vocabulary))
+        return known[about]
 
     def session(self, batch: int, capacity: int, scratch: int = 0) -> Session:
         """A new cache for ``batch`` rows of at most ``capacity`` tokens, of which ``scratch`` may be nodes of trees."""
@@ -162,6 +170,10 @@ class LM:
         return b"".join(
             w.flatten()[:512].detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes() for w in few
         )
+
+
+_hashes: WeakKeyDictionary = WeakKeyDictionary()
+"""by tokenizer, then by what may be changed in it"""
 
 
 def common_ids(head: int, tokenizer) -> int:

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 from decoding.kernels.cuda_graphs import rounded
+from decoding.kernels.integer_products import GROUP, TILE
 from decoding.models.architectures import head_width
 from decoding.models.files import Weights
+from decoding.models.gguf_blocks import EXACT
 
 GIB = 2**30
 
@@ -20,22 +22,49 @@ GIB = 2**30
 def check_weights(
     name: str, weights: Weights, dtype: torch.dtype, device: torch.device, bits: int | None = None
 ) -> int:
-    """Bytes that ``weights`` take in ``dtype``; ValueError, with sizes in GiB, if that exceeds the available memory.
+    """Bytes that ``weights`` take; ValueError, with sizes in GiB, if that exceeds the available memory.
 
-    With ``bits`` those of matrices have so many, and a scale and a minimum for 32 of them.
+    bits: of matrices of integers (``gguf_blocks.matrix``); all else is of ``dtype``.
     """
-    matrices = sum(math.prod(shape) for shape in weights.shapes.values() if len(shape) > 1)
-    size = weights.numbers * dtype.itemsize
-    if bits is not None:
-        size = matrices * ((bits or 8) + 1) // 8 + (weights.numbers - matrices) * dtype.itemsize
-    room = available(device)
+    size, room = weight_bytes(weights, dtype, device, bits), available(device)
     if size > room:
-        asked = f"int{bits}" if bits else "file" if bits == 0 else str(dtype).removeprefix("torch.")
+        asked = str(dtype).removeprefix("torch.") if bits is None else f"int{bits}" if bits else "file"
+        smaller = "" if bits == 4 else f"a smaller dtype than {asked}, or "
         raise ValueError(
-            f"the weights of {name} take {size / GIB:.1f} GiB of memory, but {device} has {room / GIB:.1f} GiB; take a "
-            f"smaller dtype than {asked}, or a smaller model"
+            f"the weights of {name} take {size / GIB:.1f} GiB of memory, but {device} has {room / GIB:.1f} GiB; take "
+            f"{smaller}a smaller model"
         )
     return size
+
+
+def check_whole(name: str, weights: Weights) -> None:
+    """ValueError if ``weights``, all at once in float32, exceed the memory of this machine."""
+    size, room = weights.numbers * 4, available(torch.device("cpu"))
+    if size > room:
+        raise ValueError(
+            f"{name} has to be read whole in float32 first, which takes {size / GIB:.1f} GiB of memory, but cpu has "
+            f"{room / GIB:.1f} GiB; take a smaller model"
+        )
+
+
+def weight_bytes(weights: Weights, dtype: torch.dtype, device: torch.device, bits: int | None = None) -> int:
+    """Bytes of each tensor as it is held: as integers with a scale and a minimum of 16 bits for 32, or of ``dtype``.
+
+    On a CPU a head of ``dtype`` is packed, so that of an embedding it is a copy.
+    """
+    if bits is None:
+        return (weights.numbers + (weights.tied if device.type == "cpu" else 0)) * dtype.itemsize
+    return sum(
+        _integer_bytes(shape, bits or EXACT.get(weights.types[name], (8,))[0])
+        if len(shape) == 2 and shape[1] % GROUP == 0
+        else math.prod(shape) * dtype.itemsize
+        for name, shape in weights.shapes.items()
+    )
+
+
+def _integer_bytes(shape: tuple[int, ...], bits: int) -> int:
+    """Of a matrix [N, K] in whole tiles of rows."""
+    return -(-shape[0] // TILE) * TILE * shape[1] * (bits + 1) // 8
 
 
 def cache_bytes(lm, batch: int, capacity: int) -> int:
