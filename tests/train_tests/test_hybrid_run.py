@@ -172,12 +172,12 @@ def test_the_comparison_is_with_the_fastest_that_loses_no_more():
     for name, (seconds, loss) in methods.items():
         rows = {"seconds": [seconds * s for s in (1.0, 5.0, 30.0)], "tokens": [8.0] * 3, "loss": [loss] * 3}
         measured[name] = {key: np.array(values) for key, values in rows.items()}
-    found = against_single(measured, {name: name for name in measured})
+    found = against_single(measured, measured, {name: name for name in measured})
     assert found.of == "speculative"
     assert found.ratio == pytest.approx(1.25) and found.interval == pytest.approx([1.25, 1.25])
     assert "it is faster than speculative (ratio 1.250, 95 % interval" in beside_rival(found, found.of)
     measured["tuned"]["loss"] += 0.2
-    assert against_single(measured, {name: name for name in measured}).of == "bild"
+    assert against_single(measured, measured, {name: name for name in measured}).of == "bild"
 
 
 @pytest.fixture(scope="module")
