@@ -6,7 +6,9 @@ passes over [vocab] numbers. Exponentials are never normalised: each moment is d
 
 from __future__ import annotations
 
-from functools import cached_property
+import logging
+from functools import cache, cached_property
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,23 @@ from torch import Tensor
 
 TOP = 10
 CHUNK = 64  # logits per chunk, whose maximum is found first
+
+
+def distribution(logits: Tensor) -> Distribution:
+    """``Distribution``, or on CUDA, where Triton is there, what computes the same in two launches."""
+    kernels = triton_kernels() if logits.is_cuda else None
+    return Distribution(logits) if kernels is None else kernels.KernelDistribution(logits)
+
+
+@cache
+def triton_kernels() -> ModuleType | None:
+    """``policies.features.triton_kernels``; None without Triton."""
+    try:
+        from policies.features import triton_kernels as kernels
+    except ImportError as error:
+        logging.getLogger(__name__).info("features are computed by torch operations: %s", error)
+        return None
+    return kernels
 
 
 class Distribution:

@@ -10,7 +10,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
-from policies.features.distribution import Distribution
+from policies.features.distribution import Distribution, distribution
 from policies.features.token_classes import BITS
 from policies.features.verification import VERIFICATION
 
@@ -28,8 +28,8 @@ class View:
         """The distribution of the model about to write; kept in ``step.shared`` for the next view of this step."""
         shared = getattr(self.step, "shared", None)
         if shared is None:
-            return Distribution(self.step.logits)
-        return shared.setdefault("distribution", Distribution(self.step.logits))
+            return distribution(self.step.logits)
+        return shared.setdefault("distribution", distribution(self.step.logits))
 
     @cached_property
     def log_probs(self) -> Tensor:
