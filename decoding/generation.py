@@ -18,7 +18,7 @@ from decoding.models.vocabulary import check_compatible
 from decoding.state.generation_state import GenerationState
 from decoding.state.sampling import Sampling
 from decoding.state.streaming import Piece, PieceStream, StopStrings
-from decoding.state.token_buffer import Commit, TokenBuffer
+from decoding.state.token_buffer import Commit, Heard, TokenBuffer
 
 
 class Decoder(Protocol):
@@ -46,7 +46,8 @@ class Result:
     if the draft is not a model"""
     counts: dict
     """sums over rows: "calls" and "tokens_read" per model; "drafted", "accepted" (drafted tokens that are in the
-    answers), "escalated" per policy"""
+    answers), "escalated" per policy; where the host hears of tokens late, "wasted": those that the first model computed
+    again before the host heard that they escalate"""
     reads: list[list[int]]
     """per model the tokens that each forward read, summed over rows; ``decoding.cost`` prices them"""
     seconds: dict
@@ -88,6 +89,7 @@ def generate(
         tokenizer = decoder.models[-1].tokenizer
         stops = stops_of(decoder, stop_strings)
         pieces = PieceStream(stream, tokenizer, len(input_ids)) if stream is not None else None
+        state.ahead = stops is None and pieces is None
         for _ in commits(decoder, state, stops, pieces):
             pass
     pad = _pad(decoder.models[-1], pad_token_id)
@@ -143,6 +145,12 @@ def commits(
     processors = state.processors
     while len(state.buffer.rows):
         commit = next(writing)
+        if isinstance(commit, Heard):
+            state.buffer.hear(commit)
+            if commit.broken:
+                for session in state.sessions:
+                    session.check()
+            continue
         flags = [session.broken for session in state.sessions]
         if processors is not None and processors.emptied is not None:
             flags.append(processors.emptied)
@@ -206,7 +214,8 @@ def _result(state: GenerationState, input_ids: Tensor, pad: int, seconds: float)
             "drafted": int(state.drafted),
             "accepted": state.accepted,
             "escalated": state.escalated,
-        },
+        }
+        | ({"wasted": state.wasted} if state.runs_ahead else {}),
         reads=[s.reads for s in sessions],
         seconds={
             "total": seconds,

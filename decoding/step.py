@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -74,6 +74,7 @@ class PolicyNeeds:
     needs_target: bool  # whether it reads ``Step.target_logits``, which only drafted tokens have
     hidden_width: int | None  # of the hidden states that it reads, None for any
     tokens: int | None  # length of its table of token classes, None without one
+    recording: Hashable | None  # equal where decisions are the same operations on buffers of the same shapes, or None
     never: bool  # whether it never says True, as a ``kind`` of "never" tells: a decoder need not call it
 
     @classmethod
@@ -90,6 +91,7 @@ class PolicyNeeds:
             needs_target=getattr(policy, "needs_target", False),
             hidden_width=getattr(policy, "hidden_width_", None),
             tokens=None if getattr(policy, "classes", None) is None else len(policy.classes),
+            recording=policy.recording if hasattr(type(policy), "recording") else None,
             never=getattr(policy, "kind", None) == "never",
         )
 

@@ -100,8 +100,20 @@ class Policy(nn.Module):
 
     def compiled(self, state) -> CompiledPolicy | None:
         """A compiled equivalent of ``forward`` on the steps of ``state``, a decoder's ``PolicyState``; or None."""
-        own = any(getattr(type(self), name) is not getattr(Policy, name) for name in ("forward", "score", "observe"))
-        return None if own or not can_compile(self, state) else CompiledPolicy(self, state)
+        return None if self._own_way or not can_compile(self, state) else CompiledPolicy(self, state)
+
+    @property
+    def recording(self) -> tuple | None:
+        """Equal for policies that decide by the same operations, on buffers of the same shapes; None if it cannot tell.
+
+        A decision recorded for one of them is that of another once the buffers are copied: whatever a policy reads
+        besides must be in its settings, as plain attributes.
+        """
+        return None if self._own_way else tuple(map(_operations, self.modules()))
+
+    @property
+    def _own_way(self) -> bool:
+        return any(getattr(type(self), name) is not getattr(Policy, name) for name in ("forward", "score", "observe"))
 
     def with_threshold(self, threshold: float) -> Self:
         """A copy that decides by ``threshold``, which may be infinite. ValueError for NaN.
@@ -176,6 +188,14 @@ class Policy(nn.Module):
             "models": identities(self.models if models is None else models),
             "provenance": self.provenance if provenance is None else provenance,
         }
+
+
+def _operations(module: nn.Module) -> tuple:
+    """What is not in the buffers of a module; learned attributes end in _."""
+    plain = bool | int | float | str | tuple
+    settings = {name: value for name, value in vars(module).items() if isinstance(value, plain) and name[-1] != "_"}
+    buffers = [(name, tuple(buffer.shape), buffer.dtype) for name, buffer in module.named_buffers(recurse=False)]
+    return type(module), tuple(sorted(settings.items())), tuple(buffers)
 
 
 def _threshold(value: float) -> Tensor:

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from decoding.models.lm import LM
+from decoding.state.ahead import AheadSteps, write_ahead
 from decoding.state.generation_state import GenerationState
-from decoding.state.token_buffer import Commit
+from decoding.state.token_buffer import Commit, Heard
 
 
 class Autoregressive:
@@ -20,7 +21,7 @@ class Autoregressive:
     def __init__(self, model: LM):
         self.models = [model]
 
-    def write(self, state: GenerationState) -> Iterator[Commit]:
+    def write(self, state: GenerationState) -> Iterator[Commit | Heard]:
         buffer, (session,) = state.buffer, state.sessions
         while True:
             rows = buffer.rows
@@ -28,3 +29,5 @@ class Autoregressive:
             logits = session.catch_up(buffer.ids, lengths, rows, span=buffer.span(1))[:, -1]
             tokens = state.draw(state.processed(logits, rows, lengths), rows, lengths)
             yield Commit.one(rows, tokens, torch.zeros_like(tokens))
+            if state.runs_ahead:
+                yield from write_ahead(AheadSteps(state))

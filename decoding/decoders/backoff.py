@@ -8,10 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from decoding.kv_cache.session import ReadSpan, even_span
 from decoding.models.lm import LM
+from decoding.state.ahead import AheadSteps, Launched, write_ahead
 from decoding.state.generation_state import GenerationState
+from decoding.state.host_reads import send
 from decoding.state.policy_state import PolicyState
-from decoding.state.token_buffer import Commit
+from decoding.state.token_buffer import Commit, Heard
 from decoding.step import Policy, PolicyNeeds
 
 
@@ -40,7 +43,7 @@ class Backoff:
         for lm, policy in zip(self.models, self.policies, strict=False):
             PolicyNeeds.of(policy).check(lm, self.shows_target)
 
-    def write(self, state: GenerationState) -> Iterator[Commit]:
+    def write(self, state: GenerationState) -> Iterator[Commit | Heard]:
         buffer = state.buffer
         policy_states = [PolicyState(policy, buffer, i) for i, policy in enumerate(self.policies)]
         state.escalated = [0] * len(self.policies)
@@ -48,15 +51,45 @@ class Backoff:
             rows = buffer.rows
             tokens, writers, _ = self._next_tokens(state, policy_states, 0, rows)
             yield Commit.one(rows, tokens, writers)
+            if state.runs_ahead and type(self)._escalates is Backoff._escalates:
+                yield from self._ahead(state, policy_states)
+
+    def _ahead(self, state: GenerationState, policy_states: list[PolicyState]) -> Iterator[Heard]:
+        """The same text, token by token, without the host waiting for the first policy."""
+        buffer, steps = state.buffer, AheadSteps(state, policy_states[0], self.verify_eos)
+        read = state.sessions[1].read.tolist()
+
+        def answer(up: list[int], lengths: list[int], launched: Launched) -> None:
+            rows, all_rows = buffer.every, up == launched.order
+            if len(up) < len(rows):
+                rows = send(up, buffer.device)
+            best = launched.best
+            if not all_rows:
+                best = best[send([launched.order.index(row) for row in up], buffer.device)]
+            gaps = [length - read[row] for row, length in zip(up, lengths, strict=True)]
+            span = even_span(gaps, lengths)
+            state.escalated[0] += len(up)
+            theirs, wrote, large = self._next_tokens(state, policy_states, 1, rows, span)
+            policy_states[0].checked_by_large(rows, buffer.lengths[rows] + 1, large.argmax(-1) == best, large)
+            buffer.advance(rows, theirs, wrote, torch.ones_like(theirs, dtype=torch.bool))
+            for row, length in zip(up, lengths, strict=True):
+                read[row] = length
+
+        return write_ahead(steps, answer)
 
     def _next_tokens(
-        self, state: GenerationState, policy_states: list[PolicyState], i: int, rows: Tensor
+        self,
+        state: GenerationState,
+        policy_states: list[PolicyState],
+        i: int,
+        rows: Tensor,
+        span: ReadSpan | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Next tokens [r] of ``rows`` [r] that escalated to model i, their writers [r], its logits [r, vocab]."""
         buffer, lengths = state.buffer, state.buffer.lengths[rows]
         policy_state = policy_states[i] if i < len(policy_states) else None
         # Only the first model reads every token, so each row has exactly one unread.
-        span = buffer.span(1) if i == 0 else None
+        span = buffer.span(1) if i == 0 else span
         hidden = policy_state is not None and policy_state.needs.needs_hidden
         logits, states = state.sessions[i].next(buffer.ids, lengths, rows, hidden, span)
         seen = state.processed(logits, rows, lengths), states

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from decoding.kv_cache.session import ReadSpan
 from decoding.state.generation_state import GenerationState
+from decoding.state.host_reads import LateRead, host_waits
 from decoding.state.policy_state import PolicyState
 from decoding.state.sampling import DRAW
+from decoding.state.step_runner import StepRunner
 from decoding.state.token_buffer import TokenBuffer
 
 
@@ -63,7 +65,7 @@ def draft_with_model(
     state: GenerationState, policy_state: PolicyState | None, rows: Tensor, limit: int, keep_stop_token: bool
 ) -> DraftOutput:
     """A draft by the first model of at most ``limit`` tokens, fewer where the policy or the budget ends it."""
-    if policy_state is not None and host_waits(rows.device) and state.buffer.room > limit:
+    if host_waits(rows.device) and state.buffer.room > limit:
         return draft_ahead(state, policy_state, rows, limit, keep_stop_token)
     buffer, session, lengths = state.buffer, state.sessions[0], state.buffer.lengths[rows]
     hidden = policy_state is not None and policy_state.needs.needs_hidden
@@ -96,57 +98,66 @@ def draft_with_model(
 
 
 def draft_ahead(
-    state: GenerationState, policy_state: PolicyState, rows: Tensor, limit: int, keep_stop_token: bool
+    state: GenerationState, policy_state: PolicyState | None, rows: Tensor, limit: int, keep_stop_token: bool
 ) -> DraftOutput:
-    """``draft_with_model`` without waiting for the stop policy, for rows with room for ``limit`` tokens.
+    """``draft_with_model`` without waiting for a stop policy, for rows with room for ``limit`` tokens.
 
     On an accelerator, reading each decision would idle the device at every drafted token. So all rows draft until the
     host knows that all have stopped, one step late: it reads a decision while the device computes the next step.
     Tokens after a stop are excluded by ``lengths``. The target reads them at no cost: it is bound by its weights.
     """
-    buffer, session, lengths = state.buffer, state.sessions[0], state.buffer.lengths[rows]
-    noise = sampling_noise(state, rows, lengths, limit)
+    buffer, session = state.buffer, state.sessions[0]
+    if state.runner is None:
+        state.runner = StepRunner(state, policy_state)
+    runner = state.runner
     span = None if keep_stop_token else unread_span(buffer, limit)
-    drafted, tokens, logits, going = buffer.draft_room(rows, limit), [], [], []
-    for place in range(limit):
-        if place > 1 and not going[place - 2]:
+    now = {"rows": rows, "begin": buffer.lengths[rows], "drafted": buffer.draft_room(rows, limit)}
+    now["place"] = torch.zeros((), dtype=torch.long, device=rows.device)
+    rows, begin, drafted, place = (runner.keep(name, value) for name, value in now.items())
+
+    def step(span: ReadSpan | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The token [r] of each draft, its logits [r, vocab], and whether any draft goes on."""
+        lengths = begin + place
+        hidden = policy_state is not None and policy_state.needs.needs_hidden
+        row_logits, states = session.next(buffer.ids, lengths, rows, hidden, span)
+        row_logits = state.processed(row_logits, rows, lengths)
+        if policy_state is not None:
+            stopped = policy_state.decide(row_logits, rows, lengths, states) & (drafted > place)
+            drafted.copy_(torch.where(stopped, place + keep_stop_token, drafted))
+        starts = begin - buffer.prompts[rows]
+        greedy = state.sampling.greedy
+        noise = None if greedy else draft_noise(buffer, rows, starts, place, DRAW, limit)
+        drawn = state.sampling.draw(row_logits, noise)
+        buffer.ids[rows, lengths] = drawn
+        place.add_(1)
+        return drawn, row_logits, (drafted > place).any()
+
+    tokens, logits, going = [], [], []
+    for i in range(limit):
+        if policy_state is not None and i > 1 and not going[i - 2]:
             break
-        now = lengths + place
-        row_logits, states = session.next(buffer.ids, now, rows, policy_state.needs.needs_hidden, span)
-        row_logits = state.processed(row_logits, rows, now)
-        span = ReadSpan(buffer.longest + place + 1, 1)
-        stopped = policy_state.decide(row_logits, rows, now, states) & (drafted > place)
-        drafted = torch.where(stopped, place + keep_stop_token, drafted)
-        going.append(AsyncFlag((drafted > place + 1).any()))
-        drawn = state.sampling.draw(row_logits, noise[:, place])
-        buffer.ids[rows, now] = drawn
-        tokens.append(drawn)
-        logits.append(row_logits)
-    if keep_stop_token:  # else the next round decides on the same position again
-        policy_state.forget(rows, lengths + drafted)
-    return DraftOutput(torch.stack(tokens, 1), torch.stack(logits, 1), drafted, drafted.sum(), even=True)
+        if span is None:
+            drawn, row_logits, goes_on = step(span)
+        else:
+            span = ReadSpan(runner.reach(span.reach), span.unread)
+            what = "draft", limit, keep_stop_token, len(rows), span
+            drawn, row_logits, goes_on = runner.run(what, span.unread * len(rows), lambda: step(span))  # noqa: B023
+        if policy_state is not None:
+            going.append(AsyncFlag(goes_on))
+        tokens.append(drawn.clone())
+        logits.append(row_logits.clone())
+        span = ReadSpan(buffer.longest + i + 1, 1)
+    if policy_state is not None and keep_stop_token:  # else the next round decides on the same position again
+        policy_state.forget(rows, begin + drafted)
+    total = limit * len(rows) if policy_state is None else drafted.sum()
+    return DraftOutput(torch.stack(tokens, 1), torch.stack(logits, 1), drafted, total, even=True)
 
 
-class AsyncFlag:
-    """A flag [] on its way to the host while the device works on."""
-
-    def __init__(self, flag: Tensor):
-        self.value, self.copied = flag, None
-        if flag.is_cuda:
-            self.value = torch.empty((), dtype=flag.dtype, pin_memory=True)
-            self.value.copy_(flag, non_blocking=True)
-            self.copied = torch.cuda.Event()
-            self.copied.record()
+class AsyncFlag(LateRead):
+    """A flag [] on its way to the host."""
 
     def __bool__(self) -> bool:
-        if self.copied is not None:
-            self.copied.synchronize()
-        return bool(self.value)
-
-
-def host_waits(device: torch.device) -> bool:
-    """Whether reading a value makes the host wait until the device has finished all its work."""
-    return device.type != "cpu"
+        return bool(self.arrived())
 
 
 def sampling_noise(state: GenerationState, rows: Tensor, lengths: Tensor, limit: int) -> Tensor:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.fused_forward import versions
+from decoding.kernels.recorded_steps import RecordedSteps
 from decoding.kv_cache.attention import AttentionPositions
 
-QUERIES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+QUERIES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 """Numbers of tokens for which graphs are recorded; others are padded to the next, longer ones run eagerly."""
 KEYS = 128  # graphs read the cache up to a multiple of this, so a growing text needs a new graph every so many tokens
 CAPACITY = 256  # cache sizes are rounded up to a multiple of this, so that there are few
@@ -82,11 +83,13 @@ class Recorder:
     weights: list  # ``fused_forward.versions`` of the model when it was made
     graphs: dict[tuple, tuple[Inputs, CudaGraph]] = field(default_factory=dict)
     broken: bool = False
+    recording: bool = False  # whether a step is being recorded of which the forward is a part
+    steps: RecordedSteps = field(default_factory=lambda: RecordedSteps(lambda run: CudaGraph(run)))
 
     def run(self, forward: Forward, ids: Tensor, logits_to_keep: int, hidden: bool) -> Outputs | None:
         """The outputs of ``forward`` for the cache's plan, from a graph; None where it cannot be recorded."""
         plan, (r, q) = self.cache.plan, ids.shape
-        if self.broken or q > QUERIES[-1] or plan.positions.keys is not None:
+        if self.broken or self.recording or q > QUERIES[-1] or plan.positions.keys is not None:
             return None
         wanted = plan.positions, plan.slots, plan.rows, plan.reach
         reach = min(-(-plan.reach // KEYS) * KEYS, self.capacity)
@@ -99,14 +102,17 @@ class Recorder:
             graph = self.graphs[key][1]
             graph.replay()
         except RuntimeError as error:
-            self.broken = True
-            reason = str(error).splitlines()[0]
-            LOG.warning("no CUDA graphs, forwards run eagerly: %s", reason)
+            self.fail(error)
             return None
         finally:
             plan.positions, plan.slots, plan.rows, plan.reach, plan.rounded = *wanted, False
         logits, states = graph.outputs
         return logits.clone(), None if states is None else states.clone()
+
+    def fail(self, error: RuntimeError) -> None:
+        """Record nothing more."""
+        self.broken = True
+        LOG.warning("no CUDA graphs, forwards run eagerly: %s", str(error).splitlines()[0])
 
     def _inputs(self, r: int, q: int, device: torch.device) -> Inputs:
         zeros = lambda *shape: torch.zeros(shape, dtype=torch.long, device=device)  # noqa: E731

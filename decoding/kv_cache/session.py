@@ -38,6 +38,13 @@ class ReadSpan:
     unread: int
 
 
+def even_span(gaps: list[int], lengths: list[int]) -> ReadSpan | None:
+    """One range for rows with ``gaps`` unread tokens: some are read again. None where those are many, or not there."""
+    unread = max(gaps)
+    again = unread * len(gaps) - sum(gaps)
+    return None if again > WASTE or unread > min(lengths) else ReadSpan(max(lengths), unread)
+
+
 class ForwardPlan:
     """The next forward: the ``positions`` of its queries, the ``reach`` first slots it reads, and those it writes.
 
@@ -174,7 +181,7 @@ class BaseSession:
 
     def _count(self, logits: Tensor, began: float, prompt: bool) -> None:
         """Account for a forward that ``began`` at that time and returned ``logits``."""
-        self.greatest = torch.maximum(self.greatest, logits.amax())
+        torch.maximum(self.greatest, logits.amax(), out=self.greatest)
         seconds = time.perf_counter() - began
         self.seconds += seconds
         self.prefill += seconds if prompt else 0.0

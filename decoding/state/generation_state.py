@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from decoding.kv_cache.session import Session
 from decoding.kv_cache.token_tree import TokenTree
+from decoding.state.host_reads import host_waits
 from decoding.state.sampling import DRAW, Sampling
 from decoding.state.text_processors import TextProcessors
 from decoding.state.token_buffer import TokenBuffer
@@ -24,6 +26,9 @@ class GenerationState:
     processors: TextProcessors | None = None
     drafted: int | Tensor = 0  # a tensor where reading it would make the host wait
     escalated: list[int] = field(default_factory=list)  # per policy, the tokens escalated by it or for an EOS
+    ahead: bool = False  # whether the host may hear of tokens late, as nobody looks at each
+    runner: Any = None  # the ``StepRunner`` of a decoder that drafts
+    wasted: int = 0  # tokens that the first model computed again before the host heard that it had escalated them
 
     def processed(
         self, logits: Tensor, rows: Tensor, lengths: Tensor, tree: TokenTree | None = None, nodes: int = 0
@@ -46,6 +51,11 @@ class GenerationState:
         if self.sampling.greedy:  # noise is expensive
             return self.sampling.draw(logits, None)
         return self.sampling.draw(logits, self.buffer.uniform(rows, lengths - self.buffer.prompts[rows], DRAW))
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the host hears of tokens late: it would wait for each, nobody looks at each, no processor does."""
+        return self.ahead and host_waits(self.buffer.device) and self.processors is None
 
     @property
     def accepted(self) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from decoding.kernels.recorded_steps import RecordedSteps
 from decoding.state.sampling import POLICY
 from decoding.state.suffix import longest_repeated_suffix
 from decoding.state.token_buffer import TokenBuffer
@@ -29,7 +31,22 @@ class PolicyState:
         size = batch, needs.window + buffer.capacity + 1, len(needs.history)
         self.history = torch.full(size, torch.nan, device=device) if needs.history else None
         self.answers = buffer.prompts.unsqueeze(1) + torch.arange(buffer.budget, device=device)
-        self.compiled = needs.compiled(self)
+        self.compiled, self.kept = needs.compiled(self), False
+
+    def keep(self, steps: RecordedSteps) -> None:
+        """Hold everything in tensors of ``steps``, which recorded steps read; the policy's numbers too."""
+        name = f"policy {self.stream}"
+        self.policy = steps.keep_policy(name, self.policy, self.needs.recording)
+        self.compiled, self.kept = None, True
+        self.needs = PolicyNeeds.of(self.policy)
+        places = torch.arange(self.buffer.capacity, device=self.buffer.device)
+        self.answers = (self.buffer.prompts.unsqueeze(1) + places).clamp(max=self.buffer.capacity - 1)
+        if self.history is not None:
+            more = self.needs.window + self.buffer.capacity + 1 - self.history.shape[1]
+            self.history = F.pad(self.history, (0, 0, 0, more), value=torch.nan)
+        for part in ("checked", "agreed", "large_entropy", "back", "answers", "history"):
+            if getattr(self, part) is not None:
+                setattr(self, part, steps.keep(f"{name} {part}", getattr(self, part)))
 
     def decide(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Tensor:
         """bool [r]: the policy's decision on the token after the first ``lengths`` [r] of ``rows`` [r], ascending.
@@ -66,7 +83,7 @@ class PolicyState:
 
     def _repeated(self, ids: Tensor, rows: Tensor, position: Tensor) -> Tensor:
         where = self.answers if len(rows) == len(self.answers) else self.answers[rows]
-        return longest_repeated_suffix(ids.gather(1, where), position)
+        return longest_repeated_suffix(ids.gather(1, where), position, cached=not self.kept)
 
     def _record(self, step: Step, rows: Tensor, position: Tensor) -> None:
         step.history = self.history[rows.unsqueeze(1), position.unsqueeze(1) + self.back]
@@ -85,11 +102,14 @@ class PolicyState:
 
         ``agreed`` [r]: whether its choice was the smaller model's.
         """
-        # Not in place: a Step of all rows holds these tensors.
-        self.checked = self.checked.index_copy(0, rows, lengths)
-        self.agreed = self.agreed.index_copy(0, rows, agreed.float())
+        known = {"checked": lengths, "agreed": agreed.float()}
         if self.needs.reads("large_entropy"):
-            self.large_entropy = self.large_entropy.index_copy(0, rows, entropy(logits))
+            known["large_entropy"] = entropy(logits)
+        for name, values in known.items():
+            if self.kept:
+                getattr(self, name).index_copy_(0, rows, values)
+            else:  # not in place: a Step of all rows holds these tensors
+                setattr(self, name, getattr(self, name).index_copy(0, rows, values))
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 
-def longest_repeated_suffix(answers: Tensor, lengths: Tensor, limit: int = 8) -> Tensor:
+def longest_repeated_suffix(answers: Tensor, lengths: Tensor, limit: int = 8, cached: bool = True) -> Tensor:
     """[r] length, at most ``limit``, of the longest suffix that occurs earlier in ``answers`` [r, n] of ``lengths``."""
-    return suffix_matches(answers, lengths, limit).amax(1)
+    return suffix_matches(answers, lengths, limit, cached).amax(1)
 
 
-def suffix_matches(texts: Tensor, lengths: Tensor, limit: int) -> Tensor:
+def suffix_matches(texts: Tensor, lengths: Tensor, limit: int, cached: bool = True) -> Tensor:
     """[r, n] how many tokens, at most ``limit``, up to each place equal the last ones of ``texts`` [r, n], cut to
-    ``lengths`` [r]; 0 from the last token on."""
-    ends, back, where, inside = _suffix_windows(texts.shape[1], limit, texts.device)
+    ``lengths`` [r]; 0 from the last token on. A recorded step may not read what a cache drops one day: ``cached``."""
+    windows = _suffix_windows if cached else _suffix_windows.__wrapped__
+    ends, back, where, inside = windows(texts.shape[1], limit, texts.device)
     last = lengths.unsqueeze(1) - 1
     tail = texts.gather(1, (last - back).clamp_(min=0))
     same = texts[:, where] == tail.unsqueeze(1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from decoding.kv_cache.session import ReadSpan
@@ -35,6 +36,19 @@ class Commit:
         tokens = torch.cat([tokens, after[:, None]], 1).scatter(1, accepted[:, None], after[:, None])
         writers = torch.zeros_like(tokens).scatter(1, accepted[:, None], 1)
         return cls(rows, tokens, writers, accepted + 1)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the host hears, late, of a step that the device has committed (``TokenBuffer.advance``), by row.
+
+    ``escalated``: whether the row waits for a larger model. A row whose length is its limit has ended.
+    """
+
+    escalated: list[int]
+    lengths: list[int]
+    limits: list[int]
+    broken: bool  # whether a model has returned NaN
 
 
 def left_pad(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -70,7 +84,7 @@ class TokenBuffer:
         self.writers = torch.full(self.ids.shape, -1, dtype=torch.int8, device=self.device)
         self.eos = torch.tensor(eos, dtype=torch.long, device=self.device)
         self.seeds = torch.arange(batch, device=self.device) + seed
-        self.rows = torch.arange(batch, device=self.device)
+        self.rows = self.every = torch.arange(batch, device=self.device)
 
     def uniform(self, rows: Tensor, positions: Tensor, stream: int) -> Tensor:
         """Noise for ``rows`` [r] at ``positions`` [r] or [r, k] of the answer, from 0."""
@@ -119,6 +133,38 @@ class TokenBuffer:
         self.gained = fewest, most
         self.rows = rows[~closed] if ended else rows
         return known
+
+    def advance(self, rows: Tensor, tokens: Tensor, writers: Tensor, going: Tensor) -> None:
+        """Append a token [r] to each of ``rows`` [r] that is ``going`` [r] and has not ended, without the host.
+
+        A row ends at an EOS, which becomes its limit, or at its budget. The host hears of it by ``hear``.
+        """
+        start = self.lengths[rows]
+        going = going & (start < self.limits[rows])
+        where = rows, start.clamp(max=self.capacity - 1)
+        self.ids[where] = torch.where(going, tokens, self.ids[where])
+        self.writers[where] = torch.where(going, writers.to(torch.int8), self.writers[where])
+        self.lengths[rows] = lengths = start + going
+        self.limits[rows] = torch.where(going & self.ends(tokens), lengths, self.limits[rows])
+
+    def end_closed(self) -> None:
+        """Put the limit of every closed row at its length, as ``advance`` does."""
+        closed = torch.ones_like(self.every, dtype=torch.bool).index_fill(0, self.rows, False)
+        self.limits = torch.where(closed, self.lengths, self.limits)
+
+    def hear(self, heard: Heard) -> None:
+        """Take note of a step that the device has committed; ``rows`` are all until every row has ended."""
+        room = [limit - length for limit, length in zip(heard.limits, heard.lengths, strict=True)]
+        self.longest, self.room = max(heard.lengths), min(room)
+        self.rows = self.every if any(room) else self.every[:0]
+
+    def keep(self, keep: Callable[[str, Tensor], Tensor], capacity: int) -> None:
+        """Hold everything in tensors that keep their addresses, with room for ``capacity`` tokens in a row."""
+        more = capacity - self.capacity
+        self.ids, self.writers = F.pad(self.ids, (0, more)), F.pad(self.writers, (0, more), value=-1)
+        self.capacity = capacity
+        for name in ("ids", "writers", "lengths", "limits", "prompts", "eos", "seeds", "every"):
+            setattr(self, name, keep(name, getattr(self, name)))
 
     def _stopped(self, rows: Tensor, counts: Tensor, stop: Callable[[int, int], int | None]) -> Tensor:
         closed = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
