@@ -13,15 +13,21 @@ def _llama(width: int, inner: int, layers: int, heads: int, **others) -> dict:
 
 
 LLAMA = {"vocab_size": 128_256, "num_key_value_heads": 8, "max_position_embeddings": 8192}
+QWEN3 = {"model_type": "qwen3", "vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128}
+QWEN3 |= {"max_position_embeddings": 8192}
 TINY = {"vocab_size": 256, "num_key_value_heads": 2, "max_position_embeddings": 1024}
 SHAPES: dict[str, tuple[dict, dict]] = {
     "llama-8b+1b": (
         _llama(2048, 8192, 16, 32, **LLAMA | {"tie_word_embeddings": True}),
         _llama(4096, 14_336, 32, 32, **LLAMA),
     ),
+    "qwen3-8b+0.6b": (
+        _llama(1024, 3072, 28, 16, **QWEN3 | {"tie_word_embeddings": True}),
+        _llama(4096, 12_288, 36, 32, **QWEN3),
+    ),
     "tiny": (_llama(32, 64, 1, 4, **TINY), _llama(64, 128, 3, 4, **TINY)),
 }
-"""(small, large) configurations of Llama: 3.1 8B with 3.2 1B, and a tiny pair to try the command."""
+"""(small, large) configurations: Llama 3.1 8B with 3.2 1B, Qwen3 8B with 0.6B, and a tiny pair to try a command."""
 
 
 def random_pair(name: str, device: str, dtypes: DtypeOptions) -> tuple[LM, LM]:
@@ -31,11 +37,12 @@ def random_pair(name: str, device: str, dtypes: DtypeOptions) -> tuple[LM, LM]:
 
 
 def _random(shape: dict, device: str, dtype: str, seed: int) -> LM:
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
     with torch.device(device):
-        config = LlamaConfig(bos_token_id=None, eos_token_id=None, pad_token_id=None, **shape)
+        options = {"model_type": "llama", "bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | shape
+        config = AutoConfig.for_model(**options)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     model.generation_config.eos_token_id = None
     return LM(model, graphs=True)
