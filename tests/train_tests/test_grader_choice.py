@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from tiny_runs import toy_prompts
@@ -11,7 +12,7 @@ from train.data.prompts import Prompt, load_prompts
 from train.quality.graders import own
 from train.quality.graders.grader import load_grader
 from train.quality.graders.multiple_choice import chosen
-from train.quality.graders.registry import GRADERS
+from train.quality.graders.registry import GRADERS, GraderKind
 
 HUMANEVAL = {
     "prompt": 'from typing import List\n\n\ndef add(x: int, y: int) -> int:\n    """Add two numbers."""\n',
@@ -94,6 +95,8 @@ def test_the_option_that_an_answer_settles_on(text, place):
     [
         ("code", {"prompt": "Say hello."}, "--grader code needs `tests`"),
         ("code", {k: v for k, v in HUMANEVAL.items() if k != "entry_point"}, "and an `entry_point`"),
+        ("code", HUMANEVAL | {"entry_point": "add(1, 2"}, "and an `entry_point`"),
+        ("code", MBPP | {"tests": "assert double(2) = 4"}, "--grader code needs `tests`"),
         ("math", {"prompt": "1 + 1?"}, "--grader math needs a `reference` that holds a number"),
         ("math", {"prompt": "1 + 1?", "reference": "two"}, "needs a `reference` that holds a number"),
         ("choice", {"prompt": "a or b?", "reference": "A"}, "--grader choice needs `choices`"),
@@ -123,6 +126,14 @@ def test_fields_of_other_types_are_refused(row, said, tmp_path):
     with pytest.raises(ValueError, match="line 1: ") as caught:
         prompt_of({"prompt": "a"} | row, tmp_path)
     assert said in str(caught.value)
+
+
+def test_a_new_grader_is_a_file_and_a_line(monkeypatch):
+    capitals = SimpleNamespace(share=lambda prompt, reference, text, choices: float(text.isupper()))
+    monkeypatch.setitem(sys.modules, "train.quality.graders.capitals", capitals)
+    monkeypatch.setitem(GRADERS, "capitals", GraderKind("capitals:share", "a toy", "`choices`", ("choices",)))
+    grader = load_grader("capitals")
+    assert [grader(toy_prompts(1)[0], text) for text in ("YES", "no")] == [1.0, 0.0]
 
 
 def test_every_grader_says_what_it_needs(tmp_path):

@@ -62,7 +62,8 @@ def passes_tests(
         checks = checks or asserts(prompt) or asserts(reference or "")
         runs = any(not hasattr(check, "want") or check.want or check.error for check in checks)
     else:
-        checks, runs = only_asserts(tests), CHECK.search(tests) is None or entry_point is not None
+        checks = only_asserts(tests)
+        runs = is_python(tests) and (CHECK.search(tests) is None or (entry_point or "").isidentifier())
     if not runs:
         return None
     check_walls()
@@ -165,6 +166,14 @@ def python_prefix(code: str, least: int = 0) -> str:
         except (ValueError, MemoryError, RecursionError):
             end -= 1
     return ""
+
+
+def is_python(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def _functions(code: str) -> dict[str, int]:
