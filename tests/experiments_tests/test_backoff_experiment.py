@@ -59,7 +59,7 @@ def toys(tmp_path_factory):
         lm.model.save_pretrained(folder / name)
         small.tokenizer.save_pretrained(folder / name)
     pair = {"small": folder / "small", "large": folder / "large", "prompts": write_prompts(folder / "prompts.jsonl")}
-    finish(FitPolicy(**pair, limit=12, max_new_tokens=12, quality_budget=0.95, output=folder / "runs"))
+    finish(FitPolicy(**pair, limit=12, max_new_tokens=12, quality_budget=0.95, holdout=1, output=folder / "runs"))
     start = [str(folder / "runs" / "default"), "--rates", "0.5", f"--middle={folder / 'middle'}"]
     arguments = [*start, *options(**HOW, output=folder / "out")]
     assert main(arguments) == 0

@@ -9,7 +9,8 @@ from train.common.atomic import append_rows, read_rows
 from train.common.rows import CandidateRow, LiveRow, ReferenceRow, StepRow, ThresholdRow
 from train.reinforcement.policy_gradient import learn
 
-ANSWER = {"tokens": 2, "seconds": 1, "answer": [3, 4], "writers": [0, 1], "large_share": 0.5, "loss": 0, "regret": 0.25}
+ANSWER = {"tokens": 2, "seconds": 1, "answer": [3, 4], "writers": [0, 1], "large_share": 0.5}
+ANSWER |= {"loss": 0, "regret": 0.25, "guarded": 0.5}
 LIVE = {"id": "p0", "family": "f", "setting": "", "methods": {"large": ANSWER | {"counts": {"calls": [1]}}}}
 THRESHOLD = asdict(ThresholdRow(3, 0.5, 1.5, [0.25, 0.0]))
 
