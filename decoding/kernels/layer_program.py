@@ -5,9 +5,10 @@ In 4 bits a token of a 0.5B model is 14 ms of products. Starting its 220 steps o
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ activations of its own, 5 MB for 32 tokens of a 1.5B model."""
 
 
 def programmable(layers) -> bool:
-    """Whether the products of ``layers`` are all of integers, in whole tiles."""
+    """True if all products of ``layers`` are of integers, in whole tiles."""
     parts = [part for layer in layers for name in ("qkv", "out", "gate_up", "down") for part in _parts(layer, name)]
     return all(isinstance(p, IntegerLinear) and p.restore is None and p.out_features % TILE == 0 for p in parts)
 
@@ -58,16 +59,16 @@ class Program(CompiledOperations):
 
     def __init__(self, fused, cache, x: Tensor):
         super().__init__(fused, cache.plan, x.clone())
-        self.steps: list[tuple] = []
+        self.steps: list[Callable[[], Step]] = []
+        """made when the tables are: their addresses are in the steps; they keep the arguments of products alive"""
         self.noted: defaultdict = defaultdict(list)
         """arguments by kernel, in the order of the steps"""
         self.buffers: dict[tuple, Tensor] = {}
-        self.products: list[ctypes.Structure] = []
         fused.through_layers(self, cache)
         kernels = self.kernels
         self.tables = {kernel: np.array(rows, dtype=np.int64) for kernel, rows in self.noted.items()}
         self.place, self.attend = self.tables[kernels.place], self.tables[kernels.attend]
-        self.list = (Step * len(self.steps))(*(self._step(*step) for step in self.steps))
+        self.list = (Step * len(self.steps))(*(make() for make in self.steps))
         self.windows = [layer.window for layer in fused.layers]
         self.layer_ropes = [layer.rope for layer in fused.layers]
 
@@ -82,11 +83,8 @@ class Program(CompiledOperations):
         # Columns as ``layer_kernels.place`` and ``attend`` read them.
         self.place[:, 1], self.place[:, 2:4] = plan.slots.data_ptr(), addresses
         self.place[:, 4] = [0 if rope is None else turns[rope].data_ptr() for rope in self.layer_ropes]
-        self.attend[:, 1:3], self.attend[:, 4], self.attend[:, 5] = (
-            addresses,
-            scores.data_ptr(),
-            self.queries.data_ptr(),
-        )
+        self.attend[:, 1:3] = addresses
+        self.attend[:, 4], self.attend[:, 5] = scores.data_ptr(), self.queries.data_ptr()
         self.attend[:, 6] = 0 if plan.rows is None else plan.rows.data_ptr()
         self.attend[:, 7] = [masks[window].data_ptr() for window in self.windows] if masks else 0
         self.attend[:, 13], self.attend[:, 14] = cache.layers[0].keys.shape[1], plan.reach
@@ -99,8 +97,7 @@ class Program(CompiledOperations):
         for part in parts:
             integers = self.empty("integers", integers_size(self.tokens, part.in_features))
             arguments = product_arguments(x, part.matrix, part.shift, integers, y, begin)
-            self.products.append(arguments)
-            self.steps.append((part.matrix.bits, arguments))
+            self.steps.append(partial(Step.of_product, part.matrix.bits, arguments))
             begin += part.out_features
         return y
 
@@ -111,20 +108,15 @@ class Program(CompiledOperations):
         return self.buffers[role, shape]
 
     def run(self, kernel, *arguments: int) -> None:
-        self._note(kernel, "alone", arguments)
+        self._note(kernel, arguments, parallel=False)
 
     def run_parallel(self, kernel, *arguments: int) -> None:
-        self._note(kernel, "together", arguments)
+        self._note(kernel, arguments, parallel=True)
 
-    def _note(self, kernel, how: str, arguments: tuple) -> None:
-        self.steps.append((how, kernel, len(self.noted[kernel])))
+    def _note(self, kernel, arguments: tuple, parallel: bool) -> None:
+        row = len(self.noted[kernel])
+        self.steps.append(lambda: Step.of_kernel(kernel.address, self.tables[kernel][row:].ctypes.data, parallel))
         self.noted[kernel].append(arguments)
-
-    def _step(self, how: str | int, *what) -> Step:
-        if how not in ("alone", "together"):
-            return Step.of_product(how, what[0])
-        kernel, row = what
-        return Step.of_kernel(kernel.address, self.tables[kernel][row:].ctypes.data, how == "together")
 
     def _stores(self, layer) -> tuple[Tensor, Tensor]:
         like = self.x.new_empty(self.x.shape[0], self.fused.groups, 1, self.fused.width)

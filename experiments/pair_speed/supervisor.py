@@ -43,7 +43,7 @@ class Supervisor:
             left = [prompts[i] for i in places]
             about = self.base | {"setting": setting} | job | told | {"prompts": [list(p.ids) for p in left]}
             for prompt, reply in zip(
-                left, self._replies(f"{phase} {row} {setting or ''}", about, len(left)), strict=True
+                left, self._replies(f"{phase} {row} {setting or ''}".rstrip(), about, len(left)), strict=True
             ):
                 done[prompt.id] = key | {"prompt": prompt.id} | reply
                 atomic.append_rows(self.path, [done[prompt.id]])
@@ -63,7 +63,7 @@ class Supervisor:
                     if line.startswith(b"{"):  # an engine may print lines of its own
                         yield json.loads(line)
                         found += 1
-                        update(1)
+                        update(found)
                     if found == count:
                         break
                 if found < count:

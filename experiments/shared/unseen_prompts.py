@@ -12,7 +12,8 @@ def unseen_prompts(*runs: FinishedRun) -> list[Prompt]:
     prompts = prompts_for(runs[0].settings, runs[0].models, 10_000)
     unseen = [p for p in prompts if p.group not in used]
     if not unseen:
-        raise ValueError(f"{runs[0].folder} has used every group of prompts; tune a run with a smaller --limit")
+        why = "tune a run with a smaller --limit or --holdout"
+        raise ValueError(f"{runs[0].folder} has used every group of prompts; {why}")
     return unseen
 
 

@@ -1,6 +1,7 @@
 """Speed of a pair in processes of their own: every row on toys, a stop in between, a row that dies, bad input."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 from tiny_runs import save_model, write_prompts
@@ -73,9 +74,17 @@ def test_a_row_that_dies_is_named(result, saved, tmp_path, monkeypatch):
     def broken(self, title, job, count):
         yield from plain(self, title, job | ({"engine": "none"} if job["engine"] == "transformers" else {}), count)
 
+    counts = []
+
+    @contextmanager
+    def counted(title, total):
+        yield counts.append
+
     monkeypatch.setattr(Supervisor, "_replies", broken)
+    monkeypatch.setattr("experiments.pair_speed.supervisor.progress", counted)
     found = speed.run(config(tmp_path / "run", saved, rows=("transformers", "large")))
     assert list(found["rows"]) == ["large"] and "KeyError" in found["left_out"]["transformers"]
+    assert counts[:3] == [1, 2, 3], "prompts of the large model that are done"
 
 
 @pytest.mark.parametrize(

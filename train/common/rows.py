@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 
-@dataclass
-class LiveAnswer:
-    """The answer of one decoder to one prompt."""
+@dataclass(kw_only=True)
+class JudgedText:
+    """A text, who wrote it, and what it is worth."""
 
-    tokens: int
-    seconds: float
     answer: list[int]
     writers: list[int]
     large_share: float
@@ -17,23 +15,24 @@ class LiveAnswer:
     regret: float
     guarded: float
     score: float | None = None
+
+
+@dataclass(kw_only=True)
+class LiveAnswer(JudgedText):
+    """The answer of one decoder to one prompt, timed."""
+
+    tokens: int
+    seconds: float
     joules: float | None = None
 
 
-@dataclass
-class HoldoutText:
+@dataclass(kw_only=True)
+class HoldoutText(JudgedText):
     """A text of one decoder to a held-out prompt, written in a batch (texts.jsonl)."""
 
     id: str
     method: str
     setting: str
-    answer: list[int]
-    writers: list[int]
-    large_share: float
-    loss: float
-    regret: float
-    guarded: float
-    score: float | None = None
 
 
 @dataclass
