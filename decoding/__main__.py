@@ -33,12 +33,12 @@ def main(argv: list[str] | None = None) -> int:
 def prepare(options: Options):
     """The decoder, its state and its models' names. ValueError or OSError for whatever is wrong with the input."""
     check_numbers(options)
-    options.dtypes.check()
-    check_ignored(options.ignore_generation_config)
-    given = sampling_of(options)
     text = read_text(options.text)
     if options.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens must be at least 1, not {options.max_new_tokens}")
+    options.dtypes.check()
+    check_ignored(options.ignore_generation_config)
+    given = sampling_of(options)
     use(options.device, options.threads)
     extra = parse_extra(options.chat_template_kwargs)
     spec = spec_for(options)  # before the models are loaded: a broken policy is refused at once

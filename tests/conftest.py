@@ -12,6 +12,11 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def give_memory_back():
     """Free the models of a file before the next one: glibc keeps what it was given, gigabytes by the end."""

@@ -19,6 +19,8 @@ from numba.extending import intrinsic
 from decoding.kernels.integer_products import openmp
 
 SILU, GELU = 0, 1
+SCRATCH = 4
+"""Numbers of float32 that ``attend`` needs for each thread and slot: a score, and the slot's number as int64."""
 
 _ANY_ORDER = {"contract", "nsz", "reassoc"}
 _ORDERED = {"contract", "nsz"}  # ``_exp`` depends on its order
@@ -155,6 +157,14 @@ def _moved(context, pointer, by):
     )
 
 
+@intrinsic
+def _moved_integers(context, pointer, by):
+    """The same of int64."""
+    return pointer(pointer, by), lambda context, builder, signature, arguments: builder.gep(
+        arguments[0], [arguments[1]]
+    )
+
+
 @njit(fastmath=_ORDERED, error_model="numpy")
 def _turned(x, turn, pairs):
     """Rotate adjacent numbers as complex ones."""
@@ -190,13 +200,14 @@ def place(arguments):
 
 
 @njit(fastmath=_ANY_ORDER, error_model="numpy")
-def _four_dots(query, keys, stride, width, scale, scores):
+def _four_dots(query, keys, stride, slots, width, scale, scores):
     """Scores of 4 slots at once: the query is loaded once, and sums do not wait for each other."""
-    second, third, fourth = _moved(keys, stride), _moved(keys, 2 * stride), _moved(keys, 3 * stride)
+    first, second = _moved(keys, slots[0] * stride), _moved(keys, slots[1] * stride)
+    third, fourth = _moved(keys, slots[2] * stride), _moved(keys, slots[3] * stride)
     a = b = c = d = _ZERO
     for i in range(width):
         x = query[i]
-        a += x * keys[i]
+        a += x * first[i]
         b += x * second[i]
         c += x * third[i]
         d += x * fourth[i]
@@ -204,12 +215,13 @@ def _four_dots(query, keys, stride, width, scale, scores):
 
 
 @njit(fastmath=_ANY_ORDER, error_model="numpy")
-def _four_values(parts, values, stride, width, out):
+def _four_values(parts, values, stride, slots, width, out):
     """Add 4 values, each times its part, in one pass over ``out``."""
-    second, third, fourth = _moved(values, stride), _moved(values, 2 * stride), _moved(values, 3 * stride)
+    first, second = _moved(values, slots[0] * stride), _moved(values, slots[1] * stride)
+    third, fourth = _moved(values, slots[2] * stride), _moved(values, slots[3] * stride)
     a, b, c, d = parts[0], parts[1], parts[2], parts[3]
     for i in range(width):
-        out[i] += a * values[i] + b * second[i] + c * third[i] + d * fourth[i]
+        out[i] += a * first[i] + b * second[i] + c * third[i] + d * fourth[i]
 
 
 @njit(fastmath=_ANY_ORDER, error_model="numpy")
@@ -237,20 +249,16 @@ def _largest(x, n):
 
 
 @njit(fastmath=_ORDERED, error_model="numpy")
-def _attend(query, keys, values, mask, stride, n, width, scale, cap, scores, out):
-    """out [width]: attention of one head to n slots, ``stride`` numbers apart."""
+def _attend(query, keys, values, slots, stride, n, width, scale, cap, scores, out):
+    """out [width]: attention of one head to n ``slots``, whose keys and values are ``stride`` numbers apart."""
     whole = n // 4 * 4
     for s in range(0, whole, 4):
-        _four_dots(query, _moved(keys, s * stride), stride, width, scale, _moved(scores, s))
+        _four_dots(query, keys, stride, _moved_integers(slots, s), width, scale, _moved(scores, s))
     for s in range(whole, n):
-        scores[s] = _dot(query, _moved(keys, s * stride), width) * scale
+        scores[s] = _dot(query, _moved(keys, slots[s] * stride), width) * scale
     if cap > _ZERO:
         for s in range(n):
             scores[s] = (_TWO * _sigmoid(_TWO * scores[s] / cap) - _ONE) * cap
-    if mask:
-        hidden = _at(mask)
-        for s in range(n):
-            scores[s] += hidden[s]
     largest = _largest(scores, n)
     for s in range(n):
         lower = scores[s] - largest
@@ -259,40 +267,55 @@ def _attend(query, keys, values, mask, stride, n, width, scale, cap, scores, out
     for i in range(width):
         out[i] = _ZERO
     for s in range(0, whole, 4):
-        _four_values(_moved(scores, s), _moved(values, s * stride), stride, width, out)
+        _four_values(_moved(scores, s), values, stride, _moved_integers(slots, s), width, out)
     for s in range(whole, n):
-        value = _moved(values, s * stride)
+        value = _moved(values, slots[s] * stride)
         for i in range(width):
             out[i] += scores[s] * value[i]
     for i in range(width):
         out[i] *= factor
 
 
+@njit(error_model="numpy")
+def _visible(mask, first, end, slots):
+    """Write the slots from ``first`` to before ``end`` that the additive ``mask`` does not hide; returns how many."""
+    n = 0
+    for slot in range(first, end):
+        if not mask or _at(mask)[slot] >= _ZERO:
+            slots[n] = slot
+            n += 1
+    return n
+
+
 @cfunc(types.void(types.voidptr), cache=True)
 def attend(arguments):
     """out [r, q, heads * width]: attention of the queries that ``place`` has left, over the cache; by all threads.
 
-    Without a ``mask`` [r, q, reach], slot = position, and a query sees itself and what is before it in its window.
+    Without a ``mask`` [r, q, reach], slot = position, and a query sees itself and what is before it in its window. Of
+    a tree's nodes it sees those on its path, in their order: so its sums, and their bits, are those of a plain text.
     """
     a = carray(arguments, (17,), dtype=np.int64)
     r, q, heads, groups, width, slots, reach, window = a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]
     constants = _at(a[16])
     thread, threads = np.int64(_thread()), np.int64(_threads())
-    scores, work, share = _at(a[4] + 4 * thread * reach), r * q * heads, heads // groups
+    scratch, work, share = a[4] + 4 * SCRATCH * thread * reach, r * q * heads, heads // groups
+    visible, scores = _integers_at(scratch), _at(scratch + 8 * reach)
+    seen_by, n = np.int64(-1), 0
     for item in range(work * thread // threads, work * (thread + 1) // threads):
         token, head = item // heads, item % heads
         row = token // q
         at_row = _integers_at(a[6])[row] if a[6] else row
-        position = _integers_at(a[5])[token]
-        first, n = 0, reach
-        if not a[7]:
-            first = max(0, position - window + 1) if window else 0
-            n = position + 1 - first
+        if token != seen_by:
+            position = _integers_at(a[5])[token]
+            if a[7]:
+                n = _visible(a[7] + 4 * token * reach, 0, reach, visible)
+            else:
+                n = _visible(0, max(0, position - window + 1) if window else 0, position + 1, visible)
+            seen_by = token
         query = _at(a[0] + 4 * (token * (heads + 2 * groups) + head) * width)
-        offset = 4 * ((at_row * slots + first) * groups + head // share) * width
+        offset = 4 * (at_row * slots * groups + head // share) * width
         keys, values, out = _at(a[1] + offset), _at(a[2] + offset), _at(a[3] + 4 * item * width)
-        mask = a[7] + 4 * token * reach if a[7] else 0
-        _attend(query, keys, values, mask, groups * width, n, width, constants[2], constants[3], scores, out)
+        _attend(query, keys, values, visible, groups * width, n, width, constants[2], constants[3], scores, out)
 
 
 def run(kernel, *arguments: int) -> None:

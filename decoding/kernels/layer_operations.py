@@ -161,12 +161,12 @@ class CompiledOperations(TorchOperations):
     def _few(self, heads: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
         fused, plan, (r, q, _, width) = self.fused, self.plan, heads.shape
         out = self.empty("seen", r, q, fused.heads * width)
-        scores, mask = self.empty("scores", torch.get_num_threads() * plan.reach), None
+        scratch, mask = self.empty("scratch", self.kernels.SCRATCH * torch.get_num_threads() * plan.reach), None
         if plan.positions.keys is not None:
             if window not in self.masks:
                 self.masks[window] = self._mask(window)
             mask = self.masks[window]
-        tensors = heads, keys, values, out, scores, self.queries, plan.rows, mask
+        tensors = heads, keys, values, out, scratch, self.queries, plan.rows, mask
         pointers = [0 if t is None else t.data_ptr() for t in tensors]
         sizes = r, q, fused.heads, fused.groups, width, keys.shape[1], plan.reach, window or 0
         self.run_parallel(self.kernels.attend, *pointers, *sizes, self.constants)

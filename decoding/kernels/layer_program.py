@@ -78,13 +78,13 @@ class Program(CompiledOperations):
         self.x.copy_(x)
         turns = {rope: rotations(self.queries, *self.fused.ropes[rope]) for rope in {*self.layer_ropes} - {None}}
         masks = {} if plan.positions.keys is None else {window: self._mask(window) for window in {*self.windows}}
-        scores = self.x.new_empty(threads * plan.reach)
+        scratch = self.x.new_empty(self.kernels.SCRATCH * threads * plan.reach)
         addresses = np.array([[store.data_ptr() for store in self._stores(layer)] for layer in cache.layers])
         # Columns as ``layer_kernels.place`` and ``attend`` read them.
         self.place[:, 1], self.place[:, 2:4] = plan.slots.data_ptr(), addresses
         self.place[:, 4] = [0 if rope is None else turns[rope].data_ptr() for rope in self.layer_ropes]
         self.attend[:, 1:3] = addresses
-        self.attend[:, 4], self.attend[:, 5] = scores.data_ptr(), self.queries.data_ptr()
+        self.attend[:, 4], self.attend[:, 5] = scratch.data_ptr(), self.queries.data_ptr()
         self.attend[:, 6] = 0 if plan.rows is None else plan.rows.data_ptr()
         self.attend[:, 7] = [masks[window].data_ptr() for window in self.windows] if masks else 0
         self.attend[:, 13], self.attend[:, 14] = cache.layers[0].keys.shape[1], plan.reach

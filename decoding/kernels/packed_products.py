@@ -32,8 +32,13 @@ class PackedLinear(nn.Linear):
 
     @classmethod
     def take(cls, layer: nn.Linear, keep: bool = False) -> None:
-        """Make ``layer`` one of these; with ``keep`` its weight stays a parameter too."""
+        """Make ``layer`` one of these; with ``keep`` its weight stays a parameter too.
+
+        It stays one in any case if oneDNN cannot pack it, as bfloat16 where the processor has no products of it.
+        """
         layer.__class__ = cls
+        if not _can_pack(layer.weight):
+            return
         layer._pack()
         if not keep:
             layer._parameters.pop("weight")

@@ -11,6 +11,7 @@ from decoding.kernels.integer_products import available
 from decoding.kernels.joined import joined
 from decoding.kernels.packed_products import PackedLinear, pack
 from decoding.kernels.quantized import IntegerEmbedding, IntegerLinear, quantise, rounded
+from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.defaults import DRAFTER
 from decoding.models.gguf_blocks import OWN, matrix
 
@@ -153,3 +154,27 @@ def test_a_file_that_is_quantised_already():
     assert LM.load(DRAFTER, dtype="int4").dtype == "int4"
     lm.model.model.layers[0].mlp.down_proj = IntegerLinear(rounded(torch.ones(64, 64), 4))
     assert lm.dtype == "file", "not all alike"
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", ["qwen2", "qwen2-window", "gemma2"])
+@pytest.mark.parametrize("text", [9, 18, 31])
+def test_a_path_of_a_tree_has_the_bits_of_a_plain_text(kind, text):
+    """Its nodes lie between nodes of other paths: sums in another order changed the last bits, and 4-bit texts."""
+    target = tiny(kind, layers=3, seed=3, intermediate_size=64)
+    quantise(target.model, 4)
+    parents, path = [-1, -1, -1, 1, 1, 4, 4], [1, 4, 6]
+    seen, depth = torch.zeros(1, 7, 7, dtype=torch.bool), torch.ones(1, 7, dtype=torch.long)
+    for node, parent in enumerate(parents):
+        seen[0, node, node] = True
+        if parent >= 0:
+            seen[0, node] |= seen[0, parent]
+            depth[0, node] += depth[0, parent]
+    ids, row = torch.randint(3, 37, (1, text + 7), generator=torch.Generator().manual_seed(1)), torch.tensor([0])
+    session, lengths = target.session(1, text + 8), torch.tensor([text])
+    session.next(ids, lengths, row)
+    nodes = session.catch_up(ids, lengths + 7, row, logits_to_keep=7, tree=TokenTree(lengths, depth, seen))[0]
+    plain = torch.cat([ids[:, :text], ids[:, text:][:, path]], 1)
+    alone, read = target.session(1, text + 8), [torch.tensor([text + i + 1]) for i in range(3)]
+    for node, length in zip(path, read, strict=True):
+        assert torch.equal(alone.next(plain, length, row)[0][0], nodes[node])
