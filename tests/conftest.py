@@ -12,6 +12,18 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before those marked slow are left out
+def pytest_collection_modifyitems(items):
+    """Of a test marked ``sampled``: every value of every parameter once, and the other combinations as slow tests."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker("sampled") and hasattr(item, "callspec"):
+            values = {(item.path, item.originalname, name, repr(value)) for name, value in item.callspec.params.items()}
+            if values <= seen:
+                item.add_marker(pytest.mark.slow)
+            seen |= values
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
@@ -38,13 +50,14 @@ def prompts():
 @pytest.fixture(scope="session")
 def tuned_run(tmp_path_factory):
     """A finished run of the main job on toys, of half of their prompts; only to be read or copied."""
-    from tiny_runs import FAST, save_model, write_prompts
+    from tiny_runs import FAST, quick_timing, save_model, write_prompts
 
     from train.fit_policy import FitPolicy
     from train.pipeline import run
 
     folder = tmp_path_factory.mktemp("toys")
-    small, large = (save_model(folder / name, seed, layers) for name, seed, layers in (("s", 1, 1), ("l", 2, 12)))
+    small, large = (save_model(folder / name, seed, layers) for name, seed, layers in (("s", 1, 1), ("l", 2, 7)))
     own = {"small": small, "large": large, "prompts": write_prompts(folder / "prompts.jsonl"), "limit": 20}
-    run(FitPolicy(**own, output=folder, quality_budget=0.95, **FAST))
+    with quick_timing():
+        run(FitPolicy(**own, output=folder, quality_budget=0.95, **FAST))
     return folder / "default"

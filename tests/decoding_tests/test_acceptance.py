@@ -26,6 +26,8 @@ from decoding.acceptance.lossless import Strict
 from decoding.acceptance.rules import RULES
 from policies import Rule
 
+pytestmark = pytest.mark.sampled
+
 SAMPLING = {
     "greedy": Sampling(),
     "T=1": Sampling(1.0),

@@ -29,6 +29,8 @@ from decoding.acceptance.rules import RULES
 from decoding.drafting import draft_model
 from policies import Random, Rule
 
+pytestmark = pytest.mark.sampled
+
 NEW, SEED = 14, 40
 large = tiny("llama", layers=2, seed=1)
 small = nudged(large, 0.1)

@@ -14,6 +14,8 @@ from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generat
 from decoding.kernels import cuda_graphs
 from policies import MLP, Logistic, Margins, Momentum, Random, Rule
 
+pytestmark = pytest.mark.sampled
+
 OPTIONS = {"max_new_tokens": 14, "eos_token_id": (5, 9), "pad_token_id": 0, "seed": 1}
 NAMES = ("entropy", "top10", "agreed", "mean_entropy", "mean_agreed", "repeated", "since_large", "large_entropy")
 
@@ -184,7 +186,15 @@ def away(monkeypatch):
         yield lms, [LM(move(copy.deepcopy(lm.model)), graphs=True) for lm in lms]
 
 
-@pytest.mark.parametrize("decoder", ["autoregressive", "two", "two, unchecked ends", "three", "speculative"])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        "autoregressive",
+        "two",
+        "speculative",
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ("two, unchecked ends", "three")),
+    ],
+)
 def test_on_the_simulated_device(decoder, away, prompts, caplog):
     lms, there = away
     for policy in (POLICIES["logistic"], POLICIES["random"]):

@@ -9,6 +9,8 @@ from tiny_models import ending_tokens, nudged, tiny
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
 from policies import MLP, Logistic, Periodic, Random, Rule
 
+pytestmark = pytest.mark.sampled
+
 NEW, SEED = 18, 40
 large = tiny("llama", layers=2, seed=1)
 small = nudged(large)

@@ -10,6 +10,8 @@ from decoding import Block, Sampling, Speculative, generate
 from decoding.drafting import draft_model
 from policies import Logistic, Momentum, Random, Rule
 
+pytestmark = pytest.mark.sampled
+
 large = tiny("llama", layers=2, seed=1)
 small = nudged(large)
 IDS = torch.randint(3, 37, (3, 9), generator=torch.Generator().manual_seed(1))

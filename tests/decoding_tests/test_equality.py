@@ -10,6 +10,8 @@ from decoding import MTAD, Autoregressive, Backoff, Speculative, generate
 from decoding.models.architectures import counts_slots
 from policies import Rule
 
+pytestmark = pytest.mark.sampled
+
 NEW = 20
 always, never = Rule.always(), Rule.never()
 

@@ -10,6 +10,8 @@ from decoding.kernels.integer_products import available
 from decoding.kernels.packed_products import pack
 from decoding.kernels.quantized import quantise
 
+pytestmark = pytest.mark.sampled
+
 KINDS = ("llama", "mistral-window", "qwen2-window", "qwen3", "phi3-window", "gemma", "gemma2", "gemma3", "smollm3")
 KINDS += ("olmo2", "granite")
 needs_kernel = pytest.mark.skipif(not available(), reason="needs an x86 processor with AVX2 and torch on OpenMP")

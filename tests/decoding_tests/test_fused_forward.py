@@ -12,6 +12,8 @@ from decoding.kernels.packed_products import pack
 from decoding.kernels.quantized import quantise
 from policies import Rule
 
+pytestmark = pytest.mark.sampled
+
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4}
 LLAMA3 = {
     "rope_type": "llama3",

@@ -46,6 +46,7 @@ def test_settings_of_all_kinds(written):
     assert [tensor.name for tensor in quick.tensors] == [tensor.name for tensor in slow.tensors] == ["output.weight"]
 
 
+@pytest.mark.slow
 def test_the_drafters_config_and_tokenizer_are_those_of_transformers():
     source = locate(DRAFTER)
     config, tokenizer = read_config(source, {}), read_tokenizer(source, {})

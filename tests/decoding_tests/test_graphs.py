@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from tape import Tape
-from tiny_models import nudged, tiny
+from tiny_models import mostly_slow, nudged, tiny
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
 from decoding.generation import commits, start
@@ -50,7 +50,7 @@ DECODERS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS + FUSED)
+@pytest.mark.parametrize("kind", mostly_slow([*KINDS, *FUSED]))
 def test_the_text_is_that_of_eager_forwards(kind, prompts):
     """Several times in the same caches, by the same graphs."""
     large = made(kind)

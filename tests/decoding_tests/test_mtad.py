@@ -13,6 +13,8 @@ from tiny_models import eager, greedy, nudged, tiny
 from decoding import MTAD, Autoregressive, Joint, PromptLookup, Sampling, Speculative, generate
 from decoding.generation import commits, start
 
+pytestmark = pytest.mark.sampled
+
 SMALL = {"layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
 GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8}
 

@@ -13,6 +13,8 @@ from decoding import MTJD, Autoregressive, Sampling, generate
 from decoding.decoders import mtjd as module
 from decoding.state.sampling import DRAW, counter_noise
 
+pytestmark = pytest.mark.sampled
+
 VOCAB = 5
 target = tiny("qwen3", layers=2, seed=1, vocab_size=VOCAB, initializer_range=0.1)
 reference = eager(target)

@@ -11,6 +11,8 @@ from tiny_models import nudged, tiny
 from decoding import Autoregressive, Backoff, Sampling, Speculative
 from policies import Logistic, Rule
 
+pytestmark = pytest.mark.sampled
+
 large = tiny("llama", layers=2, seed=1)
 small = nudged(large)
 cut = Rule("entropy", 2.4)

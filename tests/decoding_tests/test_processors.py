@@ -26,6 +26,8 @@ from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.settings import APPLIED, text_processors
 from policies import Random, Rule
 
+pytestmark = pytest.mark.sampled
+
 VOCAB = 37
 MENDED = Version(transformers.__version__) >= Version("5.23")
 """whether a length penalty of an end that is banned is no NaN in transformers"""

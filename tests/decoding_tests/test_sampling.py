@@ -17,6 +17,8 @@ from transformers import (
 from decoding import Sampling
 from decoding.state.sampling import counter_noise, sample_from_weights
 
+pytestmark = pytest.mark.sampled
+
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [None, 1, 5, 50, 100])

@@ -11,6 +11,8 @@ from decoding.generation import commits, start
 from decoding.kv_cache.session import Session
 from policies import Random, Rule
 
+pytestmark = pytest.mark.sampled
+
 ROWS, SLOTS = 3, 16
 MODELS = {kind: tiny(kind, layers=2, seed=4) for kind in KINDS}
 REFERENCES = {kind: eager(lm) for kind, lm in MODELS.items()}

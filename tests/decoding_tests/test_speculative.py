@@ -10,6 +10,8 @@ from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWa
 from decoding import LM, Autoregressive, Backoff, Block, Exact, Sampling, SpecInfer, Speculative, generate
 from policies import Random, Rule
 
+pytestmark = pytest.mark.sampled
+
 VOCAB, NEW, DRAWS, EOS = 6, 3, 4000, 4
 PROMPT = torch.tensor([[3, 1, 5, 2]])
 WIDTHS = {"llama": 0.25, "gpt2": 0.2, "gemma2": 0.25}  # of the first weights: drafts are right about half the time

@@ -52,6 +52,7 @@ def test_a_calm_machine_is_timed_a_few_times_and_nothing_is_said(monkeypatch):
     assert machine.order.count(("large", 64)) >= timing.FEW
 
 
+@pytest.mark.slow
 def test_a_quick_pair_is_timed_for_some_seconds(monkeypatch):
     """Else a busy second could be all that is seen of it."""
     machine = Machine(monkeypatch, lambda now: 0.001 if now > 1 else 0.004)

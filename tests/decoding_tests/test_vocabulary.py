@@ -24,6 +24,8 @@ from train.data.prompts import Prompt
 from train.distillation.gguf_file import write_gguf
 from train.traces.collect_handoff import trajectory
 
+pytestmark = pytest.mark.sampled
+
 NEW = 16
 IDS = torch.tensor([[3, 4, 5, 9], [6, 7, 8, 30]])
 always, never = Rule.always(), Rule.never()

@@ -307,6 +307,7 @@ def test_a_grader_scores_the_tasks_it_knows(toys, tmp_path, monkeypatch):
         assert row["families"]["odd"]["score"] is None
 
 
+@pytest.mark.slow
 def test_a_grader_of_the_main_job_scores_every_prompt(toys, tmp_path, capsys):
     assert run(toys, tmp_path, "small", grader="toy_graders:variety") == 0
     large, small = json.loads((tmp_path / "default/result.json").read_text())["methods"]

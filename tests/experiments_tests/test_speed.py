@@ -67,6 +67,7 @@ def test_a_stopped_run_goes_on(result):
     assert len(keys) == len(set(keys)) == 2 + 2 + 3 + 3 + 3
 
 
+@pytest.mark.slow
 def test_a_row_that_dies_is_named(result, saved, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.pair_speed.run.bfloat16_is_fast", lambda device: False)
     plain = Supervisor._replies

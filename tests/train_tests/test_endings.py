@@ -101,7 +101,7 @@ def test_ctrl_c_before_anything_that_takes_time(name, tmp_path):
     assert process.returncode == 130
 
 
-@pytest.mark.parametrize("name", ["reinforce", "export"])
+@pytest.mark.parametrize("name", [pytest.param("reinforce", marks=pytest.mark.slow), "export"])
 def test_ctrl_c_while_python_ends_changes_nothing(name, tmp_path):
     """It once ended the process by the signal, after the sentence was said."""
     (tmp_path / "sitecustomize.py").write_text("import atexit, time\natexit.register(time.sleep, 1.0)\n")

@@ -32,7 +32,7 @@ def toys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
     return SimpleNamespace(
         small=thinking(save_model(folder / "small", seed=1, layers=1)),
-        large=thinking(save_model(folder / "large", seed=2, layers=12)),
+        large=thinking(save_model(folder / "large", seed=2, layers=7)),
         other=thinking(save_model(folder / "other", seed=3, layers=1)),
         foreign=save_model(folder / "foreign", seed=4, layers=1, letter="v"),
         prompts=write_prompts(folder / "prompts.jsonl"),

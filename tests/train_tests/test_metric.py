@@ -83,6 +83,7 @@ def test_the_main_job_measures_and_certifies_by_it(toys, tmp_path):
     assert min(losses) < 0 < max(losses)
 
 
+@pytest.mark.slow
 def test_a_hybrid_is_searched_by_it(toys, tmp_path, monkeypatch):
     monkeypatch.setattr("train.methods.hybrid.LEAST_SPEEDUP", 0.0)  # whether toys are any faster depends on the machine
     assert main(arguments(toys, tmp_path, method="hybrid", quality_budget=0.95, trials=14, longest=3)) == 0

@@ -83,7 +83,9 @@ def test_a_draft_needs_room_for_two_tokens(tmp_path, capsys, method):
     assert capsys.readouterr().err == "fit_policy: --max-new-tokens must be at least 2, not 1\n"
 
 
-@pytest.mark.parametrize(("limit", "kind", "tokens"), [(4, "rule", 1), (3, "mlp", 12)])
+@pytest.mark.parametrize(
+    ("limit", "kind", "tokens"), [(4, "rule", 1), pytest.param(3, "mlp", 12, marks=pytest.mark.slow)]
+)
 def test_the_smallest_jobs_come_to_their_end(limit, kind, tokens, tmp_path, capsys):
     """A prompt or two in each split, answers of one token: they were tracebacks after all traces had been collected."""
     small = {"limit": limit, "policy": kind, "max_new_tokens": tokens, "trials": 2, "output": tmp_path / "runs"}

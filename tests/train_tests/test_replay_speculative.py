@@ -108,6 +108,7 @@ def test_replay_is_the_live_run(replay, data):
     assert result.counts["tokens_read"] == [small, rounds.large_reads.sum()]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "stop",
     [None, Rule("top1", 0.2, "<="), Survival(threshold=0.96), Rule("mean_entropy", 2.75), Random(0.3), "all"],

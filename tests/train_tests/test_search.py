@@ -177,6 +177,7 @@ def test_a_resumed_study_keeps_its_trials_and_enqueues_nothing_twice(tmp_path):
     assert len(study.trials) == 14
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("at", [2, 13])
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("drawn", ["nothing", "a parameter", "everything", "its constraint"])
