@@ -20,6 +20,7 @@ from torch import Tensor
 
 from decoding.kernels.huge_pages import joined_in_memory
 from decoding.kernels.integer_ir import ARGUMENTS, BITS, GROUP, MIDDLE, MULTIPLY, PARALLEL, SERIAL, TILE, assembly
+from decoding.kernels.packing import pack
 
 NEEDS = {"vnni512": {"avx512f", "avx512bw", "avx512vnni"}, "avx2": {"avx2", "fma", "f16c"}}
 """Features of a processor by instruction set, the fastest first."""
@@ -58,19 +59,19 @@ class IntegerMatrix:
     outputs: int
 
     @classmethod
-    def pack(cls, codes: Tensor, first: Tensor, second: Tensor, bits: int) -> IntegerMatrix:
-        """From ``codes`` uint8 [N, K] below 2**bits; ``first`` and ``second`` [N, K / 32] are scale and minimum, in 6
-        bits two scales."""
-        outputs, columns = codes.shape
-        if columns % GROUP:
-            raise ValueError(f"a matrix of {columns} columns has no whole groups of {GROUP}")
+    def pack(cls, rows: Tensor, first: Tensor, second: Tensor, bits: int, kind: str = "codes") -> IntegerMatrix:
+        """From ``rows`` uint8 [N, bytes] of codes below 2**bits, a byte each or in blocks of a file (``packing``).
+
+        ``first`` and ``second`` [N, K / 32] are scale and minimum, in 6 bits two scales.
+        """
+        outputs, groups = first.shape
+        if kind == "codes" and rows.shape[1] != groups * GROUP:
+            raise ValueError(f"a matrix of {rows.shape[1]} columns has no whole groups of {GROUP}")
+        codes = pack(rows, groups, bits, kind)
+        both = torch.stack([first, second], -1).to(torch.float16)
         if missing := -outputs % TILE:
-            codes, first, second = (torch.cat([x, x.new_zeros(missing, x.shape[1])]) for x in (codes, first, second))
-        tiles, groups = codes.shape[0] // TILE, columns // GROUP
-        parts = codes.view(tiles, TILE, groups, 8, 4).permute(0, 2, 3, 1, 4)  # tile, group, step, row, column
-        both = torch.stack([first, second]).view(2, tiles, TILE, groups).permute(1, 3, 0, 2)
-        stored = _stored(parts, bits).reshape(tiles, groups, -1).contiguous()
-        return cls(stored, both.to(torch.float16).contiguous(), outputs)
+            both = torch.cat([both, both.new_zeros(missing, groups, 2)])
+        return cls(codes, both.unflatten(0, (-1, TILE)).permute(0, 2, 3, 1).contiguous(), outputs)
 
     @classmethod
     def stacked(cls, parts: Sequence[IntegerMatrix], outputs: int) -> IntegerMatrix:
@@ -101,20 +102,6 @@ class IntegerMatrix:
     def dense(self) -> Tensor:
         """All of it, float32 [N, K]."""
         return self.rows(torch.arange(self.outputs))
-
-
-def _stored(steps: Tensor, bits: int) -> Tensor:
-    """Codes of the 8 ``steps`` [tile, group, 8, row, column] of a group as bytes, ``bits`` in place of the 8."""
-    if bits == 8:
-        return steps
-    low = steps & 15 if bits == 6 else steps
-    halves = low[:, :, :4] | low[:, :, 4:] << 4
-    if bits == 4:
-        return halves
-    upper = (steps >> 4).unflatten(2, (2, 4))
-    return torch.cat(
-        [halves, upper[:, :, :, 0] | upper[:, :, :, 1] << 2 | upper[:, :, :, 2] << 4 | upper[:, :, :, 3] << 6], 2
-    )
 
 
 def _unpacked(stored: Tensor) -> Tensor:

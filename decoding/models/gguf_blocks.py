@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.kernels.integer_products import GROUP, MIDDLE, TILE, IntegerMatrix
+from decoding.kernels.integer_products import TILE, IntegerMatrix
 from decoding.kernels.quantized import CHUNK, rounded
 
 OWN = 0
@@ -20,7 +20,7 @@ def matrix(data: np.ndarray, kind, bits: int) -> IntegerMatrix:
     """
     from gguf import dequantize
 
-    own, unpack = EXACT.get(kind.name, (None, None))
+    own, scales = EXACT.get(kind.name, (None, None))
     width = bits or own or 8
     exact = own == width or (own == 4 and width == 8)
     step = max(1, CHUNK // max(1, data[0].size) // TILE) * TILE
@@ -28,7 +28,8 @@ def matrix(data: np.ndarray, kind, bits: int) -> IntegerMatrix:
     for begin in range(0, len(data), step):
         rows = np.array(data[begin : begin + step])
         if exact:
-            parts.append(IntegerMatrix.pack(*unpack(torch.from_numpy(rows)), width))
+            blocks = torch.from_numpy(rows)
+            parts.append(IntegerMatrix.pack(blocks, *scales(blocks), width, kind.name))
         else:
             parts.append(rounded(torch.from_numpy(np.array(dequantize(rows, kind), np.float32)), width))
     return IntegerMatrix.stacked(parts, len(data))
@@ -47,45 +48,33 @@ def _half(blocks: Tensor, at: int) -> Tensor:
     return blocks[..., at : at + 2].contiguous().view(torch.float16)[..., 0].float()
 
 
-def _nibbles(stored: Tensor) -> Tensor:
-    return torch.cat([stored & 15, stored >> 4], -1)
+def _q4_0(rows: Tensor) -> tuple[Tensor, Tensor]:
+    scale = _half(rows.unflatten(1, (-1, 18)), 0)
+    return scale, -8 * scale
 
 
-def _fifth(stored: Tensor) -> Tensor:
-    """Bit i of 4 bytes, for code i, in place 4."""
-    return ((stored[..., :, None] >> torch.arange(8, dtype=torch.uint8)) & 1).flatten(-2) << 4
-
-
-def _q4_0(rows: Tensor):
-    blocks = rows.unflatten(1, (-1, 18))
-    scale = _half(blocks, 0)
-    return _nibbles(blocks[..., 2:]).flatten(1), scale, -8 * scale
-
-
-def _q4_1(rows: Tensor):
+def _q4_1(rows: Tensor) -> tuple[Tensor, Tensor]:
     blocks = rows.unflatten(1, (-1, 20))
-    return _nibbles(blocks[..., 4:]).flatten(1), _half(blocks, 0), _half(blocks, 2)
+    return _half(blocks, 0), _half(blocks, 2)
 
 
-def _q5_0(rows: Tensor):
-    blocks = rows.unflatten(1, (-1, 22))
-    scale = _half(blocks, 0)
-    return (_nibbles(blocks[..., 6:]) | _fifth(blocks[..., 2:6])).flatten(1) + (MIDDLE - 16), scale, scale
+def _q5_0(rows: Tensor) -> tuple[Tensor, Tensor]:
+    scale = _half(rows.unflatten(1, (-1, 22)), 0)
+    return scale, scale
 
 
-def _q5_1(rows: Tensor):
+def _q5_1(rows: Tensor) -> tuple[Tensor, Tensor]:
     blocks = rows.unflatten(1, (-1, 24))
-    return (_nibbles(blocks[..., 8:]) | _fifth(blocks[..., 4:8])).flatten(1), _half(blocks, 0), _half(blocks, 2)
+    return _half(blocks, 0), _half(blocks, 2)
 
 
-def _q8_0(rows: Tensor):
-    blocks = rows.unflatten(1, (-1, 34))
-    scale = _half(blocks, 0)
-    return (blocks[..., 2:] ^ 128).flatten(1), scale, -128 * scale
+def _q8_0(rows: Tensor) -> tuple[Tensor, Tensor]:
+    scale = _half(rows.unflatten(1, (-1, 34)), 0)
+    return scale, -128 * scale
 
 
 def _scales(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales and minima [N, K / 32] of blocks of 256 that begin as those of Q4_K and Q5_K."""
+    """Of blocks of 256 that begin as those of Q4_K and Q5_K."""
     packed = blocks[..., 4:16]
     low, high, both = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scale = torch.cat([low & 63, (both & 15) | (low >> 6 << 4)], -1)
@@ -93,25 +82,18 @@ def _scales(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return (scale * _half(blocks, 0)[..., None]).flatten(1), (minimum * -_half(blocks, 2)[..., None]).flatten(1)
 
 
-def _q4_k(rows: Tensor):
-    blocks = rows.unflatten(1, (-1, 144))
-    return _nibbles(blocks[..., 16:].unflatten(-1, (4, GROUP))).flatten(1), *_scales(blocks)
+def _q4_k(rows: Tensor) -> tuple[Tensor, Tensor]:
+    return _scales(rows.unflatten(1, (-1, 144)))
 
 
-def _q5_k(rows: Tensor):
-    blocks = rows.unflatten(1, (-1, 176))
-    codes = _nibbles(blocks[..., 48:].unflatten(-1, (4, GROUP))).unflatten(-1, (2, GROUP)).flatten(2, 3)
-    high = (blocks[..., None, 16:48] >> torch.arange(8, dtype=torch.uint8)[:, None]) & 1
-    return (codes | high << 4).flatten(1), *_scales(blocks)
+def _q5_k(rows: Tensor) -> tuple[Tensor, Tensor]:
+    return _scales(rows.unflatten(1, (-1, 176)))
 
 
-def _q6_k(rows: Tensor):
+def _q6_k(rows: Tensor) -> tuple[Tensor, Tensor]:
     blocks = rows.unflatten(1, (-1, 210))
-    low = blocks[..., :128].unflatten(-1, (2, 2, GROUP))  # half of the block, 32 columns
-    low = torch.cat([low & 15, low >> 4], -2)  # [N, K / 256, half, 4, 32]
-    upper = blocks[..., 128:192].unflatten(-1, (2, 1, GROUP)) >> torch.arange(0, 8, 2, dtype=torch.uint8)[:, None] & 3
     scales = blocks[..., 192:208].contiguous().view(torch.int8).float() * _half(blocks, 208)[..., None]
-    return (low | upper << 4).flatten(1), *scales.unflatten(-1, (8, 2)).flatten(1, 2).unbind(-1)
+    return scales.unflatten(-1, (8, 2)).flatten(1, 2).unbind(-1)
 
 
 EXACT = {
@@ -124,4 +106,4 @@ EXACT = {
     "Q6_K": (6, _q6_k),
     "Q8_0": (8, _q8_0),
 }
-"""Types with such a form: their bits, and how rows become the codes and scales of ``IntegerMatrix.pack``."""
+"""Types with such a form: their bits, and the two numbers [N, K / 32] for the groups of rows (``IntegerMatrix``)."""

@@ -187,13 +187,7 @@ def away(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "decoder",
-    [
-        "autoregressive",
-        "two",
-        "speculative",
-        *(pytest.param(d, marks=pytest.mark.slow) for d in ("two, unchecked ends", "three")),
-    ],
+    "decoder", mostly_slow(["autoregressive", "two", "two, unchecked ends", "three", "speculative"], ["two"])
 )
 def test_on_the_simulated_device(decoder, away, prompts, caplog):
     lms, there = away

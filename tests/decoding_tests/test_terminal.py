@@ -62,8 +62,7 @@ def test_a_file_gets_the_text_unchanged(monkeypatch, capsys):
     assert capsys.readouterr().out == "a\x1b\r\n\x9b"
 
 
-@pytest.mark.sampled
-@pytest.mark.parametrize("module", ["decoding", "policies.export"])
+@pytest.mark.parametrize("module", [pytest.param("decoding", marks=pytest.mark.slow), "policies.export"])
 @pytest.mark.parametrize("how", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
 def test_an_ascii_terminal_gets_escapes(module, how):
     arguments = {"decoding": ["w3", "--policy"], "policies.export": ["--check"]}[module]

@@ -19,6 +19,7 @@ def tuned(tuned_run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_all_are_held_against_one_round_and_nothing_is_measured_twice(tuned, tmp_path, capfd):
     options = [str(tuned), "--limit", "12", "--batch", "5", "--output", str(tmp_path / "out")]
     shards = sorted((tuned / "traces").iterdir())

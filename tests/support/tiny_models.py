@@ -72,11 +72,11 @@ KINDS = {
 QUICK = ("llama", "gpt2", "gemma2", "bloom", "mixtral-window", "falcon-alibi", "qwen3", "fused llama", "fused gemma2")
 
 
-def mostly_slow(kinds):
-    """Kinds for ``parametrize``, most of them only where slow tests run."""
+def mostly_slow(values, quick=QUICK):
+    """Values for ``parametrize``, those that are not ``quick`` only where slow tests run."""
     import pytest
 
-    return [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def build(kind: str, **changes):

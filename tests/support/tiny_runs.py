@@ -69,7 +69,7 @@ def save_toys(folder: Path, prompts: int) -> dict:
     """Options of the main job: a saved pair and its prompts, of which a run uses 30."""
     return {
         "small": save_model(folder / "small", seed=1, layers=1),
-        "large": save_model(folder / "large", seed=2, layers=7),
+        "large": save_model(folder / "large", seed=2, layers=12),
         "prompts": write_prompts(folder / "prompts.jsonl", prompts),
         "limit": 30,
     }

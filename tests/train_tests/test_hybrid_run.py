@@ -185,7 +185,7 @@ def toys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
     return SimpleNamespace(
         small=save_model(folder / "small", seed=1, layers=1),
-        large=save_model(folder / "large", seed=2, layers=7),
+        large=save_model(folder / "large", seed=2, layers=12),
         prompts=write_prompts(folder / "prompts.jsonl", 30),
     )
 
