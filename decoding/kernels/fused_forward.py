@@ -21,6 +21,7 @@ from decoding.kernels.integer_products import openmp
 from decoding.kernels.joined import joined
 from decoding.kernels.layer_operations import CompiledOperations, TorchOperations, capped, normed
 from decoding.kernels.layer_program import TOKENS, LayerPrograms, programmable
+from decoding.kernels.quantized import IntegerLinear
 from decoding.models.architectures import head_width
 
 
@@ -54,6 +55,7 @@ class FusedForward:
         )
         self.heads, self.groups, self.eps = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
         self.embedding, self.head = body.embed_tokens, model.lm_head
+        self.integers = isinstance(self.head, IntegerLinear)
         self.embedding_scale, self.residual, self.logit_divisor = map(number, (row.embedding, row.residual, row.logits))
         self.score_cap, self.logit_cap = number(row.score_cap, None), number(row.logit_cap, None)
         device = body.norm.weight.device

@@ -10,7 +10,8 @@ from decoding.kv_cache.attention import row_mask
 
 FEW = 64
 """Tokens of a row, drafts and trees among them, that compiled attention reads: their bits then do not depend on what
-else is read with them. Up to 16 it is also faster than torch's, which multiplies blocks."""
+else is read with them. Of integer weights it reads any number, since their rounding of activations enlarges last bits:
+a prompt of 512 tokens takes 2 to 15 % longer than with torch's, which multiplies blocks and is faster from 16 on."""
 
 
 class TorchOperations:
@@ -154,7 +155,7 @@ class CompiledOperations(TorchOperations):
         together = norms[0] is not None and len(norms[0]) != width
         pairs = 0 if turn is None else turn.shape[-1]
         self.run(self.kernels.place, *pointers, together, r * q, *sizes, width, pairs, self.constants)
-        if q > FEW:
+        if q > FEW and not fused.integers:
             return self._seen(query, store.seen(keys), store.seen(values), layer.window)
         return self._few(heads, keys, values, layer.window)
 

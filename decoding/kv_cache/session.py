@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from decoding.kernels.layer_operations import FEW
-from decoding.kernels.quantized import IntegerLinear
 from decoding.kv_cache.attention import AttentionPositions
 from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.vocabulary import SharedIds
@@ -201,9 +199,6 @@ class Session(BaseSession):
         self.cache = self._new_cache(capacity) if self.recorder is None else self.recorder.cache
         self.plan = self.cache.plan
         self.begins = torch.arange(batch, device=lm.device)[:, None] * (self.capacity + 1)
-        self.prompts_apart = isinstance(lm.model.get_output_embeddings(), IntegerLinear)
-        """whether a long prompt is read apart from the tokens that are asked for: the last bits of torch's attention
-        depend on the number of tokens, and where activations are rounded that is more than a near-tie"""
         lm.model.base_model.warn_if_padding_and_no_attention_mask = _no_warning
 
     @torch.no_grad()
@@ -232,11 +227,6 @@ class Session(BaseSession):
             gaps = (lengths - start).clamp(min=logits_to_keep)
             facts = [lengths.max(), gaps.max(), gaps.sum(), start.min(), start.sum(), lengths.sum()]
             reach, longest, wanted, first, read, end = torch.stack(facts).tolist()
-            if self.prompts_apart and read == 0 and longest > FEW:
-                self.prompts_apart = False  # the prompt is read now
-                self.catch_up(ids, (lengths - logits_to_keep).clamp(min=1), rows)
-                self.prompts_apart = True
-                return self.catch_up(ids, lengths, rows, logits_to_keep, hidden, tree)
             parts = _apart(gaps) if len(rows) * longest - wanted > WASTE else None
             if parts is not None:
                 return self._read_apart(parts, ids, lengths, rows, logits_to_keep, hidden, tree)

@@ -126,7 +126,11 @@ class LM:
 
     @torch.no_grad()
     def read(self, ids: torch.Tensor, logits_to_keep: int) -> torch.Tensor:
-        """Logits [r, logits_to_keep, head] after the last tokens of texts ``ids`` [r, n], by its own forward."""
+        """Logits [r, logits_to_keep, head] after the last tokens of texts ``ids`` [r, n], those that decoding sees."""
+        if self.fused_forward() is not None:
+            (r, n), device = ids.shape, ids.device
+            what = torch.full((r,), n, device=device), torch.arange(r, device=device)
+            return self.session(r, n).catch_up(ids, *what, logits_to_keep)
         return self.model(input_ids=ids, use_cache=False, logits_to_keep=logits_to_keep).logits
 
     @property

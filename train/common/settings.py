@@ -25,7 +25,8 @@ class FitPolicy:
     the large one checks them, which loses nothing, so it takes no goal. hybrid: the drafts and how much of a draft is
     good enough to keep, the best of BiLD, MTAD and others at the goal"""
     target_speedup: float | None = None
-    """least loss at this speedup over the large model alone (the default goal: 1.3)"""
+    """least loss at this speedup over the large model alone (default: that at which the small model writes the share of
+    the tokens that it gets right; with --method hybrid 1.3)"""
     quality_budget: float | None = None
     """instead: best speedup at this mean loss per prompt, in [0, 1]"""
     grader: str | None = None

@@ -1,4 +1,4 @@
-"""Writes a Llama as one Q8_0 GGUF for llama.cpp, OpenVINO and transformers."""
+"""Writes a Llama as one GGUF of 4 bits for llama.cpp, OpenVINO and transformers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from policies.storage.atomic import replacing
 def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: str, notes: dict[str, str]) -> None:
     """Write ``model`` to ``path`` with the tokenizer metadata of the GGUF ``tokenizer_from``.
 
-    Matrices are stored as Q8_0 (8.5 bits a weight), norms as float32; ``notes`` become ``distill.*`` metadata.
+    Matrices are stored as Q4_1 (5 bits a weight), norms as float32; ``notes`` become ``distill.*`` metadata.
     The file appears whole or not at all. Raises ValueError as ``check_writable`` does.
     """
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType, quantize
@@ -22,7 +22,7 @@ def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: 
     with replacing(path) as unfinished:
         writer = GGUFWriter(unfinished, "llama")
         _write_hyperparameters(writer, model.config, name)
-        writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
+        writer.add_file_type(LlamaFileType.MOSTLY_Q4_1)
         for key, value in notes.items():
             writer.add_string(f"distill.{key}", value)
         for key, field in GGUFReader(tokenizer_from).fields.items():
@@ -31,7 +31,7 @@ def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: 
                 writer.add_key_value(key, field.contents(), field.types[0], sub_type=item_type)
         for key, tensor in _tensors(model):
             array = tensor.detach().float().cpu().numpy()
-            kind = GGMLQuantizationType.Q8_0 if array.ndim == 2 else GGMLQuantizationType.F32
+            kind = GGMLQuantizationType.Q4_1 if array.ndim == 2 else GGMLQuantizationType.F32
             writer.add_tensor(key, quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -40,12 +40,12 @@ def write_gguf(model: LlamaForCausalLM, tokenizer_from: Path, path: Path, name: 
 
 
 def check_writable(config) -> None:
-    """Raise ValueError for a model that ``write_gguf`` cannot write; Q8_0 stores rows in blocks of 32."""
+    """Raise ValueError for a model that ``write_gguf`` cannot write; Q4_1 stores rows in blocks of 32."""
     if config.model_type != "llama" or not config.tie_word_embeddings:
         raise ValueError("only a Llama with tied embeddings can be written as GGUF")
     odd = [size for size in (config.hidden_size, config.intermediate_size) if size % 32]
     if odd:
-        raise ValueError(f"Q8_0 stores rows in blocks of 32 weights, and {odd[0]} is no multiple of 32")
+        raise ValueError(f"Q4_1 stores rows in blocks of 32 weights, and {odd[0]} is no multiple of 32")
 
 
 def _write_hyperparameters(writer, config, name: str) -> None:

@@ -1,5 +1,7 @@
 """Backoff decoding as a tuning method: a policy decides which model writes each token."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from decoding import Backoff, SpecInfer, Speculative
@@ -13,11 +15,12 @@ from train.evaluation import live
 from train.evaluation.holdout import Contender, controls, measure
 from train.evaluation.live_tuning import tune_live
 from train.evaluation.reliability import reliability
-from train.evaluation.rivals import against_random, beside_random, random_rates
-from train.methods.base import FALLBACK, TuningMethod, no_speedup
+from train.evaluation.rivals import against_random, beside_random, exact_first, random_rates
+from train.methods.base import FALLBACK, TuningMethod, asked_goal, no_speedup
 from train.monitoring.recorder import traffic_of_texts
 from train.replay.backoff import best_length
 from train.search.backoff import Search
+from train.search.goal import Goal
 from train.search.labels import labels
 from train.search.policy_space import one_sided
 from train.search.study import finalists
@@ -26,6 +29,7 @@ from train.traces.collect_handoff import collect, explore, shards_of
 from train.traces.given import about, given_handoff
 from train.traces.handoff_traces import Traces, read_traces
 
+AGREED = "so fast is a hand-off in which the small model writes as many tokens as it gets right"
 BRANCHES = (4,)
 """of the exact tree that stands beside exact chains: one step of the draft, and its best tokens in one forward"""
 
@@ -39,9 +43,18 @@ class BackoffMethod(TuningMethod):
     def __init__(self, job: Job):
         self.job, self.traces, self.label = job, trace(job), job.settings.label
         self.search = Search.of(job, self.traces)
+        if job.goal.open:
+            self.job = replace(job, goal=self.search.goal)
+            found = f"the goal is {self.search.goal.speedup:g}x: {AGREED}"
+            say(f"{found}; --target-speedup or --quality-budget asks for another")
         fit, agreed = self.search.fit, self.traces["small_token"] == self.traces["large_token"]
         asked = job.settings.policy, labels(fit, self.label), fit["group"]
         say_if(one_sided(*asked, agreed, job.settings.longest))
+
+    @classmethod
+    def goal(cls, settings) -> Goal:
+        """As asked, else open until the traces say how often the models agree (``Search.usual_speedup``)."""
+        return asked_goal(settings)
 
     @classmethod
     def check_traces(cls, settings, small, large, splits) -> None:
@@ -83,6 +96,8 @@ class BackoffMethod(TuningMethod):
             traffic=self._traffic(tuned.policy, found.rows),
             certificate=certificate,
         )
+        exact = max((row for row in found.methods if row.key in ("speculative", "tree")), key=lambda row: row.speedup)
+        result.verdict = exact_first(found.tuned, exact) + result.verdict
         if certificate is not None:
             what = [] if certificate.chosen is not None else [instead(result.methods)]
             result.verdict = " ".join([certificate.claim, *what, result.verdict])

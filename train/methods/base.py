@@ -13,6 +13,7 @@ from train.common.settings import FitPolicy
 from train.data.prompts import Prompt
 from train.search.goal import LEAST_SPEEDUP, Goal
 
+USUAL = Goal(speedup=1.3)
 FALLBACK = "use the large model alone, or exact speculative decoding"
 
 
@@ -49,7 +50,8 @@ class TuningMethod(Protocol):
     @classmethod
     def goal(cls, settings: FitPolicy) -> Goal | None:
         """The goal asked for; None where nothing can be lost. ValueError, one sentence, for one that makes no sense."""
-        return asked_goal(settings)
+        goal = asked_goal(settings)
+        return USUAL if goal.open else goal
 
     @classmethod
     def check_traces(cls, settings: FitPolicy, small: LM, large: LM, splits: dict[str, Sequence[Prompt]]) -> None:
@@ -70,7 +72,7 @@ class TuningMethod(Protocol):
 
 
 def asked_goal(settings: FitPolicy) -> Goal:
-    """The goal of a method that trades loss for speed: a speedup of 1.3 unless another or a budget is asked for."""
+    """The goal of a method that trades loss for speed; open if neither a speedup nor a budget is asked for."""
     speedup, budget = settings.target_speedup, settings.quality_budget
     if speedup is not None and budget is not None:
         raise ValueError("give --target-speedup or --quality-budget, not both")
@@ -78,8 +80,7 @@ def asked_goal(settings: FitPolicy) -> Goal:
         if not 0 < budget < 1:
             raise ValueError(f"--quality-budget is a mean loss between 0 and 1, not {budget:g}")
         return Goal(budget=budget)
-    speedup = 1.3 if speedup is None else speedup
-    if not 1 < speedup < 1000:
+    if speedup is not None and not 1 < speedup < 1000:
         raise ValueError(f"--target-speedup is a factor over 1, not {speedup:g}")
     return Goal(speedup=speedup)
 

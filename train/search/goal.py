@@ -12,10 +12,15 @@ LEAST_SPEEDUP = 1.05  # what is slower within a loss budget is not worth a secon
 
 @dataclass(frozen=True)
 class Goal:
-    """Either a speedup to reach at the least loss, or a loss not to exceed at the best speedup."""
+    """A speedup to reach at the least loss, a loss not to exceed at the best speedup, or neither."""
 
     speedup: float | None = None
     budget: float | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether neither is given: the traces of the pair then say what to ask for."""
+        return self.speedup is None and self.budget is None
 
     def asked(self) -> dict[str, float]:
         """By the name of its option."""
