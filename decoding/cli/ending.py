@@ -42,6 +42,8 @@ def mendable(error: Exception) -> bool:
 
 def _stopped(error: BaseException | None) -> bool:
     """Whether ``error`` came of Ctrl-C, perhaps in the import of a module that turned it into an error of its own."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen: list[BaseException] = []  # causes may go in a circle: one that is raised again from what it has caused
+    while error is not None and error not in seen and not isinstance(error, KeyboardInterrupt):
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error is not None
+    return isinstance(error, KeyboardInterrupt)

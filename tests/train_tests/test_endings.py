@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from decoding.cli.ending import OURS
+from decoding.cli.ending import OURS, ending
 from decoding.errors import UnwritableText
 from train.baselines.subprocess_engine import EngineEnded
 from train.common.cli import InputError, attempt
@@ -149,3 +149,17 @@ def test_a_name_that_is_no_text_is_refused_before_any_work(option, tmp_path, mon
     assert main([f"--{option}", os.fsdecode(b"mod\xffel")]) == 2
     assert capfd.readouterr().err == f"fit_policy: --{option} is 'mod\\udcffel', which is not UTF-8; rename it\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_errors_that_are_each_others_cause_come_to_an_end(capsys):
+    """A trial's error is raised again from what it has caused: a search for Ctrl-C among its causes never ended."""
+
+    def job():
+        first = RuntimeError("in a trial")
+        try:
+            raise ValueError("the study has ended") from first
+        except ValueError as ended:
+            raise ended.__cause__ from None
+
+    with pytest.raises(RuntimeError, match="in a trial"):
+        ending("fit_policy", job, lambda error: False)
