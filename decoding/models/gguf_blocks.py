@@ -74,7 +74,7 @@ def _q8_0(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scales(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Of blocks of 256 that begin as those of Q4_K and Q5_K."""
+    """Scales and minima [N, K / 32] of blocks of 256 that begin as those of Q4_K and Q5_K."""
     packed = blocks[..., 4:16]
     low, high, both = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scale = torch.cat([low & 63, (both & 15) | (low >> 6 << 4)], -1)

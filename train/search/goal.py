@@ -19,7 +19,7 @@ class Goal:
 
     @property
     def open(self) -> bool:
-        """Whether neither is given: the traces of the pair then say what to ask for."""
+        """True if neither is given; the traces of the pair then decide it."""
         return self.speedup is None and self.budget is None
 
     def asked(self) -> dict[str, float]:
