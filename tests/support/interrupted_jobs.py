@@ -143,8 +143,8 @@ def still(before: dict, after: dict, moment: str) -> None:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """Temporary files, and locks other than the empty file of the folder's, which nobody holds any more."""
-    return [path for path in folder.rglob("*") if path.suffix == ".tmp" or path.name.endswith(".journal.lock")]
+    """Temporary files. Locks are empty files that stay, and that nobody holds any more."""
+    return list(folder.rglob("*.tmp"))
 
 
 def files(folder: Path) -> set[str]:
@@ -163,12 +163,12 @@ def rows(path: Path, *leave_out: str) -> list[dict]:
     return [without(json.loads(line), "checksum", *leave_out) for line in lines(path)]
 
 
-def is_free(folder: Path) -> bool:
-    """Whether no process holds the folder."""
+def is_free(lock: Path) -> bool:
+    """Whether no process holds the lock file."""
     from filelock import FileLock, Timeout
 
     try:
-        with FileLock(folder / ".lock", blocking=False):
+        with FileLock(lock, blocking=False):
             return True
     except Timeout:
         return False

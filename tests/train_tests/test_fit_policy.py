@@ -78,7 +78,7 @@ def test_it_leaves_a_policy_a_report_a_picture_and_its_data(toys, finished):
     assert re.search(r"^collecting traces (\d+)/\1, 0:00:\d\d in all\n", logged)
     assert "\nsearching 12/12, 0:0" in logged
     names = {path.name for path in folder.iterdir()}
-    assert names - {"policy.safetensors", ".lock"} == {
+    assert names - {"policy.safetensors", ".lock", ".study.journal.lock"} == {
         *RESULTS, "study.journal", "traces", "run.json", "cost.json", "tune.jsonl", "threshold.jsonl", "holdout.jsonl",
         "texts.jsonl"
     }  # fmt: skip

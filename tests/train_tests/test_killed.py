@@ -88,7 +88,7 @@ def test_a_run_that_is_ended_at_twenty_moments_loses_nothing(alone, how, tmp_pat
     assert len(chosen) == 20
     job.interrupt(chosen, [how], seed=int(how))
     job.finish()
-    assert files(job.folder) == files(alone.folder) and not unfinished(job.folder) and is_free(job.folder)
+    assert files(job.folder) == files(alone.folder) and not unfinished(job.folder) and is_free(job.folder / ".lock")
     the_same_traces(job.folder, alone.folder)
     the_same_trials(job.folder, alone.folder)
     the_same_measurements(job.folder, alone.folder)

@@ -33,7 +33,7 @@ def both(tuned_run, tmp_path):
 
 
 def check_left_over(own, other):
-    assert files(own) == files(other) and not unfinished(own) and is_free(own)
+    assert files(own) == files(other) and not unfinished(own) and is_free(own / ".lock")
 
 
 def test_reinforce(tuned_run, tmp_path):
@@ -75,7 +75,7 @@ def test_distill(tmp_path):
     ]
     ended.interrupt(moments, IN_TURN, seed=2)
     ended.finish()
-    assert not unfinished(ended.folder) and is_free(ended.folder)
+    assert not unfinished(ended.folder) and is_free(ended.folder / ".lock")
     drafted = {name for job in jobs for name in files(job.folder) if name.startswith("store/")}
     shared = files(ended.folder) & files(alone.folder)
     assert files(ended.folder) ^ files(alone.folder) == drafted - shared  # what each drafter wrote is its own

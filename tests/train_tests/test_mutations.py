@@ -99,7 +99,7 @@ def read_again(folder: Path, name: str):
         return read_rows(folder / name, ROWS[name])
     if name == "study.journal":
         join_study(folder / name, run=fingerprint(folder))
-        return list(Journal(folder / name, 10, "stop").read_logs(0))
+        return list(Journal(folder / name, "stop").read_logs(0))
     run = load_run(folder)
     return plain([asdict(run.settings), run.result.to_json(), asdict(run.cost), run.policy._document(None, None)])
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import BaseJournalBackend, JournalFileOpenLock
+from filelock import FileLock
+from optuna.storages.journal import BaseJournalBackend
 
 from policies.storage.documents import CHECKSUM, FileError, append, cut, sealed, whole_rows
 
@@ -27,14 +28,12 @@ class Journal(BaseJournalBackend):
     FileError names the line that is damaged. Each line holds its checksum and that of the one before, so a line that
     is missing in the middle, or there twice, is noticed too; the last ones may be gone, as when a run was stopped
     earlier. Lines without a checksum are those of an earlier version, and taken as they are.
-
-    grace: seconds after which the lock is taken from a process that was killed while it held it.
     """
 
-    def __init__(self, path: Path, grace: int, remedy: str):
+    def __init__(self, path: Path, remedy: str):
         self.path, self.remedy = path, remedy
-        # Optuna's default lock is a link that tells nobody its age if the path is relative: all would wait for ever.
-        self.lock = JournalFileOpenLock(str(path), grace)
+        # Optuna's locks are files that stay when a process is killed, and are taken from one that only sleeps.
+        self.lock = FileLock(path.with_name(f".{path.name}.lock"))
         self._operations: list[dict[str, Any]] = []
         self._end = 0
         self._seen = {""}
@@ -48,15 +47,11 @@ class Journal(BaseJournalBackend):
         return iter(self._operations[log_number_from:])
 
     def append_logs(self, logs: Iterable[dict[str, Any]]) -> None:
-        with _undisturbed():  # by Ctrl-C between taking the lock and the try: all others would wait for ``grace``
-            self.lock.acquire()
-            try:
-                self._read()
-                if self.path.stat().st_size > self._end:
-                    cut(self.path, self._end)
-                self._append(logs)
-            finally:
-                self.lock.release()
+        with _undisturbed(), self.lock:
+            self._read()
+            if self.path.stat().st_size > self._end:
+                cut(self.path, self._end)
+            self._append(logs)
 
     def _read(self) -> None:
         """Read what was appended since the last time."""
@@ -73,7 +68,7 @@ class Journal(BaseJournalBackend):
         own = row.get(CHECKSUM)
         if own is None:
             return
-        # Not "the last line": a process that slept while it held the lock may have been overtaken.
+        # Not "the last line": where a file system has no locks, two processes may write at once.
         if row.get(AFTER) not in self._seen or own in self._seen:
             place = f"{self.path}, line {len(self._operations) + 1}"
             raise FileError(place, "a line before it is missing, or it is there twice", self.remedy)

@@ -20,8 +20,6 @@ from train.search import orphans
 from train.search.journal import Journal
 from train.search.sampler import RepeatableSampler
 
-GRACE = 10
-"""seconds after which a journal's lock is taken from a worker that was killed while it held it, for milliseconds"""
 NOT_YET = "there is no search to join at {where} yet; start the run without --join, and join when it searches"
 DAMAGED = "delete it to search anew; what was measured live is kept"
 RUN = "run"
@@ -63,7 +61,7 @@ def open_storage(where: Path | str) -> BaseStorage:
 
 def _open_journal(path: Path) -> JournalStorage:
     try:
-        return JournalStorage(Journal(path, GRACE, DAMAGED))
+        return JournalStorage(Journal(path, DAMAGED))
     except FileError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
@@ -87,9 +85,6 @@ def open_study(
         study.set_user_attr(RUN, run)
     study.sampler = RepeatableSampler(seed)
     orphans.queue_orphans(study)
-    if isinstance(where, Path) and orphans.alone(study):
-        for path in where.parent.glob(f"{where.name}.lock*.rename"):  # a lock that a killed process was giving back
-            path.unlink(missing_ok=True)
     for params in baselines:
         study.enqueue_trial(params, skip_if_exists=True)
     return study
