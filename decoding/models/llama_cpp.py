@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Weights:
         lib = library()
         options = lib.llama_model_default_params()
         options.n_gpu_layers = 0
-        self.handle = lib.llama_model_load_from_file(str(path).encode(), options)
+        self.handle = lib.llama_model_load_from_file(os.fsencode(path), options)
         if not self.handle:
             raise ValueError(f"llama.cpp cannot load {path}; it is cut short, or of an architecture it does not know")
         weakref.finalize(self, lib.llama_model_free, self.handle)

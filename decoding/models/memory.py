@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from decoding.errors import MemoryTooSmall
 from decoding.kernels.cuda_graphs import rounded
 from decoding.kernels.integer_products import GROUP, TILE
 from decoding.models.architectures import head_width
@@ -77,7 +78,7 @@ def cache_bytes(lm, batch: int, capacity: int) -> int:
 
 
 def check_fits(models: Sequence, batch: int, capacity: int) -> None:
-    """Raise ValueError, with sizes in GiB, if the caches of all model slots exceed the available memory."""
+    """Raise MemoryTooSmall, with sizes in GiB, if the caches of all model slots exceed the available memory."""
     needed = Counter()
     for lm in models:
         slots = capacity if lm.recorders is None else rounded(capacity)
@@ -85,7 +86,7 @@ def check_fits(models: Sequence, batch: int, capacity: int) -> None:
     for device, size in needed.items():
         room = available(device)
         if size > room:
-            raise ValueError(
+            raise MemoryTooSmall(
                 f"the caches of {batch} rows of {capacity} tokens need {size / GIB:.2f} GiB, but {device} has "
                 f"{room / GIB:.2f} GiB; take fewer rows, shorter prompts or a smaller max_new_tokens"
             )

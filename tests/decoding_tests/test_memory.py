@@ -8,6 +8,7 @@ import torch
 from tiny_models import KINDS, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Speculative, generate
+from decoding.errors import MemoryTooSmall
 from decoding.models import memory
 from policies import Rule
 
@@ -48,7 +49,7 @@ def test_what_does_not_fit_is_refused_with_its_size(monkeypatch):
     long = tiny(max_position_embeddings=2**40)
     calls = []
     long.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    with pytest.raises(ValueError, match=r"2 rows of 1\d{9} tokens need \d+\.\d\d GiB, but cpu has \d+\.\d\d GiB"):
+    with pytest.raises(MemoryTooSmall, match=r"2 rows of 1\d{9} tokens need \d+\.\d\d GiB, but cpu has \d+\.\d\d GiB"):
         memory.check_fits([long], 2, 10**9 + 3)
     size = memory.cache_bytes(long, 2, 10)
     for room, models, fits in ((size, [long], True), (size - 1, [long], False), (2 * size - 1, [long, long], False)):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from decoding.cli.ending import OURS, ending
-from decoding.errors import UnwritableText
+from decoding.errors import MemoryTooSmall, UnwritableText
 from train.baselines.subprocess_engine import EngineEnded
 from train.common.cli import InputError, attempt
 from train.fit_policy import main
@@ -128,11 +128,12 @@ def test_a_fault_of_ours_keeps_its_traceback_and_says_so():
         (InputError("say what"), 2, "fit_policy: say what\n"),
         (OSError(28, "No space left on device"), 2, "fit_policy: [Errno 28] No space left on device\n"),
         (EngineEnded("llama.cpp's process has ended"), 2, "fit_policy: llama.cpp's process has ended\n"),
+        (MemoryTooSmall("the caches need 9 GiB"), 2, "fit_policy: the caches need 9 GiB\n"),
         (UnwritableText("no token is left"), 2, "fit_policy: no token is left\n"),
         (FloatingPointError("the model returns NaN"), 2, "fit_policy: the model returns NaN\n"),
         (KeyboardInterrupt(), 130, "\nstopped; the same command goes on from run\n"),
     ],
-    ids=["input", "disk", "engine", "text", "nan", "stop"],
+    ids=["input", "disk", "engine", "memory", "text", "nan", "stop"],
 )
 def test_what_the_user_can_mend_is_a_sentence(error, code, said, capsys):
     def job():

@@ -4,20 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_runs import write_prompts
 
 from decoding.__main__ import main as write
 from train.common.load_run import load_run
 from train.fit_policy import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-OPTIONS = {"limit": 30, "max-new-tokens": 6, "trials": 6, "policy": "rule", "wandb": "disabled", "threads": 1}
+OPTIONS = {"max-new-tokens": 6, "trials": 6, "policy": "rule", "wandb": "disabled", "threads": 1}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     pytest.importorskip("xllamacpp", reason="pip install -e '.[llamacpp]'")
     output = tmp_path_factory.mktemp("runs")
-    given = {"backend": "llama.cpp", "quality-budget": 0.9, "output": output}
+    prompts = write_prompts(output / "prompts.jsonl", 30)  # short: llama.cpp reads slowly on small machines
+    given = {"backend": "llama.cpp", "quality-budget": 0.9, "prompts": prompts, "output": output}
     assert main([part for key, value in (OPTIONS | given).items() for part in (f"--{key}", str(value))]) == 0
     return output / "default"
 

@@ -68,6 +68,12 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tuned_run, capfd, options,
     assert sorted(tuned_run.rglob("*")) == before
 
 
+def test_a_training_that_diverges_is_one_sentence(tuned_run, tmp_path, capfd):
+    folder = shutil.copytree(tuned_run, tmp_path / "run")
+    assert main([str(folder), "--episodes", "4", "--prompts", "1", "--group", "2", "--lr", "1e39"]) == 2
+    assert "the training has diverged at --lr 1e+39; take a smaller one" in capfd.readouterr().err
+
+
 def test_what_is_no_finished_run_is_refused(tuned_run, tmp_path, capfd):
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "has no run.json; give the folder of a finished run" in capfd.readouterr().err

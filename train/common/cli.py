@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from decoding.cli.ending import ending
 from decoding.cli.numbers import check_numbers
-from decoding.errors import UnwritableText
+from decoding.errors import MemoryTooSmall, UnwritableText
 
 T = TypeVar("T")
 
@@ -62,7 +62,8 @@ def mendable(error: Exception) -> bool:
     from policies.storage.documents import FileError  # torch comes with it
     from train.baselines.subprocess_engine import EngineEnded
 
-    return isinstance(error, InputError | FileError | OSError | FloatingPointError | EngineEnded | UnwritableText)
+    known = InputError | FileError | OSError | FloatingPointError | EngineEnded | MemoryTooSmall | UnwritableText
+    return isinstance(error, known)
 
 
 def command(

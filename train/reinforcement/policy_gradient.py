@@ -109,7 +109,10 @@ Play = Callable[[Explorer, int], tuple[Tensor, Tensor, Decisions]]
 
 
 def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[Policy, list[dict]]:
-    """``policy`` after training, and its steps: rows of the jsonl ``path``, from which a killed run continues."""
+    """``policy`` after training, and its steps: rows of the jsonl ``path``, from which a killed run continues.
+
+    FloatingPointError where a weight is no finite number any more; such a step is not written.
+    """
     policy = copy.deepcopy(policy)
     rows = atomic.read_rows(path, StepRow)
     if [row["step"] for row in rows] != list(range(len(rows))):
@@ -138,6 +141,8 @@ def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[P
             "gradient": float(vector.grad.norm()),
         }
         optimizer.step()
+        if not vector.isfinite().all():
+            raise FloatingPointError(f"the training has diverged at --lr {settings.rate:g}; take a smaller one")
         multiplier = max(0.0, multiplier + settings.dual_rate * violation)
         rows.append(row | {"next_multiplier": multiplier, "state": _state(vector, optimizer)})
         atomic.append_rows(path, rows[-1:])
