@@ -37,6 +37,9 @@ from train.search.thresholds import risks
 KEPT = ("goal", "machine", "splits", "cost", "groups", "label")
 """Provenance of the tuned policy that holds for the reinforced one too."""
 
+HIGHEST_RATE = 1000
+"""learning rate beyond which no weight means anything, and far beyond which torch raises"""
+
 
 @dataclass
 class Reinforce:
@@ -71,6 +74,8 @@ def run(config: Reinforce) -> None:
     with checking():
         at_least(config, {"episodes": 1, "prompts": 1, "group": 2, "longest": 1, "max_new_tokens": 1, "seed": 0})
         positive(config, "lr", "temperature", "dual_rate")
+        if config.lr > HIGHEST_RATE:
+            raise ValueError(f"--lr must be at most {HIGHEST_RATE}, not {config.lr:g}")
         use("cpu", config.threads)
         found = load_run(config.run, config.grader)
         if found.policy.kind not in ("logistic", "mlp"):

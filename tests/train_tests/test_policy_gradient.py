@@ -168,6 +168,13 @@ def test_a_constraint_that_is_met_costs_nothing_in_the_end(tmp_path):
     assert all(row["violation"] < 0 for row in rows)
 
 
+def test_a_training_that_diverges_says_so(tmp_path):
+    """A multiplier that grows without limit makes every reward infinite."""
+    with pytest.raises(FloatingPointError, match="the training has diverged; take a smaller --lr or --dual-rate"):
+        learn(logistic(), Toy(limit=-1.0), how(steps=3, dual_rate=1e300), tmp_path / "steps.jsonl")
+    assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == 1, "what was sound is kept"
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     start = logistic()
     whole, rows = learn(start, Toy(), how(steps=6), tmp_path / "whole.jsonl")

@@ -142,7 +142,7 @@ def learn(policy: Policy, play: Play, settings: Settings, path: Path) -> tuple[P
         }
         optimizer.step()
         if not vector.isfinite().all():
-            raise FloatingPointError(f"the training has diverged at --lr {settings.rate:g}; take a smaller one")
+            raise FloatingPointError("the training has diverged; take a smaller --lr or --dual-rate")
         multiplier = max(0.0, multiplier + settings.dual_rate * violation)
         rows.append(row | {"next_multiplier": multiplier, "state": _state(vector, optimizer)})
         atomic.append_rows(path, rows[-1:])
