@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 
 from decoding.cli.options import use
-from decoding.kernels.integer_ir import BITS, GROUP, TILE
+from decoding.kernels.integer_ir import BITS
 from decoding.kernels.integer_products import IntegerMatrix, available, compiled, instructions
 from decoding.kernels.integer_products import multiply as integer_product
+from decoding.kernels.tile_ir import GROUP, TILE
 from train.common.cli import command
 
 KEYS = 256

@@ -3,7 +3,7 @@
 In 4 and 8 bits w = scale * code + minimum, with one scale and one minimum for 32 neighbouring weights of a row: GGUF's
 Q4_0, Q4_1, Q4_K, Q5_1, Q5_K and Q8_0. In 6 bits w = scale * (code - 32), with a scale for 16 neighbours: Q6_K and Q5_0.
 All of them up to the rounding of scales to float16. Activations are rounded to 8 bits, 32 at a
-time, as llama.cpp rounds them. The code (``integer_ir``) is compiled when it is first needed, in less than a second, by
+time, as llama.cpp rounds them. The code (``integer_ir``) is compiled when it is first needed, in about a second, by
 the compiler that numba brings, and runs on torch's own threads. What it is worth: ``experiments/integer_products.py``.
 """
 
@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.huge_pages import joined_in_memory
-from decoding.kernels.integer_ir import ARGUMENTS, BITS, GROUP, MIDDLE, MULTIPLY, PARALLEL, SERIAL, TILE, assembly
+from decoding.kernels.instruction_sets import SETS
+from decoding.kernels.integer_ir import ARGUMENTS, BITS, MULTIPLY, PARALLEL, SERIAL, assembly
 from decoding.kernels.packing import pack
-
-NEEDS = {"vnni512": {"avx512f", "avx512bw", "avx512vnni"}, "avx2": {"avx2", "fma", "f16c"}}
-"""Features of a processor by instruction set, the fastest first."""
+from decoding.kernels.tile_ir import GROUP, MIDDLE, TILE
 
 
 class Arguments(ctypes.Structure):
@@ -162,11 +161,11 @@ def available() -> bool:
 
 @cache
 def instructions() -> str | None:
-    """The fastest instruction set that this processor has, a key of ``integer_ir.DOTS``."""
+    """The fastest instruction set that this processor has, a key of ``SETS``."""
     import llvmlite.binding as llvm
 
     has = {name for name, present in llvm.get_host_cpu_features().items() if present}
-    return next((name for name, needed in NEEDS.items() if needed <= has), None)
+    return next((name for name, kind in SETS.items() if kind.needs <= has), None)
 
 
 @cache

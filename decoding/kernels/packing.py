@@ -11,7 +11,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from decoding.kernels.integer_ir import TILE
+from decoding.kernels.tile_ir import TILE
 
 FORMATS = ("codes", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0")
 """A byte a code, and GGUF's."""

@@ -85,6 +85,10 @@ class LlamaCppLM(LM):
         """That of the file, which llama.cpp does not convert."""
         return "gguf"
 
+    def weights_held(self) -> str:
+        """``LM.weights_held``."""
+        return "as in the file"
+
     @property
     def chains_only(self) -> None:
         """Trees are read, whatever the architecture."""

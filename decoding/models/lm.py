@@ -21,7 +21,7 @@ from decoding.models.architectures import attention, context, counts_slots
 from decoding.models.dtypes import chosen, settled
 from decoding.models.files import check_files
 from decoding.models.loading import check_values, read_config_and_tokenizer, read_weights
-from decoding.models.memory import check_weights
+from decoding.models.memory import GIB, check_weights
 from decoding.models.settings import ends_and_changes
 from decoding.models.sources import locate
 
@@ -99,6 +99,15 @@ class LM:
             return f"int{bits.pop()}" if bits in ({4}, {8}) else "file"
         return str(self.model.dtype).removeprefix("torch.")
 
+    def weights_held(self) -> str:
+        """How its weights are held, for a reader: "4 and 6 bits, 0.9 GiB", or their dtype."""
+        modules = [m for m in self.model.modules() if isinstance(m, IntegerLinear | IntegerEmbedding)]
+        if not modules:
+            return self.dtype
+        bits = sorted({module.matrix.bits for module in modules})
+        size = sum({t.data_ptr(): t.nbytes for module in modules for t in module.buffers()}.values())
+        return f"{' and '.join(map(str, bits))} bits, {size / GIB:.2f} GiB"
+
     @cached_property
     def vocabulary(self) -> dict[str, int | None]:
         """Token to id, special ids included; without a tokenizer only the size."""
@@ -142,12 +151,11 @@ class LM:
 
     def fused_forward(self) -> FusedForward | None:
         """An equivalent forward of fewer operations than the model's own, or None; on CPU only for packed weights."""
-        packed = isinstance(self.model.get_output_embeddings(), PackedLinear | IntegerLinear)
-        if not (packed or self.device.type != "cpu") or family(self.model) is None:
-            return None
         if self._fused is None or self._fused.stale:
+            packed = isinstance(self.model.get_output_embeddings(), PackedLinear | IntegerLinear)
+            known = (packed or self.device.type != "cpu") and family(self.model) is not None
             with torch.inference_mode(False), torch.no_grad():
-                self._fused = FusedForward(self.model)
+                self._fused = FusedForward(self.model) if known else None
         return self._fused
 
     def identity(self) -> dict[str, str]:

@@ -91,7 +91,10 @@ def same(monkeypatch, lms, others, decoder, policy, prompts, sampling=Sampling()
 def test_every_architecture(kind, rows, prompts, monkeypatch, caplog):
     lms = trio(kind)
     same(monkeypatch, lms, recorded(lms), "two", POLICIES["rule"], rows_of(prompts, rows))
-    assert not caplog.records and Tape.made
+    if kind == "llama-scaled":  # its frequencies depend on the longest text, which the host reads
+        assert "forwards run eagerly" in caplog.text
+    else:
+        assert not caplog.records and Tape.made
 
 
 @pytest.mark.slow

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding.kernels import integer_products
+from decoding.kernels.instruction_sets import SETS
 from decoding.kernels.integer_ir import BITS
 from decoding.kernels.integer_products import IntegerMatrix, available, compiled, instructions, multiply
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs an x86 processor with AVX2 and torch on OpenMP")
-SETS = [name for name in integer_products.NEEDS if available() and (name == "avx2" or name == instructions())]
+USABLE = [name for name in SETS if available() and (name == "avx2" or name == instructions())]
 
 
 def matrix(outputs: int, columns: int, bits: int, seed: int = 0) -> tuple[IntegerMatrix, torch.Tensor]:
@@ -40,7 +41,7 @@ def clear_of_ties(rows: int, columns: int) -> torch.Tensor:
     return (codes * (0.001 + torch.rand(rows, columns // 32, 1))).flatten(-2)
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=USABLE)
 def instruction_set(request, monkeypatch) -> str:
     monkeypatch.setattr(integer_products, "_compiled", lambda: compiled(request.param))
     return request.param
@@ -64,14 +65,16 @@ def test_equals_the_dense_product_of_rounded_activations(instruction_set, bits, 
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_extreme_codes_and_activations_do_not_overflow(instruction_set, bits):
-    codes = torch.full((16, 8960), 2**bits - 1, dtype=torch.uint8)
+@pytest.mark.parametrize("highest", [False, True])
+def test_extreme_codes_and_activations_do_not_overflow(instruction_set, bits, highest):
+    code = 2**bits - 1 if highest else 0
+    codes = torch.full((16, 8960), code, dtype=torch.uint8)
     ones = torch.ones(16, 280)
     packed = IntegerMatrix.pack(codes, ones, ones if bits == 6 else 0 * ones, bits)
-    most = 31 if bits == 6 else 2**bits - 1
+    value = code - 32 if bits == 6 else code
     for sign in (1, -1):
         y = multiply(torch.full((1, 8960), 127.0 * sign), packed, torch.zeros(16))
-        assert torch.equal(y, torch.full((1, 16), sign * 127.0 * most * 8960))
+        assert torch.equal(y, torch.full((1, 16), sign * 127.0 * value * 8960))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -89,16 +92,23 @@ def test_a_row_has_the_same_bits_in_every_call(instruction_set, bits, threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(len(SETS) < 2, reason="this processor has one instruction set of the two")
+@pytest.mark.skipif(len(USABLE) < 2, reason="this processor has one instruction set of the two")
 @pytest.mark.parametrize("bits", BITS)
 def test_instruction_sets_agree_to_the_bit(monkeypatch, bits):
     packed, _ = matrix(64, 512, bits)
     x = torch.randn(19, 512)
     results = []
-    for name in SETS:
+    for name in USABLE:
         monkeypatch.setattr(integer_products, "_compiled", lambda name=name: compiled(name))
         results.append(multiply(x, packed, torch.zeros(64)))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_code_of_every_instruction_set_is_valid(name):
+    """Also of those that this processor has not."""
+    functions = {function.name for function in integer_products._module(name).functions}
+    assert {"multiply4", "multiply6", "multiply8", "run"} <= functions
 
 
 def test_broken_activations_show_in_their_row_only(instruction_set):

@@ -79,7 +79,9 @@ def test_ctrl_c_from_the_start(name, seconds, tmp_path):
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
-    assert process.returncode in (130, 2), error  # 2: it was faster
+    # 2: it was faster. By the signal itself Python ends where that came in an exec, as dataclasses are made; a shell
+    # says 130 of both.
+    assert process.returncode in (130, -signal.SIGINT, 2), error
     assert "Traceback" not in error and len(error.strip().splitlines()) == 1
 
 

@@ -83,6 +83,7 @@ def load_pair(settings) -> tuple[LM, LM]:
             load_model(role, getattr(settings, role), settings.device, settings.dtypes.of(role), settings.backend)
             for role in ("large", "small")
         )
+    say(f"weights: large {large.weights_held()}; small {small.weights_held()}")
     check_compatible([small, large])
     without([small, large], settings.ignore_generation_config)
     if own := own_sampling(large):
