@@ -166,6 +166,7 @@ def test_names_that_are_refused(tmp_path):
 def test_a_file_that_is_quantised_already():
     lm = LM.load(DRAFTER, dtype="auto")
     assert lm.dtype == "int4" and LM.load(DRAFTER, dtype="file").identity() == lm.identity()
+    assert lm.weights_held() == "4 bits, 0.01 GiB" and LM.load(DRAFTER).weights_held() == "float32"
     assert LM.load(DRAFTER, dtype="int8").dtype == "int8"
     lm.model.model.layers[0].mlp.down_proj = IntegerLinear(rounded(torch.ones(64, 64), 8))
     assert lm.dtype == "file", "not all alike"

@@ -22,7 +22,7 @@ from train.data.prompts import Prompt
 ROOT = Path(__file__).parents[2]
 TEMPLATE = "{% for m in messages %}w3 {{ m['content'] }} w4{% endfor %}"
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
-FAST = {"trials": 12, "max_new_tokens": 12, "holdout": 0, "timed": 99, "wandb": "disabled", "threads": 1}
+FAST = {"trials": 12, "max_new_tokens": 12, "holdout": 0, "timed": 6, "wandb": "disabled", "threads": 1}
 
 
 @contextmanager
@@ -85,8 +85,11 @@ def command(*arguments) -> list[str]:
 
 
 def fit_policy(*arguments, cwd: Path) -> subprocess.CompletedProcess:
-    """Run the job as a user would, elsewhere than in the repository."""
-    return subprocess.run(command(*arguments), cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+    """Run the job as a user would, elsewhere than in the repository, but for the time that its timing table takes."""
+    python, *job = command(*arguments)
+    quick = [python, str(ROOT / "tests" / "support" / "quick_timing.py"), *job]
+    environment = ENV | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(quick, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def toy_prompts(count: int, seed: int = 0) -> list[Prompt]:
