@@ -1,4 +1,4 @@
-"""Runs the script that its first argument names, with timing tables of a moment: ``tiny_runs.quick_timing``, elsewhere."""
+"""Run the script of the first argument, with timing tables of a moment: ``tiny_runs.quick_timing``, elsewhere."""
 
 import runpy
 import sys
