@@ -24,6 +24,12 @@ def pytest_collection_modifyitems(items):
             seen |= values
 
 
+def pytest_collection_finish():
+    """Let no collection of garbage look at imported modules and collected tests again: each took most of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)

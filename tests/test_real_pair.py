@@ -35,6 +35,7 @@ def answer(pair, batch):
     return generate(Autoregressive(pair[1]), *batch, max_new_tokens=NEW)
 
 
+@pytest.mark.slow
 def test_a_small_model_from_a_gguf_file_runs_as_the_default_one_does(pair):
     assert load_model("small", str(DRAFTER)).model.dtype == pair[0].model.dtype
     assert load_model("large", str(DRAFTER)).model.dtype == torch.float32
@@ -70,6 +71,7 @@ def test_backoff_that_always_asks_writes_the_large_models_text(pair, batch, answ
     assert torch.equal(result.sequences, answer.sequences)
 
 
+@pytest.mark.slow
 def test_llama_equals_transformers_generate(pair, batch, answer):
     large = pair[1]
     theirs = type(large.model)._from_config(large.model.config, attn_implementation="eager").eval()

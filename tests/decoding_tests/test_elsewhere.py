@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from simulated_device import DEVICE, Elsewhere, move
-from tiny_models import nudged, tiny, words
+from tiny_models import mostly_slow, nudged, tiny, words
 from torch.utils._python_dispatch import _disable_current_modes
 
 from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
@@ -46,6 +46,9 @@ DECIDERS = {
 }
 
 
+FEW = ("autoregressive", "mmtad", "specinfer", "Exact")
+
+
 @pytest.fixture
 def away(monkeypatch):
     """The pair on that device. Its tensors cannot be those of inference mode."""
@@ -65,7 +68,9 @@ def check(make, away, prompts, sampling, policy=None):
     assert found.counts["accepted"] == expected.counts["accepted"]
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    "decoder", mostly_slow(DECODERS, ["autoregressive", "speculative", "mmtad", "specinfer", "Block"])
+)
 def test_decoders(decoder, away, prompts):
     check(DECODERS[decoder], away, prompts, Sampling(1.0, top_k=20, top_p=0.9), POLICIES["rule"])
 
@@ -105,7 +110,10 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize(
-    "decoder", ["autoregressive", "lookup", "mtad", "mmtad", "specinfer", "Exact", "stop", "backoff"]
+    "decoder",
+    mostly_slow(
+        ["autoregressive", "lookup", "mtad", "mmtad", "specinfer", "Exact", "stop", "backoff"], ["mtad", "stop"]
+    ),
 )
 def test_processors_are_there_and_make_nobody_wait(decoder, away, prompts, monkeypatch):
     make, policy = (DECODERS | DECIDERS)[decoder], POLICIES["rule"]

@@ -172,7 +172,7 @@ def test_a_tree_keeps_at_least_what_a_chain_keeps(write):
     assert (kept[True] > kept[False]).any()
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     beams=st.integers(1, 4),
     length=st.integers(1, 5),

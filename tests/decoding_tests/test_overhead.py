@@ -63,6 +63,7 @@ def test_a_longer_cache_is_what_is_between_two_measurements(monkeypatch):
     assert costs.forward(0, 1, CONTEXT + 500) == pytest.approx(1.0 + 0.001 * (CONTEXT + 500))
 
 
+@pytest.mark.slow
 def test_a_real_pair():
     large = tiny(seed=1)
     costs = overhead.measure_costs([nudged(large), large])

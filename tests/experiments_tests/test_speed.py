@@ -47,6 +47,7 @@ def result(saved, tmp_path_factory):
     return speed.run(config(output, saved)), output, before
 
 
+@pytest.mark.slow
 def test_every_row_has_figures_or_a_reason(result):
     found, output, _ = result
     assert json.loads((output / "result.json").read_text()) == json.loads(json.dumps(found))
@@ -59,6 +60,7 @@ def test_every_row_has_figures_or_a_reason(result):
     assert rows["exact:2"]["kept"] == pytest.approx(1 / rows["exact:2"]["target_calls"] - 1)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(result):
     _, output, before = result
     after = (output / "rows.jsonl").read_bytes()

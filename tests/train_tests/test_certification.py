@@ -127,6 +127,7 @@ def test_other_candidates_on_the_same_prompts_are_refused(toys, certified, tmp_p
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_certified_falls_back_to_exact_decoding(toys, certified, tmp_path, monkeypatch):
     """The tuned policy is frozen as the only candidate, far beyond what its budget allows."""
     monkeypatch.setattr(certification, "candidates", reckless)

@@ -65,6 +65,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_main_job_measures_and_certifies_by_it(toys, tmp_path):
     assert main(arguments(toys, tmp_path, quality_budget=0.9, loss_cap=0.95, certify=30)) == 0
     folder, decode = tmp_path / "default", word_tokenizer().decode
