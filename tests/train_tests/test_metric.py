@@ -51,6 +51,13 @@ def test_an_answer_is_graded_once(pair, monkeypatch):
     assert [text for *_, text in asked] == ["w8 w9", "w5 w6", "w5 w7"]
 
 
+def test_an_answer_is_read_once(pair, monkeypatch):
+    prompt, metric, read = toy_prompts(1)[0], QualityMetric(pair[1]), []
+    monkeypatch.setattr("train.quality.metric.score", lambda *given: read.append(given[2]) or score(*given))
+    found = [metric(prompt, answer, reference) for answer, reference in (([5, 6], [5]), ([5, 6], [5]), ([5, 6], [7]))]
+    assert found[0] == found[1] and read == [[[5, 6]], [[5, 6]]]
+
+
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
     return save_toys(tmp_path_factory.mktemp("toys"), 80)

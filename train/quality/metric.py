@@ -31,6 +31,8 @@ class QualityMetric:
     """most tokens of an answer"""
     scores: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     """by prompt and answer, kept because a grader may be slow"""
+    judged: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Judgement] = field(default_factory=dict)
+    """by prompt, answer and reference, kept because exact methods write one text, and timed prompts are written again"""
 
     def __post_init__(self) -> None:
         self.grade: Grader | None = None if self.grader is None else load_grader(self.grader)
@@ -41,6 +43,12 @@ class QualityMetric:
 
     def __call__(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> Judgement:
         """The judgement of one answer; ``reference`` is the large model's own."""
+        key = prompt.id, tuple(answer), tuple(reference)
+        if key not in self.judged:
+            self.judged[key] = self._judge(prompt, answer, reference)
+        return self.judged[key]
+
+    def _judge(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> Judgement:
         (read,) = score(self.large, [prompt.ids], [answer], self.budget)
         guarded = guarded_regret(read, answer, reference, end_tokens(self.large), token_forms(self.large.tokenizer))
         regret = float(read.regret.mean())
