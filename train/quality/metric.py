@@ -32,7 +32,7 @@ class QualityMetric:
     scores: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     """by prompt and answer, kept because a grader may be slow"""
     judged: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Judgement] = field(default_factory=dict)
-    """by prompt, answer and reference, kept because exact methods write one text, and timed prompts are written again"""
+    """by prompt, answer and reference, kept because exact methods write one text, and timed prompts are read twice"""
 
     def __post_init__(self) -> None:
         self.grade: Grader | None = None if self.grader is None else load_grader(self.grader)
