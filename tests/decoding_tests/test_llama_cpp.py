@@ -3,6 +3,7 @@
 import gc
 import importlib
 import importlib.util
+import os
 import random
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from decoding.__main__ import main
 from decoding.kv_cache.token_tree import TokenTree
 from decoding.models import llama_library
 from decoding.models.defaults import DRAFTER, TARGET_WHEEL, load_model, target_source
+from decoding.models.llama_cpp import LlamaCppLM
 from decoding.models.vocabulary import check_compatible
 from decoding.state.token_buffer import left_pad
 from experiments.engines_under_test.catalogue import Models, build, runnable
@@ -282,6 +284,12 @@ def test_trees_and_beams_write_what_the_target_writes_alone(small, torch_small, 
     result = generate(TREES[decoder](models), *batch, max_new_tokens=NEW)
     assert same_up_to_a_tie(models[1], result, alone)
     assert result.counts["accepted"] > 0.7 * int(result.lengths.sum()) / 2
+
+
+def test_a_path_that_is_not_utf8_is_loaded(tmp_path):
+    path = tmp_path / os.fsdecode(b"drafter\xff.gguf")
+    path.symlink_to(DRAFTER)
+    assert LlamaCppLM.load(path).head == LlamaCppLM.load(DRAFTER).head
 
 
 @pytest.mark.real
