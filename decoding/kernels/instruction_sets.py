@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """How one kind of processor multiplies.
+    """The integer dot products of one kind of processor.
 
     ``dot`` adds the 4 products of each lane to a sum in 32 bits. A processor without such an instruction has ``pairs``,
     sums of 2 products in 16 bits, and ``closed``, which adds a lane's two sums to a sum in 32 bits. ``open_for`` says

@@ -186,7 +186,7 @@ class _Loop:
         for i in range(self.bits):
             for p in self.parts:
                 self.load(f"stored{i}_{p}", n, "g_codes", 64 * i + size * p, size)
-        if self.bits == 8:
+        if self.bits == 8:  # as stored: LLVM drops the xor, which only gives the codes their name
             return [(i, f"  %code{i}_# = xor {n} %stored{i}_#, zeroinitializer") for i in range(8)]
         # A byte holds a code of columns 4 i to 4 i + 3 in its low half, one of 16 columns later in its high half.
         name = "code" if self.bits == 4 else "part"

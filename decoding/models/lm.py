@@ -100,7 +100,7 @@ class LM:
         return str(self.model.dtype).removeprefix("torch.")
 
     def weights_held(self) -> str:
-        """How its weights are held, for a reader: "4 and 6 bits, 0.9 GiB", or their dtype."""
+        """The form of its weights in memory, for a reader: "4 and 6 bits, 0.90 GiB", or their dtype."""
         modules = [m for m in self.model.modules() if isinstance(m, IntegerLinear | IntegerEmbedding)]
         if not modules:
             return self.dtype

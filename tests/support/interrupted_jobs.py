@@ -164,7 +164,7 @@ def rows(path: Path, *leave_out: str) -> list[dict]:
 
 
 def is_free(lock: Path) -> bool:
-    """Whether no process holds the lock file."""
+    """True if no process holds the lock file."""
     from filelock import FileLock, Timeout
 
     try:
