@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from decoding.cli.stopping import stop_normally
+from decoding.cli.stopping import stop_normally, stopped
 from decoding.cli.terminal import escape_what_cannot_be_encoded, visible
 
 OURS = "This is a fault of the program, not of what you gave it: please report it with the lines above."
@@ -22,7 +22,7 @@ def ending(name: str, job: Callable[[], int], wrong: Callable[[Exception], bool]
     try:
         return job()
     except (KeyboardInterrupt, Exception) as error:
-        if _stopped(error):
+        if stopped(error):
             print("\nstopped" + (f"; the same command goes on from {folder}" if folder else ""), file=sys.stderr)
             return 130
         if not wrong(error):
@@ -38,12 +38,3 @@ def ending(name: str, job: Callable[[], int], wrong: Callable[[Exception], bool]
 def mendable(error: Exception) -> bool:
     """Whether the user can mend it: the packages decoding and policies raise ValueError for wrong input alone."""
     return isinstance(error, ValueError | OSError | FloatingPointError)
-
-
-def _stopped(error: BaseException | None) -> bool:
-    """Whether ``error`` came of Ctrl-C, perhaps in the import of a module that turned it into an error of its own."""
-    seen: list[BaseException] = []  # causes may go in a circle: one that is raised again from what it has caused
-    while error is not None and error not in seen and not isinstance(error, KeyboardInterrupt):
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return isinstance(error, KeyboardInterrupt)

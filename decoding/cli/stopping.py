@@ -20,8 +20,23 @@ def stop_normally() -> bool:
     """Whether Ctrl-C was quiet; it is a KeyboardInterrupt again."""
     quiet = signal.getsignal(signal.SIGINT) is _stop
     if quiet:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
     return quiet
+
+
+def stopped(error: BaseException) -> bool:
+    """Whether ``error`` came of Ctrl-C: a module that was being imported may have turned it into an error of its own,
+    without naming its cause (transformers: ModuleNotFoundError)."""
+    return _interrupted or isinstance(error, KeyboardInterrupt)
+
+
+_interrupted = False
+
+
+def _interrupt(*_) -> None:
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
 
 
 def _stop(*_) -> None:

@@ -287,6 +287,7 @@ def test_trees_and_beams_write_what_the_target_writes_alone(small, torch_small, 
 
 
 def test_a_path_that_is_not_utf8_is_loaded(tmp_path):
+    backend()
     path = tmp_path / os.fsdecode(b"drafter\xff.gguf")
     path.symlink_to(DRAFTER)
     assert LlamaCppLM.load(path).head == LlamaCppLM.load(DRAFTER).head

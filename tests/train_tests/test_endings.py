@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from decoding.cli.ending import OURS, ending
+from decoding.cli.ending import OURS
 from decoding.errors import MemoryTooSmall, UnwritableText
 from train.baselines.subprocess_engine import EngineEnded
 from train.common.cli import InputError, attempt
@@ -154,15 +154,23 @@ def test_a_name_that_is_no_text_is_refused_before_any_work(option, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_errors_that_are_each_others_cause_come_to_an_end(capsys):
-    """A trial's error is raised again from what it has caused: a search for Ctrl-C among its causes never ended."""
-
-    def job():
-        first = RuntimeError("in a trial")
-        try:
-            raise ValueError("the study has ended") from first
-        except ValueError as ended:
-            raise ended.__cause__ from None
-
-    with pytest.raises(RuntimeError, match="in a trial"):
-        ending("fit_policy", job, lambda error: False)
+@pytest.mark.parametrize(
+    "error", ["ModuleNotFoundError('no such module') from None", "ValueError('say what')", "KeyboardInterrupt"]
+)
+def test_ctrl_c_that_became_another_error_is_a_stop(error):
+    """An import of transformers turned it into ModuleNotFoundError, whose chain does not name it."""
+    code = f"""
+from decoding.cli.stopping import stop_quietly
+stop_quietly()
+import signal, sys
+from decoding.cli.ending import ending
+def job():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+    raise {error}
+sys.exit(ending("decoding", job, lambda error: True))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (130, "\nstopped\n")
