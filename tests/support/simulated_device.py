@@ -13,6 +13,11 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "item"
 MOVES = ("_to_copy", "to", "copy_")
 NUMBERS = ("fill_", "index_put_", "scaled_dot_product_attention")
 
+with torch.device(
+    "cpu"
+):  # torch lists once what makes tensors: later the list would hold the ``torch.tensor`` of a test,
+    torch.empty(0)  # and models that transformers loads after it would have rotary frequencies of unset memory
+
 
 class There(torch.Tensor):
     """A tensor that claims to be on the device. What passes the dispatcher goes to ``record``, which a tape sets."""
