@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; comma
 
 import pytest
 import torch
+from filelock import FileLock
 
 torch.set_num_threads(1)
 
@@ -17,7 +18,8 @@ def pytest_collection_modifyitems(items):
     """Of a test marked ``sampled``: every value of every parameter once, and the other combinations as slow tests."""
     seen = set()
     for item in items:
-        if item.get_closest_marker("sampled") and hasattr(item, "callspec"):
+        marked = [item.get_closest_marker(name) is not None for name in ("sampled", "slow")]
+        if marked == [True, False] and hasattr(item, "callspec"):
             values = {(item.path, item.originalname, name, repr(value)) for name, value in item.callspec.params.items()}
             if values <= seen:
                 item.add_marker(pytest.mark.slow)
@@ -54,16 +56,22 @@ def prompts():
 
 
 @pytest.fixture(scope="session")
-def tuned_run(tmp_path_factory):
-    """A finished run of the main job on toys, of half of their prompts; only to be read or copied."""
+def tuned_run(tmp_path_factory, worker_id):
+    """A finished run of the main job on toys, of half of their prompts, one for all workers; to be read or copied."""
     from tiny_runs import FAST, quick_timing, save_model, write_prompts
 
     from train.fit_policy import FitPolicy
     from train.pipeline import run
 
-    folder = tmp_path_factory.mktemp("toys")
-    small, large = (save_model(folder / name, seed, layers) for name, seed, layers in (("s", 1, 1), ("l", 2, 7)))
-    own = {"small": small, "large": large, "prompts": write_prompts(folder / "prompts.jsonl"), "limit": 20}
-    with quick_timing():
-        run(FitPolicy(**own, output=folder, quality_budget=0.95, **FAST))
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "tuned_run"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "default" / "result.json").exists():
+            small, large = (
+                save_model(folder / name, seed, layers) for name, seed, layers in (("s", 1, 1), ("l", 2, 7))
+            )
+            pair = {"small": small, "large": large, "prompts": write_prompts(folder / "prompts.jsonl"), "limit": 20}
+            with quick_timing():
+                run(FitPolicy(**pair, output=folder, quality_budget=0.95, **FAST))
     return folder / "default"

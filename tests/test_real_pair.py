@@ -48,6 +48,7 @@ def test_drafter_is_small_and_has_the_targets_tokenizer(pair):
     assert small.model.config.model_type == "llama"
 
 
+@pytest.mark.slow
 def test_drafter_never_saw_the_embedded_prompts(pair):
     from gguf import GGUFReader
 
@@ -66,6 +67,7 @@ def test_speculative_decoding_writes_the_large_models_text(pair, batch, answer):
     assert result.counts["accepted"] > 0.1 * result.counts["drafted"]
 
 
+@pytest.mark.slow
 def test_backoff_that_always_asks_writes_the_large_models_text(pair, batch, answer):
     result = generate(Backoff(list(pair), Rule.always()), *batch, max_new_tokens=NEW)
     assert torch.equal(result.sequences, answer.sequences)

@@ -58,6 +58,7 @@ def test_every_rule_is_here():
     assert {type(rule).__name__ for rule in ACCEPT.values()} == set(RULES)
 
 
+@pytest.mark.sampled
 @each_sampling
 @each_rule
 def test_batch_is_single_runs(rule, sampling, prompts):

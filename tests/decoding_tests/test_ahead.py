@@ -87,7 +87,7 @@ def same(monkeypatch, lms, others, decoder, policy, prompts, sampling=Sampling()
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("kind", mostly_slow(KINDS))
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ("llama", "bloom", "gemma2")))
 def test_every_architecture(kind, rows, prompts, monkeypatch, caplog):
     lms = trio(kind)
     same(monkeypatch, lms, recorded(lms), "two", POLICIES["rule"], rows_of(prompts, rows))
@@ -111,7 +111,7 @@ def test_every_policy(decoder, graphs, rows, prompts, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", mostly_slow(DECODERS, ["two", "three", "stop, kept"]))
 def test_every_decoder(decoder, rows, prompts, monkeypatch, caplog):
     lms = trio()
     others = recorded(lms)
@@ -129,6 +129,7 @@ def test_ends_and_budgets(eos, budget, prompts, monkeypatch):
         same(monkeypatch, lms, recorded(lms), decoder, POLICIES["rule"], prompts, **changes)
 
 
+@pytest.mark.slow
 def test_another_policy_of_the_same_shape_records_nothing(prompts, monkeypatch):
     lms, one = trio(), rows_of(prompts, 1)  # of several rows other ones would end first: other numbers of rows
     others = recorded(lms)
@@ -189,9 +190,8 @@ def away(monkeypatch):
         yield lms, [LM(move(copy.deepcopy(lm.model)), graphs=True) for lm in lms]
 
 
-@pytest.mark.parametrize(
-    "decoder", mostly_slow(["autoregressive", "two", "two, unchecked ends", "three", "speculative"], ["two"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["autoregressive", "two", "two, unchecked ends", "three", "speculative"])
 def test_on_the_simulated_device(decoder, away, prompts, caplog):
     lms, there = away
     for policy in (POLICIES["logistic"], POLICIES["random"]):

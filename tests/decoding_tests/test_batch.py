@@ -50,6 +50,7 @@ DECODERS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("sampling", SAMPLING.values(), ids=SAMPLING)
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 def test_batch_is_single_runs(decoder, sampling, prompts):

@@ -80,6 +80,7 @@ def test_greedy_decoders(decoder, away, prompts):
     check(DECODERS[decoder], away, prompts, Sampling(), POLICIES["rule"])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("decoder", "policy"),
     [("stop", "logistic"), ("stop", "random"), ("backoff", "mlp"), ("backoff", "rule"), ("three", "logistic")],

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import KINDS, ending_tokens, greedy, nudged, tiny
+from tiny_models import KINDS, ending_tokens, greedy, mostly_slow, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Speculative, generate
 from decoding.models.architectures import counts_slots
@@ -14,6 +14,8 @@ pytestmark = pytest.mark.sampled
 
 NEW = 20
 always, never = Rule.always(), Rule.never()
+few = pytest.mark.parametrize("trio", mostly_slow(KINDS), indirect=True, scope="module")
+"""architectures of each kind of attention and positions; the others where slow tests run"""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -56,7 +58,7 @@ def check(prompts, expect):
 
 
 def test_autoregressive_is_transformers(trio, check):
-    for lm in trio:
+    for lm in trio[1:]:
         result = check(Autoregressive(lm), lm)
         assert set(result.writers.unique().tolist()) == {0, -1}
 
@@ -85,6 +87,7 @@ def test_speculative_is_the_target(trio, check, options):
         check(Speculative([stranger, large], **options), large)
 
 
+@few
 @pytest.mark.parametrize("tree", [False, True], ids=["chain", "tree"])
 def test_filtered_mtad_is_the_target(trio, check, tree):
     """The filter of a greedy target leaves one token; beams where two tokens may share a position, else a chain."""
@@ -94,6 +97,7 @@ def test_filtered_mtad_is_the_target(trio, check, tree):
     assert 0 < counts["accepted"] < counts["drafted"]
 
 
+@few
 def test_a_draft_by_the_target_itself_is_kept_whole(trio, check, prompts):
     """But for what stands behind an EOS."""
     large = trio[-1]
@@ -103,12 +107,14 @@ def test_a_draft_by_the_target_itself_is_kept_whole(trio, check, prompts):
     assert counts["accepted"] == counts["drafted"] > 0
 
 
+@few
 def test_backoff_always_is_the_large_model(trio, check):
     small, _, large = trio
     result = check(Backoff([small, large], always), large)
     assert set(result.writers.unique().tolist()) == {1, -1}
 
 
+@few
 def test_backoff_never_is_the_small_model(trio, check):
     small, _, large = trio
     result = check(Backoff([small, large], never, verify_eos=False), small)
@@ -116,6 +122,7 @@ def test_backoff_never_is_the_small_model(trio, check):
     assert result.counts["calls"][1] == 0
 
 
+@few
 @pytest.mark.parametrize(
     ("policies", "writer"),
     [((always, always), 2), ((never, always), 0), ((never, never), 0), ((always, never), 1)],
@@ -126,6 +133,7 @@ def test_backoff_of_three_is_the_model_it_leads_to(trio, check, policies, writer
     assert set(result.writers.unique().tolist()) == {writer, -1}
 
 
+@few
 def test_an_eos_of_the_small_model_is_handed_on(trio, prompts, expect):
     small, _, large = trio
     ids, mask = prompts
@@ -137,6 +145,7 @@ def test_an_eos_of_the_small_model_is_handed_on(trio, prompts, expect):
     assert result.counts["escalated"] == [int((result.writers == 1).sum())]
 
 
+@few
 def test_backoff_by_turns_writes_what_each_model_would(trio, prompts):
     """Token by token: each is what its writer says after exactly the text before it, lagging caches or not."""
     ids, mask = prompts

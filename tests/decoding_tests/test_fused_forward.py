@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import eager, greedy, nudged, tiny
+from tiny_models import eager, greedy, mostly_slow, nudged, tiny
 
 from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
 from decoding.kernels.fused_forward import FusedForward
@@ -189,7 +189,7 @@ def test_broken_weights_are_noticed():
 
 
 @pytest.mark.skipif(not available(), reason="needs an x86 processor with AVX2 and torch on OpenMP")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS))
 @torch.no_grad()
 def test_quantised_weights(kind):
     """8 bits, the embedding too. Sums in another order may round an activation to the other neighbour of its 8 bits."""

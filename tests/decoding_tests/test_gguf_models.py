@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from tiny_gguf import write_gguf
+from tiny_models import mostly_slow
 
 from decoding import LM, Autoregressive, generate
 from decoding.kernels.integer_products import available
@@ -38,7 +39,7 @@ def logits(lm):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ("llama", "qwen2", "gemma2", "bloom", "qwen3_moe")))
 def test_logits_and_texts_are_transformers(kind, tmp_path):
     write_gguf(tmp_path / "a.gguf", kind, MIXED, **KINDS[kind])
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="a.gguf", dtype=torch.float32)
@@ -52,7 +53,7 @@ def test_logits_and_texts_are_transformers(kind, tmp_path):
 
 
 @needs_kernel
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS))
 def test_integers_say_nearly_the_same(kind, tmp_path):
     write_gguf(tmp_path / "a.gguf", kind, MIXED, initializer_range=0.1, **KINDS[kind])  # wider ones magnify errors
     expected = logits(LM.load(tmp_path / "a.gguf", dtype="float32"))

@@ -105,7 +105,7 @@ def test_every_setting_is_here():
 
 
 @given(ragged, any_settings, ends, st.sampled_from(sorted(DECODERS)), st.sampled_from(sorted(DRAFTS)), st.data())
-@settings(careful, max_examples=60)
+@settings(careful, max_examples=40)
 def test_greedy_text_is_that_of_transformers(prompts, chosen, eos, decoder, draft, data):
     possible(chosen, eos)
     budget = data.draw(st.integers(1, 11), "budget")
@@ -146,7 +146,7 @@ def test_a_hand_off_writes_by_the_rules_of_the_last_model(prompts, chosen, eos, 
 
 
 @given(ragged, any_settings, ends, st.data())
-@settings(careful, max_examples=25)
+@settings(careful, max_examples=15)
 def test_every_place_of_a_draft_sees_the_tokens_before_it(prompts, chosen, eos, data):
     """Chains of any start and trees of any shape, in one call, against a text for each path."""
     possible(chosen, eos)

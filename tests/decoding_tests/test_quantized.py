@@ -92,6 +92,7 @@ def test_joined_layers_say_the_same_and_hold_nothing_twice(kinds, bias):
         assert not any("weight" in layer._parameters for layer in (whole, *parts))
 
 
+@pytest.mark.sampled
 @needs_kernel
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 @pytest.mark.parametrize("bits", [4, 8])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import KINDS, build, words
+from tiny_models import KINDS, build, mostly_slow, words
 
 from decoding import LM
 from decoding.kernels.integer_products import available
@@ -66,7 +66,7 @@ def same(mine, reference):
         assert torch.equal(mine(ids).logits, reference(ids).logits)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS))
 def test_the_same_bits_as_of_a_model_that_was_whole(kind, tmp_path):
     saved(tmp_path, kind)
     same(read(tmp_path, 4), whole(tmp_path, 4))

@@ -81,7 +81,10 @@ def test_a_better_length_is_named(pair, caplog):
     assert "; drafting 1 would be 1." in caplog.text
 
 
-@pytest.mark.parametrize("case", ["wins", "unknown", "other models", "stop", "batch", "alone"])
+@pytest.mark.parametrize(
+    "case",
+    ["wins", "stop", *(pytest.param(c, marks=pytest.mark.slow) for c in ("unknown", "other models", "batch", "alone"))],
+)
 def test_nothing_is_said(case, pair, caplog):
     others = [nudged(pair[0]), pair[1]]
     if case != "unknown":
@@ -143,6 +146,7 @@ def test_wrong_input_is_one_sentence(arguments, sentence, cache, capsys):
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_backoff_loads_no_drafting():
     """The warning asks a decoder for its draft length, so it imports none."""
     code = """

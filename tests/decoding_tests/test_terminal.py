@@ -63,7 +63,11 @@ def test_a_file_gets_the_text_unchanged(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("module", [pytest.param("decoding", marks=pytest.mark.slow), "policies.export"])
-@pytest.mark.parametrize("how", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [{"PYTHONIOENCODING": "ascii"}, pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0"}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_an_ascii_terminal_gets_escapes(module, how):
     arguments = {"decoding": ["w3", "--policy"], "policies.export": ["--check"]}[module]
     command = [sys.executable, "-m", module, *arguments, "日é\x1b"]

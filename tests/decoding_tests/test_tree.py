@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from random_trees import NODES, ROWS, random_trees
-from tiny_models import KINDS, eager, nudged, tiny
+from tiny_models import KINDS, eager, mostly_slow, nudged, tiny
 
 from decoding import MTAD, generate
 from decoding.kv_cache.session import Session
@@ -15,7 +15,7 @@ MODELS = {kind: tiny(kind, layers=2, seed=4) for kind in KINDS}
 MODELS = {kind: lm for kind, lm in MODELS.items() if not counts_slots(lm.model.config)}
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", mostly_slow(MODELS))
 @torch.no_grad()
 def test_nodes_are_plain_forwards_of_their_paths(kind):
     choose, reference = random.Random(kind), eager(MODELS[kind])

@@ -118,12 +118,14 @@ def own(large, ids=IDS, **options):
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("decoder", [name for name in EXACT if name != "two handoffs"])
 def test_exact_methods_write_the_text_of_the_large_model(decoder, pair):
     result = generate(EXACT[decoder](pair), IDS, max_new_tokens=NEW, eos_token_id=())
     assert torch.equal(result.sequences, own(pair[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_transformers_assisted_generation_writes_the_same(name):
     """It asks for heads of one width."""
@@ -136,6 +138,7 @@ def test_transformers_assisted_generation_writes_the_same(name):
         assert torch.equal(found.sequences, own(large, row, assistant_model=eager(small)))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("length", [1, 4])
 def test_the_small_model_writes_only_what_the_large_one_has(pair, length):
     """Drafted and accepted, or written by itself after a hand-off."""

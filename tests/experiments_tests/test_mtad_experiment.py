@@ -78,10 +78,8 @@ def test_defaults_are_fewer_prompts_where_a_setting_is_varied():
 @pytest.mark.parametrize(
     ("table", "drawing"),
     [
-        ("main", False),
         ("main", True),
-        ("tau", False),
-        *(pytest.param(t, False, marks=pytest.mark.slow) for t in ("gamma", "beta")),
+        *(pytest.param(t, False, marks=pytest.mark.slow) for t in ("main", "tau", "gamma", "beta")),
     ],
 )
 def test_every_table_runs(table, drawing, toys, tmp_path, capsys):

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.storage import documents
@@ -25,6 +25,7 @@ def path(tmp_path):
     return tmp_path / "rows.jsonl"
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text().filter(lambda key: key != documents.CHECKSUM), values))
 def test_whatever_is_written_is_read_back(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("file") / "x.json"

@@ -120,6 +120,7 @@ for method in ("backoff", "speculative", "mtad"):
 """
 
 
+@pytest.mark.slow
 def test_it_runs_without_our_packages(tmp_path):
     folder = exported(POLICIES["logistic"](), "transformers", tmp_path, models=[])
     done = subprocess.run([sys.executable, "-c", ALONE, str(folder)], cwd=tmp_path, capture_output=True, text=True)

@@ -80,6 +80,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_what_any_killed_writer_left_is_swept(tmp_path):
     (tmp_path / "new.json").write_bytes(b"old")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}

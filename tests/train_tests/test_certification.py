@@ -102,6 +102,7 @@ def test_the_certification_prompts_are_nobody_else_s(certified):
         assert not measured & {row["id"] for row in lines(certified.folder / f"{name}.jsonl")}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_measures_only_what_is_missing(toys, certified, tmp_path):
     folder = shutil.copytree(certified.output, tmp_path / "runs") / "default"
     path = folder / "certify.jsonl"

@@ -54,6 +54,7 @@ def test_a_round_is_of_a_policy_fitted_on_all_before(two, monkeypatch):
     assert [kinds(part) for part in seen] == [["large", "mixed"] * 24, ["large", "mixed", "policy"] * 24]
 
 
+@pytest.mark.slow
 def test_a_round_that_was_killed_goes_on_with_the_same_policy(two):
     job, traces = two
     shards = sorted((job.folder / "traces").glob("*.parquet"))

@@ -76,6 +76,7 @@ def test_progress_is_a_line_per_report(folder):
     assert {"loss", "tokens_per_second", "holdout_agreement", "accepted_at_length_4"} <= set(lines[0])
 
 
+@pytest.mark.slow
 def test_on_policy_rounds_are_the_drafters_own_and_survive_a_kill(folder, monkeypatch):
     arguments = command(folder, "run", 0.03, "--on-policy-rounds", "2", "--on-policy-tokens", "5")
     output = folder / "run"
@@ -121,6 +122,7 @@ def test_a_folder_of_another_run_is_refused(folder, capsys):
     assert "not a folder" in refused(command(folder, "file", 1), capsys)
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_drafter(folder, capsys):
     assert cli(command(folder, "first", 0.05)) == 0
     last = rows(folder / "first" / "progress.jsonl")[-1]["holdout_agreement"]

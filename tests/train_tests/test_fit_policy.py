@@ -167,6 +167,7 @@ def test_other_settings_are_refused(toys, finished, capfd, changes, what):
     assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_traces_may_be_given(toys, finished, tmp_path, capfd):
     changes = {"traces": finished.folder / "traces", "quality_budget": 0.001, "policy": "rule"}
     assert main(arguments(toys, tmp_path, **changes)) == 0
@@ -271,6 +272,7 @@ def test_an_unknown_kind_of_policy_is_refused(toys, tmp_path, capfd):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_script_says_one_line_and_exits_2(toys, tmp_path):
     process = fit_policy(*arguments(toys, "runs", prompts="nowhere.jsonl"), cwd=tmp_path)
     assert process.returncode == 2

@@ -207,6 +207,7 @@ def finished(toys, tmp_path_factory):
     return SimpleNamespace(output=output, folder=folder, result=json.loads((folder / "result.json").read_text()))
 
 
+@pytest.mark.slow
 def test_it_leaves_a_decoder_a_report_and_its_data(finished):
     result, folder = finished.result, finished.folder
     keys = [m["key"] for m in result["methods"]]
@@ -227,6 +228,7 @@ def test_it_leaves_a_decoder_a_report_and_its_data(finished):
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_saved_policy_rebuilds_the_decoder(toys, finished, capsys):
     pair = [LM.load(path) for path in (toys.small, toys.large)]
     policy = load(finished.folder / "policy.json", [lm.identity() for lm in pair])
@@ -244,6 +246,7 @@ def test_the_saved_policy_rebuilds_the_decoder(toys, finished, capsys):
     assert capsys.readouterr().out.split() == shown.split()
 
 
+@pytest.mark.slow
 def test_the_same_command_again_measures_nothing_and_more_trials_may_follow(toys, finished, tmp_path):
     folder = shutil.copytree(finished.folder, tmp_path / "default")
     assert main([*arguments(toys, tmp_path), "--frontier"]) == 0

@@ -41,6 +41,7 @@ def job(pair, folder, method, kind):
     return Job(settings, goal, folder, *pair, splits, COST, QualityMetric(pair[1]))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("extreme", MEANS)
 @pytest.mark.parametrize("kind", ["rule", "logistic", "mlp"])
 @pytest.mark.parametrize("method", METHODS)

@@ -276,7 +276,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.binary() | st.lists(JSON.map(json.dumps), max_size=4).map(lambda lines: "\n".join(lines).encode()))
 def test_any_bytes_load_or_raise_one_sentence(tmp_path_factory, content):
     path = write(tmp_path_factory.getbasetemp(), content)

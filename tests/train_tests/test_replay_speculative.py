@@ -230,7 +230,11 @@ SAMPLED = Sampling(temperature=1.2, top_k=12)
 
 
 @pytest.mark.parametrize(
-    ("stop", "keep"), [(None, False), (Rule("top1", 0.2, "<="), True), (Rule("mean_entropy", 3.0), False)]
+    ("stop", "keep"),
+    [
+        (Rule("top1", 0.2, "<="), True),
+        *(pytest.param(s, False, marks=pytest.mark.slow) for s in (None, Rule("mean_entropy", 3.0))),
+    ],
 )
 def test_sampling_on_average(stop, keep, sampled):
     ids, mask = left_pad([prompt.ids for prompt in sampled.prompts])

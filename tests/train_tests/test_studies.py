@@ -75,7 +75,9 @@ def study_at(where):
         return None
 
 
-@pytest.mark.parametrize("storage", ["journal", "a database, from another machine"])
+@pytest.mark.parametrize(
+    "storage", ["journal", pytest.param("a database, from another machine", marks=pytest.mark.slow)]
+)
 def test_two_workers_one_killed(tmp_path, storage):
     """The killed one dies at the worst moment, when its constraint is written and its value is not."""
     where = tmp_path / "study.journal" if storage == "journal" else f"sqlite:///{tmp_path / 'study.db'}"

@@ -33,8 +33,8 @@ def write_texts(job: Job, decoders: dict[str, object], setting: str) -> dict[str
     done = {(row["method"], row["id"]): row for row in read_rows(path, HoldoutText) if row["setting"] == setting}
     missing = [
         (name, some)
+        for some in grouped  # judged one after the other, so that a prompt is read once
         for name in sorted(decoders, key=lambda name: name != LARGE)  # the others are judged against its texts
-        for some in grouped
         if any((name, p.id) not in done for p in some)
     ]
     for name, some in track(missing, "hold-out, texts in batches"):

@@ -17,6 +17,7 @@ from decoding.models.lm import LM
 from decoding.models.vocabulary import SharedIds
 from decoding.state.text_processors import TextProcessors
 from train.quality.loops import TokenForms, repeats
+from train.quality.prompt_sessions import PromptSessions
 
 CAP = 5.0  # nats of regret at which a token costs 1
 STOP = 1.0  # nats of regret above which an EOS, or a token instead of one, is unwanted by the large model
@@ -35,15 +36,21 @@ class Score:
 
 @torch.inference_mode()
 def score(
-    lm: LM, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], budget: int | None = None
+    lm: LM,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    budget: int | None = None,
+    sessions: PromptSessions | None = None,
 ) -> list[Score]:
     """Read each answer once with ``lm``; prompts and answers are token ids.
 
     ``budget``: the most tokens that an answer could have had, where a model may be set to end (forced_eos_token_id).
+    ``sessions`` of ``lm``: a prompt that one of them has read is not read again.
     """
     scores, processors = [], rules(lm, budget)
     for prompt, answer in zip(prompts, answers, strict=True):
-        logp = answer_logits(lm, prompt, answer, processors=processors).float().log_softmax(-1)
+        logits = answer_logits(lm, prompt, answer, processors=processors, sessions=sessions)
+        logp = logits.float().log_softmax(-1)
         top, best = logp.max(-1)
         written = gather_at(logp, torch.tensor(answer, device=logp.device)).clamp(min=top - BANNED)
         scores.append(Score((top - written).cpu().numpy(), written.cpu().numpy(), best.cpu().numpy()))
@@ -61,16 +68,20 @@ def answer_logits(
     answer: Sequence[int],
     shared: SharedIds | None = None,
     processors: TextProcessors | None = None,
+    sessions: PromptSessions | None = None,
 ) -> torch.Tensor:
     """[n, vocab] logits from which ``lm`` would have drawn each of the n tokens of the answer.
 
     ``shared``: its part in a text of another model's ids, as ``check_compatible`` returns it; ``processors``: the
-    ``rules`` of that text.
+    ``rules`` of that text; ``sessions`` of ``lm``, for texts of its own ids.
     """
-    ids = torch.tensor([[*prompt, *answer]], device=lm.device)
-    ids, vocab = (ids, lm.vocab) if shared is None else (shared.readable(ids), len(shared.lacking))
-    logits = lm.read(ids, len(answer) + 1)[0, :-1, :vocab]
-    logits = logits if shared is None else shared.masked(logits)
+    if sessions is not None:
+        logits = sessions.logits(prompt, answer)
+    else:
+        ids = torch.tensor([[*prompt, *answer]], device=lm.device)
+        ids, vocab = (ids, lm.vocab) if shared is None else (shared.readable(ids), len(shared.lacking))
+        logits = lm.read(ids, len(answer) + 1)[0, :-1, :vocab]
+        logits = logits if shared is None else shared.masked(logits)
     return logits if processors is None else processors.answer(logits, prompt, answer)
 
 

@@ -10,6 +10,7 @@ from train.data.records import Prompt
 from train.quality.graders.grader import Grader, load_grader
 from train.quality.guarded_regret import guarded_regret, score
 from train.quality.loops import token_forms
+from train.quality.prompt_sessions import PromptSessions
 
 
 class Judgement(NamedTuple):
@@ -36,6 +37,9 @@ class QualityMetric:
 
     def __post_init__(self) -> None:
         self.grade: Grader | None = None if self.grader is None else load_grader(self.grader)
+        # Only where a forward reads in parts what it reads as a whole, to the bit or nearly so.
+        parts = self.budget is not None and self.large.fused_forward() is not None
+        self.sessions = PromptSessions(self.large, self.budget) if parts else None
 
     @property
     def loss_name(self) -> str:
@@ -49,7 +53,7 @@ class QualityMetric:
         return self.judged[key]
 
     def _judge(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> Judgement:
-        (read,) = score(self.large, [prompt.ids], [answer], self.budget)
+        (read,) = score(self.large, [prompt.ids], [answer], self.budget, self.sessions)
         guarded = guarded_regret(read, answer, reference, end_tokens(self.large), token_forms(self.large.tokenizer))
         regret = float(read.regret.mean())
         if self.grade is None:
