@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a command that a test starts leaves our modules compiled for the next
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; commands that tests start inherit it
 
 import pytest

@@ -87,7 +87,7 @@ def same(monkeypatch, lms, others, decoder, policy, prompts, sampling=Sampling()
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("kind", mostly_slow(KINDS, ("llama", "bloom", "gemma2")))
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ("llama", "gemma2")))
 def test_every_architecture(kind, rows, prompts, monkeypatch, caplog):
     lms = trio(kind)
     same(monkeypatch, lms, recorded(lms), "two", POLICIES["rule"], rows_of(prompts, rows))

@@ -33,6 +33,7 @@ def logits(lm, ids: torch.Tensor, counts) -> torch.Tensor:
     return torch.cat(found)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_its_bits_are_those_of_single_steps(kind, threads):

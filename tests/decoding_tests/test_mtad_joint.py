@@ -41,11 +41,12 @@ def falls(gaps):
     return all(later < 0.98 * earlier for earlier, later in pairwise(gaps))
 
 
-@pytest.mark.parametrize("tree", [False, True], ids=["chain", "tree"])
+@pytest.mark.parametrize("tree", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["chain", "tree"])
 def test_a_higher_threshold_comes_nearer_to_the_joint(gap, tree):
     assert falls([gap(tau=tau, tree=tree) for tau in (0.0, 0.1, 0.5)])
 
 
+@pytest.mark.slow
 def test_more_beams_come_nearer_to_the_joint(gap):
     assert falls([gap(beams=1, tau=0.5), gap(beams=4, tau=0.5)])
     assert falls([gap(beams=beams, tau=0.5, tree=True) for beams in (1, 2, 4, 8)])

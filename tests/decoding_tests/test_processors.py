@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 from processed_logits import Forced, generates, law, number, processed, reference, surprise, with_settings
-from tiny_models import nudged, tiny
+from tiny_models import mostly_slow, nudged, tiny
 
 from decoding import (
     MTAD,
@@ -114,7 +114,7 @@ def test_greedy_text_is_that_of_transformers(prompts, chosen, eos, decoder, draf
     assert found == [generates(target, prompt, budget) for prompt in prompts]
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", mostly_slow(DECODERS, [*DECODERS][:5]))
 def test_the_settings_of_qwen(decoder, prompts):
     with_settings(target, QWEN, [4, 6])
     rows = [row[keep.bool()].tolist() for row, keep in zip(*prompts, strict=True)]

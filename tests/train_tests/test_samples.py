@@ -50,7 +50,9 @@ def plain(tokenizer, answer):
     ).split()
 
 
-@pytest.mark.parametrize("feature", ["mean_entropy", "agreed", "repeated"])
+@pytest.mark.parametrize(
+    "feature", ["mean_entropy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("agreed", "repeated"))]
+)
 def test_the_risk_is_what_the_policy_saw(pair, rows, feature, monkeypatch):
     """Read again after the timing, and the same as asked for at every step."""
     policy = Rule(feature, 2.0 if feature == "mean_entropy" else 1.0)
