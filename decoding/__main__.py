@@ -13,7 +13,7 @@ import time
 import warnings
 from dataclasses import replace
 
-from decoding.cli.dtypes import DtypeOptions
+from decoding.cli.dtypes import DtypeOptions, weights_line
 from decoding.cli.ending import ending, mendable
 from decoding.cli.generation_config import check_ignored, own_sampling, without
 from decoding.cli.numbers import check_numbers
@@ -57,7 +57,9 @@ def prepare(options: Options):
         print(f"{names[-1]} is made to draw with {own}; --temperature model does so", file=sys.stderr)
     decoder = build_decoder(models, load_policy(options, models), spec)
     ids = encode(models[-1].tokenizer, text, options.raw, extra).to(models[-1].device)
-    return decoder, start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed), names
+    state = start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed)
+    print(weights_line(names, models), file=sys.stderr)
+    return decoder, state, names
 
 
 def sampling_of(options: Options, lm=None):

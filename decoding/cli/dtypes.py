@@ -19,8 +19,8 @@ class DtypeOptions:
 
     dtype: Dtype = "auto"
     """of the weights of both models. file: as many bits as each matrix of a quantised .gguf file has. int4, int8: all
-    matrices rounded to so many; a small model in int4 drafts faster. auto: file of such a file, of any other model
-    float32"""
+    matrices rounded to so many; a small model in int4 drafts faster. auto: what the files hold, where this machine
+    multiplies that faster than float32 (file on x86, bfloat16 on CUDA and CPUs that have it), else float32"""
     small_dtype: OwnDtype = None
     """of the small model's weights"""
     large_dtype: OwnDtype = None
@@ -44,6 +44,11 @@ class DtypeOptions:
         pairs = zip(("small", "large"), found, strict=True)
         chosen = (known if self.of(role) == "auto" and known in DTYPES else self.of(role) for role, known in pairs)
         return DtypeOptions("auto", *chosen)
+
+
+def weights_line(names: Sequence[str], models: Sequence) -> str:
+    """What the weights of the models are held in, for a reader: auto may be another dtype elsewhere."""
+    return "weights: " + "; ".join(f"{name} {lm.weights_held()}" for name, lm in zip(names, models, strict=True))
 
 
 def check_dtype(option: str, value: str | None) -> None:

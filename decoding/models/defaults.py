@@ -106,12 +106,6 @@ def without_progress_bars():
         yield
 
 
-def bfloat16_is_fast(device: str) -> bool:
-    """Whether bfloat16 is faster than float32: on CUDA, and on CPUs with bfloat16 products in hardware."""
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.startswith("cuda") or (device.startswith("cpu") and native is not None and bool(native()))
-
-
 def default_pair(device: str = "cpu", dtype: str = "auto", backend: str = "torch") -> tuple[LM, LM]:
     """(small, large): our distilled 4-layer drafter and SmolLM2-135M-Instruct, with one tokenizer.
 

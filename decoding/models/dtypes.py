@@ -1,5 +1,7 @@
 """What a name of a dtype means for the weights of a model on a device."""
 
+import json
+
 import torch
 
 from decoding.kernels.integer_products import available
@@ -35,11 +37,37 @@ def chosen(dtype: str | torch.dtype, device: torch.device) -> tuple[torch.dtype,
 
 
 def settled(dtype: str | torch.dtype, source: Source, device: torch.device) -> tuple[torch.dtype, int | None]:
-    """The same of a model that has been found: auto is the bits of a quantised GGUF file where they can be multiplied,
-    of any other model float32. ValueError for "file" unless it is such a file."""
+    """The same of a model that has been found. ValueError for "file" unless it is a quantised GGUF file.
+
+    "auto" is what the files hold, where the machine multiplies that faster than float32: the bits of a quantised GGUF
+    file on an x86 CPU, bfloat16 on CUDA and on CPUs that have products of it, float16 on CUDA. Else it is float32.
+    """
     quantised = source.gguf is not None and bool(read_header(source.folder / source.gguf).kinds - FLOATS)
     if dtype == "file" and not quantised:
         raise ValueError(f"{source.name} is not a quantised GGUF file, so it has no bits to keep; take int4 or int8")
     if dtype == "auto" and quantised and device.type == "cpu" and available():
         return torch.float32, OWN
+    if dtype == "auto":
+        held = _held(source)
+        fast = bfloat16_is_fast(device.type) if held == torch.bfloat16 else device.type == "cuda"
+        return (held if held is not None and fast else torch.float32), None
     return chosen(dtype, device)
+
+
+def bfloat16_is_fast(device: str) -> bool:
+    """Whether bfloat16 is faster than float32: on CUDA, and on CPUs with bfloat16 products in hardware."""
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.startswith("cuda") or (device.startswith("cpu") and native is not None and bool(native()))
+
+
+def _held(source: Source) -> torch.dtype | None:
+    """The floating dtype of the matrices in the files, if all of them are of one and the files say so."""
+    if source.gguf is not None:
+        kinds = read_header(source.folder / source.gguf).kinds
+        return {"BF16": torch.bfloat16, "F16": torch.float16}.get(kinds.pop()) if len(kinds) == 1 else None
+    try:
+        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+        name = config.get("dtype") or config.get("torch_dtype")
+        return getattr(torch, name) if name in ("bfloat16", "float16") else None
+    except (OSError, ValueError, AttributeError):
+        return None  # what is wrong with it is said when it is read

@@ -53,7 +53,8 @@ class LM:
 
         ``dtype`` "int4" and "int8", on an x86 CPU, hold all matrices in 4 or 8 bits, rounded within 32 neighbours
         unless they have that form. "file" keeps the bits of a quantised GGUF file, matrix by matrix: 4, 6 or 8
-        (``gguf_blocks.EXACT``). "auto" is "file" where that can be multiplied, else float32. On CPU the linear layers
+        (``gguf_blocks.EXACT``). "auto" is what the files hold where that is multiplied faster than float32
+        (``dtypes.settled``). On CPU the linear layers
         of other dtypes are ``packed``: faster, and in no other form until asked for (``kernels.packed_products``).
         Raises FileNotFoundError for a source that is not found, ValueError, in one sentence, for an unknown dtype, for
         files that are not whole or do not fit each other, and for weights that do not fit into memory: what can be

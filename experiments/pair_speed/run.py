@@ -8,7 +8,8 @@ import torch
 from decoding.cli.generation_config import check_ignored
 from decoding.cli.options import use
 from decoding.models.architectures import context
-from decoding.models.defaults import DRAFTER, bfloat16_is_fast, target_source
+from decoding.models.defaults import DRAFTER, target_source
+from decoding.models.dtypes import bfloat16_is_fast
 from decoding.models.loading import read_config, read_tokenizer
 from decoding.models.sources import locate
 from experiments.pair_speed.row_kinds import TUNED, decoder_of, exact, parse

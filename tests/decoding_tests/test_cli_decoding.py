@@ -85,7 +85,7 @@ def test_the_stream_is_the_answer_of_generate(pair, run):
     assert (code, out) == (0, _answer(Speculative([small, large]), TEXT) + "\n")
     assert "20 tokens" in err
     assert "drafted tokens accepted" in err
-    assert err.count("\n") == 1
+    assert err.count("\n") == 2  # what the weights are held in, and the statistics
     assert run(TEXT, "--method", "large")[1] == _answer(Autoregressive(large), TEXT) + "\n" == out
     assert run(TEXT, "--method", "small")[1] == _answer(Autoregressive(small), TEXT) + "\n" != out
 
@@ -142,7 +142,7 @@ def test_another_pair_is_only_taken_when_allowed(pair, run, tmp_path):
     assert code == 0
     assert out.strip()
     assert err.startswith("warning: ")
-    assert err.count("\n") == 2
+    assert err.count("\n") == 3
 
 
 def _refusal(result) -> str:
@@ -225,8 +225,8 @@ def test_ctrl_c_leaves_what_was_written_and_its_statistics(run, monkeypatch):
     assert out.endswith("\n")
     assert whole.startswith(out.removesuffix("\n"))
     assert len(out.split()) == 5
-    assert err.startswith("5 tokens, ")
-    assert err.count("\n") == 1
+    assert err.startswith("weights: large float32\n5 tokens, ")
+    assert err.count("\n") == 2
 
 
 def test_colours_only_when_wanted(run, monkeypatch):

@@ -9,6 +9,8 @@ from decoding.__main__ import main as decode
 from decoding.cli.dtypes import DtypeOptions
 from decoding.cost import cache
 from decoding.models import defaults
+from decoding.models.dtypes import settled
+from decoding.models.sources import locate
 from experiments import frontier, mtad, speed
 from policies import Rule
 from train import distill, fit_policy
@@ -64,6 +66,23 @@ def test_auto_of_float_weights_is_float32_and_an_identity_names_what_was_loaded(
     for dtype, loaded in (("auto", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")):
         lm = defaults.load_model("small", pair["small"], dtype=dtype)
         assert lm.dtype == lm.identity()["dtype"] == loaded and lm.model.dtype == getattr(torch, loaded)
+
+
+@pytest.mark.parametrize("held", ["float32", "bfloat16", "float16"])
+def test_auto_is_what_the_files_hold_where_that_is_fast(held, pair, tmp_path, monkeypatch):
+    LM.load(pair["small"], dtype=held, packed=False).model.save_pretrained(tmp_path)
+    found, fast = locate(tmp_path), {"bfloat16": {"cpu", "cuda"}, "float16": {"cuda"}, "float32": set()}[held]
+    for there in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda there=there: there)
+        for device in ("cpu", "cuda"):
+            chosen = held if device in fast and (there or device == "cuda") else "float32"
+            assert settled("auto", found, torch.device(device)) == (getattr(torch, chosen), None)
+            assert settled("float32", found, torch.device(device)) == (torch.float32, None)
+
+
+def test_what_auto_chose_is_said(pair, capsys):
+    assert decode(["w3 w4", "--small", pair["small"], "--large", pair["large"], "--max-new-tokens", "2"]) == 0
+    assert "weights: small float32; large float32\n" in capsys.readouterr().err
 
 
 def test_costs_are_of_a_dtype(pair):

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from decoding import LM
+from decoding.cli.dtypes import weights_line
 from decoding.cli.generation_config import check_ignored, own_sampling, without
 from decoding.cli.options import use
 from decoding.cost import cache
@@ -83,7 +84,7 @@ def load_pair(settings) -> tuple[LM, LM]:
             load_model(role, getattr(settings, role), settings.device, settings.dtypes.of(role), settings.backend)
             for role in ("large", "small")
         )
-    say(f"weights: large {large.weights_held()}; small {small.weights_held()}")
+    say(weights_line(("large", "small"), (large, small)))
     check_compatible([small, large])
     without([small, large], settings.ignore_generation_config)
     if own := own_sampling(large):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from decoding.cli.dtypes import check_dtype
 from decoding.cli.options import use
-from decoding.models.defaults import bfloat16_is_fast, target_source
+from decoding.models.defaults import target_source
+from decoding.models.dtypes import bfloat16_is_fast
 from train.common import run_folder
 from train.common.cli import at_least, positive
 
