@@ -1,4 +1,4 @@
-"""Sessions that have read a prompt: its next answer is read without it."""
+"""Sessions that have read a prompt, so that its next answer is read without it."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ from collections.abc import Sequence
 
 import torch
 
+from decoding.kv_cache.session import Session
+from decoding.models.lm import LM
 from decoding.models.memory import cache_bytes
 
 LIMIT = 512 * 2**20
-"""bytes of all caches that are kept: 16 prompts of 300 tokens take half of it with a model of 1.5B"""
+"""bytes of all caches that are kept: half of it holds 16 prompts of 300 tokens for a model of 1.5B"""
 
 
 class PromptSessions:
     """The sessions of ``lm`` for the prompts that were read last, with room for answers of ``budget`` tokens."""
 
-    def __init__(self, lm, budget: int):
+    def __init__(self, lm: LM, budget: int):
         self.lm, self.budget = lm, budget
-        self.kept: dict[tuple[int, ...], tuple[object, int]] = {}
-        """by prompt, that used last at the end: its session and the bytes of its cache"""
+        self.kept: dict[tuple[int, ...], tuple[Session, int]] = {}
+        """by prompt, the one used last at the end: its session and the bytes of its cache"""
 
+    @torch.no_grad()
     def logits(self, prompt: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
         """[n, vocab] logits from which the model would have drawn each of the n tokens of ``answer``."""
-        key, longest = tuple(prompt), max(self.budget, len(answer))
-        session, size = self.kept.pop(key, (None, 0))
-        if session is None or len(answer) > self.budget:
-            session = self.lm.session(1, len(prompt) + longest)
-            size = cache_bytes(self.lm, 1, len(prompt) + longest)
+        session = self._session(tuple(prompt), len(answer))
         ids = torch.tensor([[*prompt, *answer]], device=self.lm.device)
-        row, ends = torch.zeros(1, dtype=torch.long, device=ids.device), [len(prompt) - 1, ids.shape[1]]
-        before, whole = torch.tensor(ends, device=ids.device).split(1)
+        row = torch.zeros(1, dtype=torch.long, device=ids.device)
+        before, whole = torch.tensor([len(prompt) - 1, ids.shape[1]], device=ids.device).split(1)
         session.rollback(row, before)  # the prompt's last token is read again, for the logits after it
-        found = session.catch_up(ids, whole, row, len(answer) + 1)[0, :-1]
-        self.kept[key] = session, size
-        while sum(size for _, size in self.kept.values()) > LIMIT and len(self.kept) > 1:
+        return session.catch_up(ids, whole, row, len(answer) + 1)[0, :-1]
+
+    def _session(self, prompt: tuple[int, ...], new: int) -> Session:
+        """That of ``prompt``, or a new one, with room for ``new`` tokens more; those not used for longest are freed."""
+        session, size = self.kept.pop(prompt, (None, 0))
+        if session is None or new > self.budget:
+            capacity = len(prompt) + max(new, self.budget)
+            session, size = self.lm.session(1, capacity), cache_bytes(self.lm, 1, capacity)
+        self.kept[prompt] = session, size
+        while len(self.kept) > 1 and sum(bytes_ for _, bytes_ in self.kept.values()) > LIMIT:
             del self.kept[next(iter(self.kept))]
-        return found
+        return session
