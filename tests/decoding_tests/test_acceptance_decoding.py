@@ -121,7 +121,7 @@ def test_a_strict_prefix_is_needed():
     assert lax.writers[0, 0] == 0
 
 
-@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("fresh", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_rounds_share_no_noise(fresh, monkeypatch):
     """Block looks beyond a rejection; were positions to keep their noise, the next draft would be biased (and was)."""
     if not fresh:

@@ -120,7 +120,7 @@ def test_every_decoder(decoder, rows, prompts, monkeypatch, caplog):
     assert not caplog.records and Tape.made
 
 
-@pytest.mark.parametrize("budget", [1, 2, 9])
+@pytest.mark.parametrize("budget", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 9))])
 @pytest.mark.parametrize("eos", [(), tuple(range(3, 20))])
 def test_ends_and_budgets(eos, budget, prompts, monkeypatch):
     lms = trio()

@@ -105,7 +105,7 @@ def test_pieces_are_those_of_the_whole_text(name, answer, few):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     answer=answers,
     few=st.sampled_from([12, 10**6]),

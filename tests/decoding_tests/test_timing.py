@@ -135,6 +135,7 @@ def test_lengths_that_do_not_fit_are_left_out(monkeypatch):
     assert {tuple(table) for table in tables.values()} == {(1, 2, 16)}
 
 
+@pytest.mark.slow
 def test_real_sessions_are_timed():
     lm = tiny()
     tables = timing.measure([lm, lm], (1, 4), say=lambda sentence: None).tables

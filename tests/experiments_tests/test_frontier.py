@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import mostly_slow
 from tiny_runs import ENV, ROOT, toy_pair, toy_prompts, write_prompts
 
 from decoding import Autoregressive, Sampling, generate
@@ -172,7 +173,10 @@ def test_a_method_that_draws_draws_as_told(pair):
     assert found.sequences.tolist() != generate(Autoregressive(pair[1]), ids, max_new_tokens=8).sequences.tolist()
 
 
-@pytest.mark.parametrize("name", sorted({*ALL, "mmtad@sampling", "large"} - {"beam", "small"}))
+COUNTED = sorted({*ALL, "mmtad@sampling", "large"} - {"beam", "small"})
+
+
+@pytest.mark.parametrize("name", mostly_slow(COUNTED, ("large", "mmtad@sampling", "mtad", "specinfer", "speculative")))
 def test_target_calls_are_those_of_the_engine(name, pair):
     """Who wrote what says how often the target was called, in single runs as the engine counts them."""
     method = parse(name)

@@ -114,6 +114,7 @@ def test_the_rows_are_complete_and_take_turns(result):
     assert 0 <= share <= 1 and rows[0]["methods"]["autoregressive"]["share"] is None
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_refuses_other_settings(result, saved, monkeypatch):
     _, output = result
     rows = (output / "rows.jsonl").read_bytes().splitlines(keepends=True)

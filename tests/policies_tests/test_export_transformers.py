@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -63,7 +64,8 @@ def decode_of(folder, fresh):
         for name in [name for name in sys.modules if name.split(".")[0] == "custom_generate"]:
             del sys.modules[name]
     sys.path.insert(0, str(folder))
-    decode = importlib.import_module("custom_generate.generate").decode
+    with patch.object(sys, "dont_write_bytecode", True):  # as python -B does: the seal lists no compiled modules
+        decode = importlib.import_module("custom_generate.generate").decode
     sys.path.remove(str(folder))
     return decode
 

@@ -84,6 +84,7 @@ def test_a_draft_needs_room_for_two_tokens(tmp_path, capsys, method):
     assert capsys.readouterr().err == "fit_policy: --max-new-tokens must be at least 2, not 1\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "kind", "tokens"), [(4, "rule", 1), pytest.param(3, "mlp", 12, marks=pytest.mark.slow)]
 )

@@ -165,7 +165,7 @@ LINES = st.fixed_dictionaries(
 ) | st.fixed_dictionaries({"conversations": st.lists(SHAREGPT, max_size=4)})
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(LINES, st.sampled_from([CHATML, GEMMA, DATED]))
 def test_a_prompt_is_the_templates_own_text_or_one_sentence(tmp_path_factory, line, template):
     path, tokenizer = tmp_path_factory.getbasetemp() / "shapes.jsonl", chat_tokenizer(template)

@@ -111,8 +111,16 @@ def test_replay_is_the_live_run(replay, data):
 @pytest.mark.sampled
 @pytest.mark.parametrize(
     "stop",
-    [None, Rule("top1", 0.2, "<="), Survival(threshold=0.96), Rule("mean_entropy", 2.75), Random(0.3), "all"],
-    ids=["fixed", "rule", "survival", "history", "noise", "all features"],
+    [
+        None,
+        Survival(threshold=0.96),
+        "all",
+        *(
+            pytest.param(stop, marks=pytest.mark.slow)
+            for stop in (Rule("top1", 0.2, "<="), Rule("mean_entropy", 2.75), Random(0.3))
+        ),
+    ],
+    ids=["fixed", "survival", "all features", "rule", "history", "noise"],
 )
 @pytest.mark.parametrize("keep", [False, True])
 def test_every_prompt_and_every_length(replay, stop, keep):

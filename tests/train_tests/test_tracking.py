@@ -46,6 +46,7 @@ def inspect(folder: Path, *flags: str) -> str:
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_offline_run_holds_every_trial_and_the_table(tmp_path, capfd, monkeypatch):
     for name in ("WANDB_SILENT", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
