@@ -47,7 +47,7 @@ class DtypeOptions:
 
 
 def weights_line(names: Sequence[str], models: Sequence) -> str:
-    """What the weights of the models are held in, for a reader: auto may be another dtype elsewhere."""
+    """One line on the form of each model's weights in memory: auto may be another dtype elsewhere."""
     return "weights: " + "; ".join(f"{name} {lm.weights_held()}" for name, lm in zip(names, models, strict=True))
 
 

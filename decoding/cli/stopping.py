@@ -25,8 +25,11 @@ def stop_normally() -> bool:
 
 
 def stopped(error: BaseException) -> bool:
-    """Whether ``error`` came of Ctrl-C: a module that was being imported may have turned it into an error of its own,
-    without naming its cause (transformers: ModuleNotFoundError)."""
+    """True for an ``error`` that came of Ctrl-C.
+
+    A module that is being imported may turn it into an error of its own, without its cause: transformers raises
+    ModuleNotFoundError.
+    """
     return _interrupted or isinstance(error, KeyboardInterrupt)
 
 

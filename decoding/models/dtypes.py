@@ -55,7 +55,7 @@ def settled(dtype: str | torch.dtype, source: Source, device: torch.device) -> t
 
 
 def bfloat16_is_fast(device: str) -> bool:
-    """Whether bfloat16 is faster than float32: on CUDA, and on CPUs with bfloat16 products in hardware."""
+    """True where bfloat16 should be faster than float32: on CUDA, and on CPUs with bfloat16 products in hardware."""
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return device.startswith("cuda") or (device.startswith("cpu") and native is not None and bool(native()))
 
