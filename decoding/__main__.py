@@ -18,6 +18,7 @@ from decoding.cli.ending import ending, mendable
 from decoding.cli.generation_config import check_ignored, own_sampling, without
 from decoding.cli.numbers import check_numbers
 from decoding.cli.options import Options, check_policy, parse, read_text, settings_of, use
+from decoding.cli.sampling import described, tuned_sampling
 from decoding.cli.terminal import visible
 from decoding.decoders.registry import build_decoder, decoder_kind
 from decoding.models.chat import TemplateError, parse_extra, render
@@ -38,7 +39,8 @@ def prepare(options: Options):
         raise ValueError(f"--max-new-tokens must be at least 1, not {options.max_new_tokens}")
     options.dtypes.check()
     check_ignored(options.ignore_generation_config)
-    given = sampling_of(options)
+    options.drawing.check()
+    check_penalties(options)
     use(options.device, options.threads)
     extra = parse_extra(options.chat_template_kwargs)
     spec = spec_for(options)  # before the models are loaded: a broken policy is refused at once
@@ -52,29 +54,36 @@ def prepare(options: Options):
         dtypes, backend = as_tuned(options)
         models = [load_model(name, getattr(options, name), options.device, dtypes.of(name), backend) for name in names]
     without(models, options.ignore_generation_config)
-    sampling = given if given is not None else sampling_of(options, models[-1])
-    if given is not None and (own := own_sampling(models[-1])):
+    policy = load_policy(options, models)
+    sampling = sampling_of(options, models[-1], policy)
+    if options.drawing.temperature != "model" and (own := own_sampling(models[-1])):
         print(f"{names[-1]} is made to draw with {own}; --temperature model does so", file=sys.stderr)
-    decoder = build_decoder(models, load_policy(options, models), spec)
+    decoder = build_decoder(models, policy, spec)
     ids = encode(models[-1].tokenizer, text, options.raw, extra).to(models[-1].device)
     state = start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed)
     print(weights_line(names, models), file=sys.stderr)
     return decoder, state, names
 
 
-def sampling_of(options: Options, lm=None):
-    """How tokens are drawn: as the user says, and with --temperature model as ``lm`` says, None without it."""
+def sampling_of(options: Options, lm, policy):
+    """How tokens are drawn: as the user says, else as ``policy`` was tuned; another way than that is said."""
+    tuned = None if policy is None else tuned_sampling(policy.provenance)
+    found = options.drawing.sampling(lm, tuned)
+    if tuned not in (None, found) and not tuned.greedy:
+        print(f"warning: the policy was tuned for texts drawn with {described(tuned)}", file=sys.stderr)
+    return replace(found, **penalties(options))
+
+
+def check_penalties(options: Options) -> None:
+    """ValueError for a penalty out of bounds, before the models are loaded."""
     from decoding import Sampling
 
-    names = "top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty"
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    if options.temperature != "model":
-        return Sampling(options.temperature, **given)
-    if lm is None:
-        return None
-    from decoding.models.settings import default_sampling
+    Sampling(**penalties(options))
 
-    return replace(default_sampling(lm), **given)
+
+def penalties(options: Options) -> dict[str, float]:
+    """The settings of a Sampling that only this command has."""
+    return {name: getattr(options, name) for name in ("frequency_penalty", "presence_penalty")}
 
 
 def spec_for(options: Options):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import arg
+
+from decoding.cli.sampling import described
 
 IgnoredSettings = Annotated[
     str,
@@ -16,7 +18,6 @@ IgnoredSettings = Annotated[
         help_behavior_hint="",
     ),
 ]
-Temperature = Annotated[float | Literal["model"], arg(metavar="{FLOAT,model}")]
 
 
 def check_ignored(names: str) -> tuple[str, ...]:
@@ -39,5 +40,4 @@ def own_sampling(lm) -> str:
     from decoding.models.settings import default_sampling
 
     own = default_sampling(lm)
-    found = {name: getattr(own, name) for name in ("temperature", "top_k", "top_p", "min_p")}
-    return "" if own.greedy else ", ".join(f"{name} {value:g}" for name, value in found.items() if value is not None)
+    return "" if own.greedy else described(own)

@@ -12,7 +12,8 @@ import tyro
 from tyro.conf import arg
 
 from decoding.cli.dtypes import DtypeOptions, Dtypes
-from decoding.cli.generation_config import IgnoredSettings, Temperature
+from decoding.cli.generation_config import IgnoredSettings
+from decoding.cli.sampling import Drawing, SamplingOptions
 from decoding.decoders.registry import DECODERS, Setting, decoder_kind
 
 LONGEST_TEXT = 2**24
@@ -47,15 +48,7 @@ class Options:
     """what else the chat template is told: '{"enable_thinking": false}'"""
     max_new_tokens: int = 256
     """most tokens of the answer"""
-    temperature: Temperature = 0.0
-    """0 takes the likeliest token, 1 draws from the model's distribution, more is more random; model: draw as the
-    large model's generation_config says (do_sample, temperature, top_k, top_p, min_p)"""
-    top_k: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: all)")] = None
-    """draw from this many of the likeliest tokens"""
-    top_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: all)")] = None
-    """draw from the likeliest tokens that together have this probability"""
-    min_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: all)")] = None
-    """draw from tokens with at least this share of the likeliest token's probability"""
+    drawing: Drawing = field(default_factory=SamplingOptions)
     frequency_penalty: float = 0.0
     """lowers a token's logit by this for every time that the answer has it, as OpenAI's servers do"""
     presence_penalty: float = 0.0
