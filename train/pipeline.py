@@ -23,7 +23,18 @@ from train.methods.base import TuningMethod
 from train.reports import figure, page, tables, terminal
 from train.search.study import complete, finished, join_study, open_study, pruned, run_study, wait_for_trials
 
-PROVENANCE = ("goal", "machine", "splits", "cost", "verdict", "comparison", "methods", "certificate", "traffic")
+PROVENANCE = (
+    "goal",
+    "machine",
+    "splits",
+    "cost",
+    "verdict",
+    "comparison",
+    "methods",
+    "certificate",
+    "traffic",
+    "sampling",
+)
 """what a policy says of its run"""
 
 
@@ -87,6 +98,7 @@ def describe(job: Job, method: TuningMethod, study: optuna.Study, tuned: Tuned, 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(job.settings.device, [lm.dtype for lm in job.models]),
         loss_name=job.metric.loss_name,
+        sampling=None if job.sampling.greedy else asdict(job.sampling),
         method=job.settings.method,
         plane=list(method.plane),
         threshold_note=method.threshold_note,

@@ -13,14 +13,13 @@ from trace_specimens import COST
 from decoding import Backoff, Speculative, generate
 from decoding.models.settings import end_tokens
 from policies import Random, Rule
-from train.common.generations import write
+from train.common.generations import places, write
 from train.common.job import Job
 from train.common.preparation import make_splits
 from train.common.settings import FitPolicy
 from train.data.prompts import PromptError
 from train.data.splits import groups
 from train.evaluation import holdout, scores
-from train.evaluation.holdout_texts import places
 from train.quality.metric import QualityMetric
 
 NEW, MANY, TIMED = 8, 40, 5

@@ -1,6 +1,6 @@
 """The certification of a run: thresholds are frozen, then tested in order on prompts that nothing else has touched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from train.certification.record import record
 from train.certify import Certificate, certify
 from train.common import atomic
 from train.common.cli import InputError
-from train.common.generations import answers, batches, write
+from train.common.generations import answers, batches, places, seed_of, write
 from train.common.job import Job, Tuned
 from train.common.progress import track
 from train.common.result import Candidate, CertificateRecord
@@ -86,22 +86,35 @@ def _certify(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Ce
 
 def _references(job: Job) -> dict[str, list[int]]:
     """The large model's own answers by prompt id."""
-    write_rows = lambda some: [{"answer": answer} for answer in answers(job.large, some, job.new)]  # noqa: E731
+    at = places(job.splits["certify"])
+
+    def write_rows(some: list[Prompt]) -> list[dict]:
+        return [{"answer": own} for own in answers(job.large, some, job.new, job.sampling, at[some[0].id])]
+
     done = _collect(job, "large", "certification, large model alone", write_rows)
     return {name: row["answer"] for name, row in done.items()}
 
 
 def _measure(job: Job, number: int, policy, references: dict[str, list[int]]) -> dict[str, np.ndarray]:
     """Columns [prompts] of one candidate: loss, priced seconds, tokens, and those that the large model wrote."""
-    decoder = Backoff(job.models, policy.to(job.large.device))
+    decoder, at = Backoff(job.models, policy.to(job.large.device)), places(job.splits["certify"])
+
+    def judged_texts(some: list[Prompt], seed: int) -> dict[str, np.ndarray]:
+        texts = write(decoder, some, job.new, job.sampling, seed)
+        return judged(job.metric, some, texts, [references[p.id] for p in some], job.cost)
 
     def measure(some: list[Prompt]) -> list[dict]:
-        columns = judged(job.metric, some, write(decoder, some, job.new), [references[p.id] for p in some], job.cost)
+        columns = mean_columns([judged_texts(some, seed_of(number, at[some[0].id])) for number in range(job.seeds)])
         return [{name: float(column[i]) for name, column in columns.items()} for i in range(len(some))]
 
     done = _collect(job, number, f"certification, candidate {number + 1}", measure)
     names = ("loss", "seconds", "tokens", "large")
     return {name: np.array([done[p.id][name] for p in job.splits["certify"]]) for name in names}
+
+
+def mean_columns(texts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The mean of the columns of several texts to the same prompts."""
+    return {name: np.mean([columns[name] for columns in texts], 0) for name in texts[0]}
 
 
 def _collect(job: Job, candidate: int | str, title: str, rows_of: Callable[[list[Prompt]], list[dict]]) -> dict:

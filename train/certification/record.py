@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from decoding.cli.sampling import described
 from train.certify import Certificate
 from train.common.job import Job
 from train.common.result import Candidate, CertificateRecord, FamilyLosses, MethodRow
@@ -17,7 +18,7 @@ ASSUMPTIONS = (
     "families below are a description, not a promise for each.",
     "Candidates, their order, budget, confidence and cap were fixed before the certification prompts were touched "
     "(candidates.json), and those prompts are used for this one certificate.",
-    "Loss is the {loss} of greedy text up to the same number of new tokens, under the same two models. A loss above "
+    "Loss is the {loss} of {text} text up to the same number of new tokens, under the same two models. A loss above "
     "the cap counts as the cap.",
     "The speed is an estimate of expected cost: the calls that each text took, at batch 1, priced by the measured "
     "timing table, with a 95 % bootstrap interval; wall clock is that of the hold-out. Neither is part of the promise.",
@@ -26,6 +27,11 @@ TEST = (
     "fixed-sequence testing, safest candidate first, each by betting (Waudby-Smith & Ramdas 2024) on the capped "
     "losses, prompts in the order of a hash of seed and prompt id"
 )
+
+
+def kind_of_text(job: Job) -> str:
+    """Greedy, or how it is drawn: a promise about the one says nothing of the other."""
+    return "greedy" if job.sampling.greedy else f"sampled ({described(job.sampling)}; mean of {job.seeds} texts)"
 
 
 def record(
@@ -56,7 +62,7 @@ def record(
         test=TEST,
         candidates=[*tested, *frozen[len(measured) :]],
         families=_families(job.splits["certify"], measured[shown]["loss"], settings.loss_cap),
-        assumptions=[text.format(loss=job.metric.loss_name) for text in ASSUMPTIONS],
+        assumptions=[one.format(loss=job.metric.loss_name, text=kind_of_text(job)) for one in ASSUMPTIONS],
     )
 
 

@@ -37,6 +37,15 @@ def write_generations(
         append_rows(path, [{"source": p.id} | about | {"prompt_ids": p.ids, "new_ids": new} for p, new in written])
 
 
+APART = 2**20
+"""between the seeds of a prompt's texts: more than prompts of a run, so that no two texts share their draws"""
+
+
+def seed_of(text: int, place: int = 0) -> int:
+    """The seed of a prompt's text of this number, 0 the first; ``place``: of the prompt among others."""
+    return text * APART + place
+
+
 def capped(lm: LM, answer: Sequence[int], max_new_tokens: int) -> bool:
     """Whether the length cap ended ``answer``, and no token that ends the texts of ``lm``."""
     return len(answer) >= max_new_tokens and answer[-1] not in end_tokens(lm)
@@ -46,6 +55,11 @@ def batches(prompts: Sequence[Prompt], size: int = 16) -> list[list[Prompt]]:
     """``prompts`` in batches of similar length; the same batches in whatever order the prompts are given."""
     ordered = sorted(prompts, key=lambda p: (len(p.ids), p.id))
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
+def places(prompts: Sequence[Prompt]) -> dict[str, int]:
+    """The place of each prompt in its batches, by id: the seed of its texts, in a batch and on its own."""
+    return {prompt.id: place for place, prompt in enumerate(p for some in batches(prompts) for p in some)}
 
 
 def answers(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from decoding import LM
+from decoding import LM, Sampling
 from decoding.cost.costs import ModelCosts
 from decoding.decoders.registry import build_decoder
 from policies import Policy
@@ -36,6 +36,16 @@ class Job:
     def traced(self) -> list[Prompt]:
         """The prompts of the traces: those fitted and tuned on."""
         return self.splits["fit"] + self.splits["tune"]
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn in every text that is written: of traces, of live runs, held out and certified."""
+        return self.settings.drawing.sampling()
+
+    @property
+    def seeds(self) -> int:
+        """Texts that a loss of one prompt is the mean of."""
+        return self.settings.texts_a_prompt
 
     @property
     def new(self) -> int:

@@ -48,6 +48,8 @@ def load_run(folder: Path, grader: str | None = None) -> FinishedRun:
         if not (folder / name).exists():
             raise ValueError(f"{folder} has no {name}; give the folder of a finished run of train/fit_policy.py")
     settings, result = read_settings(folder), read_result(folder)
+    if not settings.drawing.greedy:
+        raise ValueError(f"{folder} was tuned at a temperature; what is made of a run is of greedy texts so far")
     _check_grader(folder, settings.grader, grader)
     goal = Goal(result.goal.get("target_speedup"), result.goal.get("quality_budget"))
     small, large = load_pair(settings)

@@ -9,6 +9,7 @@ from decoding import LM
 from decoding.cli.dtypes import weights_line
 from decoding.cli.generation_config import check_ignored, own_sampling, without
 from decoding.cli.options import use
+from decoding.cli.sampling import SamplingOptions, described
 from decoding.cost import cache
 from decoding.cost.costs import ModelCosts
 from decoding.cost.timing import measure
@@ -21,11 +22,12 @@ from train.common import run_folder
 from train.common.cli import at_least
 from train.common.job import Job
 from train.common.progress import forget_notes, note, progress, say
-from train.common.settings import MAY_CHANGE, FitPolicy
+from train.common.settings import LEAST_SEEDS, MAY_CHANGE, FitPolicy
 from train.data.prompts import Prompt, prompts_for
 from train.data.splits import independent, refuse_overlap, reserve, split, split_hash
 from train.methods import tuning_method
 from train.quality.metric import QualityMetric
+from train.quality.sampled_baseline import SampledBaseline
 from train.search.study import check_storage
 
 LEAST = {"max_new_tokens": 1, "trials": 1, "longest": 1, "seed": 0, "rounds": 0, "holdout": 0, "timed": 1}
@@ -45,22 +47,50 @@ def prepare(settings: FitPolicy) -> Job:
     otherwise = f"use another --name or delete {folder}"
     date = run_folder.recorded_date(folder / "run.json", otherwise)
     settings.dtypes.check()
+    check_drawing(settings, method.draws)
     dtypes = settings.dtypes.resolved(run_folder.recorded_dtypes(folder / "run.json", otherwise))
     settings = replace(settings, reading=settings.reading.dated(date), dtypes=dtypes)
     use(settings.device, settings.threads)
     check_certificate(settings, method.certifiable)
     if settings.storage is not None:
         check_storage(settings.storage)
-    small, large = load_pair(settings)
+    small, large = load_pair(settings, settings.drawing)
     settings = replace(settings, dtypes=settings.dtypes.resolved((small.dtype, large.dtype)))
+    settings = replace(settings, drawing=settings.drawing.resolved(large))
+    if settings.drawing.greedy and settings.seeds is not None:
+        raise ValueError(f"leave out --seeds: {large.name} draws no texts by its generation_config")
     splits = make_splits(settings, small, large)
-    metric = QualityMetric(large, settings.grader, settings.max_new_tokens)
+    metric = QualityMetric(large, settings.grader, settings.max_new_tokens, baseline(settings, large))
     metric.check(prompt for some in splits.values() for prompt in some)
     if settings.traces is not None:
         method.check_traces(settings, small, large, splits)
     run = _identity(settings, [small, large], splits)
     run_folder.ensure_same_run(folder / "run.json", run, settings, otherwise)
     return Job(settings, goal, folder, small, large, splits, timing_table(folder, [small, large]), metric)
+
+
+def check_drawing(settings: FitPolicy, draws: bool) -> None:
+    """ValueError, one sentence, for a sampling that means nothing, or that the tuning method cannot tune for.
+
+    ``draws`` is whether it tunes for texts that are drawn.
+    """
+    settings.drawing.check()
+    if settings.drawing.greedy:
+        if settings.seeds is not None:
+            raise ValueError("leave out --seeds, or add --temperature: greedy texts of one prompt are all the same")
+        return
+    if not draws:
+        raise ValueError(f"leave out --temperature: --method {settings.method} tunes for greedy texts only")
+    if settings.seeds is not None and settings.seeds < LEAST_SEEDS:
+        raise ValueError(f"--seeds must be at least {LEAST_SEEDS} at a temperature, not {settings.seeds}")
+
+
+def baseline(settings: FitPolicy, large: LM) -> SampledBaseline | None:
+    """What losses count from, where texts are drawn."""
+    sampling = settings.drawing.sampling()
+    if sampling.greedy:
+        return None
+    return SampledBaseline(large, sampling, settings.texts_a_prompt, settings.max_new_tokens)
 
 
 def output_folder(settings) -> Path:
@@ -76,7 +106,7 @@ def output_folder(settings) -> Path:
     return folder
 
 
-def load_pair(settings) -> tuple[LM, LM]:
+def load_pair(settings, drawing: SamplingOptions = SamplingOptions()) -> tuple[LM, LM]:
     """(small, large), of one tokenizer, without the settings that are to be ignored."""
     check_ignored(settings.ignore_generation_config)
     with progress("loading the models"):
@@ -87,10 +117,11 @@ def load_pair(settings) -> tuple[LM, LM]:
     say(weights_line(("large", "small"), (large, small)))
     check_compatible([small, large])
     without([small, large], settings.ignore_generation_config)
-    if own := own_sampling(large):
-        say(f"the large model is made to draw with {own}; texts are greedy here")
-    for lm in (small, large):
-        check_settings(lm)  # here, not in the first text: timing the models takes minutes
+    if drawing.temperature != "model" and (own := own_sampling(large)):
+        now = "greedy" if drawing.greedy else f"drawn with {described(drawing.sampling(large))}"
+        say(f"the large model is made to draw with {own}; texts are {now} here, and --temperature model draws so")
+    for lm, greedy in ((small, True), (large, drawing.greedy)):
+        check_settings(lm, greedy)  # here, not in the first text: timing the models takes minutes
     return small, large
 
 

@@ -251,6 +251,7 @@ class Result(Prediction, Holdout):
     trials: list[TrialRow]
     pruned: int  # how many trials were given up
     chosen_trial: int
+    sampling: dict[str, Any] | None = None  # how texts were drawn; None: greedily
     run: str | None = None  # the hash of run.json
 
     @property

@@ -33,6 +33,7 @@ class HoldoutText(JudgedText):
     id: str
     method: str
     setting: str
+    text: int = 0  # its number among those of the prompt, where texts are drawn
 
 
 @dataclass

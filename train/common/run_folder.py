@@ -11,7 +11,7 @@ from train.common.schema import checked
 from train.common.settings import FitPolicy
 
 FORMAT = 5  # of the JSON files that are read again; raised when one of them changes its meaning
-GROUPS = ("dtypes", "reading")
+GROUPS = ("dtypes", "reading", "drawing")
 """settings that hold options of their own"""
 AGAIN = "run train/fit_policy.py again"
 

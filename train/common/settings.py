@@ -9,11 +9,14 @@ from typing import Literal
 from decoding.cli.dtypes import DtypeOptions, Dtypes
 from decoding.cli.generation_config import IgnoredSettings
 from decoding.cli.options import Backend
+from decoding.cli.sampling import Drawing, SamplingOptions
 from train.data.options import PromptOptions, Reading
 from train.methods import METHODS
 
 MAY_CHANGE = ("trials", "wandb", "output", "join", "storage", "frontier")
 """settings that may change on resume"""
+LEAST_SEEDS = 2
+"""texts of each prompt at a temperature: a loss is held to the large model's own, each judged beside another"""
 
 
 @dataclass
@@ -95,5 +98,15 @@ class FitPolicy:
     seed: int = 0
     sizes: tuple[float, float, float] = (0.4, 0.2, 0.4)
     """shares of the prompts to fit on, tune on and hold out"""
+    seeds: int | None = None
+    """at a temperature, texts of each prompt that a loss is the mean of, at least 2 (default: 2)"""
+    drawing: Drawing = field(default_factory=SamplingOptions)
     dtypes: Dtypes = field(default_factory=DtypeOptions)
     reading: Reading = field(default_factory=PromptOptions)
+
+    @property
+    def texts_a_prompt(self) -> int:
+        """Texts of each prompt that a loss is the mean of: one where all would be the same."""
+        if self.drawing.greedy:
+            return 1
+        return LEAST_SEEDS if self.seeds is None else self.seeds

@@ -12,11 +12,12 @@ from decoding.models.defaults import target_source
 from policies import Policy, Rule
 from train.baselines.subprocess_engine import EngineEnded
 from train.baselines.xllamacpp_server import XllamacppServer
+from train.common.generations import places
 from train.common.job import Job
 from train.common.progress import say
 from train.common.result import Grading, Holdout, MethodRow, Sample, Thought
 from train.evaluation import live
-from train.evaluation.holdout_texts import Columns, columns, places, write_texts
+from train.evaluation.holdout_texts import Columns, columns, write_texts
 from train.evaluation.samples import TUNED, samples
 from train.evaluation.scores import beside_large, grading, score_fields
 from train.evaluation.thoughts import thought
@@ -61,7 +62,7 @@ class Measurement:
         """
         many, found = len(next(iter(self.timed.values()))["seconds"]), {}
         for key, own in self.texts.items():
-            price = own["priced"][:many].sum()
+            price = own["priced_first"][:many].sum()
             over = self.timed[key]["seconds"].sum() / price if price else np.nan
             found[key] = own | {"seconds": own["priced"] * over}
         return found
@@ -110,10 +111,12 @@ def _measured(job: Job, contenders: dict[str, Contender], policy: Policy, settin
     prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
     some, place = prompts[: job.settings.timed], places(prompts)
     seeds = [place[p.id] for p in some]  # as in batches, so the texts are the same
-    timed = live.measure(decoders, some, job.new, job.metric, path, "hold-out", setting=setting, seeds=seeds)
+    how = {"setting": setting, "seeds": seeds, "sampling": job.sampling}
+    timed = live.measure(decoders, some, job.new, job.metric, path, "hold-out", **how)
     written = write_texts(job, decoders, setting)
     texts = {key: columns(job, rows) for key, rows in written.items()}
-    rows = [dict(zip(written, of_prompt, strict=True)) for of_prompt in zip(*written.values(), strict=True)]
+    first = [some[: len(prompts)] for some in written.values()]  # the first text of each prompt, to look at
+    rows = [dict(zip(written, of_prompt, strict=True)) for of_prompt in zip(*first, strict=True)]
     lossy = [key for key, one in contenders.items() if not one.exact and key != live.LARGE]
     return Measurement(
         texts,
@@ -128,9 +131,9 @@ def _measured(job: Job, contenders: dict[str, Contender], policy: Policy, settin
 
 
 def _llama_cpp(job: Job) -> dict[str, Contender]:
-    """The large model in llama.cpp, where that is installed and reads it."""
+    """The large model in llama.cpp, where that is installed and reads it; it writes greedy texts only."""
     source = job.settings.large or target_source()
-    if not XllamacppServer.available(source):
+    if not (job.sampling.greedy and XllamacppServer.available(source)):
         return {}
     decoder = XllamacppServer(source, job.large.tokenizer, job.large.context)
     return {"llamacpp": Contender("large model alone in llama.cpp", decoder)}

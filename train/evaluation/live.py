@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from decoding import Autoregressive, generate
+from decoding import Autoregressive, Sampling, generate
 from decoding.cost.costs import Table, text_seconds
 from train.baselines.subprocess_engine import SubprocessEngine
 from train.common.atomic import append_rows, read_rows
@@ -29,26 +29,29 @@ def measure(
     setting: str = "",
     joules: Callable[[], float] | None = None,
     seeds: Sequence[int] | None = None,
+    sampling: Sampling = Sampling(),
 ) -> dict[str, dict[str, np.ndarray]]:
     """Per decoder and per prompt [n]: seconds, tokens, loss, regret, large_share, and joules where they are counted.
 
     Decoders take turns on each prompt, in an order that rotates. Every finished prompt is appended to ``path``; a
     run that was killed goes on after the last one. One of ``decoders`` must be called "large": the reference.
     ``setting`` describes what their names leave open: prompts measured with another one are measured again. ``joules``
-    reads a counter of energy (whether there is one is a setting too). ``seeds``: of each prompt (default: its place).
+    reads a counter of energy (whether there is one is a setting too). ``seeds``: of each prompt (default: its place);
+    ``sampling``: how all of them draw.
     """
     setting += " with joules" * (joules is not None)
     done = finished(path, decoders, setting)
     names = list(decoders)
     todo = [(i, p) for i, p in enumerate(prompts) if p.id not in done]
     for name in names if todo else ():
-        _answer(decoders[name], prompts[0], 8)  # warm-up
+        _answer(decoders[name], prompts[0], 8, sampling)  # warm-up
     for i, prompt in track(todo, title):
         order = names[i % len(names) :] + names[: i % len(names)]
         answers = {}
         for name in order:
             before = joules() if joules else 0.0
-            answers[name] = _answer(decoders[name], prompt, max_new_tokens, seed=i if seeds is None else seeds[i])
+            seed = i if seeds is None else seeds[i]
+            answers[name] = _answer(decoders[name], prompt, max_new_tokens, sampling, seed)
             answers[name] |= {"joules": joules() - before} if joules else {}
         for answer in answers.values():
             answer |= metric(prompt, answer["answer"], answers[LARGE]["answer"])._asdict()
@@ -63,7 +66,8 @@ def measure(
 def on_tuning(job: Job, options: Sequence[Tuned]) -> dict[str, dict[str, np.ndarray]]:
     """``measure`` the large model and ``options``, by their names, on the tuning prompts."""
     decoders = {LARGE: Autoregressive(job.large)} | {option.name: option.decoder(job.models) for option in options}
-    return measure(decoders, job.splits["tune"], job.new, job.metric, job.folder / "tune.jsonl", "live, tuning")
+    how = job.new, job.metric, job.folder / "tune.jsonl", "live, tuning"
+    return measure(decoders, job.splits["tune"], *how, sampling=job.sampling)
 
 
 def finished(path: Path, names: Collection[str], setting: str) -> dict[str, dict]:
@@ -72,12 +76,12 @@ def finished(path: Path, names: Collection[str], setting: str) -> dict[str, dict
     return {row["id"]: row for row in read_rows(path, LiveRow) if same(row)}
 
 
-def _answer(decoder, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> dict:
+def _answer(decoder, prompt: Prompt, max_new_tokens: int, sampling: Sampling, seed: int = 0) -> dict:
     if isinstance(decoder, SubprocessEngine):
         answer, seconds = decoder.answer(prompt.ids, max_new_tokens)
         return {"tokens": len(answer), "seconds": seconds, "answer": answer, "writers": [], "large_share": 1.0}
     ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
-    result = generate(decoder, ids, max_new_tokens=max_new_tokens, seed=seed)
+    result = generate(decoder, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
     return {
         "tokens": int(result.lengths[0]),
         "seconds": result.seconds["total"],

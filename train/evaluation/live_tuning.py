@@ -15,10 +15,11 @@ from decoding import Backoff
 from policies import Policy
 from policies.decoder_spec import DecoderSpec
 from train.common import atomic
-from train.common.generations import batches, write
+from train.common.generations import batches, places, seed_of, write
 from train.common.job import Job, Tuned
 from train.common.progress import say, track
 from train.common.rows import ThresholdRow
+from train.data.prompts import Prompt
 from train.evaluation import live
 from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, handoff
@@ -143,15 +144,22 @@ class ThresholdProbe:
         return found["speedup"] * self.clock, np.array(found["losses"])
 
     def _written(self, policy: Policy, title: str) -> dict:
-        job, texts, grouped = self.job, {}, batches(self.job.traced)
+        job, grouped, at = self.job, batches(self.job.traced), places(self.job.traced)
+        texts: list[dict[str, tuple[list[int], list[int]]]] = [{} for _ in range(job.seeds)]  # by number and prompt
         decoder = Backoff(job.models, policy.to(job.large.device))
         for some in track(grouped, title):
-            texts |= dict(zip((p.id for p in some), write(decoder, some, job.new), strict=True))
+            for number, found in enumerate(texts):
+                written = write(decoder, some, job.new, job.sampling, seed_of(number, at[some[0].id]))
+                found |= dict(zip((p.id for p in some), written, strict=True))
         prompts = [prompt for some in grouped for prompt in some]
         large = alone(prompts, [range(self._length(p.id)) for p in prompts], job.cost)
-        own = handoff(prompts, [texts[p.id][1] for p in prompts], job.cost)
-        losses = [job.metric(p, texts[p.id][0], self.references[p.id])[0] for p in job.splits["tune"]]
+        own = handoff(prompts * job.seeds, [found[p.id][1] for found in texts for p in prompts], job.cost)
+        losses = [self._loss(p, [found[p.id][0] for found in texts]) for p in job.splits["tune"]]
         return {"speedup": live.speedup({live.LARGE: large, "own": own}, "own"), "losses": losses}
+
+    def _loss(self, prompt: Prompt, answers: list[list[int]]) -> float:
+        """The mean loss of the texts of a prompt."""
+        return float(np.mean([self.job.metric(prompt, answer, self.references[prompt.id])[0] for answer in answers]))
 
     def _length(self, prompt: str) -> int:
         """Tokens of the large model's own answer."""

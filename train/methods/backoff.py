@@ -38,6 +38,7 @@ class BackoffMethod(TuningMethod):
     """Fits hand-off policies on traces of both models; searches features, regularisation and threshold by replay."""
 
     certifiable = True
+    draws = True
     threshold_note = "the large model is asked. It is also asked about every end by the small one."
 
     def __init__(self, job: Job):
@@ -58,7 +59,8 @@ class BackoffMethod(TuningMethod):
 
     @classmethod
     def check_traces(cls, settings, small, large, splits) -> None:
-        given_handoff(settings.traces, small, large, splits["fit"] + splits["tune"], settings.max_new_tokens)
+        what = small, large, splits["fit"] + splits["tune"], settings.max_new_tokens
+        given_handoff(settings.traces, *what, sampling=settings.drawing.sampling())
 
     def tune(self, study) -> Tuned | None:
         """The best of three finalists, live on the tuning prompts, its threshold corrected by texts of its own."""
@@ -144,13 +146,13 @@ def trace(job: Job) -> Traces:
     """The traces of the fitting and tuning prompts: collected and then explored in rounds, or read."""
     settings, what, folder = job.settings, (*job.models, job.traced, job.new), job.folder / "traces"
     if settings.traces is not None:
-        return given_handoff(settings.traces, *what)
+        return given_handoff(settings.traces, *what, sampling=job.sampling)
     how = job.traced, folder, job.new, settings.seed
-    collect(*job.models, *how, about(*what) | {"seed": settings.seed})
+    collect(*job.models, *how, about(*what, sampling=job.sampling) | {"seed": settings.seed}, job.sampling)
     for number in range(1, settings.rounds + 1):
         # Whatever later rounds have left there, a round that is gone on with must be of the same policy.
         policy = Search.of(job, read_traces(folder, number * shards_of(job.traced))).first()
-        explore(*job.models, policy, *how, number)
+        explore(*job.models, policy, *how, number, job.sampling)
     return read_traces(folder)
 
 

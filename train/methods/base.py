@@ -36,6 +36,7 @@ class TuningMethod(Protocol):
     """
 
     certifiable: ClassVar[bool] = False  # whether ``measure_holdout`` makes the promise that ``--certify`` asks for
+    draws: ClassVar[bool] = False  # whether it tunes for texts that are drawn at a ``--temperature`` too
     least: ClassVar[dict[str, int]] = {}
     """settings that must be at least this"""
     plane: ClassVar[tuple[str, str]] = ("speedup", "loss")

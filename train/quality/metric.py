@@ -1,5 +1,6 @@
 """The loss of an answer against the large model's own: guarded regret, or what is lost of a score of its task."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,12 +12,13 @@ from train.quality.graders.grader import Grader, load_grader
 from train.quality.guarded_regret import guarded_regret, score
 from train.quality.loops import token_forms
 from train.quality.prompt_sessions import PromptSessions
+from train.quality.sampled_baseline import SampledBaseline
 
 
 class Judgement(NamedTuple):
     """What an answer is worth."""
 
-    loss: float  # guarded regret; with a grader the large model's score minus this one's, in [-1, 1]
+    loss: float  # guarded regret; with a grader the large model's score minus this one's, in [-1, 1]; see ``sampled``
     regret: float  # mean plain regret, nats per token
     guarded: float
     score: float | None = None  # of the task, in [0, 1]; None without a grader
@@ -30,10 +32,15 @@ class QualityMetric:
     grader: str | None = None
     budget: int | None = None
     """most tokens of an answer"""
+    sampled: SampledBaseline | None = None
+    """where texts are drawn: what the large model's own are worth, from which losses and guarded regrets then count"""
     scores: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     """by prompt and answer, kept because a grader may be slow"""
     judged: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Judgement] = field(default_factory=dict)
     """by prompt, answer and reference, kept because exact methods write one text, and timed prompts are read twice"""
+
+    own: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """by prompt, at a temperature: guarded regret and score (NaN without a grader) of the large model's own texts"""
 
     def __post_init__(self) -> None:
         self.grade: Grader | None = None if self.grader is None else load_grader(self.grader)
@@ -43,23 +50,42 @@ class QualityMetric:
 
     @property
     def loss_name(self) -> str:
-        return "guarded regret" if self.grader is None else f"score lost ({self.grader})"
+        name = "guarded regret" if self.grader is None else f"score lost ({self.grader})"
+        return name if self.sampled is None else f"{name} over the large model's"
 
     def __call__(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> Judgement:
-        """The judgement of one answer; ``reference`` is the large model's own."""
+        """The judgement of one answer; ``reference`` is the large model's own, which ``sampled`` has others for."""
         key = prompt.id, tuple(answer), tuple(reference)
         if key not in self.judged:
             self.judged[key] = self._judge(prompt, answer, reference)
         return self.judged[key]
 
     def _judge(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> Judgement:
-        (read,) = score(self.large, [prompt.ids], [answer], self.budget, self.sessions)
-        guarded = guarded_regret(read, answer, reference, end_tokens(self.large), token_forms(self.large.tokenizer))
-        regret = float(read.regret.mean())
+        references = [reference] if self.sampled is None else self.sampled.texts(prompt)
+        regret, guarded = self._guarded(prompt, answer, references)
+        if self.sampled is not None:
+            guarded -= self._own(prompt)[0]
         if self.grade is None:
             return Judgement(guarded, regret, guarded)
-        large, own = self._score(prompt, reference), self._score(prompt, answer)
+        large = self._score(prompt, reference) if self.sampled is None else self._own(prompt)[1]
+        own = self._score(prompt, answer)
         return Judgement(large - own, regret, guarded, own)
+
+    def _guarded(
+        self, prompt: Prompt, answer: Sequence[int], references: Sequence[Sequence[int]]
+    ) -> tuple[float, float]:
+        """Plain regret of an answer that is read once, and the mean of its guarded regrets beside ``references``."""
+        (read,) = score(self.large, [prompt.ids], [answer], self.budget, self.sessions)
+        ends, forms = end_tokens(self.large), token_forms(self.large.tokenizer)
+        guarded = [guarded_regret(read, answer, reference, ends, forms) for reference in references]
+        return float(read.regret.mean()), sum(guarded) / len(guarded)
+
+    def _own(self, prompt: Prompt) -> tuple[float, float]:
+        if prompt.id not in self.own:
+            guarded = self.sampled.own_loss(prompt, lambda text, others: self._guarded(prompt, text, others)[1])
+            scores = [math.nan if self.grade is None else self._score(prompt, t) for t in self.sampled.texts(prompt)]
+            self.own[prompt.id] = guarded, sum(scores) / len(scores)
+        return self.own[prompt.id]
 
     def check(self, prompts: Iterable[Prompt]) -> None:
         """Raise InputError for the first prompt that cannot be graded."""

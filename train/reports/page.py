@@ -10,7 +10,15 @@ from policies.storage import atomic
 from train.reports import charts
 from train.reports.markup import faint, grid, page, paragraph, section
 from train.reports.plane import COLOURS
-from train.reports.tables import cells, format_number, grading_line, loss_name, thought_line, with_interval
+from train.reports.tables import (
+    cells,
+    format_number,
+    grading_line,
+    loss_name,
+    sampling_line,
+    thought_line,
+    with_interval,
+)
 
 Result = dict[str, Any]
 DISTURBED = 1.25  # factor by which live seconds may differ from the timing table before the report says so
@@ -53,6 +61,7 @@ def write_html(result: Result, path: Path | str) -> None:
 
 def _header(result: Result) -> str:
     goal = [f"{key.replace('_', ' ')} {value:g}" for key, value in result["goal"].items()]
+    goal += [sampling_line(result)] if result.get("sampling") else []
     verdict = f'<p class="verdict">{escape(result["verdict"])}</p>'
     thought = thought_line(result)
     said = verdict + (paragraph(thought) if thought else "")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from decoding import LM, Backoff, Step
+from decoding import LM, Backoff, Sampling, Step
 from decoding.acceptance.draft_block import gather_at
 from decoding.models.settings import end_tokens
 from decoding.models.vocabulary import check_compatible
@@ -25,7 +25,7 @@ from policies.storage.shards import shard_path, write_shard
 from train.common.generations import answers, write
 from train.common.progress import track
 from train.data.prompts import Prompt
-from train.quality.guarded_regret import answer_logits, rules
+from train.quality.guarded_regret import CAP, answer_logits, rules
 from train.quality.loops import repeats, token_forms
 from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces
 
@@ -35,17 +35,28 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 def collect(
-    small: LM, large: LM, prompts: Sequence[Prompt], folder: Path, max_new_tokens: int, seed: int, meta: dict
+    small: LM,
+    large: LM,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    max_new_tokens: int,
+    seed: int,
+    meta: dict,
+    sampling: Sampling = Sampling(),
 ) -> None:
-    """Write the first two trajectories of ``prompts`` to ``folder``; shards that are there already are kept."""
+    """Write the first two trajectories of ``prompts`` to ``folder``; shards that are there already are kept.
+
+    ``sampling`` is how the model that writes a token draws it; greedy texts of the large model do not depend on seeds.
+    """
     open_folder(folder, meta)
     classes = token_classes(large.tokenizer)
     for i, shard in missing_shards(folder, prompts, 0, "collecting traces"):
         rate = _rate(i, seed)
         decoder = Backoff([small, large], Random(rate).to(large.device))
-        mixed_answers = write(decoder, shard, max_new_tokens, seed=seed + i * SHARD)
-        rows, about = [], {"classes": classes, "budget": max_new_tokens}
-        for prompt, answer, mixed in zip(shard, answers(large, shard, max_new_tokens), mixed_answers, strict=True):
+        mixed_answers = write(decoder, shard, max_new_tokens, sampling, seed + i * SHARD)
+        own_answers = answers(large, shard, max_new_tokens, sampling, seed + i * SHARD)
+        rows, about = [], {"classes": classes, "budget": max_new_tokens, "sampling": sampling}
+        for prompt, answer, mixed in zip(shard, own_answers, mixed_answers, strict=True):
             own = [1] * len(answer)
             rows.append(trajectory(small, large, prompt, answer, own, answer, **about, kind="large", rate=1.0))
             rows.append(trajectory(small, large, prompt, *mixed, answer, **about, kind="mixed", rate=rate))
@@ -64,7 +75,15 @@ def shards_of(prompts: Sequence[Prompt]) -> int:
 
 
 def explore(
-    small: LM, large: LM, policy: Policy, prompts: list[Prompt], folder: Path, max_new_tokens: int, seed: int, number=1
+    small: LM,
+    large: LM,
+    policy: Policy,
+    prompts: list[Prompt],
+    folder: Path,
+    max_new_tokens: int,
+    seed: int,
+    number: int = 1,
+    sampling: Sampling = Sampling(),
 ) -> None:
     """Add the trajectories of ``policy`` to the traces of ``collect``, as round ``number`` (from 1) of DAgger.
 
@@ -73,11 +92,12 @@ def explore(
     classes, traces = token_classes(large.tokenizer), read_traces(folder, shards_of(prompts))
     decoder = Backoff([small, large], policy.to(large.device))
     for i, shard in missing_shards(folder, prompts, number * shards_of(prompts), f"tracing a policy, round {number}"):
-        written = write(decoder, shard, max_new_tokens, seed=seed)
+        written = write(decoder, shard, max_new_tokens, sampling, seed + i * SHARD)
         rows = []
         for prompt, (answer, writers) in zip(shard, written, strict=True):
             reference = traces.of({prompt.id}, "large")["token"].tolist()
-            rows.append(trajectory(small, large, prompt, answer, writers, reference, classes, budget=max_new_tokens))
+            how = {"budget": max_new_tokens, "sampling": sampling}
+            rows.append(trajectory(small, large, prompt, answer, writers, reference, classes, **how))
         write_rows(folder, i, rows)
 
 
@@ -106,12 +126,14 @@ def trajectory(
     kind="policy",
     rate=math.nan,
     budget: int | None = None,
+    sampling: Sampling = Sampling(),
 ) -> dict[str, np.ndarray]:
     """The trace rows of one answer as columns [n], with the features that a policy would have seen.
 
     ``writers`` [n]: 0 where the small model wrote the token, 1 where the large one did; ``reference``: the large
     model's own answer; ``kind`` and ``rate``: the columns ``trajectory`` and ``rate``; ``budget``: most tokens of an
-    answer. The logits of both models are those that tokens are drawn from: processed, as the large model's rules are.
+    answer; ``sampling``: how tokens are drawn, for the regret of those of the small model. The logits of both models
+    are those that tokens are drawn from: processed, as the large model's rules are.
     """
     shared, processors = check_compatible([small, large])[0], rules(large, budget)
     forms = token_forms(large.tokenizer)
@@ -135,7 +157,7 @@ def trajectory(
         "large_logprob": gather_at(p, token),
         "small_logprob_small": gather_at(q, best_q),
         "large_logprob_small": gather_at(p, best_q),
-        "regret": p.amax(-1) - gather_at(p, best_q),
+        "regret": _regret(q_logits, p_logits, sampling),
         "kl": torch.where(q > -torch.inf, q.exp() * (q - p), 0.0).sum(-1),
     } | {name: table[:, i] for i, name in enumerate(names)}
     n = len(answer)
@@ -150,6 +172,20 @@ def trajectory(
         "rate": np.full(n, rate, np.float32),
         "prompt_tokens": np.full(n, len(prompt.ids)),
     } | {name: column.cpu().numpy() for name, column in columns.items()}
+
+
+def _regret(q_logits: torch.Tensor, p_logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """[n] nats that the small model's token loses beside the large model's, where both draw as ``sampling`` does.
+
+    Greedy it is the regret of the small model's best token, since the large model's has none. At a temperature it is
+    the mean of what the small model may draw, capped as a loss is, minus that of the large model, and no less than 0.
+    """
+    p = p_logits.log_softmax(-1)
+    regret = p.amax(-1, keepdim=True) - p
+    if sampling.greedy:
+        return gather_at(regret, q_logits.argmax(-1))
+    small, large = sampling.probabilities(q_logits), sampling.probabilities(p_logits)
+    return ((small - large) * regret.clamp(max=CAP)).sum(-1).clamp(min=0)
 
 
 def _step(q_logits, p_logits, prompt: Prompt, token, writers) -> Step:

@@ -13,22 +13,35 @@ from train.traces.handoff_traces import Traces, read_meta, read_traces
 
 
 def about(
-    small: LM, large: LM, prompts: Sequence[Prompt], max_new_tokens: int, longest_draft: int | None = None
+    small: LM,
+    large: LM,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    longest_draft: int | None = None,
+    sampling: Sampling = Sampling(),
 ) -> dict:
-    """A description of the traces of ``prompts`` for their meta.json; ``longest_draft`` of draft traces only."""
+    """A description of the traces of ``prompts`` for their meta.json; ``longest_draft`` of draft traces only.
+
+    Of greedy texts it says nothing of ``sampling``, as those did that were collected before there were others.
+    """
     drafts = {} if longest_draft is None else {"drafts": DRAFT_SCHEMA, "longest": longest_draft}
-    return drafts | {
-        "models": [small.identity(), large.identity()],
-        "template": template_hash(large.tokenizer),
-        "prompts": {p.id: split_hash([p]) for p in prompts},
-        "max_new_tokens": max_new_tokens,
-    }
+    drawn = {} if sampling.greedy else {"sampling": asdict(sampling)}
+    return (
+        drafts
+        | drawn
+        | {
+            "models": [small.identity(), large.identity()],
+            "template": template_hash(large.tokenizer),
+            "prompts": {p.id: split_hash([p]) for p in prompts},
+            "max_new_tokens": max_new_tokens,
+        }
+    )
 
 
-def given_handoff(folder: Path, *what) -> Traces:
+def given_handoff(folder: Path, *what, sampling: Sampling = Sampling()) -> Traces:
     """The traces in ``folder``, of more prompts perhaps. FileError unless they are of what ``about(*what)`` says."""
-    traces = read_traces(folder)
-    _check(folder, about(*what), set(traces["prompt"][traces["trajectory"] == "mixed"].tolist()))
+    traces, wanted = read_traces(folder), about(*what, sampling=sampling)
+    _check(folder, {"sampling": None} | wanted, set(traces["prompt"][traces["trajectory"] == "mixed"].tolist()))
     return traces
 
 
