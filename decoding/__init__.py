@@ -16,6 +16,7 @@ _HOME = {
     "Step": "step",
     "default_pair": "models.defaults",
     "generate": "generation",
+    "generate_many": "continuous_batching",
 }
 
 

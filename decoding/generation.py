@@ -100,33 +100,47 @@ def generate(
 
 
 def start(
-    decoder, input_ids, attention_mask, max_new_tokens, eos_token_id, sampling, seed, ignored: Sequence[str] = ()
+    decoder,
+    input_ids,
+    attention_mask,
+    max_new_tokens,
+    eos_token_id,
+    sampling,
+    seed,
+    ignored: Sequence[str] = (),
+    longest: int = 0,
 ) -> GenerationState:
-    """Check the arguments of ``generate`` and open a session per model."""
+    """Check the arguments of ``generate`` and open a session per model, with room for prompts of ``longest`` tokens."""
     attention_mask = _check_input(input_ids, attention_mask, max_new_tokens)
     models = decoder.models
     shared, vocab = check_compatible(models), models[-1].vocab
-    unknown = input_ids[(input_ids < 0) | (input_ids >= vocab)]
-    if len(unknown):
-        raise ValueError(f"input_ids must be token ids in [0, {vocab}), not {int(unknown[0])}")
+    check_ids(models[-1], input_ids)
     ignored = ignored_names(ignored)
     refuse_settings(models[-1], sampling.greedy, ignored)
     eos = end_tokens(models[-1]) if eos_token_id is None else _ids(eos_token_id)
     processors = text_processors(models[-1], eos, max_new_tokens, sampling, ignored, input_ids.device)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
-    needed = int(attention_mask.sum(1).max()) + max_new_tokens
+    longest = max(longest, int(attention_mask.sum(1).max()))
+    needed = longest + max_new_tokens
     tightest = min(models, key=lambda lm: lm.context)
     if needed > tightest.context:
         raise ValueError(
-            f"the longest prompt ({needed - max_new_tokens} tokens) and max_new_tokens ({max_new_tokens}) need "
+            f"the longest prompt ({longest} tokens) and max_new_tokens ({max_new_tokens}) need "
             f"{needed} positions, but {tightest.name} has {tightest.context}"
         )
-    buffer = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed)
+    buffer = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed, longest)
     check_fits(models, len(input_ids), buffer.capacity)
     sessions = [lm.session(len(input_ids), buffer.capacity, decoder.scratch) for lm in models]
     for session, ids in zip(sessions, shared, strict=True):
         session.share(vocab, ids)
     return GenerationState(buffer, sessions, sampling, processors)
+
+
+def check_ids(lm: LM, ids: Tensor) -> None:
+    """ValueError for a number that is no token of ``lm``."""
+    unknown = ids[(ids < 0) | (ids >= lm.vocab)]
+    if len(unknown):
+        raise ValueError(f"input_ids must be token ids in [0, {lm.vocab}), not {int(unknown[0])}")
 
 
 def stops_of(decoder: Decoder, strings: Sequence[str] | None = None) -> StopStrings | None:

@@ -77,7 +77,7 @@ def tuned_sampling(provenance: Mapping[str, Any]) -> Sampling:
     from decoding.state.sampling import Sampling
 
     try:
-        return Sampling(**provenance.get("sampling", {}))
+        return Sampling(**(provenance.get("sampling") or {}))
     except TypeError as error:
         written = provenance["sampling"]
         raise ValueError(f"the policy's provenance names no sampling but {written!r}; tune it again") from error

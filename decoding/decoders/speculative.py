@@ -74,20 +74,18 @@ class Speculative:
     def write(self, state: GenerationState) -> Iterator[Commit]:
         buffer = state.buffer
         policy_state = PolicyState(self.stop, buffer) if self.stop is not None else None
-        rounds = 0
         while True:
             rows = buffer.rows
             lengths = buffer.lengths[rows]
             drafted = self._draft(state, policy_state, rows)
             checked = self._check(state, rows, lengths, drafted)
             # Every round adds a token to every row, so the host knows when all are past the strict prefix.
-            accept = self.strict if rounds < self.strict_prefix else self.accept
+            accept = self.strict if buffer.rounds < self.strict_prefix else self.accept
             accepted, after = accept(self._block(state, rows, lengths, drafted, checked))
             kept = lengths + accepted
             for session in state.sessions:
                 session.rollback(rows, kept)
             state.drafted += drafted.total
-            rounds += 1
             if policy_state is not None:
                 policy_state.checked_by_large(rows, kept + 1, accepted == drafted.lengths, gather_at(checked, accepted))
             yield Commit.checked(rows, drafted.tokens, accepted, after)

@@ -52,6 +52,13 @@ class GenerationState:
             return self.sampling.draw(logits, None)
         return self.sampling.draw(logits, self.buffer.uniform(rows, lengths - self.buffer.prompts[rows], DRAW))
 
+    def restart(self, row: int, prompt: Tensor, seed: int) -> None:
+        """Let a closed row begin another text (``TokenBuffer.restart``), of which no model has read anything."""
+        self.buffer.restart(row, prompt, seed)
+        for session in self.sessions:
+            at = self.buffer.every[row : row + 1]
+            session.rollback(at, torch.zeros_like(at))
+
     @property
     def runs_ahead(self) -> bool:
         """Whether the host hears of tokens late: it would wait for each, nobody looks at each, no processor does."""

@@ -32,6 +32,18 @@ class PolicyState:
         self.history = torch.full(size, torch.nan, device=device) if needs.history else None
         self.answers = buffer.prompts.unsqueeze(1) + torch.arange(buffer.budget, device=device)
         self.compiled, self.kept = needs.compiled(self), False
+        buffer.on_restart.append(self.restart)
+
+    def restart(self, row: int) -> None:
+        """Forget the text of a row that begins another one."""
+        at = self.buffer.every[row : row + 1]
+        prompt, unknown = self.buffer.prompts[at], torch.full((1,), torch.nan, device=at.device)
+        self._know(at, {"checked": prompt, "agreed": unknown, "large_entropy": unknown})
+        self.answers[row] = (prompt + torch.arange(self.answers.shape[1], device=at.device)).clamp(
+            max=self.buffer.capacity - 1
+        )
+        if self.history is not None:
+            self.history[row] = torch.nan
 
     def keep(self, steps: RecordedSteps) -> None:
         """Hold everything in tensors of ``steps``, which recorded steps read; the policy's numbers too."""
@@ -105,6 +117,9 @@ class PolicyState:
         known = {"checked": lengths, "agreed": agreed.float()}
         if self.needs.reads("large_entropy"):
             known["large_entropy"] = entropy(logits)
+        self._know(rows, known)
+
+    def _know(self, rows: Tensor, known: dict[str, Tensor]) -> None:
         for name, values in known.items():
             if self.kept:
                 getattr(self, name).index_copy_(0, rows, values)

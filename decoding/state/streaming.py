@@ -121,6 +121,10 @@ class StopStrings:
                 return before + 1
         return None
 
+    def restart(self, row: int) -> None:
+        """Forget the text of a row that begins another one."""
+        self.windows.pop(row, None)
+
     def _completed(self, row: int, token: int) -> bool:
         """Whether ``token`` completes a stop string: the text had none, so one must end in what the token changes."""
         window, before = self.windows.get(row, ([], ""))

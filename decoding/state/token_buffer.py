@@ -66,17 +66,27 @@ class TokenBuffer:
     (EOS, the budget), in ``append``, the one place that waits for the device.
 
     After an ``append`` the host knows, of all rows that were open before it: the greatest length ``longest``, the least
-    remaining budget ``room``, and in ``gained`` the least and the greatest number of tokens that a row gained.
+    remaining budget ``room``, and in ``gained`` the least and the greatest number of tokens that a row gained; they are
+    0 before the first, and after a ``restart``. ``rounds`` counts since then.
     """
 
     def __init__(
-        self, input_ids: Tensor, attention_mask: Tensor, budget: int, scratch: int, eos: tuple[int, ...], seed: int
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        budget: int,
+        scratch: int,
+        eos: tuple[int, ...],
+        seed: int,
+        longest_prompt: int = 0,
     ):
         batch = len(input_ids)
         self.device, self.budget = input_ids.device, budget
         self.prompts = attention_mask.sum(1)
-        self.longest, self.room, self.gained = int(self.prompts.max()), budget, (0, 0)
-        self.capacity = self.longest + budget + scratch
+        self.longest, self.room, self.gained, self.rounds = int(self.prompts.max()), budget, (0, 0), 0
+        self.capacity = max(self.longest, longest_prompt) + budget + scratch
+        self.on_restart: list[Callable[[int], None]] = []
+        """called with a row that begins another text, by whoever keeps something of each row"""
         self.ids = input_ids.new_zeros(batch, self.capacity)
         order = attention_mask.long().argsort(dim=1, descending=True, stable=True)[:, : self.longest]
         self.ids[:, : self.longest] = input_ids.gather(1, order) * attention_mask.gather(1, order)
@@ -131,8 +141,23 @@ class TokenBuffer:
         low, high = torch.stack([closed, lengths, left, counts]).aminmax(dim=1)
         _, _, self.room, fewest, ended, self.longest, _, most, *known = torch.cat([low, high, *flags]).tolist()
         self.gained = fewest, most
+        self.rounds += 1
         self.rows = rows[~closed] if ended else rows
         return known
+
+    def restart(self, row: int, prompt: Tensor, seed: int) -> None:
+        """Let a closed row begin another text, after ``prompt`` [n] and with draws of ``seed``."""
+        n = len(prompt)
+        self.ids[row, :n] = prompt
+        self.writers[row] = -1
+        self.prompts[row] = self.lengths[row] = n
+        self.limits[row], self.seeds[row] = n + self.budget, seed
+        self.rows = torch.cat([self.rows, self.every[row : row + 1]]).sort().values
+        facts = torch.stack([self.lengths[self.rows], self.lengths[self.rows] - self.limits[self.rows]]).amax(1)
+        self.longest, over = facts.tolist()
+        self.room, self.gained, self.rounds = -over, (0, 0), 0
+        for restart in self.on_restart:
+            restart(row)
 
     def advance(self, rows: Tensor, tokens: Tensor, writers: Tensor, going: Tensor) -> None:
         """Append a token [r] to each of ``rows`` [r] that is ``going`` [r] and has not ended, without the host.

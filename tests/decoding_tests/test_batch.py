@@ -6,7 +6,18 @@ import torch
 from acceptance_laws import SAMPLING
 from tiny_models import ending_tokens, nudged, tiny
 
-from decoding import MTAD, Autoregressive, Backoff, Sampling, SpecInfer, Speculative, generate
+from decoding import (
+    MTAD,
+    Autoregressive,
+    Backoff,
+    PromptLookup,
+    Sampling,
+    SpecInfer,
+    Speculative,
+    Typical,
+    generate,
+    generate_many,
+)
 from policies import MLP, Logistic, Periodic, Random, Rule
 
 pytestmark = pytest.mark.sampled
@@ -44,6 +55,8 @@ DECODERS = {
     "speculative-history": Speculative([small, large], length=5, stop=averaged),
     "speculative-mlp-hidden": Speculative([small, large], length=5, stop=mlp),
     "speculative-random-keep": Speculative([small, large], length=5, stop=Random(0.3), keep_stop_token=True),
+    "speculative-strict": Speculative([small, large], length=3, accept=Typical(), strict_prefix=6),
+    "promptlookup": Speculative([PromptLookup(2), large], length=4),
     "mtad": MTAD([small, large], beams=3),
     "mmtad": MTAD([small, large], beams=3, length=3, tree=True, filtered=True),
     "specinfer": SpecInfer([small, large], (3, 2, 1)),
@@ -78,3 +91,67 @@ def test_other_seeds_write_other_texts(prompts):
     assert torch.equal(texts[0], texts[1])
     assert not torch.equal(texts[0], texts[2])
     assert not torch.equal(texts[0], texts[3])
+
+
+def ragged(n):
+    """Prompts of 1 to 9 tokens."""
+    draw = torch.Generator().manual_seed(2)
+    return [torch.randint(3, 37, (1 + 5 * i % 9,), generator=draw).tolist() for i in range(n)]
+
+
+def alone(decoder, prompts, **options):
+    """(tokens, writers) of each prompt answered on its own."""
+    texts = []
+    for i, prompt in enumerate(prompts):
+        one = generate(decoder, torch.tensor([prompt]), seed=SEED + i, **options)
+        texts.append((one.sequences[0, len(prompt) :].tolist(), one.writers[0].tolist()))
+    return texts
+
+
+def continuous(decoder, prompts, size, **options):
+    """The same by ``generate_many``."""
+    found = {}
+    for answer in generate_many(decoder, prompts, batch_size=size, seed=SEED, **options):
+        assert answer.prompt not in found
+        found[answer.prompt] = answer.tokens, answer.writers
+    assert found.keys() == set(range(len(prompts)))
+    return [found[i] for i in range(len(prompts))]
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("sampling", SAMPLING.values(), ids=SAMPLING)
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+def test_a_row_that_ends_is_replaced_and_no_answer_changes(decoder, sampling):
+    prompts, options = ragged(8), {"max_new_tokens": NEW, "sampling": sampling}
+    free = alone(decoder, prompts, eos_token_id=(), **options)
+    options["eos_token_id"] = ending_tokens(torch.tensor([tokens for tokens, _ in free]))[0]
+    expected = alone(decoder, prompts, **options)
+    assert len({len(tokens) for tokens, _ in expected}) > 1
+    assert continuous(decoder, prompts, 3, **options) == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_any_batch_size_gives_the_same_answers(size):
+    prompts, options = ragged(5), {"max_new_tokens": 7, "eos_token_id": ()}
+    decoder = DECODERS["backoff-history"]
+    assert continuous(decoder, prompts, size, **options) == alone(decoder, prompts, **options)
+
+
+def test_a_consumer_between_answers_is_not_in_inference_mode():
+    for answer in generate_many(Autoregressive(large), ragged(3), batch_size=2, max_new_tokens=3):
+        assert not torch.is_inference_mode_enabled() and len(answer.tokens) <= 3
+
+
+@pytest.mark.parametrize(
+    ("prompts", "size", "said"),
+    [
+        ([[3]], 0, "batch_size must be at least 1, not 0"),
+        ([], 2, "there must be prompts, each of at least one token"),
+        ([[3], []], 2, "there must be prompts, each of at least one token"),
+        ([[3], [3] * 4000], 1, r"the longest prompt \(4000 tokens\)"),
+        ([[3], [3], [999]], 1, r"input_ids must be token ids in \[0, 40\), not 999"),
+    ],
+)
+def test_prompts_that_cannot_be_answered_are_refused_before_the_first(prompts, size, said):
+    with pytest.raises(ValueError, match=said):
+        next(generate_many(Autoregressive(large), prompts, batch_size=size))

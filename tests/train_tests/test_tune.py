@@ -8,6 +8,7 @@ import pytest
 from tiny_models import tiny
 from tiny_runs import toy_pair, toy_prompts
 
+from decoding import Sampling
 from decoding.cost.costs import ModelCosts
 from policies import Rule
 from train.common.generations import answers
@@ -47,7 +48,7 @@ def corrected(monkeypatch, goal, speedup, loss, grader=None, trials=(TRIAL,), te
     )
     lm = tiny(layers=1)
     job = SimpleNamespace(small=lm, large=lm, splits={"tune": []}, new=8, folder=Path("unused"), goal=goal)
-    job.metric, job.models = SimpleNamespace(grader=grader), [lm, lm]
+    job.metric, job.models, job.sampling, job.seeds = SimpleNamespace(grader=grader), [lm, lm], Sampling(), 1
     return live_tuning.tune_live(job, search, list(trials))
 
 
@@ -128,7 +129,7 @@ def test_texts_are_written_once_for_each_threshold(tmp_path, monkeypatch):
     }
     job = SimpleNamespace(
         large=large, models=[small, large], metric=QualityMetric(large), cost=tables,
-        new=8, splits={"fit": prompts[:3], "tune": prompts[3:]}, traced=prompts,
+        new=8, splits={"fit": prompts[:3], "tune": prompts[3:]}, traced=prompts, sampling=Sampling(), seeds=1,
     )  # fmt: skip
     search = SimpleNamespace(fit=fit, threshold=lambda policy, quantile: -1.0 if quantile == 0 else 1e9)
     texts = ThresholdProbe(job, search, {p.id: own[p.id] for p in prompts[3:]}, 2.0, tmp_path / "threshold.jsonl")
