@@ -1,4 +1,4 @@
-"""``generate_many``: more prompts than fit a batch. A row that ends is replaced by the next prompt (Orca, OSDI 2022)."""
+"""``generate_many``: continuous batching. A row that ends is replaced by the next prompt (Orca, OSDI 2022)."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ def generate_many(
     eos_token_id: int | Sequence[int] | None = None,
     stop_strings: Sequence[str] | None = None,
     sampling: Sampling = Sampling(),
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     ignore_generation_config: Sequence[str] = (),
 ) -> Iterator[Answer]:
     """Answer ``prompts``, token ids of any lengths, ``batch_size`` of them at once, and yield answers as they end.
 
-    Prompt i with seed s is answered as ``generate`` answers it on its own with seed s + i, whatever it shares a batch
-    with. Options and errors are those of ``generate``. ValueError also where there is no prompt or no row for one.
+    Prompt i with seed s is answered as ``generate`` answers it on its own with seed s + i, or with seed s[i] of
+    several, whatever it shares a batch with. Options and errors are those of ``generate``. ValueError also where there
+    is no prompt, no row for one, or not a seed for each.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -51,9 +52,10 @@ def generate_many(
     check_ids(large, torch.tensor([token for prompt in prompts for token in prompt]))
     ids, mask = left_pad(prompts[:batch_size], device)
     longest = max(map(len, prompts))
-    seed = int(torch.randint(2**31, ())) if seed is None else seed
-    what = max_new_tokens, eos_token_id, sampling, seed
+    seeds = _seeds(seed, len(prompts))
+    what = max_new_tokens, eos_token_id, sampling, 0
     state = start(decoder, ids, mask, *what, ignore_generation_config, longest)
+    state.buffer.seeds = torch.tensor(seeds[: len(ids)], device=device)
     stops = stops_of(decoder, stop_strings)
     buffer, of_row, waiting = state.buffer, list(range(len(ids))), iter(range(len(ids), len(prompts)))
     for commit in commits(decoder, state, stops):
@@ -65,6 +67,16 @@ def generate_many(
             following = next(waiting, None)
             if following is not None:
                 of_row[row] = following
-                state.restart(row, torch.tensor(prompts[following], device=device), seed + following)
+                state.restart(row, torch.tensor(prompts[following], device=device), seeds[following])
                 if stops is not None:
                     stops.restart(row)
+
+
+def _seeds(seed: int | Sequence[int] | None, n: int) -> list[int]:
+    """The seeds of ``n`` prompts."""
+    if isinstance(seed, Sequence):
+        if len(seed) != n:
+            raise ValueError(f"there must be a seed for each of the {n} prompts, not {len(seed)}")
+        return list(seed)
+    first = int(torch.randint(2**31, ())) if seed is None else seed
+    return list(range(first, first + n))

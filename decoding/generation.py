@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from decoding.cost.batch_size import warn_of_batch_size
 from decoding.cost.speedup import warn_if_slower
 from decoding.models.lm import LM
 from decoding.models.memory import check_fits
@@ -130,6 +131,7 @@ def start(
         )
     buffer = TokenBuffer(input_ids, attention_mask, max_new_tokens, decoder.scratch, eos, seed, longest)
     check_fits(models, len(input_ids), buffer.capacity)
+    warn_of_batch_size(decoder, len(input_ids))
     sessions = [lm.session(len(input_ids), buffer.capacity, decoder.scratch) for lm in models]
     for session, ids in zip(sessions, shared, strict=True):
         session.share(vocab, ids)

@@ -23,6 +23,7 @@ import tyro
 
 from decoding import Autoregressive, Backoff
 from decoding.cli.options import use
+from decoding.cost.costs import ModelCosts
 from experiments.backoff_tables.figure import draw
 from experiments.backoff_tables.oracles import Oracle
 from experiments.backoff_tables.policies import METHODS
@@ -109,14 +110,15 @@ def measure(config: BackoffTables, setting: Setting, decoders: dict[tuple[str, f
     first = texts(LARGE, Autoregressive(pair[1]))
     reference = setting.metric, [row["answer"] for row in first]
     small = texts("small", Backoff(pair, Rule.never(), verify_eos=False), *reference)
-    ends = [setting.cost.small, setting.cost.large]
-    measured = {LARGE: price_texts(first, prompts, ends[1:], ()), "small": price_texts(small, prompts, ends, (0.0,))}
+    ends = ModelCosts((setting.cost.small, setting.cost.large))
+    alone = ModelCosts((setting.cost.large,))
+    measured = {LARGE: price_texts(first, prompts, alone, ()), "small": price_texts(small, prompts, ends, (0.0,))}
     spent = measure_decisions(setting, decoders)
     for (key, rate), decoder in decoders.items():
         rows = texts(f"{key}-{rate:g}", decoder, *reference)
-        tables = setting.cost.tables if METHODS[key].three else ends
-        seconds = [share * table[1] for share, table in zip(spent[key], tables, strict=False)]
-        measured[f"{key}-{rate:g}"] = price_texts(rows, prompts, tables, seconds)
+        cost = setting.cost if METHODS[key].three else ends
+        seconds = [share * table[1] for share, table in zip(spent[key], cost.tables, strict=False)]
+        measured[f"{key}-{rate:g}"] = price_texts(rows, prompts, cost, seconds)
     chance = [measured[name] for name in (LARGE, "small", *(f"random-{rate:g}" for rate in config.rates))]
     rows = [{"key": "small", "label": "small model alone", "rate": 0.0} | summarize(measured, "small", chance)]
     for key, rate in decoders:

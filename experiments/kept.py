@@ -113,7 +113,7 @@ def measure(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Pat
         policy = found.policy.with_threshold(threshold).to(found.large.device)
         path, setting = folder / f"threshold_{i}.jsonl", f"{policy.describe()} {threshold}"
         rows = write_texts(Backoff(pair, policy), prompts, path, *how, found.metric, references, setting)
-        measured["own"] = price_texts(rows, prompts, found.cost.tables, (0.0,))
+        measured["own"] = price_texts(rows, prompts, found.cost, (0.0,))
         losses.append(np.minimum(measured["own"]["loss"], config.loss_cap))
         speedups.append(speedup(measured, "own"))
     return np.stack(losses, 1), speedups

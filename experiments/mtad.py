@@ -36,7 +36,7 @@ def with_defaults(config: PaperTables) -> PaperTables:
     found = {
         "limit": 40 if few else 100,
         "timed": 12 if few else 25,
-        "name": f"mtad-{config.table}" + "-drawing" * config.drawing,
+        "name": f"mtad-{config.table}" + "-drawing" * config.drawn,
     }
     return replace(config, **{key: value for key, value in found.items() if getattr(config, key) is None})
 

@@ -81,7 +81,7 @@ def run(config: OwnPath) -> dict:
             rival = policy.with_threshold(threshold).to(found.large.device)
             path, setting = folder / f"{name} {place}.jsonl".replace(" ", "_"), f"{rival.describe()} {threshold}"
             rows = write_texts(Backoff(pair, rival), prompts, path, *how, found.metric, references, setting)
-            measured[f"{name} {place}"] = price_texts(rows, prompts, found.cost.tables, (0.0,))
+            measured[f"{name} {place}"] = price_texts(rows, prompts, found.cost, (0.0,))
         rivals[name] = compare(measured, name)
         atomic.write_json(folder / "result.json", {"prompts": len(prompts), "policies": rivals})
         say({name: rivals[name]})

@@ -34,6 +34,7 @@ PROVENANCE = (
     "certificate",
     "traffic",
     "sampling",
+    "batch_size",
 )
 """what a policy says of its run"""
 
@@ -99,6 +100,7 @@ def describe(job: Job, method: TuningMethod, study: optuna.Study, tuned: Tuned, 
         machine=machine(job.settings.device, [lm.dtype for lm in job.models]),
         loss_name=job.metric.loss_name,
         sampling=None if job.sampling.greedy else asdict(job.sampling),
+        batch_size=job.settings.batch_size,
         method=job.settings.method,
         plane=list(method.plane),
         threshold_note=method.threshold_note,

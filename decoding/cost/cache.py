@@ -115,13 +115,14 @@ def _checksum(document: dict) -> str:
 def _checked(found: dict) -> ModelCosts:
     """ValueError, TypeError and others for what is no ``asdict(ModelCosts)`` of finite, positive seconds."""
     tables = tuple({int(n): float(s) for n, s in table.items()} for table in found.pop("tables"))
-    cached = tuple(map(float, found.pop("cached")))
-    costs = ModelCosts(tables, cached, **{name: float(s) for name, s in found.items()})
+    cached, batch = tuple(map(float, found.pop("cached"))), int(found.pop("batch", 1))
+    costs = ModelCosts(tables, cached, batch=batch, **{name: float(s) for name, s in found.items()})
     forwards = [s for table in tables for s in table.values()]
     more = [*cached, costs.token_overhead, costs.round_overhead, costs.draft_overhead, costs.precision]
     sound = [
         len(tables) > 1 and len(cached) in (0, len(tables)),
         all(len(table) > 1 and all(0 < n < 2**31 for n in table) for table in tables),
+        0 < batch < 2**15,
         all(0 < s < LONGEST for s in forwards) and all(0 <= s < LONGEST for s in more),
     ]
     if not all(sound):

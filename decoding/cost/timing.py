@@ -15,6 +15,8 @@ from decoding.models.lm import LM
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 16, 64, 256)
 """Tokens read. The sizes of drafts one by one: kernels that multiply rows in blocks of 4 make 5 dearer than 4."""
+EACH = (1, 2, 3, 5, 9)
+"""Tokens of each row that are also timed in a batch: one, those of drafts, and those since the last call."""
 FEW, SPAN, POINT = 5, 2.0, 2.0
 """A forward is timed at least ``FEW`` times, over at least ``SPAN`` seconds, unless that takes over ``POINT`` seconds:
 one of several seconds, such as a large model's of 256 tokens, is timed once."""
@@ -61,15 +63,19 @@ def measure(
     lengths: Sequence[int] = LENGTHS,
     context: int = CONTEXT,
     say: Callable[[str], None] = logging.getLogger(__name__).warning,
+    batch: int = 1,
 ) -> ModelCosts:
-    """Median seconds of forwards of one row that read each of ``lengths`` tokens after ``context`` cached ones.
+    """Median seconds of forwards that read each of ``lengths`` tokens at once, after ``context`` cached ones.
+
+    In a ``batch`` they are those of up to so many rows, as many in each, and what a few tokens of every row take is
+    timed too.
 
     Forwards take turns, and each is timed until the interval of its median is ``PRECISE``: a machine that was busy for
     one second has made a large model look four times slower, and spoilt every choice that rested on the table. Where
     it never calms down, the lower quartiles are taken, since a disturbance only slows down, and ``say`` is told in one
     sentence. Lengths that do not fit the models are left out.
     """
-    stopwatch = Stopwatch(models, lengths, context)
+    stopwatch = Stopwatch(models, lengths, context, batch)
     timings = stopwatch.run()
     precision = max(timing.precision for timing in timings.values())
     if precision > CALM:
@@ -79,19 +85,24 @@ def measure(
         )
     share = 0.25 if precision > CALM else 0.5
     tables = tuple({n: timings[model, n].at(share) for n in stopwatch.lengths} for model in range(len(models)))
-    return ModelCosts(tables, precision=precision)
+    return ModelCosts(tables, precision=precision, batch=batch)
 
 
 class Stopwatch:
     """Times forwards of several models in turn, so that a machine that slows down slows all of them."""
 
-    def __init__(self, models: Sequence[LM], lengths: Sequence[int], context: int):
+    def __init__(self, models: Sequence[LM], lengths: Sequence[int], context: int, batch: int = 1):
         room = min(lm.context for lm in models)
-        self.context = min(context, room // 2)
-        self.lengths = [n for n in lengths if self.context + n <= room]
-        capacity, device = self.context + max(self.lengths), models[0].device
-        self.sessions = [lm.session(1, capacity) for lm in models]
-        self.ids = torch.randint(min(lm.vocab for lm in models), (1, capacity), device=device)
+        self.context, self.batch = min(context, room // 2), batch
+        lengths = sorted({*lengths, *(n * batch for n in EACH if batch > 1)})
+        self.lengths = [n for n in lengths if self.context + n // self._rows(n) <= room]
+        capacity, device = self.context + max(n // self._rows(n) for n in self.lengths), models[0].device
+        self.sessions = [lm.session(batch, capacity) for lm in models]
+        self.ids = torch.randint(min(lm.vocab for lm in models), (batch, capacity), device=device)
+
+    def _rows(self, n: int) -> int:
+        """The most rows of the batch that can read as many tokens each, ``n`` in all."""
+        return max(rows for rows in range(1, self.batch + 1) if n % rows == 0)
 
     def run(self) -> dict[tuple[int, int], Timing]:
         """The timings of each model and length, rounds of all that need more of them; the first of each warms up."""
@@ -113,11 +124,12 @@ class Stopwatch:
 
     def _time(self, session, n: int) -> float:
         device = self.ids.device
-        row, end = torch.zeros(1, dtype=torch.long, device=device), torch.tensor([self.context + n], device=device)
+        rows = torch.arange(self._rows(n), device=device)
+        end = torch.full_like(rows, self.context + n // len(rows))
         session.read[:] = self.context
         _wait(device)
         began = time.perf_counter()
-        session.catch_up(self.ids, end, row)
+        session.catch_up(self.ids, end, rows)
         _wait(device)
         return time.perf_counter() - began
 

@@ -47,7 +47,7 @@ def _main(config: PaperTables) -> Preset:
         *(f"typical:{block}{SUFFIX}", f"bild:{block}", f"fsd:{block}", f"fsd:{block}{SUFFIX}"),
     )
     claims = [claim for text in ours for claim in _claims(config, text, f"fixed:{each},{text.rpartition(',')[2]}")]
-    here = lambda text: text.endswith(SUFFIX) == config.drawing  # noqa: E731
+    here = lambda text: text.endswith(SUFFIX) == config.drawn  # noqa: E731
     return Preset(("large", *filter(here, methods)), tuple(c for c in claims if here(c.method)), {})
 
 
@@ -73,8 +73,8 @@ def per_token(tau: float, length: int) -> float:
 
 def _varied(config: PaperTables) -> Preset:
     """A line for each series; claims compare each setting of MTAD with exact decoding and the large model alone."""
-    mode = SUFFIX if config.drawing else ""
-    last = f"verify={'filtered' if config.drawing else 'raw'}{mode}"  # greedy filters leave one token
+    mode = SUFFIX if config.drawn else ""
+    last = f"verify={'filtered' if config.drawn else 'raw'}{mode}"  # greedy filters leave one token
 
     def mtad(kind: str, **changes: float) -> str:
         options = {"beams": config.beams, "length": config.length, "tau": config.tau} | changes

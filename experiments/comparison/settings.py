@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from decoding.cli.dtypes import DtypeOptions, Dtypes
 from decoding.cli.generation_config import IgnoredSettings
 from decoding.cli.options import Backend
+from decoding.cli.sampling import Drawing, SamplingOptions
 from train.data.options import PromptOptions, Reading
 
 
@@ -42,6 +45,9 @@ class ComparisonSettings:
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     seed: int = 0
+    seeds: int | None = None
+    """at a temperature, texts of each prompt that a loss is the mean of, at least 2 (default: 2)"""
+    drawing: Drawing = field(default_factory=SamplingOptions)
     dtypes: Dtypes = field(default_factory=DtypeOptions)
     reading: Reading = field(default_factory=PromptOptions)
 
@@ -58,7 +64,7 @@ class PaperTables(ComparisonSettings):
     """of MTAD, and of the large model's beam search"""
     tau: float = 0.5
     """least ratio of a block's probabilities, large model over small model"""
-    drawing: bool = False
+    drawn: Annotated[bool, tyro.conf.arg(name="drawing")] = False
     """draw tokens with the paper's filters (T=1, top-k 10, top-p 0.9) instead of decoding greedily"""
     limit: int | None = None
     """prompts whose answers are compared (default: 100, or 40 where a setting is varied)"""

@@ -3,24 +3,25 @@
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from decoding import LM
 from decoding.cli.options import use
-from decoding.cost.costs import ModelCosts, text_seconds
-from experiments.comparison.methods import Method, MethodError, build, parse
+from decoding.cost.costs import ModelCosts
+from experiments.comparison.methods import SUFFIX, Method, MethodError, build, parse
 from experiments.comparison.plots import HOW, WORTH, draw, how_timed, write_html
 from experiments.comparison.settings import ComparisonSettings
 from experiments.comparison.summary import Measured, summarize
-from experiments.comparison.texts import file_name, measure_loss, text_columns, write_texts
+from experiments.comparison.texts import file_name, mean_text, text_columns, write_texts
 from experiments.shared.energy import counter
 from train.common import atomic, run_folder
 from train.common.cli import at_least, checking
+from train.common.drawing import check_drawing, texts_a_prompt
 from train.common.machine import machine
-from train.common.preparation import load_pair, output_folder, timing_table
+from train.common.preparation import drawn_by, load_pair, output_folder, sampled_baseline, timing_table
 from train.common.progress import say
 from train.data.prompts import Prompt, prompts_for
 from train.evaluation import live
@@ -45,6 +46,7 @@ class Study:
     prompts: list[Prompt]
     baseline: str
     grader: Grader | None  # of all prompts; None: each family's
+    metric: QualityMetric
 
 
 def compare(config: ComparisonSettings, texts: tuple[str, ...]) -> tuple[dict, Measured]:
@@ -75,9 +77,13 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     config = replace(config, reading=config.reading.dated(date))
     at_least(config, {"limit": 1, "timed": 0, "batch": 1, "max_new_tokens": 1, "seed": 0})
     config.dtypes.check()
+    check_drawing(config)
+    if not config.drawing.greedy:
+        refuse_own_sampling(methods, labels)
     config = replace(config, dtypes=config.dtypes.resolved(run_folder.recorded_dtypes(folder / "run.json", otherwise)))
     use(config.device, config.threads)
-    small, large = load_pair(config)
+    small, large = load_pair(config, config.drawing)
+    config = drawn_by(large, config)
     config = replace(config, dtypes=config.dtypes.resolved((small.dtype, large.dtype)))
     prompts = prompts_for(config, [small, large], config.limit)
     grader = None if config.grader is None else load_grader(config.grader)
@@ -89,9 +95,21 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     kept = ("small", "large", "prompts", "max_new_tokens", "ignore_generation_config", "device", "backend", "seed")
     settings = {key: str(value) for key, value in asdict(config).items() if key in kept}
     settings |= asdict(config.reading) | asdict(config.dtypes)
+    if not config.drawing.greedy:
+        settings |= asdict(config.drawing) | {"seeds": texts_a_prompt(config)}
     run = {"settings": settings, "models": [small.identity(), large.identity()]}
     run_folder.ensure_same_run(folder / "run.json", run, config, otherwise)
-    return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline, grader)
+    metric = QualityMetric(large, budget=config.max_new_tokens, sampled=sampled_baseline(config, large))
+    return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline, grader, metric)
+
+
+def refuse_own_sampling(methods: dict[str, Method], labels: dict[str, str]) -> None:
+    """MethodError for a method that does not draw as --temperature says."""
+    for key, method in methods.items():
+        if method.sampling is not None:
+            raise MethodError(f"{labels[key]!r} draws in its own way; leave out {SUFFIX} or --temperature")
+        if method.name == "beam":
+            raise MethodError("beam search does not draw tokens; leave out beam or --temperature")
 
 
 def parse_methods(texts: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, str]]:
@@ -108,9 +126,9 @@ def parse_methods(texts: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, 
 
 def measure(study: Study) -> Measured:
     """Write the texts of all methods, measure their losses, and time or price them."""
-    rows = write_all(study)
-    how = study.large, study.config.max_new_tokens
-    texts = {key: text_columns(*how, some, rows["large"], grade_answers(study, some)) for key, some in rows.items()}
+    rows, many = write_all(study), texts_a_prompt(study.config)
+    columns = partial(text_columns, study.large, study.config.max_new_tokens, texts=many)
+    texts = {key: columns(some, rows["large"], grade_answers(study, some)) for key, some in rows.items()}
     if study.config.timed:
         timed = study.prompts[: study.config.timed]  # prompts take turns by family
         clock = time_methods(study, timed)
@@ -120,16 +138,21 @@ def measure(study: Study) -> Measured:
 
 
 def write_all(study: Study) -> dict[str, list[dict]]:
-    """Rows of every method (see ``texts.write_texts``); the large model comes first, as the others' reference."""
-    rows, references = {}, {}
+    """Rows of every method (see ``texts.write_texts``), one text of all prompts after the other.
+
+    The large model comes first, as the others' reference.
+    """
+    rows, references, sampling = {}, {}, study.config.drawing.sampling()
 
     def loss(prompt: Prompt, answer: list[int]) -> dict[str, float]:
-        return measure_loss(study.large, prompt, answer, references.get(prompt.id, answer), study.config.max_new_tokens)
+        judged = study.metric(prompt, answer, references.get(prompt.id, answer))
+        return {"loss": judged.guarded, "regret": judged.regret, "nll": judged.nll}
 
     (study.folder / "texts").mkdir(exist_ok=True)
     for key, method in study.methods.items():
-        path = study.folder / "texts" / file_name(method)
-        rows[key] = write_texts(study.config, method, study.decoders[key], study.prompts, path, loss)
+        how = study.config, method, study.decoders[key], study.prompts, study.folder / "texts" / file_name(method), loss
+        numbers = range(texts_a_prompt(study.config))
+        rows[key] = [row for number in numbers for row in write_texts(*how, sampling, number)]
         if key == "large":
             references = {row["id"]: row["answer"] for row in rows[key]}
     return rows
@@ -140,26 +163,28 @@ def grade_answers(study: Study, rows: list[dict]) -> list[float | None]:
     decode = study.large.tokenizer.decode
     texts = [decode(row["answer"], skip_special_tokens=True) for row in rows]
     score = grade if study.grader is None else study.grader
-    return [score(prompt, text) for prompt, text in zip(study.prompts, texts, strict=True)]
+    prompts = study.prompts * texts_a_prompt(study.config)
+    return [score(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def time_methods(study: Study, timed: list[Prompt]) -> dict:
     """Measured seconds and tokens by method and prompt, one text at a time, methods in turns."""
     setting = " ".join(method.identity() for method in study.methods.values())
     setting, path = f"{setting}, {torch.get_num_threads()} threads", study.folder / "timed.jsonl"
-    new = study.config.max_new_tokens
-    how = new, QualityMetric(study.large, budget=new), path, "timing", setting
-    return live.measure(study.decoders, timed, *how, joules=counter(study.large.device))
+    how = study.config.max_new_tokens, study.metric, path, "timing", setting
+    more = {"joules": counter(study.large.device), "sampling": study.config.drawing.sampling()}
+    return live.measure(study.decoders, timed, *how, **more)
 
 
 def price_methods(study: Study, rows: dict[str, list[dict]]) -> dict:
     """Priced seconds and tokens by method and prompt, from the calls that each text took."""
     cost = timing_table(study.folder, [study.small, study.large])
     found = {}
+    many = texts_a_prompt(study.config)
     for key, some in rows.items():
-        how, pairs = (study.methods[key], study.decoders[key], cost), zip(study.prompts, some, strict=True)
-        figures = np.array([(price(len(p.ids), row, *how), len(row["answer"])) for p, row in pairs], float)
-        found[key] = {"seconds": figures[:, 0], "tokens": figures[:, 1]}
+        how, pairs = (study.methods[key], study.decoders[key], cost), zip(study.prompts * many, some, strict=True)
+        figures = zip(*[(price(len(p.ids), row, *how), len(row["answer"])) for p, row in pairs], strict=True)
+        found[key] = dict(zip(("seconds", "tokens"), (mean_text(some, many) for some in figures), strict=True))
     return found
 
 
@@ -167,11 +192,11 @@ def price(prompt: int, row: dict, method: Method, decoder, cost: ModelCosts) -> 
     """Seconds of the text ``row`` (see ``texts.write_texts``) after ``prompt`` tokens, written on its own."""
     role, tokens = method.kind.role, len(row["answer"])
     if role == "handoff":
-        return handoff_seconds(prompt, row["writers"], cost.tables)
+        return handoff_seconds(prompt, row["writers"], cost)
     if role == "draft":
         return draft_seconds(getattr(decoder, "decoder", decoder), prompt, row, cost)
-    table = cost.small if role == "small" else cost.large
-    return float(text_seconds(table, prompt, tokens, method.options.get("width", 1)))
+    model = 0 if role == "small" else -1
+    return float(cost.text(model, prompt, tokens, method.options.get("width", 1)))
 
 
 def describe(study: Study, measured: Measured) -> dict:
@@ -186,6 +211,8 @@ def describe(study: Study, measured: Measured) -> dict:
         "families": dict(sorted(Counter(p.family for p in study.prompts).items())),
         "timed": len(measured.timed) if config.timed else 0,
         "max_new_tokens": config.max_new_tokens,
+        "sampling": None if config.drawing.greedy else asdict(config.drawing.sampling()),
+        "texts_a_prompt": texts_a_prompt(config),
         "baseline": study.labels[study.baseline],
         "methods": [summarize(measured, key, label) for key, label in study.labels.items()],
     }

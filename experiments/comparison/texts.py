@@ -7,41 +7,46 @@ from pathlib import Path
 
 import numpy as np
 
-from decoding import LM
-from decoding.models.settings import end_tokens
+from decoding import LM, Sampling
 from experiments.comparison.methods import Method
 from experiments.comparison.settings import ComparisonSettings
 from train.common.atomic import append_rows, read_rows
-from train.common.generations import capped, write_with_counts
+from train.common.generations import capped, seed_of, write_with_counts
 from train.common.progress import track
 from train.common.rows import ComparisonRow
 from train.data.prompts import Prompt
 from train.data.splits import split_hash
-from train.quality.guarded_regret import guarded_regret, score
-from train.quality.loops import token_forms
 
 
 def write_texts(
-    config: ComparisonSettings, method: Method, decoder, prompts: Sequence[Prompt], path: Path, measure: Callable
+    config: ComparisonSettings,
+    method: Method,
+    decoder,
+    prompts: Sequence[Prompt],
+    path: Path,
+    measure: Callable,
+    sampling: Sampling,
+    text: int = 0,
 ) -> list[dict]:
-    """Rows in the order of ``prompts``; texts that ``path`` holds are not written again.
+    """Rows in the order of ``prompts``, of the text of each that has this number; those in ``path`` are not written.
 
     A row: ``prompt`` (hash), ``id``, ``answer`` (token ids), ``writers``, the numbers of ``measure(prompt, answer)``,
     and ``target_calls``, ``drafted`` and ``verified`` (draft tokens that the target read). The engine counts the last
     two per batch, and each text gets a share in proportion to its target calls.
     """
-    done = {row["prompt"]: row for row in read_rows(path, ComparisonRow)}
+    done = {row["prompt"]: row for row in read_rows(path, ComparisonRow) if row.get("text", 0) == text}
     # Batches of similar length.
     todo = sorted((p for p in prompts if split_hash([p]) not in done), key=lambda p: len(p.ids))
     for start in track(range(0, len(todo), config.batch), str(method)):
-        some, seed = todo[start : start + config.batch], config.seed + len(done)
-        texts, counts = write_with_counts(decoder, some, config.max_new_tokens, seed=seed)
+        some, seed = todo[start : start + config.batch], config.seed + seed_of(text, len(done))
+        texts, counts = write_with_counts(decoder, some, config.max_new_tokens, sampling, seed)
         calls = [count_target_calls(method.kind.role, writers) for _, writers in texts]
         drafted, verified = _draft_tokens(method.kind.role, some, calls, counts)
         rows = [
             {
                 "prompt": split_hash([prompt]),
                 "id": prompt.id,
+                "text": text,
                 "answer": answer,
                 "writers": writers,
                 "target_calls": asked,
@@ -75,21 +80,18 @@ def _draft_tokens(role: str, prompts, calls: list[int], counts: dict) -> tuple[f
     return counts["drafted"] / sum(calls), (counts["tokens_read"][-1] - own) / sum(calls)
 
 
-def measure_loss(
-    large: LM, prompt: Prompt, answer: list[int], reference: list[int], budget: int | None = None
-) -> dict[str, float]:
-    """Guarded regret, mean plain regret and summed negative log-probability of an answer under the large model."""
-    (one,) = score(large, [prompt.ids], [answer], budget)
-    loss = guarded_regret(one, answer, reference, end_tokens(large), token_forms(large.tokenizer))
-    return {"loss": loss, "regret": float(one.regret.mean()), "nll": float(-one.logprob.sum())}
-
-
 def text_columns(
-    large: LM, new: int, rows: Sequence[dict], references: Sequence[dict], scores: Sequence[float | None]
+    large: LM,
+    new: int,
+    rows: Sequence[dict],
+    references: Sequence[dict],
+    scores: Sequence[float | None],
+    texts: int = 1,
 ) -> dict[str, np.ndarray]:
     """Arrays [prompts] of the rows' numbers; ``score`` is NaN without a grader, ``same``: the large model's text.
 
-    ``capped``: whether the cap of ``new`` tokens ended it.
+    ``capped``: whether the cap of ``new`` tokens ended it. Of several ``texts`` to each prompt they are the means; the
+    rows are those of all prompts, then those of their second texts, and so on.
     """
     fields = ("target_calls", "drafted", "verified", "loss", "regret", "nll")
     found = {field: [row[field] for row in rows] for field in fields}
@@ -98,7 +100,12 @@ def text_columns(
     found["same"] = [row["answer"] == reference["answer"] for row, reference in zip(rows, references, strict=True)]
     found["capped"] = [capped(large, row["answer"], new) for row in rows]
     found["score"] = [np.nan if score is None else score for score in scores]
-    return {name: np.array(values, float) for name, values in found.items()}
+    return {name: mean_text(values, texts) for name, values in found.items()}
+
+
+def mean_text(values: Sequence[float], texts: int) -> np.ndarray:
+    """[prompts] means of ``values`` [texts * prompts]."""
+    return np.array(values, float).reshape(texts, -1).mean(0)
 
 
 def file_name(method: Method) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decoding.cost.costs import Table
+from decoding.cost.costs import ModelCosts
 from train.common.atomic import append_rows, read_rows
 from train.common.generations import write
 from train.common.progress import track
@@ -46,18 +46,18 @@ def write_texts(
 
 
 def price_texts(
-    rows: Sequence[dict], prompts: Sequence[Prompt], tables: Sequence[Table], decisions: Sequence[float]
+    rows: Sequence[dict], prompts: Sequence[Prompt], cost: ModelCosts, decisions: Sequence[float]
 ) -> dict[str, np.ndarray]:
     """Columns [n]: tokens, those by the large model, runs of tokens by others, priced seconds, loss, regret.
 
-    tables: of the models that take part, cheapest first. decisions: seconds of a decision about each but the last.
+    cost: of the models that take part. decisions: seconds of a decision about each but the last.
     """
-    top = len(tables) - 1
+    top = len(cost.tables) - 1
     found = []
     for row, prompt in zip(rows, prompts, strict=True):
         writers = np.array(row["writers"])
         asked = [int((writers >= i).sum()) for i in range(top)]
-        seconds = handoff_seconds(len(prompt.ids), row["writers"], tables) + float(np.dot(asked, decisions))
+        seconds = handoff_seconds(len(prompt.ids), row["writers"], cost) + float(np.dot(asked, decisions))
         large = writers == top
         runs = int((~large & np.concatenate([[True], large[:-1]])).sum())
         found.append((len(writers), large.sum(), runs, seconds, row["loss"], row["regret"]))

@@ -8,6 +8,7 @@ import torch
 from tiny_models import tiny
 
 from decoding.cost import timing
+from decoding.cost.costs import ModelCosts
 from train.evaluation import live
 
 SECONDS = {"small": {1: 0.004, 2: 0.005, 16: 0.01, 64: 0.03}, "large": {1: 0.052, 2: 0.055, 16: 0.08, 64: 0.3}}
@@ -146,4 +147,5 @@ def test_real_sessions_are_timed():
 def test_live_seconds_over_those_of_the_table():
     prompts = [SimpleNamespace(ids=(5,) * n) for n in (2, 16)]
     measured = {"large": {"seconds": np.array([0.5, 1.0]), "tokens": np.array([4.0, 11.0])}}
-    assert live.over_table(measured, prompts, SECONDS["large"]) == pytest.approx(1.5 / (0.055 + 0.08 + 13 * 0.052))
+    cost = ModelCosts((SECONDS["large"],))
+    assert live.over_table(measured, prompts, cost) == pytest.approx(1.5 / (0.055 + 0.08 + 13 * 0.052))

@@ -184,14 +184,16 @@ def test_two_models_are_priced_by_who_wrote(writers):
     asked = [i for i, writer in enumerate(writers) if writer]
     gaps = [b - a for a, b in zip([-9, *asked], asked, strict=False)]
     expected = seconds(small, 9) + (len(writers) - 1) * 1.0 + sum(seconds(large, gap) for gap in gaps)
-    assert handoff_seconds(9, writers, TABLES[:2]) == pytest.approx(float(expected))
+    assert handoff_seconds(9, writers, ModelCosts(TABLES[:2])) == pytest.approx(float(expected))
 
 
 def test_columns_of_a_text_by_three():
     (prompt,) = toy_prompts(1)
     n = len(prompt.ids)
     row = {"answer": [5] * 6, "writers": [0, 2, 1, 0, 0, 2], "loss": 0.25, "regret": 0.5}
-    found = {name: float(values[0]) for name, values in price_texts([row], [prompt], TABLES, (0.5, 4.0)).items()}
+    found = {
+        name: float(values[0]) for name, values in price_texts([row], [prompt], ModelCosts(TABLES), (0.5, 4.0)).items()
+    }
     first, second, third = TABLES
     small = seconds(first, n) + 5
     middle = seconds(second, n + 1) + seconds(second, 1) + seconds(second, 3)  # asked at 1, 2 and 5

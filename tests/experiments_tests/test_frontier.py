@@ -436,3 +436,37 @@ def test_help_teaches_and_is_quick():
     )
     assert done.returncode == 0
     assert "mmtad:beams=4,length=4,tau=0.5,verify=raw" in done.stdout
+
+
+def test_methods_draw_at_a_temperature_and_losses_are_signed(toys, tmp_path):
+    drawn = {"temperature": 0.8, "top_k": 20, "seeds": 3, "limit": 12}
+    assert run(toys, tmp_path, "small", "speculative:length=2", "random:rate=0.5", **drawn) == 0
+    folder = tmp_path / "default"
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["sampling"]["temperature"], result["sampling"]["top_k"], result["texts_a_prompt"]) == (0.8, 20, 3)
+    rows = {method["label"]: method for method in result["methods"]}
+    assert rows["speculative:length=2"]["loss"] < rows["random:rate=0.5"]["loss"] < rows["small"]["loss"]
+    assert abs(rows["large"]["loss"]) < 0.2 * rows["small"]["loss"], rows["large"]
+    for path in (folder / "texts").iterdir():
+        own = [json.loads(line) for line in path.read_text().splitlines()]
+        assert sorted({row["text"] for row in own}) == [0, 1, 2] and len(own) == 3 * result["prompts"]
+        first = {row["id"]: row["answer"] for row in own if row["text"] == 0}
+        assert any(row["answer"] != first[row["id"]] for row in own if row["text"] == 2)
+    before = (folder / "result.json").read_text()
+    assert run(toys, tmp_path, "small", "speculative:length=2", "random:rate=0.5", **drawn) == 0
+    after = json.loads((folder / "result.json").read_text())
+    assert after["methods"] == json.loads(before)["methods"]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ("mtad@sampling", {"temperature": 0.7}, "'mtad@sampling' draws in its own way; leave out @sampling or"),
+        ("beam", {"temperature": 0.7}, "beam search does not draw tokens; leave out beam or --temperature"),
+        ("small", {"seeds": 2}, "leave out --seeds, or add --temperature"),
+        ("small", {"temperature": 0.7, "seeds": 1}, "--seeds must be at least 2 at a temperature, not 1"),
+    ],
+)
+def test_sampling_that_does_not_go_together_is_refused(toys, tmp_path, capfd, method, changes, said):
+    assert run(toys, tmp_path, method, **changes) == 2
+    assert said in capfd.readouterr().err

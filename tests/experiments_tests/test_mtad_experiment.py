@@ -50,7 +50,7 @@ def run(toys, output, **changes):
 @pytest.mark.parametrize("length", [1, 2, 4])
 @pytest.mark.parametrize("table", TABLES)
 def test_presets_name_every_method_once_and_claim_only_what_is_measured(table, length, drawing):
-    config = with_defaults(PaperTables(table=table, length=length, drawing=drawing))
+    config = with_defaults(PaperTables(table=table, length=length, drawn=drawing))
     preset = presets.PRESETS[table](config)
     methods, _ = parse_methods(preset.methods)
     used = [text for claim in preset.claims for text in (claim.method, *claim.others)]

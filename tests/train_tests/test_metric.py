@@ -29,7 +29,8 @@ def test_without_a_grader_it_is_guarded_regret(pair):
     (one,) = score(pair[1], [prompt.ids], [answer])
     metric = QualityMetric(pair[1])
     guarded = guarded_regret(one, answer, reference, end_tokens(pair[1]), token_forms(pair[1].tokenizer))
-    assert metric(prompt, answer, reference) == (guarded, pytest.approx(one.regret.mean()), guarded, None)
+    found = guarded, pytest.approx(one.regret.mean()), guarded, pytest.approx(-one.logprob.sum()), None
+    assert metric(prompt, answer, reference) == found
     assert metric.loss_name == "guarded regret"
 
 
@@ -40,7 +41,7 @@ def test_a_grader_s_loss_is_what_it_takes_off_the_large_model_s_score(pair):
     assert metric(prompt, [5, 5], [5, 5])[0] == 0
     assert metric.loss_name == "score lost (toy_graders:variety)"
     without = QualityMetric(pair[1])(prompt, [5, 6], [7, 8])
-    assert metric(prompt, [5, 6], [7, 8]) == (0.0, without.regret, without.guarded, 1.0)
+    assert metric(prompt, [5, 6], [7, 8]) == (0.0, without.regret, without.guarded, without.nll, 1.0)
 
 
 def test_an_answer_is_graded_once(pair, monkeypatch):

@@ -32,7 +32,7 @@ def corrected(monkeypatch, goal, speedup, loss, grader=None, trials=(TRIAL,), te
     for trial, one in zip(trials, np.broadcast_to(speedup, len(trials)), strict=True):
         own = {"seconds": np.full(4, 8.0 / one), "tokens": np.full(4, 8.0), "loss": np.zeros(4) + loss}
         measured[f"trial {trial.number}"] = own
-    monkeypatch.setattr(live, "measure", lambda *args: measured)
+    monkeypatch.setattr(live, "measure", lambda *args, **more: measured)
     monkeypatch.setattr(live_tuning, "clock", lambda *args: 1.0)
     factor = float(np.median(speedup)) / 3
     usual = lambda q: ((1 + 4 * q) * factor, (np.zeros(4) + loss) / 0.3 * 0.6 * q)  # noqa: E731
@@ -49,6 +49,7 @@ def corrected(monkeypatch, goal, speedup, loss, grader=None, trials=(TRIAL,), te
     lm = tiny(layers=1)
     job = SimpleNamespace(small=lm, large=lm, splits={"tune": []}, new=8, folder=Path("unused"), goal=goal)
     job.metric, job.models, job.sampling, job.seeds = SimpleNamespace(grader=grader), [lm, lm], Sampling(), 1
+    job.settings = SimpleNamespace(batch_size=1)
     return live_tuning.tune_live(job, search, list(trials))
 
 

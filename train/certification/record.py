@@ -20,8 +20,9 @@ ASSUMPTIONS = (
     "(candidates.json), and those prompts are used for this one certificate.",
     "Loss is the {loss} of {text} text up to the same number of new tokens, under the same two models. A loss above "
     "the cap counts as the cap.",
-    "The speed is an estimate of expected cost: the calls that each text took, at batch 1, priced by the measured "
-    "timing table, with a 95 % bootstrap interval; wall clock is that of the hold-out. Neither is part of the promise.",
+    "The speed is an estimate of expected cost: the calls that each text took, in batches of {batch}, priced by the "
+    "measured timing table, with a 95 % bootstrap interval; wall clock is that of the hold-out. Neither is part of the "
+    "promise.",
 )
 TEST = (
     "fixed-sequence testing, safest candidate first, each by betting (Waudby-Smith & Ramdas 2024) on the capped "
@@ -29,9 +30,10 @@ TEST = (
 )
 
 
-def kind_of_text(job: Job) -> str:
-    """Greedy, or how it is drawn: a promise about the one says nothing of the other."""
-    return "greedy" if job.sampling.greedy else f"sampled ({described(job.sampling)}; mean of {job.seeds} texts)"
+def about(job: Job) -> dict[str, object]:
+    """What the assumptions name: a promise about greedy texts, say, is none about those that are drawn."""
+    text = "greedy" if job.sampling.greedy else f"sampled ({described(job.sampling)}; mean of {job.seeds} texts)"
+    return {"loss": job.metric.loss_name, "text": text, "batch": job.settings.batch_size}
 
 
 def record(
@@ -62,7 +64,7 @@ def record(
         test=TEST,
         candidates=[*tested, *frozen[len(measured) :]],
         families=_families(job.splits["certify"], measured[shown]["loss"], settings.loss_cap),
-        assumptions=[one.format(loss=job.metric.loss_name, text=kind_of_text(job)) for one in ASSUMPTIONS],
+        assumptions=[one.format(**about(job)) for one in ASSUMPTIONS],
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from decoding import LM, Autoregressive, Sampling, generate
+from decoding.cost.batch_size import timeless
 from decoding.models.settings import end_tokens
 from decoding.state.token_buffer import left_pad
 from train.common.atomic import append_rows, read_rows
@@ -81,7 +82,8 @@ def write_with_counts(
 ) -> tuple[list[tuple[list[int], list[int]]], dict]:
     """The texts of ``write``, and the ``counts`` of their ``decoding.generation.Result``."""
     ids, mask = left_pad([p.ids for p in prompts], decoder.models[-1].device)
-    result = generate(decoder, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
+    with timeless():
+        result = generate(decoder, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
     answers = result.sequences[:, ids.shape[1] :].tolist()
     rows = zip(answers, result.writers.tolist(), result.lengths.tolist(), strict=True)
     return [(row[:n], writers[:n]) for row, writers, n in rows], result.counts

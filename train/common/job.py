@@ -8,6 +8,7 @@ from decoding.cost.costs import ModelCosts
 from decoding.decoders.registry import build_decoder
 from policies import Policy
 from policies.decoder_spec import DecoderSpec
+from train.common.drawing import texts_a_prompt
 from train.common.settings import FitPolicy
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
@@ -45,7 +46,7 @@ class Job:
     @property
     def seeds(self) -> int:
         """Texts that a loss of one prompt is the mean of."""
-        return self.settings.texts_a_prompt
+        return texts_a_prompt(self.settings)
 
     @property
     def new(self) -> int:

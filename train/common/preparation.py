@@ -20,9 +20,10 @@ from policies.storage.atomic import naming
 from train import certify
 from train.common import run_folder
 from train.common.cli import at_least
+from train.common.drawing import check_drawing, texts_a_prompt
 from train.common.job import Job
 from train.common.progress import forget_notes, note, progress, say
-from train.common.settings import LEAST_SEEDS, MAY_CHANGE, FitPolicy
+from train.common.settings import MAY_CHANGE, FitPolicy
 from train.data.prompts import Prompt, prompts_for
 from train.data.splits import independent, refuse_overlap, reserve, split, split_hash
 from train.methods import tuning_method
@@ -30,7 +31,16 @@ from train.quality.metric import QualityMetric
 from train.quality.sampled_baseline import SampledBaseline
 from train.search.study import check_storage
 
-LEAST = {"max_new_tokens": 1, "trials": 1, "longest": 1, "seed": 0, "rounds": 0, "holdout": 0, "timed": 1}
+LEAST = {
+    "max_new_tokens": 1,
+    "trials": 1,
+    "longest": 1,
+    "seed": 0,
+    "rounds": 0,
+    "holdout": 0,
+    "timed": 1,
+    "batch_size": 1,
+}
 
 
 def prepare(settings: FitPolicy) -> Job:
@@ -47,7 +57,9 @@ def prepare(settings: FitPolicy) -> Job:
     otherwise = f"use another --name or delete {folder}"
     date = run_folder.recorded_date(folder / "run.json", otherwise)
     settings.dtypes.check()
-    check_drawing(settings, method.draws)
+    check_drawing(settings)
+    if not (settings.drawing.greedy or method.draws):
+        raise ValueError(f"leave out --temperature: --method {settings.method} tunes for greedy texts only")
     dtypes = settings.dtypes.resolved(run_folder.recorded_dtypes(folder / "run.json", otherwise))
     settings = replace(settings, reading=settings.reading.dated(date), dtypes=dtypes)
     use(settings.device, settings.threads)
@@ -56,41 +68,33 @@ def prepare(settings: FitPolicy) -> Job:
         check_storage(settings.storage)
     small, large = load_pair(settings, settings.drawing)
     settings = replace(settings, dtypes=settings.dtypes.resolved((small.dtype, large.dtype)))
-    settings = replace(settings, drawing=settings.drawing.resolved(large))
-    if settings.drawing.greedy and settings.seeds is not None:
-        raise ValueError(f"leave out --seeds: {large.name} draws no texts by its generation_config")
+    settings = drawn_by(large, settings)
     splits = make_splits(settings, small, large)
-    metric = QualityMetric(large, settings.grader, settings.max_new_tokens, baseline(settings, large))
+    metric = QualityMetric(large, settings.grader, settings.max_new_tokens, sampled_baseline(settings, large))
     metric.check(prompt for some in splits.values() for prompt in some)
     if settings.traces is not None:
         method.check_traces(settings, small, large, splits)
     run = _identity(settings, [small, large], splits)
     run_folder.ensure_same_run(folder / "run.json", run, settings, otherwise)
-    return Job(settings, goal, folder, small, large, splits, timing_table(folder, [small, large]), metric)
+    return Job(
+        settings, goal, folder, small, large, splits, timing_table(folder, [small, large], settings.batch_size), metric
+    )
 
 
-def check_drawing(settings: FitPolicy, draws: bool) -> None:
-    """ValueError, one sentence, for a sampling that means nothing, or that the tuning method cannot tune for.
-
-    ``draws`` is whether it tunes for texts that are drawn.
-    """
-    settings.drawing.check()
-    if settings.drawing.greedy:
-        if settings.seeds is not None:
-            raise ValueError("leave out --seeds, or add --temperature: greedy texts of one prompt are all the same")
-        return
-    if not draws:
-        raise ValueError(f"leave out --temperature: --method {settings.method} tunes for greedy texts only")
-    if settings.seeds is not None and settings.seeds < LEAST_SEEDS:
-        raise ValueError(f"--seeds must be at least {LEAST_SEEDS} at a temperature, not {settings.seeds}")
+def drawn_by(large: LM, settings):
+    """``settings`` with the numbers of ``large`` in place of --temperature model."""
+    settings = replace(settings, drawing=settings.drawing.resolved(large))
+    if settings.drawing.greedy and settings.seeds is not None:
+        raise ValueError(f"leave out --seeds: {large.name} draws no texts by its generation_config")
+    return settings
 
 
-def baseline(settings: FitPolicy, large: LM) -> SampledBaseline | None:
-    """What losses count from, where texts are drawn."""
+def sampled_baseline(settings, large: LM) -> SampledBaseline | None:
+    """What losses count from, where texts are drawn; ``settings`` of a run or of a comparison."""
     sampling = settings.drawing.sampling()
     if sampling.greedy:
         return None
-    return SampledBaseline(large, sampling, settings.texts_a_prompt, settings.max_new_tokens)
+    return SampledBaseline(large, sampling, texts_a_prompt(settings), settings.max_new_tokens)
 
 
 def output_folder(settings) -> Path:
@@ -155,12 +159,12 @@ def _identity(settings: FitPolicy, models: list[LM], splits: dict[str, list[Prom
     }
 
 
-def timing_table(folder: Path, models: Sequence[LM]) -> ModelCosts:
-    """The costs of ``models``, measured once per run."""
+def timing_table(folder: Path, models: Sequence[LM], batch: int = 1) -> ModelCosts:
+    """The costs of ``models`` in batches of so many rows, measured once per run."""
     path = folder / "cost.json"
     if not path.exists():
         with progress("timing the models"):
-            costs = measure(models, say=say)
+            costs = measure(models, say=say, batch=batch)
         with naming(path):
             cache.write(path, models, costs)
     return cache.read(path)

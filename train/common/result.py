@@ -252,6 +252,7 @@ class Result(Prediction, Holdout):
     pruned: int  # how many trials were given up
     chosen_trial: int
     sampling: dict[str, Any] | None = None  # how texts were drawn; None: greedily
+    batch_size: int = 1  # texts that were written at once where speed was measured
     run: str | None = None  # the hash of run.json
 
     @property

@@ -139,6 +139,7 @@ class ComparisonRow:
     target_calls: float
     drafted: float
     verified: float
+    text: int = 0  # its number among those of the prompt, where texts are drawn
 
 
 @dataclass

@@ -15,8 +15,6 @@ from train.methods import METHODS
 
 MAY_CHANGE = ("trials", "wandb", "output", "join", "storage", "frontier")
 """settings that may change on resume"""
-LEAST_SEEDS = 2
-"""texts of each prompt at a temperature: a loss is held to the large model's own, each judged beside another"""
 
 
 @dataclass
@@ -62,7 +60,10 @@ class FitPolicy:
     """hold out this many prompts where the source has them: those beyond the share in --sizes follow the other prompts,
     in groups of their own. All have a loss, by texts that are written in batches"""
     timed: int = 12
-    """of the held-out prompts, how many are timed, one by one"""
+    """of the held-out prompts, how many are timed, one by one; with --batch-size B, B times as many"""
+    batch_size: int = 1
+    """texts that are written at once where this will be used: models are then timed with so many rows, live runs keep
+    so many going (a text that ends is replaced by the next), and speedups are those of the throughput"""
     max_new_tokens: int = 64
     rounds: int = 1
     """rounds of DAgger for hand-offs: each fits a policy on all traces so far and adds traces of what that policy
@@ -103,10 +104,3 @@ class FitPolicy:
     drawing: Drawing = field(default_factory=SamplingOptions)
     dtypes: Dtypes = field(default_factory=DtypeOptions)
     reading: Reading = field(default_factory=PromptOptions)
-
-    @property
-    def texts_a_prompt(self) -> int:
-        """Texts of each prompt that a loss is the mean of: one where all would be the same."""
-        if self.drawing.greedy:
-            return 1
-        return LEAST_SEEDS if self.seeds is None else self.seeds

@@ -45,6 +45,11 @@ class Measurement:
     samples: list[Sample]
     thought: Thought | None
     grading: Grading | None
+    batch: int
+
+    @property
+    def _batches(self) -> str:
+        return f" in batches of {self.batch}" if self.batch > 1 else ""
 
     @property
     def tuned(self) -> MethodRow:
@@ -70,8 +75,8 @@ class Measurement:
     def holdout(self, subject: str, quality: str, compared: str, **more) -> Holdout:
         """The part of the result, with the verdict in one sentence: subject, its quality, and what it is beside."""
         verdict = (
-            f"On {len(self.rows)} held-out prompts {subject} is {self.tuned.speedup:.2f}x as fast as the large model "
-            f"alone{quality}; {compared}."
+            f"On {len(self.rows)} held-out prompts{self._batches} {subject} is {self.tuned.speedup:.2f}x as fast as "
+            f"the large model alone{quality}; {compared}."
         )
         return Holdout(
             methods=self.methods,
@@ -109,9 +114,9 @@ def measure(job: Job, contenders: dict[str, Contender], policy: Policy, setting:
 def _measured(job: Job, contenders: dict[str, Contender], policy: Policy, setting: str) -> Measurement:
     decoders = {key: one.decoder for key, one in contenders.items()}
     prompts, path = job.splits["holdout"], job.folder / "holdout.jsonl"
-    some, place = prompts[: job.settings.timed], places(prompts)
+    some, place = prompts[: job.settings.timed * job.settings.batch_size], places(prompts)
     seeds = [place[p.id] for p in some]  # as in batches, so the texts are the same
-    how = {"setting": setting, "seeds": seeds, "sampling": job.sampling}
+    how = {"setting": setting, "seeds": seeds, "sampling": job.sampling, "batch": job.settings.batch_size}
     timed = live.measure(decoders, some, job.new, job.metric, path, "hold-out", **how)
     written = write_texts(job, decoders, setting)
     texts = {key: columns(job, rows) for key, rows in written.items()}
@@ -123,17 +128,18 @@ def _measured(job: Job, contenders: dict[str, Contender], policy: Policy, settin
         timed,
         rows,
         [summary(texts, timed, key, one) for key, one in contenders.items()],
-        live.over_table(timed, some, job.cost.large),
+        live.over_table(timed, some, job.cost),
         samples(job.models, policy, prompts, rows),
         thought(job.large.tokenizer, prompts, [methods[live.LARGE]["answer"] for methods in rows]),
         grading(job.metric.grade, texts, lossy),
+        job.settings.batch_size,
     )
 
 
 def _llama_cpp(job: Job) -> dict[str, Contender]:
-    """The large model in llama.cpp, where that is installed and reads it; it writes greedy texts only."""
+    """The large model in llama.cpp, where that is installed and reads it; it writes greedy texts, one by one."""
     source = job.settings.large or target_source()
-    if not (job.sampling.greedy and XllamacppServer.available(source)):
+    if not (job.sampling.greedy and job.settings.batch_size == 1 and XllamacppServer.available(source)):
         return {}
     decoder = XllamacppServer(source, job.large.tokenizer, job.large.context)
     return {"llamacpp": Contender("large model alone in llama.cpp", decoder)}
@@ -148,7 +154,7 @@ def summary(texts: dict[str, Columns], timed: dict[str, Columns], key: str, cont
         label=contender.label,
         tokens_per_second=float(clock["tokens"].sum() / clock["seconds"].sum()),
         speedup=live.speedup(timed, key),
-        speedup_interval=live.bootstrap(lambda rows: live.speedup(timed, key, rows), len(clock["seconds"])),
+        speedup_interval=live.speedup_interval(timed, key),
         loss=float(own["loss"].mean()),
         loss_interval=live.bootstrap(lambda rows: own["loss"][rows].mean(), n),
         large_share=None if contender.exact else float(np.average(own["large_share"], weights=own["tokens"])),

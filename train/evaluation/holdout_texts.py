@@ -66,7 +66,7 @@ def columns(job: Job, rows: Sequence[dict]) -> Columns:
     found["score"] = [np.nan if row.get("score") is None else row["score"] for row in rows]
     found["capped"] = [capped(job.large, row["answer"], job.new) for row in rows]
     found["priced"] = [
-        handoff_seconds(len(p.ids), row["writers"], job.cost.tables) for p, row in zip(prompts, rows, strict=True)
+        handoff_seconds(len(p.ids), row["writers"], job.cost) for p, row in zip(prompts, rows, strict=True)
     ]
     texts = {name: np.array(values, float).reshape(job.seeds, -1) for name, values in found.items()}
     return {name: values.mean(0) for name, values in texts.items()} | {"priced_first": texts["priced"][0]}

@@ -50,7 +50,7 @@ def tune_live(job: Job, search: Search, trials: list) -> Tuned | None:
             able.append((value, option.trial, replace(option, policy=policy, quantile=float(GRID[i]))))
     if not able:
         return None
-    rows = live.finished(job.folder / "tune.jsonl", measured, "")
+    rows = live.finished(job.folder / "tune.jsonl", measured, "", job.settings.batch_size)
     texts = {p.id: rows[p.id]["methods"] for p in job.splits["tune"]}
     references = {name: methods[live.LARGE]["answer"] for name, methods in texts.items()}
     probe = ThresholdProbe(job, search, references, clock(job, texts, measured), job.folder / "threshold.jsonl")

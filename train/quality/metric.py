@@ -9,7 +9,7 @@ from decoding.models.lm import LM
 from decoding.models.settings import end_tokens
 from train.data.records import Prompt
 from train.quality.graders.grader import Grader, load_grader
-from train.quality.guarded_regret import guarded_regret, score
+from train.quality.guarded_regret import Score, guarded_regret, score
 from train.quality.loops import token_forms
 from train.quality.prompt_sessions import PromptSessions
 from train.quality.sampled_baseline import SampledBaseline
@@ -21,6 +21,7 @@ class Judgement(NamedTuple):
     loss: float  # guarded regret; with a grader the large model's score minus this one's, in [-1, 1]; see ``sampled``
     regret: float  # mean plain regret, nats per token
     guarded: float
+    nll: float  # summed negative log-probability under the large model
     score: float | None = None  # of the task, in [0, 1]; None without a grader
 
 
@@ -44,9 +45,7 @@ class QualityMetric:
 
     def __post_init__(self) -> None:
         self.grade: Grader | None = None if self.grader is None else load_grader(self.grader)
-        # Only where a forward reads in parts what it reads as a whole, to the bit or nearly so.
-        parts = self.budget is not None and self.large.fused_forward() is not None
-        self.sessions = PromptSessions(self.large, self.budget) if parts else None
+        self.sessions = None if self.budget is None else PromptSessions.of(self.large, self.budget)
 
     @property
     def loss_name(self) -> str:
@@ -62,23 +61,24 @@ class QualityMetric:
 
     def _judge(self, prompt: Prompt, answer: Sequence[int], reference: Sequence[int]) -> Judgement:
         references = [reference] if self.sampled is None else self.sampled.texts(prompt)
-        regret, guarded = self._guarded(prompt, answer, references)
+        read, guarded = self._guarded(prompt, answer, references)
+        regret, nll = float(read.regret.mean()), float(-read.logprob.sum())
         if self.sampled is not None:
             guarded -= self._own(prompt)[0]
         if self.grade is None:
-            return Judgement(guarded, regret, guarded)
+            return Judgement(guarded, regret, guarded, nll)
         large = self._score(prompt, reference) if self.sampled is None else self._own(prompt)[1]
         own = self._score(prompt, answer)
-        return Judgement(large - own, regret, guarded, own)
+        return Judgement(large - own, regret, guarded, nll, own)
 
     def _guarded(
         self, prompt: Prompt, answer: Sequence[int], references: Sequence[Sequence[int]]
-    ) -> tuple[float, float]:
-        """Plain regret of an answer that is read once, and the mean of its guarded regrets beside ``references``."""
+    ) -> tuple[Score, float]:
+        """An answer as it was read, once, and the mean of its guarded regrets beside ``references``."""
         (read,) = score(self.large, [prompt.ids], [answer], self.budget, self.sessions)
         ends, forms = end_tokens(self.large), token_forms(self.large.tokenizer)
         guarded = [guarded_regret(read, answer, reference, ends, forms) for reference in references]
-        return float(read.regret.mean()), sum(guarded) / len(guarded)
+        return read, sum(guarded) / len(guarded)
 
     def _own(self, prompt: Prompt) -> tuple[float, float]:
         if prompt.id not in self.own:

@@ -22,6 +22,11 @@ class PromptSessions:
         self.kept: dict[tuple[int, ...], tuple[Session, int]] = {}
         """by prompt, the one used last at the end: its session and the bytes of its cache"""
 
+    @classmethod
+    def of(cls, lm: LM, budget: int) -> PromptSessions | None:
+        """Those of a model that reads in parts what it reads as a whole, to the bit or nearly so; None of others."""
+        return None if lm.fused_forward() is None else cls(lm, budget)
+
     @torch.no_grad()
     def logits(self, prompt: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
         """[n, vocab] logits from which the model would have drawn each of the n tokens of ``answer``."""

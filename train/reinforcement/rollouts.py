@@ -48,7 +48,7 @@ class Rollouts:
 
     def _measured(self, prompt: Prompt, answer: list[int], writers: list[int]) -> tuple[float, float]:
         """(loss, priced seconds per token relative to the large model alone: the inverse of a speedup)."""
-        reference, tables = self.references[prompt.id], self.found.cost.tables
-        own = alone([prompt], [reference], self.found.cost)
-        taken = handoff_seconds(len(prompt.ids), writers, tables) / len(answer)
+        reference, cost = self.references[prompt.id], self.found.cost
+        own = alone([prompt], [reference], cost)
+        taken = handoff_seconds(len(prompt.ids), writers, cost) / len(answer)
         return self.metric(prompt, answer, reference)[0], float(taken * own["tokens"][0] / own["seconds"][0])

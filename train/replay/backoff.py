@@ -7,14 +7,14 @@ a live run has to confirm the figures.
 
 import numpy as np
 
-from decoding.cost.costs import ModelCosts, seconds, text_seconds
+from decoding.cost.costs import ModelCosts
 from train.replay.rounds import LoggedTexts, Rounds, play, run_lengths
 from train.traces.handoff_traces import Traces
 
 
 def alone(traces: Traces, cost: ModelCosts) -> np.ndarray:
     """[trajectories] seconds of the large model alone for as many tokens."""
-    return text_seconds(cost.large, traces["prompt_tokens"][traces.starts[:-1]], np.diff(traces.starts))
+    return cost.text(-1, traces["prompt_tokens"][traces.starts[:-1]], np.diff(traces.starts))
 
 
 def backoff(traces: Traces, escalate: np.ndarray, cost: ModelCosts) -> tuple[float, float]:
@@ -34,9 +34,9 @@ def backoff(traces: Traces, escalate: np.ndarray, cost: ModelCosts) -> tuple[flo
     before[traces.starts[:-1]] = -1
     # The large model reads the gap since its last call, and the prompt in its first.
     gap = np.where(before < 0, prompt + position, position - before)
-    large = np.where(escalate, seconds(cost.large, gap), 0.0).sum()
+    large = np.where(escalate, cost.joined(-1, gap, escalate.mean()), 0.0).sum()
     first = traces.starts[:-1]
-    small = (len(traces) - len(first)) * seconds(cost.small, 1) + seconds(cost.small, prompt[first]).sum()
+    small = cost.text(0, prompt[first], np.diff(traces.starts)).sum()
     return float(alone(traces, cost).sum() / (small + large)), float(loss.mean())
 
 

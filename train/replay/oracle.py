@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from decoding.cost.costs import ModelCosts, seconds
+from decoding.cost.costs import ModelCosts
 from train.replay.rounds import LoggedTexts
 
 
@@ -14,7 +14,7 @@ def oracle(texts: LoggedTexts, longest: int, budget: int, cost: ModelCosts) -> n
     more than reading them in parts.
     """
     most = int((texts.prompt_tokens + np.minimum(texts.tokens, budget)).max()) + longest + 2
-    small, large = (np.append(0.0, seconds(table, np.arange(1, most))) for table in (cost.small, cost.large))
+    small, large = (np.append(0.0, cost.share(model, np.arange(1, most))) for model in (0, -1))
     parts = zip(texts.first, np.minimum(texts.tokens, budget), texts.prompt_tokens, strict=True)
     runs = ((texts.accepted_run[first : first + n], prompt) for first, n, prompt in parts)
     return np.array([_least(*one, longest, budget, small, large) for one in runs])

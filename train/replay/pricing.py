@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from decoding import generate
-from decoding.cost.costs import ModelCosts, Table, seconds, text_seconds
+from decoding.cost.costs import ModelCosts
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
 
@@ -17,12 +17,12 @@ from train.quality.metric import QualityMetric
 def alone(prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], cost: ModelCosts) -> dict[str, np.ndarray]:
     """Priced seconds and tokens [n] of answers that the large model writes alone."""
     tokens = np.array([len(a) for a in answers])
-    return {"seconds": text_seconds(cost.large, [len(p.ids) for p in prompts], tokens), "tokens": tokens}
+    return {"seconds": cost.text(-1, [len(p.ids) for p in prompts], tokens), "tokens": tokens}
 
 
 def handoff(prompts: Sequence[Prompt], writers: Sequence[Sequence[int]], cost: ModelCosts) -> dict[str, np.ndarray]:
     """Priced seconds and tokens [n] of hand-off texts, of which ``writers`` gives the model of each token."""
-    taken = [handoff_seconds(len(p.ids), own, cost.tables) for p, own in zip(prompts, writers, strict=True)]
+    taken = [handoff_seconds(len(p.ids), own, cost) for p, own in zip(prompts, writers, strict=True)]
     return {"seconds": np.array(taken), "tokens": np.array([len(own) for own in writers])}
 
 
@@ -36,21 +36,20 @@ def judged(
     """Columns [n] of hand-off texts (tokens, writers): seconds, tokens, those by the large model, loss, regret."""
     rows = []
     for prompt, (answer, writers), reference in zip(prompts, texts, references, strict=True):
-        taken = handoff_seconds(len(prompt.ids), writers, cost.tables)
+        taken = handoff_seconds(len(prompt.ids), writers, cost)
         rows.append((taken, len(answer), sum(writers), *metric(prompt, answer, reference)[:2]))
     return dict(zip(("seconds", "tokens", "large", "loss", "regret"), np.array(rows, float).T, strict=True))
 
 
-def handoff_seconds(prompt: int, writers: Sequence[int], tables: Sequence[Table]) -> float:
-    """Seconds of a text after ``prompt`` tokens; ``writers`` gives the model, an index of ``tables``, of each token.
+def handoff_seconds(prompt: int, writers: Sequence[int], cost: ModelCosts) -> float:
+    """Seconds of a text after ``prompt`` tokens; ``writers`` gives the model of each token, an index of the costs.
 
-    A model is called for every token that it or a larger one wrote, and reads all tokens since its last call.
+    A model is called for every token that it or a larger one wrote, and reads all tokens since its last call. In a
+    batch, the other rows are supposed to call it as often.
     """
-    calls = [np.flatnonzero(np.array(writers) >= i) for i in range(len(tables))]
-    return sum(
-        float(seconds(table, np.diff(positions, prepend=-prompt)).sum())
-        for table, positions in zip(tables, calls, strict=True)
-    )
+    calls = [np.flatnonzero(np.array(writers) >= i) for i in range(len(cost.tables))]
+    reads = [np.diff(positions, prepend=-prompt) for positions in calls]
+    return sum(float(cost.joined(i, read, len(read) / len(writers)).sum()) for i, read in enumerate(reads) if len(read))
 
 
 def draft_seconds(decoder, prompt: int, row: dict, cost: ModelCosts) -> float:
@@ -60,7 +59,7 @@ def draft_seconds(decoder, prompt: int, row: dict, cost: ModelCosts) -> float:
     """
     rounds = row["target_calls"]
     width = row["verified"] / rounds
-    target = seconds(cost.large, prompt + width) + (rounds - 1) * seconds(cost.large, 1 + width)
+    target = cost.share(-1, prompt + width) + (rounds - 1) * cost.share(-1, 1 + width)
     if len(decoder.models) == 1:
         return float(target)
     # A tree has as many nodes on a level as were verified for each token of its depth.
@@ -69,8 +68,8 @@ def draft_seconds(decoder, prompt: int, row: dict, cost: ModelCosts) -> float:
     dropped = getattr(decoder, "stop", None) is not None and not decoder.keep_stop_token
     calls = row["drafted"] + rounds * dropped
     # The first forward of a round reads one text, later ones a level of beams.
-    first, (one, beams) = min(rounds, calls), (seconds(cost.small, n) for n in (1, level))
-    draft = seconds(cost.small, prompt) - one + first * one + (calls - first) * beams
+    first, (one, beams) = min(rounds, calls), (cost.share(0, n) for n in (1, level))
+    draft = cost.share(0, prompt) - one + first * one + (calls - first) * beams
     return float(target + float(draft))
 
 
@@ -81,5 +80,5 @@ def decoded(
     ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
     result = generate(decoder, ids, max_new_tokens=budget, seed=seed)
     answer = result.sequences[0, ids.shape[1] :].tolist()
-    taken = sum(float(seconds(table, n).sum()) for table, n in zip(cost.tables, result.reads, strict=True))
+    taken = sum(float(cost.share(model, reads).sum()) for model, reads in enumerate(result.reads))
     return taken, len(answer), metric(prompt, answer, reference)[0]

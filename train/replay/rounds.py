@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from decoding.cost.costs import ModelCosts, seconds
+from decoding.cost.costs import ModelCosts
 
 
 class LoggedTexts(NamedTuple):
@@ -29,8 +29,8 @@ class Rounds(NamedTuple):
 
     def seconds(self, cost: ModelCosts) -> np.ndarray:
         """[rounds] priced by the timing tables of ``cost``."""
-        small = seconds(cost.small, self.small_reads) + (self.asked - 1) * seconds(cost.small, 1)
-        return np.where(self.asked > 0, small, 0.0) + seconds(cost.large, self.large_reads)
+        small = cost.share(0, self.small_reads) + (self.asked - 1) * cost.share(0, 1)
+        return np.where(self.asked > 0, small, 0.0) + cost.share(-1, self.large_reads)
 
 
 class Starts(NamedTuple):

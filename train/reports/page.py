@@ -23,7 +23,7 @@ from train.reports.tables import (
 Result = dict[str, Any]
 DISTURBED = 1.25  # factor by which live seconds may differ from the timing table before the report says so
 MEASURED = "Measured on the held-out prompts; in brackets 95 % intervals over prompts."
-TIMED = " Losses and lengths are of all of them, written in batches; speeds of {}, timed one by one."
+TIMED = " Losses and lengths are of all of them, written in batches; speeds of {}, timed {}."
 FRONT = "Predicted from the tuning prompts, not measured: no candidate is faster and loses as little."
 PLAIN = "Logged only, never searched or certified: repetition lowers it."
 SAMPLES = "The shortest held-out prompts, one per family. Point at a token to see who wrote it, and its risk."
@@ -62,6 +62,7 @@ def write_html(result: Result, path: Path | str) -> None:
 def _header(result: Result) -> str:
     goal = [f"{key.replace('_', ' ')} {value:g}" for key, value in result["goal"].items()]
     goal += [sampling_line(result)] if result.get("sampling") else []
+    goal += [f"batch size {batch}"] if (batch := result.get("batch_size", 1)) > 1 else []
     verdict = f'<p class="verdict">{escape(result["verdict"])}</p>'
     thought = thought_line(result)
     said = verdict + (paragraph(thought) if thought else "")
@@ -81,7 +82,9 @@ def _methods(result: Result) -> str:
 
 
 def _measured_note(result: Result) -> str:
-    return MEASURED + (TIMED.format(result["timed"]) if result.get("timed") else "")
+    batch = result.get("batch_size", 1)
+    how = "one by one" if batch == 1 else f"in batches of {batch}, in which a text that ends is replaced by the next"
+    return MEASURED + (TIMED.format(result["timed"], how) if result.get("timed") else "")
 
 
 def _comparisons(result: Result) -> Iterable[str]:

@@ -14,7 +14,7 @@ import optuna
 import torch
 from torch import Tensor
 
-from decoding.cost.costs import ModelCosts, text_seconds
+from decoding.cost.costs import ModelCosts
 from policies import Policy, Rule, Survival, feature_columns
 from train.replay.speculative import Replay, Replayed
 from train.search.policy_space import CONFIDENCE, START, TOKEN, make_policy, suggest_policy
@@ -150,7 +150,7 @@ class StopSearch:
     @cached_property
     def alone(self) -> float:
         """Seconds of the large model alone for all texts."""
-        return float(text_seconds(self.cost.large, self.judged.prompt_tokens, self.judged.tokens).sum())
+        return float(self.cost.text(-1, self.judged.prompt_tokens, self.judged.tokens).sum())
 
 
 def suggest_stop(trial: optuna.Trial, stops: Sequence[str], longest: int) -> None:

@@ -27,6 +27,7 @@ from train.common.progress import track
 from train.data.prompts import Prompt
 from train.quality.guarded_regret import CAP, answer_logits, rules
 from train.quality.loops import repeats, token_forms
+from train.quality.prompt_sessions import PromptSessions
 from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces
 
 SHARD = 8
@@ -50,17 +51,24 @@ def collect(
     """
     open_folder(folder, meta)
     classes = token_classes(large.tokenizer)
+    reads = {"budget": max_new_tokens, "sampling": sampling, "sessions": _sessions(small, large, max_new_tokens)}
     for i, shard in missing_shards(folder, prompts, 0, "collecting traces"):
         rate = _rate(i, seed)
         decoder = Backoff([small, large], Random(rate).to(large.device))
         mixed_answers = write(decoder, shard, max_new_tokens, sampling, seed + i * SHARD)
         own_answers = answers(large, shard, max_new_tokens, sampling, seed + i * SHARD)
-        rows, about = [], {"classes": classes, "budget": max_new_tokens, "sampling": sampling}
+        rows, about = [], reads | {"classes": classes}
         for prompt, answer, mixed in zip(shard, own_answers, mixed_answers, strict=True):
             own = [1] * len(answer)
             rows.append(trajectory(small, large, prompt, answer, own, answer, **about, kind="large", rate=1.0))
             rows.append(trajectory(small, large, prompt, *mixed, answer, **about, kind="mixed", rate=rate))
         write_rows(folder, i, rows)
+
+
+def _sessions(small: LM, large: LM, budget: int) -> tuple[PromptSessions | None, PromptSessions | None]:
+    """Sessions in which a prompt is read once for both trajectories, where a model's forward allows it."""
+    own_ids = check_compatible([small, large])[0] is None
+    return PromptSessions.of(small, budget) if own_ids else None, PromptSessions.of(large, budget)
 
 
 def _rate(shard: int, seed: int) -> float:
@@ -127,19 +135,21 @@ def trajectory(
     rate=math.nan,
     budget: int | None = None,
     sampling: Sampling = Sampling(),
+    sessions: tuple[PromptSessions | None, PromptSessions | None] = (None, None),
 ) -> dict[str, np.ndarray]:
     """The trace rows of one answer as columns [n], with the features that a policy would have seen.
 
     ``writers`` [n]: 0 where the small model wrote the token, 1 where the large one did; ``reference``: the large
     model's own answer; ``kind`` and ``rate``: the columns ``trajectory`` and ``rate``; ``budget``: most tokens of an
-    answer; ``sampling``: how tokens are drawn, for the regret of those of the small model. The logits of both models
-    are those that tokens are drawn from: processed, as the large model's rules are.
+    answer; ``sampling``: how tokens are drawn, for the regret of those of the small model; ``sessions`` of each model,
+    where the prompt is read for more than one answer. The logits of both models are those that tokens are drawn from:
+    processed, as the large model's rules are.
     """
     shared, processors = check_compatible([small, large])[0], rules(large, budget)
     forms = token_forms(large.tokenizer)
-    q_logits = answer_logits(small, prompt.ids, answer, shared)[:, : large.vocab]
+    q_logits = answer_logits(small, prompt.ids, answer, shared, sessions=sessions[0])[:, : large.vocab]
     q_logits = (q_logits if processors is None else processors.answer(q_logits, prompt.ids, answer)).float()
-    p_logits = answer_logits(large, prompt.ids, answer, processors=processors).float()
+    p_logits = answer_logits(large, prompt.ids, answer, processors=processors, sessions=sessions[1]).float()
     q, p = q_logits.log_softmax(-1), p_logits.log_softmax(-1)
     token = torch.tensor(answer, device=q.device)
     best_q, best_p = q.argmax(-1), p.argmax(-1)
