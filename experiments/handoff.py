@@ -62,7 +62,7 @@ def run(config: HandOff) -> dict:
     batches = [prompts[i : i + config.batch] for i in range(0, len(prompts), config.batch)]
 
     def texts(name: str, decoder) -> list[tuple[list[int], list[int]]]:
-        return [text for batch in track(batches, name) for text in write(decoder, batch, found.new)]
+        return [text for batch in track(batches, name) for text in write(decoder, batch, found.new, found.sampling)]
 
     references = [answer for answer, _ in texts(LARGE, Autoregressive(found.large))]
     measured = {LARGE: alone(prompts, references, found.cost)}

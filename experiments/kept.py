@@ -104,15 +104,15 @@ def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
 
 def measure(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
     """Capped losses [prompts, thresholds], safest first, and the priced speedup of each."""
-    pair, how = [found.small, found.large], (found.new, config.batch)
-    large = write_texts(Autoregressive(found.large), prompts, folder / "large.jsonl", *how)
+    pair, how, drawn = [found.small, found.large], (found.new, config.batch), {"sampling": found.sampling}
+    large = write_texts(Autoregressive(found.large), prompts, folder / "large.jsonl", *how, **drawn)
     references, search = [row["answer"] for row in large], Search.of(found, found.traces)
     measured, losses, speedups = {LARGE: alone(prompts, references, found.cost)}, [], []
     for i in range(1, config.thresholds + 1):
         threshold = search.threshold(found.policy, i / (config.thresholds + 1))
         policy = found.policy.with_threshold(threshold).to(found.large.device)
         path, setting = folder / f"threshold_{i}.jsonl", f"{policy.describe()} {threshold}"
-        rows = write_texts(Backoff(pair, policy), prompts, path, *how, found.metric, references, setting)
+        rows = write_texts(Backoff(pair, policy), prompts, path, *how, found.metric, references, setting, **drawn)
         measured["own"] = price_texts(rows, prompts, found.cost, (0.0,))
         losses.append(np.minimum(measured["own"]["loss"], config.loss_cap))
         speedups.append(speedup(measured, "own"))

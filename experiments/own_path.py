@@ -30,7 +30,7 @@ from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
 from policies import Momentum, Policy, Rule, load
 from train.common import atomic
 from train.common.cli import at_least, checking, command
-from train.common.load_run import FinishedRun, load_run
+from train.common.load_run import FinishedRun, load_run, refuse_drawn
 from train.common.progress import say
 from train.evaluation.live import LARGE, speedup
 from train.evaluation.rivals import against_random
@@ -93,6 +93,7 @@ def prepare(config: OwnPath) -> tuple[FinishedRun, list]:
     at_least(config, {"rounds": 1, "limit": 1, "batch": 1})
     use("cpu", config.threads)
     found = load_run(config.run, config.grader)
+    refuse_drawn(config.run, found.settings)
     if found.settings.policy == "rule" or found.settings.rounds != 1:
         raise ValueError(f"{config.run} has no learned policy of one round; tune one with --policy logistic")
     unused = shortest_first(unseen_prompts(found)[: config.limit])

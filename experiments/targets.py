@@ -60,7 +60,7 @@ def run(config: Targets) -> list[dict]:
     config.output.mkdir(parents=True, exist_ok=True)
     setting = " ".join(f"{policy.threshold.item():.9g}" for policy in policies.values())
     how = first.new, first.metric, config.output / "prompts.jsonl", "live, unseen prompts", setting
-    measured = measure({LARGE: Autoregressive(first.large)} | decoders, prompts, *how)
+    measured = measure({LARGE: Autoregressive(first.large)} | decoders, prompts, *how, sampling=first.sampling)
     result = [summarize(measured, name, target) for name, target in zip(decoders, targets, strict=True)]
     atomic.write_json(config.output / "result.json", {"prompts": len(prompts), "targets": result})
     show(result, len(prompts))
@@ -74,6 +74,8 @@ def prepare(config: Targets) -> tuple[FinishedRun, dict[float, Policy], list[Pro
     runs = [load_run(folder, config.grader) for folder in config.runs]
     policies: dict[float, Policy] = {}
     for one in runs:
+        if one.settings.batch_size > 1:
+            raise ValueError(f"{one.folder} was tuned for batches, and this times single texts; give other runs")
         target = one.goal.speedup
         if target is None:
             raise ValueError(f"{one.folder} has no target speedup; give runs of --method backoff --target-speedup")

@@ -24,6 +24,7 @@ import tyro
 from decoding.cost import cache
 from train.common import atomic
 from train.common.cli import at_least, checking, command
+from train.common.load_run import refuse_drawn
 from train.common.progress import say
 from train.common.run_folder import read_settings
 from train.replay.backoff import alone, rounds
@@ -83,6 +84,7 @@ def run(config: Bandit) -> dict:
 def arm_seconds(config: Bandit) -> tuple[np.ndarray, np.ndarray]:
     """Priced seconds [prompts, arms] of each arm, and [prompts] of the large model alone, on its own texts."""
     settings = read_settings(config.run)
+    refuse_drawn(config.run, settings)
     traces, cost = read_traces(settings.traces or config.run / "traces"), cache.read(config.run / "cost.json")
     traces = traces.where(traces["trajectory"] == "large")
     reference = alone(traces, cost)

@@ -73,7 +73,7 @@ def run(config: MonitorTraffic):
     recorder = StepRecorder(found.policy)
     decoder = Backoff([found.small, found.large], recorder)
     for start in track(range(0, len(prompts), config.batch), "answers of the policy"):
-        write(decoder, prompts[start : start + config.batch], found.new)
+        write(decoder, prompts[start : start + config.batch], found.new, found.sampling)
     drift = monitor.update(recorder.take())
     print(drift.sentence)
     return drift

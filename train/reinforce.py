@@ -34,7 +34,7 @@ from train.search.backoff import GRID, Search
 from train.search.goal import solve
 from train.search.thresholds import risks
 
-KEPT = ("goal", "machine", "splits", "cost", "groups", "label")
+KEPT = ("goal", "machine", "splits", "cost", "groups", "label", "sampling", "batch_size")
 """Provenance of the tuned policy that holds for the reinforced one too."""
 
 HIGHEST_RATE = 1000

@@ -16,7 +16,7 @@ from experiments.shared.unseen_prompts import shortest_first, unseen_prompts
 from policies.kinds.learned import LearnedPolicy
 from train.common import run_folder
 from train.common.cli import at_least
-from train.common.load_run import FinishedRun, load_run
+from train.common.load_run import FinishedRun, load_run, refuse_drawn
 from train.common.preparation import timing_table
 from train.data.prompts import Prompt, prompts_for
 from train.quality.metric import QualityMetric
@@ -52,6 +52,7 @@ def prepare(config) -> Setting:
     """Check everything, load the models, fit nothing yet. ValueError or OSError, one sentence, for wrong input."""
     _check(config)
     run = load_run(config.run, config.grader)
+    refuse_drawn(config.run, run.settings)
     prompts = shortest_first(unseen_prompts(run)[: config.limit])
     models, traces = [run.small, run.large], [run.traces]
     if config.middle is not None:

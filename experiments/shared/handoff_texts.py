@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from decoding import Sampling
 from decoding.cost.costs import ModelCosts
 from train.common.atomic import append_rows, read_rows
 from train.common.generations import write
@@ -23,6 +24,7 @@ def write_texts(
     metric: Callable | None = None,
     references: Sequence[list[int]] = (),
     setting: str = "",
+    sampling: Sampling = Sampling(),
 ) -> list[dict]:
     """A row for each prompt: ``answer``, ``writers``, and loss and regret by ``metric(prompt, answer, reference)``.
 
@@ -35,7 +37,7 @@ def write_texts(
     for start in track(starts, path.stem):
         some = prompts[start : start + batch]
         # Seeded by position: every prompt has its own noise, the same for every method.
-        texts, rows = write(decoder, some, new, seed=start), []
+        texts, rows = write(decoder, some, new, sampling, start), []
         for i, (prompt, (answer, writers)) in enumerate(zip(some, texts, strict=True), start):
             loss, regret = (0.0, 0.0) if metric is None else metric(prompt, answer, references[i])[:2]
             row = {"setting": setting, "id": prompt.id, "answer": answer, "writers": writers}

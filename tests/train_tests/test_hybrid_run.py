@@ -111,7 +111,7 @@ def test_what_a_trial_writes_down_is_its_mean(searching, tmp_path):
     assert trial.user_attrs["speedup"] == pytest.approx(speedup)
     assert trial.value == trial.user_attrs["loss"] == pytest.approx(loss.mean()) and trial.value > 0
     assert trial.constraints == {"goal": pytest.approx(1.5 - speedup)}
-    assert trial.user_attrs["seconds"] == pytest.approx(taken)
+    assert trial.user_attrs["seconds_a_token"] == pytest.approx(taken / tokens)
     assert list(trial.intermediate_values) == list(range(8))
 
 

@@ -11,12 +11,15 @@ from tiny_runs import FAST, save_toys, toy_pair, toy_prompts, typed
 from decoding import Autoregressive, Backoff, Sampling, Speculative
 from decoding.cli.sampling import SamplingOptions, tuned_sampling
 from decoding.models.defaults import default_pair
+from experiments.handoff import main as handoff
 from policies import Random, Rule, load
+from train.bandit import main as bandit
 from train.common.generations import write
 from train.data.prompts import load_prompts
 from train.fit_policy import main
 from train.quality.metric import QualityMetric
 from train.quality.sampled_baseline import SampledBaseline
+from train.reinforce import main as reinforce
 from train.traces.collect_handoff import _regret
 
 NEW, DRAWN = 12, Sampling(0.7)
@@ -117,8 +120,6 @@ def arguments(toys, output, **changes):
         ({"temperature": 0.7, "seeds": 1}, "--seeds must be at least 2 at a temperature, not 1"),
         ({"temperature": -1}, "temperature must be 0"),
         ({"temperature": 0.7, "top_p": 2}, "top_p must be in (0, 1]"),
-        ({"temperature": 0.7, "method": "speculative"}, "--method speculative tunes for greedy texts only"),
-        ({"temperature": "model", "method": "hybrid"}, "--method hybrid tunes for greedy texts only"),
     ],
 )
 def test_what_means_nothing_is_said_before_any_work(toys, tmp_path, changes, said, capfd):
@@ -148,3 +149,29 @@ def test_the_main_job_tunes_and_certifies_at_a_temperature(toys, tmp_path, capfd
     capfd.readouterr()
     assert main(arguments(toys, tmp_path, **how | {"temperature": 0.9})) == 2
     assert "holds a run with another --temperature" in capfd.readouterr().err
+    assert reinforce([str(folder), "--episodes=8", "--prompts=2", "--group=2", "--max-new-tokens=6"]) == 0
+    assert load(folder / "reinforced.json").provenance["sampling"] == result["sampling"]
+    assert handoff([str(folder), "--limit=6"]) == 0
+    capfd.readouterr()
+    assert bandit([str(folder)]) == 2
+    assert "was tuned at a temperature, and this is of greedy texts" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["speculative", "hybrid"])
+def test_drafts_are_tuned_at_a_temperature(toys, tmp_path, method, capfd):
+    goal = {"target_speedup": 1.1} if method == "hybrid" else {}
+    how = {"method": method, "temperature": 0.8, "seeds": 2, "longest": 4} | goal
+    assert main(arguments(toys, tmp_path, **how)) == 0
+    folder = tmp_path / "default"
+    result = json.loads((folder / "result.json").read_text())
+    assert load(folder / "policy.json").provenance["sampling"]["temperature"] == 0.8
+    losses = {row["key"]: row["loss"] for row in result["methods"]}
+    assert abs(losses["speculative"]) < losses["small"]
+    assert json.loads((folder / "traces" / "meta.json").read_text())["sampling"]["temperature"] == 0.8
+    # The same traces serve a run at this temperature, and no other.
+    capfd.readouterr()
+    again = how | {"traces": folder / "traces", "name": "again"}
+    assert main(arguments(toys, tmp_path, **again | {"temperature": 0.9})) == 2
+    assert "its traces are of another run (sampling differ)" in capfd.readouterr().err
+    assert main(arguments(toys, tmp_path, **again)) == 0

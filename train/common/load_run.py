@@ -10,10 +10,11 @@ from policies import Policy, load
 from policies.storage.documents import FileError
 from train.common.atomic import fingerprint, plain
 from train.common.job import Job
-from train.common.preparation import load_pair, make_splits
+from train.common.preparation import load_pair, make_splits, sampled_baseline
 from train.common.result import Result, read_result
 from train.common.run_folder import AGAIN, read_settings
 from train.common.schema import checked
+from train.common.settings import FitPolicy
 from train.data.splits import split_hash
 from train.quality.metric import QualityMetric
 from train.search.goal import Goal
@@ -48,11 +49,9 @@ def load_run(folder: Path, grader: str | None = None) -> FinishedRun:
         if not (folder / name).exists():
             raise ValueError(f"{folder} has no {name}; give the folder of a finished run of train/fit_policy.py")
     settings, result = read_settings(folder), read_result(folder)
-    if not settings.drawing.greedy:
-        raise ValueError(f"{folder} was tuned at a temperature; what is made of a run is of greedy texts so far")
     _check_grader(folder, settings.grader, grader)
     goal = Goal(result.goal.get("target_speedup"), result.goal.get("quality_budget"))
-    small, large = load_pair(settings)
+    small, large = load_pair(settings, settings.drawing)
     policy = load(folder / "policy.json", models=[small.identity(), large.identity()])
     cost = cache.read(folder / "cost.json")
     _check_one_run(folder, result, policy, cost)
@@ -62,8 +61,14 @@ def load_run(folder: Path, grader: str | None = None) -> FinishedRun:
     changed = [name for name, some in splits.items() if split_hash(some) != result.splits[name].hash]
     if changed:
         raise ValueError(f"the prompts of {folder} have changed ({', '.join(changed)}); tune a policy on these first")
-    metric = QualityMetric(large, settings.grader, settings.max_new_tokens)
+    metric = QualityMetric(large, settings.grader, settings.max_new_tokens, sampled_baseline(settings, large))
     return FinishedRun(settings, goal, folder, small, large, splits, cost, metric, result, policy)
+
+
+def refuse_drawn(folder: Path, settings: FitPolicy) -> None:
+    """ValueError where a run was tuned at a temperature, for what only knows greedy texts."""
+    if not settings.drawing.greedy:
+        raise ValueError(f"{folder} was tuned at a temperature, and this is of greedy texts; give a run without one")
 
 
 def _check_grader(folder: Path, tuned: str | None, said: str | None) -> None:

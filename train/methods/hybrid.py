@@ -30,12 +30,13 @@ class HybridMethod(TuningMethod):
 
     threshold_note = "a draft ends."
     label = "rejection"
-    least = SpeculativeMethod.least
+    least, draws = SpeculativeMethod.least, True
     check_traces = SpeculativeMethod.check_traces
 
     def __init__(self, job: Job):
         self.job = job
-        self.search = HybridSearch(search_stops(job), job.models, job.splits["tune"], job.goal, job.metric)
+        what = search_stops(job), job.models, job.splits["tune"], job.goal, job.metric
+        self.search = HybridSearch(*what, job.sampling, job.seeds)
 
     def tune(self, study) -> Tuned | None:
         """The best trial once live runs of three have corrected the priced speeds, which are of the forwards alone."""
@@ -45,10 +46,10 @@ class HybridMethod(TuningMethod):
         return self._best({trial.number: self._faster(trial, measured) for trial in tried})
 
     def _faster(self, trial: FrozenTrial, measured: dict) -> np.ndarray:
-        """[prompts] live over priced speedup. Both models' texts are those that were priced, so seconds say it all."""
-        name, priced = f"trial {trial.number}", trial.user_attrs
-        large = measured[live.LARGE]["seconds"] / self.search.alone["seconds"]
-        found = large * priced["seconds"] / measured[name]["seconds"]
+        """[prompts] live over priced speedup, by seconds a token: texts that are drawn need not be those priced."""
+        name, priced, alone = f"trial {trial.number}", trial.user_attrs, self.search.alone
+        large, own = (one["seconds"] / one["tokens"] for one in (measured[live.LARGE], measured[name]))
+        found = large / (alone["seconds"] / alone["tokens"]) * np.array(priced["seconds_a_token"]) / own
         say(
             f"{name}: priced {priced['speedup']:.3f}x, live {live.speedup(measured, name):.3f}x, per prompt "
             f"{np.median(found):.3f} times the price, at loss {priced['loss']:.4f}"

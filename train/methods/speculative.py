@@ -25,6 +25,7 @@ class SpeculativeMethod(TuningMethod):
     """Searches draft lengths and stops by replay on draft traces, which is exact; the text is the large model's own."""
 
     least: ClassVar[dict[str, int]] = {"max_new_tokens": 2}  # the large model writes the last token itself
+    draws = True
     plane = ("length", "speedup")
     threshold_note = "a draft ends."
     label = "rejection"
@@ -44,8 +45,8 @@ class SpeculativeMethod(TuningMethod):
 
     @classmethod
     def check_traces(cls, settings, small, large, splits) -> None:
-        prompts = splits["fit"] + splits["tune"]
-        given_drafts(settings.traces, small, large, prompts, settings.max_new_tokens, settings.longest)
+        what = small, large, splits["fit"] + splits["tune"], settings.max_new_tokens, settings.longest
+        given_drafts(settings.traces, *what, settings.drawing.sampling())
 
     def finalists(self, study) -> list:
         """The best two stops and the best constant length. A survival has no file of its own, so it is a baseline."""
@@ -105,9 +106,9 @@ def search_stops(job: Job) -> StopSearch:
     """On draft traces of the fitting and tuning prompts, collected or read."""
     settings, folder = job.settings, job.folder / "traces"
     if settings.traces is not None:
-        traces = given_drafts(settings.traces, *job.models, job.traced, job.new, settings.longest)
+        traces = given_drafts(settings.traces, *job.models, job.traced, job.new, settings.longest, job.sampling)
     else:
-        collect_drafts(*job.models, job.traced, settings.longest, folder, job.new)
+        collect_drafts(*job.models, job.traced, settings.longest, folder, job.new, job.sampling, settings.seed)
         traces = read_drafts(folder)
     fit, classes = traces.of({p.id for p in job.splits["fit"]}), token_classes(job.large.tokenizer)
     _, labels, _, groups = rejections(fit, CONFIDENCE[:1], classes)

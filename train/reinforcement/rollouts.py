@@ -27,7 +27,9 @@ class Rollouts:
 
     def __post_init__(self) -> None:
         own = {p.id: self.found.traces.of({p.id}, "large")["token"].tolist() for p in self.prompts}
-        self.metric = replace(self.found.metric, budget=self.new)
+        sampled = self.found.metric.sampled
+        sampled = None if sampled is None else replace(sampled, budget=self.new, kept={})
+        self.metric = replace(self.found.metric, budget=self.new, sampled=sampled, judged={}, own={})
         self.references = {name: answer[: self.new] for name, answer in own.items()}
 
     def __call__(self, explorer: Explorer, step: int) -> tuple[Tensor, Tensor, Decisions]:
@@ -37,7 +39,7 @@ class Rollouts:
         rows = [self.prompts[i] for i in picked for _ in range(self.group)]
         # Row r draws with seed + r, so no two texts of a training run share noise.
         seed = self.seed + step * len(rows)
-        texts = write(Backoff(self.found.models, explorer), rows, self.new, seed=seed)
+        texts = write(Backoff(self.found.models, explorer), rows, self.new, self.found.sampling, seed)
         measured = [self._measured(prompt, *text) for prompt, text in zip(rows, texts, strict=True)]
         goal, device = self.found.goal, self.found.large.device
         loss, cost = torch.tensor(measured, device=device).view(len(picked), self.group, 2).unbind(-1)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from decoding import generate
+from decoding import Sampling, generate
 from decoding.cost.costs import ModelCosts
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
@@ -74,11 +74,18 @@ def draft_seconds(decoder, prompt: int, row: dict, cost: ModelCosts) -> float:
 
 
 def decoded(
-    decoder, prompt: Prompt, reference: list[int], metric: QualityMetric, cost: ModelCosts, budget: int, seed: int
+    decoder,
+    prompt: Prompt,
+    reference: list[int],
+    metric: QualityMetric,
+    cost: ModelCosts,
+    budget: int,
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
 ) -> tuple[float, int, float]:
     """(seconds, tokens, loss) of one text by ``decoder``, priced by what each of its forwards read."""
     ids = torch.tensor([prompt.ids], device=decoder.models[-1].device)
-    result = generate(decoder, ids, max_new_tokens=budget, seed=seed)
+    result = generate(decoder, ids, max_new_tokens=budget, sampling=sampling, seed=seed)
     answer = result.sequences[0, ids.shape[1] :].tolist()
     taken = sum(float(cost.share(model, reads).sum()) for model, reads in enumerate(result.reads))
     return taken, len(answer), metric(prompt, answer, reference)[0]

@@ -12,17 +12,18 @@ only prune: pruned trials are never chosen.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import optuna
 
-from decoding import LM, Exact, Lenient, Rollback
+from decoding import LM, Exact, Lenient, Rollback, Sampling
 from decoding.acceptance.draft_block import Acceptance
 from decoding.decoders.registry import build_decoder
 from policies import Policy, Rule
 from policies.decoder_spec import DecoderSpec
+from train.common.generations import seed_of
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, decoded
@@ -40,7 +41,7 @@ MOST_BEAMS = 6
 MTAD_DEFAULT = {"beams": 4, "length": 4, "tau": 0.5}  # of the paper (Qin et al. 2407.09722)
 NEARLY_ALL = 20.0
 """nats at which Rollback keeps nearly every draft, so that the stop alone decides which model writes, as in backoff"""
-Row = tuple[float, int, float]  # priced seconds, tokens and loss of one prompt
+Row = tuple[float, float, float]  # priced seconds, tokens and loss of one prompt
 
 
 @dataclass
@@ -56,6 +57,9 @@ class HybridSearch:
     prompts: Sequence[Prompt]
     goal: Goal
     metric: QualityMetric
+    sampling: Sampling = field(default_factory=Sampling)
+    texts: int = 1
+    """of each prompt, of which a trial has the mean"""
 
     def suggest(self, trial: optuna.Trial) -> dict:
         """The space: beams and how MTAD accepts them, or a chain of tokens, a stop for it and a rule for that."""
@@ -116,7 +120,7 @@ class HybridSearch:
         taken, tokens, losses = np.array(rows, float).T
         first = slice(len(rows))
         large = self.alone["seconds"][first].sum() / self.alone["tokens"][first].sum()
-        trial.set_user_attr("seconds", taken.tolist())
+        trial.set_user_attr("seconds_a_token", (taken / tokens).tolist())
         return self.goal.record(trial, float(large / (taken.sum() / tokens.sum())), float(losses.mean()))
 
     def _reported(self, i: int, row: Row) -> float:
@@ -136,7 +140,8 @@ class HybridSearch:
     def _decoded(self, params: dict) -> Iterator[Row]:
         decoder, budget = build_decoder(self.models, self.stop(params), self.spec(params)), self.stops.judged.budget
         for i, (prompt, reference) in enumerate(zip(self.prompts, self._references, strict=True)):
-            yield decoded(decoder, prompt, reference, self.metric, self.stops.cost, budget, seed=i)
+            how = decoder, prompt, reference, self.metric, self.stops.cost, budget, self.sampling
+            yield tuple(np.mean([decoded(*how, seed_of(text, i)) for text in range(self.texts)], 0).tolist())
 
     def spec(self, params: dict) -> DecoderSpec:
         """The decoder of ``params``, which is still to be given its stop."""

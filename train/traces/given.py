@@ -45,10 +45,18 @@ def given_handoff(folder: Path, *what, sampling: Sampling = Sampling()) -> Trace
     return traces
 
 
-def given_drafts(folder: Path, *what) -> DraftTraces:
-    """As ``given_handoff``, of drafts of greedy text."""
-    traces = read_drafts(folder)
-    _check(folder, about(*what) | {"sampling": asdict(Sampling())}, set(traces["prompt"].tolist()))
+def given_drafts(
+    folder: Path,
+    small: LM,
+    large: LM,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    longest_draft: int,
+    sampling: Sampling = Sampling(),
+) -> DraftTraces:
+    """As ``given_handoff``, of drafts."""
+    traces, wanted = read_drafts(folder), about(small, large, prompts, max_new_tokens, longest_draft)
+    _check(folder, wanted | {"sampling": asdict(sampling)}, set(traces["prompt"].tolist()))
     return traces
 
 
