@@ -160,7 +160,7 @@ def test_the_main_job_tunes_and_certifies_at_a_temperature(toys, tmp_path, capfd
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["speculative", "hybrid"])
 def test_drafts_are_tuned_at_a_temperature(toys, tmp_path, method, capfd):
-    goal = {"target_speedup": 1.1} if method == "hybrid" else {}
+    goal = {"quality_budget": 0.95} if method == "hybrid" else {}
     how = {"method": method, "temperature": 0.8, "seeds": 2, "longest": 4} | goal
     assert main(arguments(toys, tmp_path, **how)) == 0
     folder = tmp_path / "default"
