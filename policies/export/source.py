@@ -57,6 +57,15 @@ class Source:
         ends = "eos", "stop_strings"
         return {str(name): value for name, value in found.items() if name not in ends} if type(found) is dict else {}
 
+    @property
+    def tuned_for(self) -> str:
+        """The texts that the policy was tuned for: how they are drawn, and how many at once."""
+        held = self.policy.provenance
+        drawn = {name: value for name, value in (held.get("sampling") or {}).items() if value}
+        batch = held.get("batch_size", 1)
+        text = "texts drawn with " + ", ".join(f"{k} {v:g}" for k, v in drawn.items()) if drawn else "greedy texts"
+        return f"{text}, {'one at a time' if batch == 1 else f'{batch} at a time'}"
+
     def provenance(self) -> dict[str, Any]:
         """Models, tokenizer, engine, machine, prompts and certificate of the policy, and all of its own provenance."""
         held, models = self.policy.provenance, self.policy.models

@@ -13,6 +13,9 @@ from decoding.cli.sampling import SamplingOptions, tuned_sampling
 from decoding.models.defaults import default_pair
 from experiments.handoff import main as handoff
 from policies import Random, Rule, load
+from policies.export.bundle import write_bundle
+from policies.export.source import open_source
+from policies.export.targets import TARGETS
 from train.bandit import main as bandit
 from train.common.generations import write
 from train.data.prompts import load_prompts
@@ -102,6 +105,22 @@ def test_a_temperature_replaces_the_tuned_one_and_filters_are_added_to_it():
     assert tuned_sampling({}) == SamplingOptions().sampling() == Sampling()
     with pytest.raises(ValueError, match="names no sampling but"):
         tuned_sampling({"sampling": {"heat": 3}})
+
+
+@pytest.mark.parametrize(
+    ("provenance", "said"),
+    [
+        ({}, "It was tuned for greedy texts, one at a time: with"),
+        (
+            {"sampling": {"temperature": 0.7, "top_k": None, "top_p": 0.9}, "batch_size": 8},
+            "It was tuned for texts drawn with temperature 0.7, top_p 0.9, 8 at a time: with",
+        ),
+    ],
+)
+def test_an_export_says_for_which_texts_the_policy_was_tuned(tmp_path, provenance, said):
+    Rule("entropy", 1.0).save(tmp_path / "policy.json", provenance=provenance)
+    write_bundle(open_source(tmp_path / "policy.json", None, None), TARGETS["transformers"], tmp_path / "out")
+    assert said in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")

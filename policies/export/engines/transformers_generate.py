@@ -91,6 +91,7 @@ def _readme(source: Source) -> str:
         method=METHOD[source.role],
         description=source.policy.describe(),
         length=source.length,
+        tuned_for=source.tuned_for,
     )
 
 
