@@ -52,7 +52,9 @@ def colour(method: dict[str, Any]) -> str:
 
 def how_timed(result: dict[str, Any]) -> str:
     """Number of prompts, and how time was measured, for the reader."""
-    clock = f"{result['timed']} timed one by one" if result["timed"] else "time priced from calls, not measured"
+    batch = result.get("batch_size", 1)
+    at_once = "one by one" if batch == 1 else f"in batches of {batch}"
+    clock = f"{result['timed']} timed {at_once}" if result["timed"] else "time priced from calls, not measured"
     return f"{result['prompts']} prompts, {clock}"
 
 

@@ -20,7 +20,9 @@ class ComparisonSettings:
     limit: int = 100
     """prompts whose answers are compared, spread over their families"""
     timed: int = 25
-    """how many of these are timed, one by one; 0: time is priced from calls"""
+    """how many of these are timed; 0: time is priced from calls"""
+    batch_size: int = 1
+    """texts that are timed, or priced, at once: speeds are then those of the throughput"""
     batch: int = 16
     """prompts answered together where nothing is timed"""
     max_new_tokens: int = 64

@@ -75,7 +75,7 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     otherwise = f"use another --name or delete {folder}"
     date = run_folder.recorded_date(folder / "run.json", otherwise)
     config = replace(config, reading=config.reading.dated(date))
-    at_least(config, {"limit": 1, "timed": 0, "batch": 1, "max_new_tokens": 1, "seed": 0})
+    at_least(config, {"limit": 1, "timed": 0, "batch": 1, "batch_size": 1, "max_new_tokens": 1, "seed": 0})
     config.dtypes.check()
     check_drawing(config)
     if not config.drawing.greedy:
@@ -173,12 +173,13 @@ def time_methods(study: Study, timed: list[Prompt]) -> dict:
     setting, path = f"{setting}, {torch.get_num_threads()} threads", study.folder / "timed.jsonl"
     how = study.config.max_new_tokens, study.metric, path, "timing", setting
     more = {"joules": counter(study.large.device), "sampling": study.config.drawing.sampling()}
+    more |= {"batch": study.config.batch_size}
     return live.measure(study.decoders, timed, *how, **more)
 
 
 def price_methods(study: Study, rows: dict[str, list[dict]]) -> dict:
     """Priced seconds and tokens by method and prompt, from the calls that each text took."""
-    cost = timing_table(study.folder, [study.small, study.large])
+    cost = timing_table(study.folder, [study.small, study.large], study.config.batch_size)
     found = {}
     many = texts_a_prompt(study.config)
     for key, some in rows.items():
@@ -213,6 +214,7 @@ def describe(study: Study, measured: Measured) -> dict:
         "max_new_tokens": config.max_new_tokens,
         "sampling": None if config.drawing.greedy else asdict(config.drawing.sampling()),
         "texts_a_prompt": texts_a_prompt(config),
+        "batch_size": config.batch_size,
         "baseline": study.labels[study.baseline],
         "methods": [summarize(measured, key, label) for key, label in study.labels.items()],
     }

@@ -1,6 +1,6 @@
 """One row for each method: means over prompts, with 95 % paired bootstrap intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from experiments.comparison.methods import Method
 from experiments.shared.estimates import estimate
 from train.data.prompts import Prompt
-from train.evaluation.live import LARGE, speedup
+from train.evaluation.live import LARGE, groups_of, speedup
 
 DRAWS, FAMILY_DRAWS = 2000, 500
 Columns = dict[str, np.ndarray]
@@ -51,7 +51,13 @@ def speed_ratio(measured: Measured, key: str, other: str, rows=slice(None)) -> f
 
 def speed_difference(measured: Measured, key: str, other: str) -> dict:
     """``speed_ratio`` and its interval."""
-    return estimate("ratio", lambda rows: speed_ratio(measured, key, other, rows), len(measured.timed), DRAWS)
+    return _over_groups("ratio", measured, lambda rows: speed_ratio(measured, key, other, rows))
+
+
+def _over_groups(name: str, measured: Measured, statistic: Callable[[np.ndarray], float]) -> dict:
+    """The ``statistic`` of the timed prompts, and its interval over the groups that were timed together."""
+    groups = groups_of(measured.clock[LARGE])
+    return estimate(name, lambda some: statistic(np.concatenate([groups[i] for i in some])), len(groups), DRAWS)
 
 
 def loss_difference(measured: Measured, key: str, other: str) -> dict:
@@ -64,7 +70,7 @@ def _speed(measured: Measured, key: str) -> dict:
     own, large = measured.clock[key], measured.clock[LARGE]
     return {
         "tokens_per_second": _ratio(own, "tokens", "seconds"),
-        **estimate("speedup", lambda rows: speedup(measured.clock, key, rows), len(measured.timed), DRAWS),
+        **_over_groups("speedup", measured, lambda rows: speedup(measured.clock, key, rows)),
         "total_time_ratio": float(own["seconds"].sum() / large["seconds"].sum()),
     }
 

@@ -470,3 +470,16 @@ def test_methods_draw_at_a_temperature_and_losses_are_signed(toys, tmp_path):
 def test_sampling_that_does_not_go_together_is_refused(toys, tmp_path, capfd, method, changes, said):
     assert run(toys, tmp_path, method, **changes) == 2
     assert said in capfd.readouterr().err
+
+
+def test_methods_are_timed_in_batches(toys, tmp_path):
+    methods = "small", "speculative:length=2", "random:rate=0.5"
+    assert run(toys, tmp_path, *methods, batch_size=3, timed=8) == 0
+    result = json.loads((tmp_path / "default" / "result.json").read_text())
+    assert result["batch_size"] == 3 and result["timed"] == 8
+    rows = [json.loads(line) for line in (tmp_path / "default" / "timed.jsonl").read_text().splitlines()]
+    assert len(rows) == 8 and all(row["setting"].endswith("in batches of 3") for row in rows)
+    assert run(toys, tmp_path, *methods, batch_size=4, timed=0) == 0
+    assert json.loads((tmp_path / "default" / "cost.json").read_text())["seconds"]["batch"] == 4
+    assert run(toys, tmp_path, *methods, batch_size=2, timed=0) == 0
+    assert json.loads((tmp_path / "default" / "cost.json").read_text())["seconds"]["batch"] == 2

@@ -72,7 +72,7 @@ def test_live_runs_in_batches_write_what_single_ones_write(tmp_path):
         assert single[name]["group"].tolist() == list(range(13))
         rate = batched[name]["seconds"] / batched[name]["tokens"]
         assert np.ptp(rate[:8]) < 1e-9 < rate.min()
-    low, high = live.speedup_interval(batched, "own")
+    low, high = live.speed_interval(batched, lambda rows: live.speedup(batched, "own", rows))
     assert low <= live.speedup(batched, "own") <= high
     again = live.measure(*how, tmp_path / "many.jsonl", "many", batch=4)
     assert again["own"]["seconds"].tolist() == batched["own"]["seconds"].tolist()

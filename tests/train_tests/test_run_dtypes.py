@@ -17,7 +17,7 @@ from train.traces.given import about
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
     """``prepare`` of the main job with dtype options, on a pair in float32."""
-    monkeypatch.setattr(preparation, "timing_table", lambda folder, models: ModelCosts(({1: 1.0, 2: 1.0},) * 2))
+    monkeypatch.setattr(preparation, "timing_table", lambda folder, models, batch: ModelCosts(({1: 1.0, 2: 1.0},) * 2))
     toys = save_toys(tmp_path / "toys", 30)
     rest = [x for name in ("small", "large", "prompts") for x in (f"--{name}", str(toys[name]))]
 

@@ -162,7 +162,7 @@ def _identity(settings: FitPolicy, models: list[LM], splits: dict[str, list[Prom
 def timing_table(folder: Path, models: Sequence[LM], batch: int = 1) -> ModelCosts:
     """The costs of ``models`` in batches of so many rows, measured once per run."""
     path = folder / "cost.json"
-    if not path.exists():
+    if not path.exists() or cache.read(path).batch != batch:
         with progress("timing the models"):
             costs = measure(models, say=say, batch=batch)
         with naming(path):

@@ -154,7 +154,7 @@ def summary(texts: dict[str, Columns], timed: dict[str, Columns], key: str, cont
         label=contender.label,
         tokens_per_second=float(clock["tokens"].sum() / clock["seconds"].sum()),
         speedup=live.speedup(timed, key),
-        speedup_interval=live.speedup_interval(timed, key),
+        speedup_interval=live.speed_interval(timed, lambda rows: live.speedup(timed, key, rows)),
         loss=float(own["loss"].mean()),
         loss_interval=live.bootstrap(lambda rows: own["loss"][rows].mean(), n),
         large_share=None if contender.exact else float(np.average(own["large_share"], weights=own["tokens"])),

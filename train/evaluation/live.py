@@ -150,12 +150,16 @@ def speedup(measured: dict, name: str, rows=slice(None)) -> float:
     return float(large / own)
 
 
-def speedup_interval(measured: dict, name: str) -> list[float]:
-    """95 % interval of ``speedup``, by a bootstrap over the groups of prompts that were timed together."""
-    groups = measured[name]["group"]
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    drawn = lambda picked: speedup(measured, name, np.concatenate([members[i] for i in picked]))  # noqa: E731
-    return bootstrap(drawn, len(members))
+def groups_of(columns: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The places of the prompts that were timed together: of each one alone where the seconds are priced."""
+    groups = columns.get("group", np.arange(len(columns["seconds"])))
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+
+
+def speed_interval(measured: dict, statistic: Callable[[np.ndarray], float]) -> list[float]:
+    """95 % interval of a ``statistic`` of timed prompts, over the groups that were timed together."""
+    groups = groups_of(measured[LARGE])
+    return bootstrap(lambda picked: statistic(np.concatenate([groups[i] for i in picked])), len(groups))
 
 
 def over_table(measured: dict, prompts: Sequence[Prompt], cost: ModelCosts) -> float:

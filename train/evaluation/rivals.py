@@ -79,7 +79,7 @@ def exact_first(tuned: MethodRow, exact: MethodRow) -> str:
 def against_rival(measured: dict, key: str, label: str) -> AgainstRival:
     """The tuned decoder's speed over that of ``key``, which a reader calls ``label``."""
     ratio = lambda rows: live.speedup(measured, "tuned", rows) / live.speedup(measured, key, rows)  # noqa: E731
-    return AgainstRival(label, ratio(slice(None)), live.bootstrap(ratio, len(measured["tuned"]["seconds"])), 0.95)
+    return AgainstRival(label, ratio(slice(None)), live.speed_interval(measured, ratio), 0.95)
 
 
 def beside_rival(found: AgainstRival, rival: str) -> str:
