@@ -1,12 +1,13 @@
-"""Speed of any pair of models: transformers, llama.cpp and this engine, one at a time, each in a process of its own.
+"""Speed of any pair of models: transformers, llama.cpp, OpenVINO and this engine, each in a process of its own.
 
     python -m experiments.speed --small A.gguf --large B.gguf --prompts code.jsonl --limit 20 --max-new-tokens 128 \\
         --rows transformers transformers-assisted llama.cpp llama.cpp-draft large exact tuned:runs/NAME
 
 Rows: transformers (generate) and transformers-assisted, in bfloat16 where that is fast, else float32; llama.cpp alone
-and with the small model as its draft; this engine's large model alone; exact (speculative decoding); tuned:RUN (the
-policy of a finished run, with its decoder and threshold). NAME:LENGTH fixes a draft length; without it the fastest of
-several is searched, on prompts that come after the measured ones where there are enough.
+and with the small model as its draft; openvino and openvino-draft (OpenVINO GenAI, which converts .gguf files once, into
+the output folder, in weight formats of its own); this engine's large model alone; exact (speculative decoding);
+tuned:RUN (the policy of a finished run, with its decoder and threshold). NAME:LENGTH fixes a draft length; without it
+the fastest of several is searched, on prompts that come after the measured ones where there are enough.
 
 A row's process loads only what the row needs and ends before the next starts. All answer the same token ids greedily.
 rows.jsonl keeps every answer: a run that was stopped goes on there. A row whose process dies is named with the reason.

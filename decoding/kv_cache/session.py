@@ -20,11 +20,11 @@ from decoding.kv_cache.attention import AttentionPositions
 from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.vocabulary import SharedIds
 
-WASTE = 256
+WASTE, CPU_WASTE = 256, 8
 """Padding, in tokens, that costs as much as another forward.
 
 A forward reads every weight once. In that time an accelerator multiplies about this many tokens (its operations per
-byte of memory bandwidth), a CPU fewer: there so much padding always costs more than another forward.
+byte of memory bandwidth), a CPU a few: two cores take 3 to 8 times as long for 16 tokens as for one.
 """
 
 
@@ -218,7 +218,7 @@ class Session(BaseSession):
         fewer unread tokens has only that many valid columns (at least one: the last token is read again if need be).
         With ``hidden`` also the last hidden states [r, logits_to_keep, width]. Tokens after the texts of a ``tree`` are
         read as its nodes, in any number of calls. Rows far behind the others are read in a second forward where that
-        saves more than ``WASTE`` tokens of padding. A ``span`` of at least ``logits_to_keep`` tokens avoids a device
+        saves more padding than that costs. A ``span`` of at least ``logits_to_keep`` tokens avoids a device
         sync.
         """
         start, prompt = None, False
@@ -227,7 +227,8 @@ class Session(BaseSession):
             gaps = (lengths - start).clamp(min=logits_to_keep)
             facts = [lengths.max(), gaps.max(), gaps.sum(), start.min(), start.sum(), lengths.sum()]
             reach, longest, wanted, first, read, end = torch.stack(facts).tolist()
-            parts = _apart(gaps) if len(rows) * longest - wanted > WASTE else None
+            waste = CPU_WASTE if ids.is_cpu else WASTE
+            parts = _apart(gaps, waste) if len(rows) * longest - wanted > waste else None
             if parts is not None:
                 return self._read_apart(parts, ids, lengths, rows, logits_to_keep, hidden, tree)
             span, new, prompt = ReadSpan(reach, longest), end - read, first == 0
@@ -301,9 +302,9 @@ def _forward(model, cache: SlotCache, ids: Tensor, logits_to_keep: int, hidden: 
     return out.logits, out.hidden_states[-1][:, -logits_to_keep:] if hidden else None
 
 
-def _apart(gaps: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The two groups of rows, longest first, that need least padding; None if splitting saves at most ``WASTE``."""
+def _apart(gaps: Tensor, waste: int) -> tuple[Tensor, Tensor] | None:
+    """The two groups of rows, longest first, that need least padding; None if splitting saves at most ``waste``."""
     longest, order = gaps.sort(descending=True)
     saved = (longest[0] - longest[1:]) * torch.arange(len(gaps) - 1, 0, -1, device=gaps.device)
     most, n = torch.stack(saved.max(0)).tolist()
-    return (order[: n + 1], order[n + 1 :]) if most > WASTE else None
+    return (order[: n + 1], order[n + 1 :]) if most > waste else None

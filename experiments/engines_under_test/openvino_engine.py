@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from train.baselines.subprocess_engine import SubprocessEngine, serve
@@ -54,22 +54,26 @@ def pipeline(large: str, small: str | None, threads: int):
     return openvino_genai.LLMPipeline(large, "CPU", scheduler_config=scheduler, **options)
 
 
-def main(settings: str) -> None:
+def answering(engine, given: dict) -> Callable[[Sequence[int], int], list[int]]:
+    """Greedy answers of ``engine`` to a prompt, of at most so many tokens; ``given``: keys of its GenerationConfig."""
     import numpy as np
     import openvino
 
-    large, small, threads, given = json.loads(settings)
-    engine = pipeline(large, small, threads)
-
-    def answer(request: dict) -> list[int]:
+    def answer(prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         config = engine.get_generation_config()
         for name, value in given.items():
             setattr(config, name, value)
-        config.max_new_tokens, config.do_sample = request["max_new_tokens"], False
-        ids = openvino.Tensor(np.array([request["prompt"]], dtype=np.int64))
+        config.max_new_tokens, config.do_sample = max_new_tokens, False
+        ids = openvino.Tensor(np.array([prompt], dtype=np.int64))
         return engine.generate(ids, config).tokens[0]
 
-    serve(answer)
+    return answer
+
+
+def main(settings: str) -> None:
+    large, small, threads, given = json.loads(settings)
+    answer = answering(pipeline(large, small, threads), given)
+    serve(lambda request: answer(request["prompt"], request["max_new_tokens"]))
 
 
 if __name__ == "__main__":

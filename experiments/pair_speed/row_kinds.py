@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +24,16 @@ class RowKind(NamedTuple):
     """why it cannot run on the sources (small, large), if it cannot"""
 
 
-def _no_llama_cpp(sources: tuple[str, str]) -> str | None:
-    if importlib.util.find_spec("xllamacpp") is None:
-        return 'llama.cpp is not installed; pip install "two-model-decoding[llamacpp]"'
+def _lacks(name: str, package: str, extra: str, sources: tuple[str, ...]) -> str | None:
+    """Why the engine ``name``, which reads .gguf files, cannot run."""
+    if importlib.util.find_spec(package) is None:
+        return f'{name} is not installed; pip install "two-model-decoding[{extra}]"'
     lacking = [source for source in sources if not source.endswith(".gguf")]
-    return f"llama.cpp reads .gguf files, which {lacking[0]} is not" if lacking else None
+    return f"{name} reads .gguf files, which {lacking[0]} is not" if lacking else None
+
+
+_no_llama_cpp = partial(_lacks, "llama.cpp", "xllamacpp", "llamacpp")
+_no_openvino = partial(_lacks, "OpenVINO GenAI", "openvino_genai", "openvino")
 
 
 ROWS = {
@@ -35,6 +41,8 @@ ROWS = {
     "transformers-assisted": RowKind("transformers", LENGTHS, small=True),
     "llama.cpp": RowKind("llama.cpp", lacks=lambda sources: _no_llama_cpp(sources[1:])),
     "llama.cpp-draft": RowKind("llama.cpp", LLAMA_CPP, small=True, lacks=_no_llama_cpp),
+    "openvino": RowKind("openvino", lacks=lambda sources: _no_openvino(sources[1:])),
+    "openvino-draft": RowKind("openvino", LENGTHS, small=True, lacks=_no_openvino),
     "large": RowKind("ours"),
     "exact": RowKind("ours", LENGTHS, small=True),
 }

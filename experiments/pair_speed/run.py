@@ -76,6 +76,7 @@ class Comparison:
             "sources": self.sources, "max_new_tokens": self.config.max_new_tokens, "peer_dtype": self.peer_dtype,
             "context": longest + self.config.max_new_tokens + 64, "threads": torch.get_num_threads(),
             "ignored": self.config.ignore_generation_config,
+            "converted": str(self.config.output / "openvino"),
         }  # fmt: skip
         self.supervisor = Supervisor(self.config.output, base)
         say(f"rows of transformers run in {self.peer_dtype}, each row in a process of its own")

@@ -26,7 +26,8 @@ def ratio(base: dict[str, float], own: dict[str, float]) -> dict | None:
 def figures(lines: Sequence[dict], base: dict | None, texts: dict, own: dict | None, cap: int, drafts: bool) -> dict:
     """Figures of one row; ``texts`` are those of its lines, ``own`` those of the large model alone, by prompt."""
     times, tokens = seconds_per_token(lines), sum(line["tokens"] for line in lines)
-    calls = sum(line["target_calls"] for line in lines)
+    known = [line["target_calls"] for line in lines]
+    calls = None if None in known else sum(known)  # OpenVINO does not tell
     passes: dict[int, list[float]] = {}
     for line in lines:
         passes.setdefault(line["number"], []).append(line["seconds"] / line["tokens"])
@@ -37,7 +38,7 @@ def figures(lines: Sequence[dict], base: dict | None, texts: dict, own: dict | N
         "tokens_per_second": 1 / float(np.median(list(times.values()))),
         "by_pass": each,
         "ratio": None if base is None else ratio(base, times),
-        "target_calls": calls / tokens,
+        "target_calls": None if calls is None else calls / tokens,
         "kept": tokens / calls - 1 if drafts and calls else None,
         "same": float(np.mean(same)) if same else None,
         "at_cap": float(np.mean([line["tokens"] >= cap for line in lines])),
@@ -51,7 +52,7 @@ def figures(lines: Sequence[dict], base: dict | None, texts: dict, own: dict | N
 COLUMNS = {
     "tokens/s": lambda row: f"{row['tokens_per_second']:.2f}",
     "ratio": lambda row: shown_ratio(row["ratio"]),
-    "target calls a token": lambda row: f"{row['target_calls']:.3f}",
+    "target calls a token": lambda row: "" if row["target_calls"] is None else f"{row['target_calls']:.3f}",
     "kept a round": lambda row: "" if row["kept"] is None else f"{row['kept']:.2f}",
     "guarded regret": lambda row: "" if row["loss"] is None else f"{row['loss']:.4f}",
     "same text": lambda row: "" if row["same"] is None else f"{row['same']:.0%}",

@@ -6,6 +6,7 @@ A job names the ``engine``, the ``sources`` and ``dtypes`` of [small, large], th
 
 import json
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -52,6 +53,28 @@ def llama_cpp(job: dict) -> Callable:
         reply = json.loads(reply) if isinstance(reply, str) else reply
         tokens, kept = reply["usage"]["completion_tokens"], reply.get("timings", {}).get("draft_n_accepted", 0)
         return {"text": reply["choices"][0]["text"], "tokens": tokens, "target_calls": tokens - kept}
+
+    return answer
+
+
+def openvino(job: dict) -> Callable:
+    """OpenVINO GenAI, which converts the files once, in processes that end before this one loads anything."""
+    from experiments.engines_under_test.openvino_engine import answering, pipeline
+
+    length = job["setting"].get("length")
+    folders = []
+    for source in job["sources"] if length is not None else job["sources"][1:]:
+        folder = Path(job["converted"]) / Path(source).stem
+        code = "import sys; from experiments.engines_under_test.openvino_engine import convert; "
+        code += "from pathlib import Path; convert(sys.argv[1], Path(sys.argv[2]))"
+        subprocess.run([sys.executable, "-P", "-c", code, source, str(folder)], check=True, stdout=sys.stderr)
+        folders.append(str(folder))
+    engine = pipeline(folders[-1], None if length is None else folders[0], job["threads"])
+    written = answering(engine, {} if length is None else {"num_assistant_tokens": length})
+
+    def answer(ids: list[int], new: int) -> dict:
+        tokens = list(written(ids, new))
+        return {"answer": tokens, "tokens": len(tokens), "target_calls": None}
 
     return answer
 
@@ -104,7 +127,13 @@ def judge(job: dict) -> Callable:
     return answer
 
 
-ENGINES = {"transformers": transformers, "llama.cpp": llama_cpp, "ours": ours, "judge": judge}
+ENGINES = {
+    "transformers": transformers,
+    "llama.cpp": llama_cpp,
+    "openvino": openvino,
+    "ours": ours,
+    "judge": judge,
+}
 
 
 def peak_bytes() -> int:
@@ -118,7 +147,7 @@ def peak_bytes() -> int:
 def main(path: str) -> None:
     job = json.loads(Path(path).read_bytes())
     began = clock()
-    if job["engine"] != "llama.cpp":  # which needs no torch
+    if job["engine"] not in ("llama.cpp", "openvino"):  # which need no torch
         from decoding.cli.options import use
 
         use("cpu", job["threads"])

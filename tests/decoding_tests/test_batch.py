@@ -149,7 +149,7 @@ def test_a_consumer_between_answers_is_not_in_inference_mode():
         ([], 2, "there must be prompts, each of at least one token"),
         ([[3], []], 2, "there must be prompts, each of at least one token"),
         ([[3], [3] * 4000], 1, r"the longest prompt \(4000 tokens\)"),
-        ([[3], [3], [999]], 1, r"input_ids must be token ids in \[0, 40\), not 999"),
+        ([[3], [3], [999]], 1, r"input_ids must be token ids in \[0, 37\), not 999"),
     ],
 )
 def test_prompts_that_cannot_be_answered_are_refused_before_the_first(prompts, size, said):

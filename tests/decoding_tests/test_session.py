@@ -146,8 +146,9 @@ APART = DECODERS | {
 def test_rows_far_behind_are_read_apart(decoder, sampling, prompts, monkeypatch):
     """Without any padding the same is written, by more forwards that read the same tokens."""
     options = {"max_new_tokens": 15, "eos_token_id": 5, "pad_token_id": 0, "sampling": sampling, "seed": 1}
+    monkeypatch.setattr("decoding.kv_cache.session.CPU_WASTE", 256)
     together = generate(decoder, *prompts, **options)
-    monkeypatch.setattr("decoding.kv_cache.session.WASTE", 0)
+    monkeypatch.setattr("decoding.kv_cache.session.CPU_WASTE", 0)
     forward, padding = Session._forward, []
     look = lambda session, *args, **kw: padding.append(_padding(session)) or forward(session, *args, **kw)  # noqa: E731
     monkeypatch.setattr(Session, "_forward", look)
@@ -169,7 +170,7 @@ def test_what_is_read_apart_comes_back_in_order(monkeypatch):
     lengths, rows = torch.tensor([3, 30, 4, 28]), torch.tensor([2, 0, 3, 1])
     found = {}
     for waste, calls in ((0, 4), (20, 2), (51, 2), (52, 1), (256, 1)):
-        monkeypatch.setattr("decoding.kv_cache.session.WASTE", waste)
+        monkeypatch.setattr("decoding.kv_cache.session.CPU_WASTE", waste)
         session = large.session(5, 30)
         found[waste] = session.catch_up(ids, lengths, rows, logits_to_keep=2, hidden=True)
         assert (session.calls, sum(session.reads)) == (calls, 65)

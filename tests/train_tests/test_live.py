@@ -32,10 +32,10 @@ def run(pair, tmp_path, monkeypatch):
     }
     answer = live._answer
 
-    def noted(decoder, prompt, new, seed=0):
+    def noted(decoder, prompt, new, sampling, seed=0):
         name = next(name for name, known in decoders.items() if known is decoder)
         call.order.append((name, prompt.id, new, seed))
-        return answer(decoder, prompt, new, seed)
+        return answer(decoder, prompt, new, sampling, seed)
 
     def call(names=("large", "small", "random"), count=5, **options):
         call.order = []
