@@ -4,8 +4,8 @@
         --rows transformers transformers-assisted llama.cpp llama.cpp-draft large exact tuned:runs/NAME
 
 Rows: transformers (generate) and transformers-assisted, in bfloat16 where that is fast, else float32; llama.cpp alone
-and with the small model as its draft; openvino and openvino-draft (OpenVINO GenAI, which converts .gguf files once, into
-the output folder, in weight formats of its own); this engine's large model alone; exact (speculative decoding);
+and with the small model as its draft; openvino and openvino-draft (OpenVINO GenAI, which converts .gguf files once, in
+the output folder, to weight formats of its own); this engine's large model alone; exact (speculative decoding);
 tuned:RUN (the policy of a finished run, with its decoder and threshold). NAME:LENGTH fixes a draft length; without it
 the fastest of several is searched, on prompts that come after the measured ones where there are enough.
 
