@@ -2,7 +2,8 @@
 
 Give it models, prompts and a target; it gives you a policy, a measured frontier and a report:
 
-    python train/fit_policy.py                                  # the embedded pair and prompts, 1.3x faster
+    python train/fit_policy.py                                  # the embedded pair and prompts, at a goal of its own
+    python train/fit_policy.py --preset quick                   # the same in a few minutes; it proves nothing
     python train/fit_policy.py --quality-budget 0.05            # the fastest policy that loses at most 0.05
     python train/fit_policy.py --quality-budget 0.05 --certify 300      # ... and a promise that it does, on 300 more
     python train/fit_policy.py --prompts my.jsonl --grader code --quality-budget 0.02   # pass@1 may fall by 0.02
@@ -32,6 +33,7 @@ if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no
     stop_quietly()
 
 from train.common.cli import command
+from train.common.presets import applied
 from train.common.settings import FitPolicy
 
 
@@ -39,10 +41,10 @@ def run(settings: FitPolicy) -> None:
     """Run the job. Its imports are here, so that --help answers at once."""
     from train.pipeline import run as run_job
 
-    run_job(settings)
+    run_job(applied(settings))
 
 
-main = command(FitPolicy, run, __doc__, lambda settings: settings.output / settings.name)
+main = command(FitPolicy, run, __doc__, lambda settings: settings.output / applied(settings).name)
 
 if __name__ == "__main__":
     raise SystemExit(main())

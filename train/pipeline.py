@@ -13,6 +13,7 @@ from train.common.cli import checking
 from train.common.job import Job, Tuned
 from train.common.machine import machine
 from train.common.preparation import prepare
+from train.common.presets import NOTES
 from train.common.progress import log_to, say
 from train.common.result import Holdout, MethodRow, PolicySummary, Result, SplitSummary, TrialRow, write_result
 from train.common.settings import FitPolicy
@@ -67,6 +68,8 @@ def _tune(job: Job, method: TuningMethod) -> None:
             return
         holdout = method.measure_holdout(tuned)
         holdout.verdict += told_apart(job, holdout.methods)
+        if settings.preset is not None:
+            holdout.verdict += f" {NOTES[settings.preset]}"
         result = describe(job, method, study, tuned, holdout)
         _write(job, method, tuned, result)
         tracker.table(result.to_json())

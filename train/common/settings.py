@@ -47,6 +47,9 @@ class FitPolicy:
     label: Literal["regret", "kl", "disagree"] = "regret"
     """what a learned hand-off policy predicts of the small model's token. regret: its guarded regret under the large
     model. kl: whether KL(small || large) is above its median. disagree: whether the two best tokens differ"""
+    preset: Literal["quick"] | None = None
+    """quick: a first look in a few minutes, at few prompts and short answers, which proves nothing; what you set
+    yourself stays"""
     small: str | None = None
     """folder, hub id or .gguf of the small model (default: the drafter in the repository)"""
     large: str | None = None
