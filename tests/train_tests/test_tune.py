@@ -92,10 +92,21 @@ def test_a_worse_live_run_tightens_a_loss_budget(monkeypatch):
 
 
 def test_a_lucky_live_run_does_not_loosen_a_loss_budget(monkeypatch):
-    """It once did: a policy with next to no loss on ten prompts was let off everything, and lost 0.56 for 0.05."""
-    chosen = corrected(monkeypatch, Goal(budget=0.2), speedup=3.0, loss=0.003)
-    assert chosen.worse == 1.0
-    assert 0.6 * chosen.quantile == pytest.approx(0.2, abs=0.004)
+    """It once did: a policy with next to no loss on ten prompts was let off everything, and lost 0.56 for 0.05.
+
+    Beyond its threshold it loses what replay says, which texts written there show.
+    """
+    asked, lost = [], lambda q: 0.003 if q <= 0.5 else 0.6 * q
+    texts = lambda q: asked.append(q) or (1 + 4 * q, np.full(4, lost(q)))  # noqa: E731
+    chosen = corrected(monkeypatch, Goal(budget=0.2), speedup=3.0, loss=0.003, texts=texts)
+    assert max(asked) > 0.9 and chosen.quantile <= 0.5
+    assert any(abs(chosen.quantile - q) <= live_tuning.NEAR for q in asked)
+
+
+def test_texts_that_lose_less_than_replayed_loosen_a_loss_budget(monkeypatch):
+    texts = lambda q: (1 + 4 * q, 0.2 * q + np.array([-0.01, 0.01] * 2))  # noqa: E731 - a third of what replay says
+    chosen = corrected(monkeypatch, Goal(budget=0.1), speedup=3.0, loss=0.1, texts=texts)
+    assert 0.2 * chosen.quantile + 0.005 == pytest.approx(0.1, abs=0.003)
 
 
 def test_a_grader_counts_in_units_of_its_own(monkeypatch):

@@ -27,6 +27,9 @@ from train.search.backoff import GRID, Search
 from train.search.goal import LEAST_SPEEDUP, Goal, solve
 
 ROUNDS = 4
+LOOSEST = 1 / 3
+"""least factor of a loss over the replayed one: once, a policy that lost next to nothing on ten prompts was let off
+everything, and lost 0.56 for 0.05"""
 NEAR = 0.0101  # of a quantile: about 2 % in speed
 
 
@@ -77,7 +80,8 @@ def _correct_threshold(job: Job, search: Search, tuned: Tuned, probe: Callable) 
     """``tuned`` at the threshold that meets the goal by texts written there; None when no threshold does.
 
     Each of a few rounds writes texts at a quantile, compares them with replay, and takes the quantile that is best by
-    the corrected curve.
+    the corrected curve. Where the rounds run out before texts were written near it, a loss budget takes no quantile
+    beyond the largest at which texts kept to it.
     """
     policy, best = tuned.policy, tuned.quantile
     corrected = Corrected(search.curve(policy))
@@ -92,6 +96,8 @@ def _correct_threshold(job: Job, search: Search, tuned: Tuned, probe: Callable) 
             return None
         if corrected.knows(best):
             break
+    else:
+        best = corrected.within(job.goal, best)
     (replayed, _), (faster, worse) = search.point(policy, best), corrected.at(best)
     # By replay alone too: a factor measured elsewhere on the curve could make even escalating every token look fast.
     if job.goal.budget is not None and (replayed <= 1 or replayed * faster < LEAST_SPEEDUP):
@@ -116,6 +122,14 @@ class Corrected:
     def knows(self, quantile: float) -> bool:
         """Whether factors were measured so near that a few prompts tell no difference."""
         return min(abs(quantile - known) for known in self.factors) <= NEAR
+
+    def within(self, goal: Goal, quantile: float) -> float:
+        """``quantile``, or the largest below it at which texts kept to a loss budget, if they did at any."""
+        if goal.budget is None:
+            return quantile
+        lost = lambda known: np.interp(known, GRID, self.replayed[:, 1]) * self.factors[known][1]  # noqa: E731
+        kept = [known for known in self.factors if lost(known) <= goal.budget]
+        return min(quantile, max(kept)) if kept else quantile
 
     def solve(self, goal: Goal) -> float | None:
         """The quantile that meets the goal best, None when none does."""
@@ -172,12 +186,13 @@ class ThresholdProbe:
 def loss_correction(metric: QualityMetric, losses: np.ndarray, replayed: float) -> float:
     """The factor from a replayed loss to the one that a budget is held against.
 
-    A factor of a few prompts may make a budget stricter, not looser: a policy that happened to lose next to nothing on
-    them would be let off everything elsewhere. A grader counts in units of its own, so there it may be below 1, but a
-    standard error is added.
+    Where texts lose less than replay said, a standard error is added, for they are few, and the factor is at least
+    ``LOOSEST``: what is looser has to be borne out by texts written there, in a later round. A grader counts in units
+    of its own, so there it may be any.
     """
     if replayed <= 0:
         return 1.0
-    if metric.grader is None:
-        return max(float(losses.mean()) / replayed, 1.0)
-    return max(float(losses.mean() + losses.std() / np.sqrt(len(losses))) / replayed, 0.0)
+    mean, error = float(losses.mean()), float(losses.std() / np.sqrt(len(losses)))
+    if metric.grader is not None:
+        return max((mean + error) / replayed, 0.0)
+    return mean / replayed if mean >= replayed else min(max((mean + error) / replayed, LOOSEST), 1.0)
