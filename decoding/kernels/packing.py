@@ -11,7 +11,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from decoding.kernels.tile_ir import TILE
+from decoding.kernels.tile_ir import GROUP, TILE
 
 FORMATS = ("codes", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0")
 """A byte a code, and GGUF's."""
@@ -24,13 +24,40 @@ def pack(rows: Tensor, groups: int, bits: int, kind: str = "codes") -> Tensor:
     """uint8 [N / 16, groups, 64 * bits] of ``rows`` uint8 [N, bytes], blocks of the format ``kind``; a last tile is
     filled with zeros. Codes must be below 2**bits: those of Q5_0 are moved to the middle of 6 bits, those of Q8_0 of 8.
     """
-    tiles, threads = -(-len(rows) // TILE), torch.get_num_threads()
+    tiles = -(-len(rows) // TILE)
     stored = torch.empty(tiles, groups, 64 * bits, dtype=torch.uint8)
     what = FORMATS.index(kind), bits, rows.contiguous().numpy(), stored.numpy().view(np.uint32)
-    ends = [tiles * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda begin, end: _pack(*what, begin, end), ends[:-1], ends[1:]))
+    _shared(tiles, lambda begin, end: _pack(*what, begin, end))
     return stored
+
+
+CENTRED = {"Q5_0": 32, "Q6_K": 32, "Q8_0": 128}
+"""Formats without minima, and the code that stands for 0 as ``pack`` reads it."""
+
+
+def nearest(rows: Tensor, first: Tensor, second: Tensor, most: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes uint8 [N, K] up to ``most``, scales and minima [N, K / 32], nearest to blocks of a ``CENTRED`` kind.
+
+    ``rows`` as for ``pack``; ``first`` and ``second`` [N, K / 32] are their scales, of the halves of a group. Each 32
+    neighbours lie between their ends; scales and minima are float16 numbers.
+    """
+    what = FORMATS.index(kind), CENTRED[kind], rows.contiguous().numpy()
+    scales = torch.stack([first, second], -1).float().contiguous().numpy()
+    low, high = torch.empty(2, *first.shape)
+    _shared(len(rows), lambda begin, end: _ends(*what, scales, low.numpy(), high.numpy(), begin, end))
+    low, scale = (value.half().float() for value in (low, (high - low) / most))
+    codes = torch.empty(len(rows), GROUP * first.shape[1], dtype=torch.uint8)
+    to = scale.clamp_min(1e-30).numpy(), low.numpy(), np.float32(most), codes.numpy()
+    _shared(len(rows), lambda begin, end: _nearest(*what, scales, *to, begin, end))
+    return codes, scale, low
+
+
+def _shared(work: int, part) -> None:
+    """``part(begin, end)`` on each of torch's threads."""
+    threads = torch.get_num_threads()
+    ends = [work * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(part, ends[:-1], ends[1:]))
 
 
 @njit(inline="always")
@@ -128,3 +155,36 @@ def _pack(kind, bits, rows, stored, begin, end):
                         for s in range(4):
                             upper |= (words[row, 4 * half + s] >> np.uint32(4) & _PAIRS) << np.uint32(2 * s)
                         place[TILE * (4 + half) + row] = upper
+
+
+@njit(inline="always")
+def _value(words, column, middle, scales):
+    code = words[column // 4] >> np.uint32(8 * (column % 4)) & np.uint32(255)
+    return np.float32(np.int32(code) - middle) * scales[column // 16]
+
+
+@njit(nogil=True, cache=True)
+def _ends(kind, middle, rows, scales, low, high, begin, end):
+    """The least and the greatest of each 32 weights."""
+    words = np.empty(8, np.uint32)
+    for row in range(begin, end):
+        for group in range(low.shape[1]):
+            _group(kind, rows[row], group, words)
+            least = most = _value(words, 0, middle, scales[row, group])
+            for column in range(1, 32):
+                value = _value(words, column, middle, scales[row, group])
+                least, most = min(least, value), max(most, value)
+            low[row, group], high[row, group] = least, most
+
+
+@njit(nogil=True, cache=True)
+def _nearest(kind, middle, rows, scales, step, low, most, codes, begin, end):
+    """The codes of ``step`` and ``low`` nearest to the weights."""
+    words = np.empty(8, np.uint32)
+    for row in range(begin, end):
+        for group in range(low.shape[1]):
+            _group(kind, rows[row], group, words)
+            for column in range(32):
+                value = _value(words, column, middle, scales[row, group])
+                code = np.rint((value - low[row, group]) / step[row, group])
+                codes[row, 32 * group + column] = np.uint8(min(max(code, np.float32(0)), most))

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from decoding.kernels.integer_products import TILE, IntegerMatrix
+from decoding.kernels.packing import CENTRED, nearest
 from decoding.kernels.quantized import CHUNK, rounded
 
 OWN = 0
@@ -27,9 +28,13 @@ def matrix(data: np.ndarray, kind, bits: int) -> IntegerMatrix:
     parts = []
     for begin in range(0, len(data), step):
         rows = np.array(data[begin : begin + step])
+        blocks = torch.from_numpy(rows)
         if exact:
-            blocks = torch.from_numpy(rows)
             parts.append(IntegerMatrix.pack(blocks, *scales(blocks), width, kind.name))
+        elif kind.name in CENTRED:
+            first, second = scales(blocks)
+            halves = first, first if own == 8 else second
+            parts.append(IntegerMatrix.pack(*nearest(blocks, *halves, 2**width - 1, kind.name), width))
         else:
             parts.append(rounded(torch.from_numpy(np.array(dequantize(rows, kind), np.float32)), width))
     return IntegerMatrix.stacked(parts, len(data))

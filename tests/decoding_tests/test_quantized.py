@@ -195,3 +195,16 @@ def test_a_path_of_a_tree_has_the_bits_of_a_plain_text(kind, text):
     alone, read = target.session(1, text + 8), [torch.tensor([text + i + 1]) for i in range(3)]
     for node, length in zip(path, read, strict=True):
         assert torch.equal(alone.next(plain, length, row)[0][0], nodes[node])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kind", ["Q5_0", "Q6_K", "Q8_0"])
+def test_blocks_are_rounded_as_their_dense_matrix_is(kind, bits):
+    """One compiled pass over the blocks gives the bits that rounding the unpacked matrix gives."""
+    if (kind, bits) == ("Q8_0", 8):
+        pytest.skip("its codes are kept")
+    kind = GGMLQuantizationType[kind]
+    rows = blocks(kind)
+    plain = rounded(torch.from_numpy(np.array(dequantize(rows, kind), np.float32)), bits)
+    found = matrix(rows, kind, bits)
+    assert torch.equal(found.codes, plain.codes) and torch.equal(found.scales, plain.scales)
