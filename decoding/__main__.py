@@ -66,7 +66,7 @@ def prepare(options: Options):
 
 
 def sampling_of(options: Options, lm, policy):
-    """How tokens are drawn: as the user says, else as ``policy`` was tuned; another way than that is said."""
+    """The sampling that the options ask for, by default that of ``policy``; a warning where it differs from that."""
     tuned = None if policy is None else tuned_sampling(policy.provenance)
     found = options.drawing.sampling(lm, tuned)
     if tuned not in (None, found) and not tuned.greedy:

@@ -14,7 +14,7 @@ from decoding.state.token_buffer import left_pad
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was written after one of the prompts."""
+    """The answer to one of the prompts."""
 
     prompt: int
     """its index"""

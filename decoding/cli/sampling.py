@@ -1,4 +1,4 @@
-"""How tokens are drawn, as options, the same in every command."""
+"""Options of sampling, the same in every command."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SamplingOptions:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken; with model it depends on the model, so it is not."""
+        """True where the likeliest token is taken; False with ``model`` until the model is asked (``resolved``)."""
         return self.temperature is None or self.temperature == 0
 
     def check(self) -> None:

@@ -61,9 +61,13 @@ class Source:
     def tuned_for(self) -> str:
         """The texts that the policy was tuned for: how they are drawn, and how many at once."""
         held = self.policy.provenance
-        drawn = {name: value for name, value in (held.get("sampling") or {}).items() if value}
-        batch = held.get("batch_size", 1)
-        text = "texts drawn with " + ", ".join(f"{k} {v:g}" for k, v in drawn.items()) if drawn else "greedy texts"
+        sampling, batch = held.get("sampling") or {}, held.get("batch_size", 1)
+        numbers = (type(None), int, float)
+        known = type(sampling) is dict and all(type(value) in numbers for value in sampling.values())
+        if not known or type(batch) is not int:
+            raise ExportError("the policy's provenance has a sampling or a batch size that is none; tune it again")
+        drawn = ", ".join(f"{name} {value:g}" for name, value in sampling.items() if value)
+        text = f"texts drawn with {drawn}" if drawn else "greedy texts"
         return f"{text}, {'one at a time' if batch == 1 else f'{batch} at a time'}"
 
     def provenance(self) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """A batch of n equals n single runs: no row is touched by the others, by padding, or by when they end."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from acceptance_laws import SAMPLING
-from tiny_models import ending_tokens, nudged, tiny
+from processed_logits import with_settings
+from tiny_models import ending_tokens, nudged, tiny, words
 
 from decoding import (
+    LM,
     MTAD,
     Autoregressive,
     Backoff,
@@ -155,3 +159,17 @@ def test_a_consumer_between_answers_is_not_in_inference_mode():
 def test_prompts_that_cannot_be_answered_are_refused_before_the_first(prompts, size, said):
     with pytest.raises(ValueError, match=said):
         next(generate_many(Autoregressive(large), prompts, batch_size=size))
+
+
+@pytest.mark.parametrize("decoder", ["autoregressive", "speculative"])
+def test_stop_strings_and_processors_hold_for_rows_that_replaced_others(decoder):
+    """A stop string may not be completed by the text that the row had before."""
+    words_large = LM(copy.deepcopy(large.model), words())
+    with_settings(words_large, {"repetition_penalty": 1.4, "no_repeat_ngram_size": 3}, ())
+    made = {"autoregressive": Autoregressive(words_large), "speculative": Speculative([small, words_large], length=3)}
+    prompts, options = ragged(7), {"max_new_tokens": NEW}
+    free = alone(made[decoder], prompts, **options)
+    options["stop_strings"] = [words_large.tokenizer.decode(tokens[i : i + 2]) for i, (tokens, _) in enumerate(free, 2)]
+    expected = alone(made[decoder], prompts, **options)
+    assert len({len(tokens) for tokens, _ in expected}) > 2
+    assert continuous(made[decoder], prompts, 2, **options) == expected

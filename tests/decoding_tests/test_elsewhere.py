@@ -9,7 +9,18 @@ from simulated_device import DEVICE, Elsewhere, move
 from tiny_models import mostly_slow, nudged, tiny, words
 from torch.utils._python_dispatch import _disable_current_modes
 
-from decoding import LM, MTAD, Autoregressive, Backoff, PromptLookup, Sampling, SpecInfer, Speculative, generate
+from decoding import (
+    LM,
+    MTAD,
+    Autoregressive,
+    Backoff,
+    PromptLookup,
+    Sampling,
+    SpecInfer,
+    Speculative,
+    generate,
+    generate_many,
+)
 from decoding.acceptance.rules import RULES, rule
 from decoding.generation import start
 from decoding.models import lm as lm_module
@@ -87,6 +98,25 @@ def test_greedy_decoders(decoder, away, prompts):
 )
 def test_decisions(decoder, policy, away, prompts):
     check(DECIDERS[decoder], away, prompts, Sampling(), POLICIES[policy])
+
+
+@pytest.mark.parametrize("decoder", ["autoregressive", "specinfer", "stop", "backoff"])
+def test_rows_are_replaced_there(decoder, away):
+    """A draft that does not wait for its stop, and what a policy keeps of a row, begin anew."""
+    make, policy, texts = (
+        (DECODERS | DECIDERS)[decoder],
+        POLICIES["logistic"],
+        [[5, 9, 11], [7], [8, 3, 20, 6], [30, 31]],
+    )
+    options = {"batch_size": 2, "max_new_tokens": 8, "eos_token_id": 5, "seed": 0}
+    # Not as it is decorated: these tensors cannot be those of inference mode.
+    with torch.no_grad():
+        found = {
+            a.prompt: a for a in generate_many.__wrapped__(make(*away, move(copy.deepcopy(policy))), texts, **options)
+        }
+    with _disable_current_modes():
+        expected = {a.prompt: a for a in generate_many(make(small, large, policy), texts, **options)}
+    assert found == expected
 
 
 @pytest.mark.parametrize("decoder", ["autoregressive", "mmtad", "Exact", "backoff"])

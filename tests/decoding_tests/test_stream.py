@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_models import characters, nudged, tiny, words
 
 from decoding import LM, Autoregressive, Backoff, Speculative, generate
-from decoding.state.streaming import PieceStream
+from decoding.state.streaming import PieceStream, StopStrings
 from decoding.state.token_buffer import Commit, TokenBuffer
 from policies import Random
 
@@ -86,6 +86,21 @@ def test_without_a_tokenizer_pieces_have_no_text():
     pieces = []
     generate(Autoregressive(LM(large.model)), torch.tensor([[5]]), max_new_tokens=3, stream=pieces.append)
     assert [piece.text for piece in pieces] == ["", "", ""]
+
+
+def test_a_stop_string_does_not_begin_in_the_text_that_a_row_had_before():
+    text = TokenBuffer(torch.tensor([[5]]), torch.tensor([[1]]), 1, 1, (), 0)
+    stops = StopStrings("w8 w9", WORDS)
+
+    def written(token):
+        one = torch.tensor([[token]])
+        text.append(Commit(torch.tensor([0]), one, torch.zeros_like(one), torch.tensor([1])))
+        return stops.find(text, 0, 1)
+
+    assert written(8) is None and not len(text.rows)
+    text.restart(0, torch.tensor([6]), 0)
+    stops.restart(0)
+    assert written(9) is None
 
 
 @pytest.mark.parametrize("name", ["autoregressive", "speculative"])

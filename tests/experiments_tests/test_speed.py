@@ -8,6 +8,7 @@ from tiny_runs import save_model, write_prompts
 
 from experiments import speed
 from experiments.pair_speed.supervisor import Supervisor
+from experiments.pair_speed.table import COLUMNS, figures
 from train.common.cli import InputError
 
 ROWS = ("transformers", "transformers-assisted:2", "llama.cpp", "large", "exact:2")
@@ -98,3 +99,11 @@ def test_bad_input_is_one_sentence(saved, tmp_path, changes):
     with pytest.raises(InputError):
         speed.run(config(tmp_path / "run", saved, **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_row_that_does_not_tell_its_calls_has_none_in_the_table():
+    line = {"prompt": "a", "seconds": 2.0, "tokens": 4, "number": 0, "target_calls": None}
+    line |= {"peak_bytes": 2**30, "load_seconds": 1.0}
+    row = figures([line], None, {"a": "x"}, None, 4, drafts=True)
+    assert row["tokens_per_second"] == 2 and row["target_calls"] is None and row["kept"] is None
+    assert COLUMNS["target calls a token"](row) == ""

@@ -14,7 +14,7 @@ from decoding.models.defaults import default_pair
 from experiments.handoff import main as handoff
 from policies import Random, Rule, load
 from policies.export.bundle import write_bundle
-from policies.export.source import open_source
+from policies.export.source import ExportError, open_source
 from policies.export.targets import TARGETS
 from train.bandit import main as bandit
 from train.common.generations import write
@@ -121,6 +121,15 @@ def test_an_export_says_for_which_texts_the_policy_was_tuned(tmp_path, provenanc
     Rule("entropy", 1.0).save(tmp_path / "policy.json", provenance=provenance)
     write_bundle(open_source(tmp_path / "policy.json", None, None), TARGETS["transformers"], tmp_path / "out")
     assert said in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("provenance", [{"sampling": "hot"}, {"sampling": {"top_p": []}}, {"batch_size": "many"}])
+def test_an_export_of_an_edited_provenance_is_one_sentence(tmp_path, provenance):
+    Rule("entropy", 1.0).save(tmp_path / "policy.json", provenance=provenance)
+    source = open_source(tmp_path / "policy.json", None, None)
+    with pytest.raises(ExportError, match="has a sampling or a batch size that is none; tune it again"):
+        write_bundle(source, TARGETS["transformers"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ TEST = (
 
 
 def about(job: Job) -> dict[str, object]:
-    """What the assumptions name: a promise about greedy texts, say, is none about those that are drawn."""
+    """The parts of the assumptions that depend on the job. A promise about greedy texts says nothing of drawn ones."""
     text = "greedy" if job.sampling.greedy else f"sampled ({described(job.sampling)}; mean of {job.seeds} texts)"
     return {"loss": job.metric.loss_name, "text": text, "batch": job.settings.batch_size}
 

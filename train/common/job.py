@@ -40,7 +40,7 @@ class Job:
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are drawn in every text that is written: of traces, of live runs, held out and certified."""
+        """The sampling of every text of the job: of traces, of live runs, held out and certified."""
         return self.settings.drawing.sampling()
 
     @property

@@ -90,7 +90,7 @@ def drawn_by(large: LM, settings):
 
 
 def sampled_baseline(settings, large: LM) -> SampledBaseline | None:
-    """What losses count from, where texts are drawn; ``settings`` of a run or of a comparison."""
+    """The baseline of losses where texts are drawn, else None; ``settings`` are of a run or of a comparison."""
     sampling = settings.drawing.sampling()
     if sampling.greedy:
         return None

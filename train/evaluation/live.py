@@ -49,7 +49,8 @@ def measure(
     groups = in_groups(prompts, batch)
     todo = [(i, group) for i, group in enumerate(groups) if any(p.id not in done for p in group)]
     for name in names if todo else ():
-        _answers(decoders[name], prompts[:1], 8, sampling, [0], batch)  # warm-up
+        some = prompts[:batch]
+        _answers(decoders[name], some, 8, sampling, range(len(some)), batch)  # warm-up
     for i, group in track(todo, title):
         order, answers = names[i % len(names) :] + names[: i % len(names)], {}
         for name in order:

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from decoding.cli.sampling import described, tuned_sampling
 from policies.storage import atomic
 from train.reports import charts
 from train.reports.markup import faint, grid, page, paragraph, section
@@ -15,7 +16,6 @@ from train.reports.tables import (
     format_number,
     grading_line,
     loss_name,
-    sampling_line,
     thought_line,
     with_interval,
 )
@@ -61,7 +61,7 @@ def write_html(result: Result, path: Path | str) -> None:
 
 def _header(result: Result) -> str:
     goal = [f"{key.replace('_', ' ')} {value:g}" for key, value in result["goal"].items()]
-    goal += [sampling_line(result)] if result.get("sampling") else []
+    goal += [described(tuned_sampling(result))] if result.get("sampling") else []
     goal += [f"batch size {batch}"] if (batch := result.get("batch_size", 1)) > 1 else []
     verdict = f'<p class="verdict">{escape(result["verdict"])}</p>'
     thought = thought_line(result)

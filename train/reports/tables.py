@@ -114,9 +114,3 @@ def ends_of(interval: Sequence[Any] | None) -> Sequence[float] | None:
     """Both ends of an interval; None unless both are finite."""
     ends = [number(end) for end in interval or ()]
     return None if None in ends or len(ends) != 2 else ends
-
-
-def sampling_line(result: dict[str, Any]) -> str:
-    """How the texts were drawn, in words; empty of greedy ones."""
-    found = {name: value for name, value in (result.get("sampling") or {}).items() if value}
-    return ", ".join(f"{name} {value:g}" for name, value in found.items())
