@@ -10,11 +10,8 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 from decoding import Sampling, generate
-from decoding.__main__ import as_tuned, load_policy, spec_for
-from decoding.cli.generation_config import without
 from decoding.cli.options import Options, parse, use
-from decoding.decoders.registry import build_decoder, decoder_kind
-from decoding.models.defaults import load_model
+from decoding.cli.tuned import as_tuned, load
 from decoding.models.settings import end_tokens
 
 OF_THE_HARNESS = ("max_length", "truncation", "logits_cache", "add_bos_token", "prefix_token_id", "softmax_dtype")
@@ -45,14 +42,11 @@ class TwoModel(HFLM):
             device = "cpu"  # the harness says cuda:0 where its user names no device, and its own model does the same
         options = _options(given | ({} if device is None else {"device": device}))
         use(options.device, options.threads)
-        spec, (dtypes, backend) = spec_for(options), as_tuned(options)
-        if backend != "torch":
+        if as_tuned(options)[1] != "torch":
             raise ValueError("lm-evaluation-harness needs models in torch; leave out backend=llama.cpp")
-        names = decoder_kind(spec.name).models
-        models = [load_model(name, getattr(options, name), options.device, dtypes.of(name)) for name in names]
-        without(models, options.ignore_generation_config)
-        self.decoder, self.seed = build_decoder(models, load_policy(options, models), spec), seed
-        last = models[-1]
+        found = load(options)
+        self.decoder, self.seed = found.decoder(), seed
+        last = found.models[-1]
         # They are tied; a tied weight that has been packed since must not be taken back.
         last.model.tie_weights = lambda *_, **__: None
         tokenizer = copy.deepcopy(last.tokenizer)  # the harness may give it a token to pad with

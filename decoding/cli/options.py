@@ -12,7 +12,8 @@ import tyro
 from tyro.conf import arg
 
 from decoding.cli.dtypes import DtypeOptions, Dtypes
-from decoding.cli.generation_config import IgnoredSettings
+from decoding.cli.generation_config import IgnoredSettings, check_ignored
+from decoding.cli.numbers import check_numbers
 from decoding.cli.sampling import Drawing, SamplingOptions
 from decoding.decoders.registry import DECODERS, Setting, decoder_kind
 
@@ -22,16 +23,10 @@ Backend = Annotated[str, arg(metavar="{torch,llama.cpp}")]
 Model = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]
 
 
-@dataclass
-class Options:
-    """Let a small and a large model write one answer together, and see which model wrote each token.
+@dataclass(kw_only=True)
+class ModelOptions:
+    """The options of every command that decodes: which decoder, which models, how tokens are drawn."""
 
-    The answer goes to standard output (green: by the small model; black on yellow: by the large one), then one line
-    of statistics to standard error. MODEL is a folder, a .gguf file or a hub id (owner/name).
-    """
-
-    text: Annotated[str, tyro.conf.Positional, arg(metavar="TEXT", help_behavior_hint="")]
-    """the prompt; - reads standard input, without its last newline"""
     policy: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """policy.json, as train/fit_policy.py writes it; it names the decoder it was tuned for, and its settings"""
     method: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
@@ -42,20 +37,8 @@ class Options:
     """the large model, of the same tokenizer (default: SmolLM2-135M-Instruct)"""
     allow_other_models: bool = False
     """accept a policy that was tuned on other models of this tokenizer; its certificate does not hold for these"""
-    raw: bool = False
-    """continue the text without the large model's chat template"""
-    chat_template_kwargs: Annotated[str, arg(metavar="JSON", help_behavior_hint="")] = "{}"
-    """what else the chat template is told: '{"enable_thinking": false}'"""
-    max_new_tokens: int = 256
-    """most tokens of the answer"""
     drawing: Drawing = field(default_factory=SamplingOptions)
-    frequency_penalty: float = 0.0
-    """lowers a token's logit by this for every time that the answer has it, as OpenAI's servers do"""
-    presence_penalty: float = 0.0
-    """lowers a token's logit by this if the answer has it"""
     ignore_generation_config: IgnoredSettings = ""
-    seed: int = 0
-    """of the draws: the same seed gives the same answer"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps ..."""
     backend: Annotated[
@@ -66,16 +49,47 @@ class Options:
     """CPU threads"""
     dtypes: Dtypes = field(default_factory=DtypeOptions)
 
+    def check(self) -> None:
+        """ValueError, one sentence, for what is wrong without any model."""
+        check_numbers(self)
+        self.dtypes.check()
+        check_ignored(self.ignore_generation_config)
+        self.drawing.check()
 
-def parse(argv: list[str] | None) -> Options:
-    """The options in ``argv``. Every setting of a decoder that has a help text is one; None if it is left out."""
-    fields = [(name, _option(users), None) for name, users in readers().items()]
-    methods = [f"    {name:<12} {kind.about}" for name, kind in DECODERS.items()]
+
+@dataclass(kw_only=True)
+class Options(ModelOptions):
+    """Let a small and a large model write one answer together, and see which model wrote each token.
+
+    The answer goes to standard output (green: by the small model; black on yellow: by the large one), then one line
+    of statistics to standard error. MODEL is a folder, a .gguf file or a hub id (owner/name).
+    """
+
+    text: Annotated[str, tyro.conf.Positional, arg(metavar="TEXT", help_behavior_hint="")]
+    """the prompt; - reads standard input, without its last newline"""
+    raw: bool = False
+    """continue the text without the large model's chat template"""
+    chat_template_kwargs: Annotated[str, arg(metavar="JSON", help_behavior_hint="")] = "{}"
+    """what else the chat template is told: '{"enable_thinking": false}'"""
+    max_new_tokens: int = 256
+    """most tokens of the answer"""
+    frequency_penalty: float = 0.0
+    """lowers a token's logit by this for every time that the answer has it, as OpenAI's servers do"""
+    presence_penalty: float = 0.0
+    """lowers a token's logit by this if the answer has it"""
+    seed: int = 0
+    """of the draws: the same seed gives the same answer"""
+
+
+def parse(argv: list[str] | None, kind: type[Any] = Options, prog: str = "python -m decoding") -> Any:
+    """The options ``kind`` in ``argv``. Every setting of a decoder that has a help text is one; None if it is left out."""
+    fields = [(name, _option(users), field(default=None, kw_only=True)) for name, users in readers().items()]
+    methods = [f"    {name:<12} {decoder.about}" for name, decoder in DECODERS.items()]
     return tyro.cli(
-        make_dataclass("Options", fields, bases=(Options,)),
+        make_dataclass(kind.__name__, fields, bases=(kind,)),
         args=argv,
-        prog="python -m decoding",
-        description="\n".join([cleandoc(Options.__doc__), "", "Methods:", *methods]),
+        prog=prog,
+        description="\n".join([cleandoc(kind.__doc__), "", "Methods:", *methods]),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
 
@@ -99,7 +113,7 @@ def _option(users: dict[str, Setting]) -> Any:
     return Annotated[kind | None, arg(metavar=kind.__name__.upper(), help=first.help, help_behavior_hint=hint)]
 
 
-def settings_of(options: Options, method: str) -> dict[str, Any]:
+def settings_of(options: ModelOptions, method: str) -> dict[str, Any]:
     """The settings that the user gives. ValueError for a setting that ``method`` does not have, or a wrong value."""
     known = readers()
     given = {name: value for name in known if (value := getattr(options, name)) is not None}
@@ -111,7 +125,7 @@ def settings_of(options: Options, method: str) -> dict[str, Any]:
     return given
 
 
-def check_policy(options: Options, method: str) -> None:
+def check_policy(options: ModelOptions, method: str) -> None:
     """ValueError if ``method`` needs a policy and there is none, or there is one that it does not ask."""
     if decoder_kind(method).policy == "needed" and options.policy is None:
         raise ValueError(f"{method} needs a policy; pass --policy FILE, as train/fit_policy.py writes it")

@@ -52,9 +52,9 @@ class GenerationState:
             return self.sampling.draw(logits, None)
         return self.sampling.draw(logits, self.buffer.uniform(rows, lengths - self.buffer.prompts[rows], DRAW))
 
-    def restart(self, row: int, prompt: Tensor, seed: int) -> None:
+    def restart(self, row: int, prompt: Tensor, seed: int, budget: int | None = None) -> None:
         """Let a closed row begin another text (``TokenBuffer.restart``), of which no model has read anything."""
-        self.buffer.restart(row, prompt, seed)
+        self.buffer.restart(row, prompt, seed, budget)
         for session in self.sessions:
             at = self.buffer.every[row : row + 1]
             session.rollback(at, torch.zeros_like(at))

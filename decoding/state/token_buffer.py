@@ -145,13 +145,17 @@ class TokenBuffer:
         self.rows = rows[~closed] if ended else rows
         return known
 
-    def restart(self, row: int, prompt: Tensor, seed: int) -> None:
-        """Let a closed row begin another text, after ``prompt`` [n] and with draws of ``seed``."""
+    def close(self, row: int) -> None:
+        """End a row where it is."""
+        self.rows = self.rows[self.rows != row]
+
+    def restart(self, row: int, prompt: Tensor, seed: int, budget: int | None = None) -> None:
+        """Let a closed row begin another text, after ``prompt`` [n], with draws of ``seed``, of ``budget`` tokens."""
         n = len(prompt)
         self.ids[row, :n] = prompt
         self.writers[row] = -1
         self.prompts[row] = self.lengths[row] = n
-        self.limits[row], self.seeds[row] = n + self.budget, seed
+        self.limits[row], self.seeds[row] = n + (self.budget if budget is None else budget), seed
         self.rows = torch.cat([self.rows, self.every[row : row + 1]]).sort().values
         facts = torch.stack([self.lengths[self.rows], self.lengths[self.rows] - self.limits[self.rows]]).amax(1)
         self.longest, over = facts.tolist()

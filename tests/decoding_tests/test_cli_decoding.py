@@ -9,11 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny_models import tiny
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
+from saved_models import TEMPLATE, save
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
 from decoding.__main__ import main
@@ -21,24 +17,6 @@ from policies import Random, Rule
 
 ROOT = Path(__file__).parents[2]
 TEXT = "w5 w9 w20 w7"
-TEMPLATE = "{% for m in messages %}w3 {{ m['content'] }} w4{% endfor %}"
-
-
-def _tokenizer(words: str, template: str | None) -> PreTrainedTokenizerFast:
-    vocab = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"{words}{i}": i for i in range(3, 37)}
-    inner = Tokenizer(WordLevel(vocab, unk_token="<pad>"))
-    inner.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<pad>"
-    )
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def _save(folder: Path, seed: int, words: str = "w", template: str | None = TEMPLATE, layers: int = 1) -> str:
-    tiny(seed=seed, layers=layers).model.save_pretrained(folder)
-    _tokenizer(words, template).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +24,11 @@ def pair(tmp_path_factory):
     """Two saved models; a third with the same tokenizer, and one with another."""
     folder = tmp_path_factory.mktemp("models")
     return SimpleNamespace(
-        small=_save(folder / "small", seed=1),
-        large=_save(folder / "large", seed=2, layers=2),
-        other=_save(folder / "other", seed=3),
-        foreign=_save(folder / "foreign", seed=4, words="v"),
-        untemplated=_save(folder / "untemplated", seed=2, layers=2, template=None),
+        small=save(folder / "small", seed=1),
+        large=save(folder / "large", seed=2, layers=2),
+        other=save(folder / "other", seed=3),
+        foreign=save(folder / "foreign", seed=4, words="v"),
+        untemplated=save(folder / "untemplated", seed=2, layers=2, template=None),
     )
 
 
@@ -263,7 +241,7 @@ def test_help_teaches_the_options():
     ids=["refuses", "broken", "several"],
 )
 def test_a_chat_template_that_fails_is_one_sentence(run, tmp_path, template, message):
-    large = _save(tmp_path, seed=2, template=template, layers=2)
+    large = save(tmp_path, seed=2, template=template, layers=2)
     code, out, err = run(TEXT, large=large)
     assert (code, out) == (2, "")
     assert message in err and err.count("\n") == 1
@@ -272,7 +250,7 @@ def test_a_chat_template_that_fails_is_one_sentence(run, tmp_path, template, mes
 
 def test_the_chat_template_is_chosen_and_told(run, pair, tmp_path):
     told = {"short": TEMPLATE, "long": "{% if deep %}w9{% else %}w8{% endif %} {{ messages[0]['content'] }}"}
-    large = _save(tmp_path, seed=2, template=told, layers=2)
+    large = save(tmp_path, seed=2, template=told, layers=2)
     for extra, written in (("short", f"w3 {TEXT} w4"), ("long", f"w8 {TEXT}"), ("deep", f"w9 {TEXT}")):
         given = {"chat_template": "long", "deep": True} if extra == "deep" else {"chat_template": extra}
         code, out, _ = run("--chat-template-kwargs", json.dumps(given), "--method", "speculative", TEXT, large=large)

@@ -1,0 +1,54 @@
+"""The decoders that a server writes with, by what a request asks of the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from decoding.decoders.autoregressive import Autoregressive
+from decoding.generation import Decoder
+from decoding.serving.bodies import Body
+from decoding.serving.jobs import Mode
+from decoding.state.sampling import Sampling
+
+
+class Writers:
+    """``tuned`` is the decoder as tuned, and ``policy`` the one in it, None where it has none.
+
+    curve: of the policy's thresholds, what replay predicts of each: ``threshold`` and ``speedup``, least loss first.
+    """
+
+    def __init__(self, tuned: Decoder, policy: Any, default: Sampling, curve: Sequence[Mapping[str, float]] = ()):
+        self.tuned, self.policy, self.default, self.curve = tuned, policy, default, curve
+        self.large = Autoregressive(tuned.models[-1])
+        self.threshold = None if policy is None else float(policy.threshold)
+
+    def mode(self, body: Body) -> Mode:
+        """What ``body`` asks for. ValueError, one sentence, for what this policy cannot do."""
+        sampling = body.sampling(self.default)
+        if body.policy is None:
+            return Mode(sampling)
+        if body.policy == "off":
+            return Mode(sampling, alone=True)
+        if self.threshold is None:
+            raise ValueError("this server has no policy, so a request can only turn it off")
+        if body.policy.threshold is not None:
+            return Mode(sampling, threshold=body.policy.threshold)
+        return Mode(sampling, threshold=self._threshold_for(body.policy.target_speedup))
+
+    def __call__(self, mode: Mode) -> Decoder:
+        """The decoder of ``mode``. The policy is one object: its threshold is that of the batch that is written."""
+        if mode.alone:
+            return self.large
+        if self.threshold is not None:
+            self.policy.threshold.fill_(self.threshold if mode.threshold is None else mode.threshold)
+        return self.tuned
+
+    def _threshold_for(self, speedup: float) -> float:
+        if not self.curve:
+            raise ValueError("policy.json says nothing of other speeds; ask for a threshold, or tune the policy anew")
+        for point in self.curve:
+            if point["speedup"] >= speedup:
+                return point["threshold"]
+        most = max(point["speedup"] for point in self.curve)
+        raise ValueError(f"target_speedup is {speedup:g}, but by replay this policy reaches at most {most:.2f}")
