@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 
+from decoding.cli.dtypes import weights_line
 from decoding.cli.ending import ending, mendable
 from decoding.cli.generation_config import own_sampling
 from decoding.cli.options import Options, parse, read_text, use
@@ -45,6 +46,7 @@ def prepare(options: Options):
     decoder = found.decoder()
     ids = encode(large.tokenizer, text, options.raw, extra).to(large.device)
     state = start(decoder, ids, None, options.max_new_tokens, None, sampling, options.seed)
+    print(weights_line(found.names, found.models), file=sys.stderr)
     return decoder, state, found.names
 
 

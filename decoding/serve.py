@@ -16,6 +16,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from decoding.cli.dtypes import weights_line
 from decoding.cli.ending import ending, mendable
 from decoding.cli.options import ModelOptions, parse, use
 from decoding.cli.tuned import load, sampling_of
@@ -115,6 +116,7 @@ def prepare(options: ServeOptions):
     name = options.served_model_name or (large.name if options.policy is None else str(options.policy.parent.name))
     served = Served(name, large, writers, batcher, found.names, Records(options.log))
     warm_up(served)
+    print(weights_line(found.names, found.models), file=sys.stderr)
     return served
 
 

@@ -169,6 +169,6 @@ def _save(job: Job, method: TuningMethod, tuned: Tuned, result: Result) -> None:
     if result.certificate is None or result.certificate.chosen is not None:
         tuned.policy.save(job.folder / "policy.json", **save)
     else:
-        lossless = {key: value for key, value in provenance.items() if key != "traffic"}
+        lossless = {key: value for key, value in provenance.items() if key not in ("traffic", "curve")}
         Rule.always().save(job.folder / "policy.json", result.models, lossless)
         tuned.policy.save(job.folder / "uncertified.json", **save)

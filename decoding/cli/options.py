@@ -82,7 +82,7 @@ class Options(ModelOptions):
 
 
 def parse(argv: list[str] | None, kind: type[Any] = Options, prog: str = "python -m decoding") -> Any:
-    """The options ``kind`` in ``argv``. Every setting of a decoder that has a help text is one; None if it is left out."""
+    """The options ``kind`` in ``argv``; every setting of a decoder that has a help text is one, None if left out."""
     fields = [(name, _option(users), field(default=None, kw_only=True)) for name, users in readers().items()]
     methods = [f"    {name:<12} {decoder.about}" for name, decoder in DECODERS.items()]
     return tyro.cli(

@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from decoding.cli.dtypes import DtypeOptions, weights_line
+from decoding.cli.dtypes import DtypeOptions
 from decoding.cli.generation_config import without
 from decoding.cli.options import ModelOptions, check_policy, settings_of
 from decoding.cli.sampling import described, tuned_sampling
@@ -53,7 +53,6 @@ def load(options: ModelOptions) -> Loaded:
         models = [load_model(name, getattr(options, name), options.device, dtypes.of(name), backend) for name in names]
     without(models, options.ignore_generation_config)
     policy = load_policy(options, models)
-    print(weights_line(names, models), file=sys.stderr)
     return Loaded(names, models, policy, spec)
 
 

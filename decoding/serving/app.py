@@ -116,7 +116,7 @@ async def answer(served: Served, shape: Shape, body: Body, ids: list[int], reque
             served.writers.mode(body),
             int(torch.randint(SEEDS, ())) if body.seed is None else body.seed,
             (*body.stops, *stop_strings(served.large)),
-            lambda part: loop.call_soon_threadsafe(parts.put_nowait, part),
+            lambda part: _send(loop, parts, part),
             served.large.tokenizer,
         )
         if job.most < 1:
@@ -230,6 +230,12 @@ class Reply:
         return f"data: {json.dumps(self._body(self.shape.chunk, choices) | more)}\n\n"
 
 
+def _send(loop: asyncio.AbstractEventLoop, parts: asyncio.Queue[Part], part: Part) -> None:
+    """Hand ``part`` to the loop that serves; nobody waits for it once that has ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(parts.put_nowait, part)
+
+
 def chat_ids(lm: LM, body: ChatBody) -> list[int]:
     """Token ids of the messages in the model's chat template. Refused where that refuses them."""
     if lm.tokenizer.chat_template is None:
@@ -247,7 +253,7 @@ def text_ids(lm: LM, body: CompletionBody) -> list[int]:
         return lm.tokenizer(body.prompt)["input_ids"]
     try:
         check_ids(lm, torch.tensor(body.prompt))
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         raise Refused(400, str(error)) from error
     return body.prompt
 
@@ -264,7 +270,8 @@ def _error(sentence: str, status: int, param: str | None = None) -> dict:
 
 def _sentence(error: RequestValidationError) -> tuple[str, str]:
     """One sentence on the first thing that is wrong with a body, and the field."""
-    first = error.errors()[0]
+    errors = error.errors()  # of a union, those of every alternative: a sentence of ours says most
+    first = next((one for one in errors if one["type"] == "value_error"), errors[0])
     field = ".".join(str(part) for part in first["loc"][1:]) or "the body"
     if first["type"] == "extra_forbidden":
         return f"{field} is not known here; leave it out", field

@@ -77,7 +77,8 @@ class Batcher:
                     self._write(mode, of_row)
             except Exception as error:  # whatever it is: who waits for these texts hears of it, and the next are served
                 logger.exception("a batch failed")
-                for job in of_row.values():
+                # Where it failed before the first row was given away, the first that waits would fail again and again.
+                for job in filter(None, of_row.values() or [self._take(mode)]):
                     job.fail(f"the model failed: {' '.join(str(error).split())}")
             self.running = 0
 

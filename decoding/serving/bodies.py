@@ -1,4 +1,4 @@
-"""The bodies of requests, as OpenAI's API has them. What is not here is refused by name: nothing is ignored silently."""
+"""The bodies of requests, as OpenAI's API has them. What is not here is refused by name, never ignored."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from decoding.state.sampling import Sampling
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 SEEDS = 2**31
+Token = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Strict(BaseModel):
@@ -107,5 +108,5 @@ class ChatBody(Body):
 
 
 class CompletionBody(Body):
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[int], Field(min_length=1)]
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[Token], Field(min_length=1)]
     """text, or token ids"""

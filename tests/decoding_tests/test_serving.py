@@ -130,23 +130,23 @@ def test_requests_of_other_modes_wait_for_each_other_and_change_nothing(serving)
 
 
 def test_a_request_that_nobody_wants_frees_its_row(serving):
-    batcher = serving(DECODERS["large"], rows=1, length=2000)
-    long, next_one = Asked([3, 4], most=1900), Asked([5, 6], most=3)
+    batcher = serving(DECODERS["large"], rows=1, length=250)
+    long, next_one = Asked([3, 4], most=240), Asked([5, 6], most=3)
     batcher.submit(long.job)
     long.parts.get(timeout=60)
     batcher.submit(next_one.job)
     long.job.cancelled = True
     assert next_one.answer()[0] == alone(DECODERS["large"], next_one)[0]
-    assert long.answer()[1] == "cancelled" and long.job.tokens < 1900
+    assert long.answer()[1] == "cancelled" and long.job.tokens < 240
 
 
 def test_too_many_and_too_long_requests_are_refused(serving):
-    batcher = serving(DECODERS["large"], rows=1, length=600, queue=2)
+    batcher = serving(DECODERS["large"], rows=1, length=250, queue=2)
     with pytest.raises(
-        ValueError, match="the prompt has 2 tokens and the answer may have 599, which is more than the 600"
+        ValueError, match="the prompt has 2 tokens and the answer may have 249, which is more than the 250"
     ):
-        batcher.submit(Asked([3, 4], most=599).job)
-    first = Asked([3, 4], most=500)
+        batcher.submit(Asked([3, 4], most=249).job)
+    first = Asked([3, 4], most=240)
     batcher.submit(first.job)
     first.parts.get(timeout=60)
     waiting = [Asked([3, 4], most=1) for _ in range(2)]

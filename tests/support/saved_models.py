@@ -15,7 +15,7 @@ def word_tokenizer(words: str, template: str | None) -> PreTrainedTokenizerFast:
     """A tokenizer of words, which start with ``words``."""
     vocab = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"{words}{i}": i for i in range(3, 37)}
     inner = Tokenizer(WordLevel(vocab, unk_token="<pad>"))
-    inner.preword_tokenizer = WhitespaceSplit()
+    inner.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<pad>"
     )

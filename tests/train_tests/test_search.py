@@ -123,6 +123,17 @@ def test_the_threshold_decides_live_as_it_did_in_replay():
     assert abs(int(live.sum()) - int((risks(policy, search.tune) >= search.threshold(policy, 0.4)).sum())) <= 1
 
 
+def test_the_thresholds_of_a_policy_are_each_faster_and_predicted_as_they_decide():
+    made = searcher()
+    policy = made.policy(next(iter(made.baselines())))
+    found = made.thresholds(policy)
+    assert len(found) > 5
+    assert [point["speedup"] for point in found] == sorted({point["speedup"] for point in found})
+    for point in found:
+        tune, calls = (risks(policy, some) >= point["threshold"] for some in (made.tune, made.calls))
+        assert made._predict(tune, calls) == pytest.approx((point["speedup"], point["loss"]))
+
+
 def test_the_front_holds_what_nothing_beats():
     search = searcher()
     front = search.front([*search.baselines(), {"feature": "varentropy", "direction": ">=", "quantile": 0.1}])

@@ -70,6 +70,9 @@ class BackoffMethod(TuningMethod):
             say(self._unreachable(), style="bold")
         return tuned
 
+    def provenance(self, tuned: Tuned) -> dict:
+        return super().provenance(tuned) | {"curve": self.search.thresholds(tuned.policy)}
+
     def _unreachable(self) -> str:
         if self.job.goal.budget is not None:
             return no_speedup(self.job.goal)

@@ -121,6 +121,17 @@ class Search:
         limits = [cut(calls, q) for q in quantiles]
         return np.array([self._predict(tune >= limit, calls >= limit) for limit in limits])
 
+    def thresholds(self, policy: Policy) -> list[dict]:
+        """What replay predicts of other thresholds of ``policy``, each faster than those before it.
+
+        ``policy.json`` carries them, so that a server finds the threshold of a speedup that a request asks for.
+        """
+        risk, found = risks(policy, self.calls), []
+        for quantile, (speedup, loss) in zip(GRID[::4], self.curve(policy, GRID[::4]), strict=True):
+            if not found or speedup > found[-1]["speedup"]:
+                found.append({"threshold": cut(risk, quantile), "speedup": float(speedup), "loss": float(loss)})
+        return found
+
     def front(self, settings: Iterable[dict]) -> list[dict]:
         """The Pareto front of (speedup, loss) over all thresholds of the policies of ``settings``, fastest first.
 
