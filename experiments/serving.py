@@ -2,8 +2,8 @@
 
     python experiments/serving.py --policy runs/default/policy.json
 
-Every client asks one request after another until all prompts are answered. The server is started for each way of writing:
-as tuned, and with the policy off. Prints a table and writes OUTPUT/serving.json.
+Every client asks one request after another until all prompts are answered; requests let the policy decide
+as tuned, and then turn it off. Prints a table and writes OUTPUT/serving.json.
 """
 
 from __future__ import annotations
