@@ -38,7 +38,9 @@ class Browser:
         """The protocol's answer to a command; what the page reports meanwhile goes to ``faults``."""
         number = next(self._numbers)
         session = {"sessionId": self._session} if self._session else {}
-        os.write(self._commands, json.dumps({"id": number, "method": method, "params": params} | session).encode() + b"\0")
+        os.write(
+            self._commands, json.dumps({"id": number, "method": method, "params": params} | session).encode() + b"\0"
+        )
         return self._until(lambda message: message.get("id") == number)["result"]
 
     def open(self, path: Path, width: int, dark: bool = False) -> None:
