@@ -126,7 +126,7 @@ def test_the_table_says_what_moved_and_a_second_run_measures_nothing(started, tm
     found = {row["claim"]: row["moved"] for row in result["rows"]}
     assert len(found) == len(CLAIMS)
     assert found["one token costs it, in tokens of the target"] and not found["guarded regret of MTAD"]
-    assert "up from 0.115 to 0.200 (a ratio of times: of this machine)" in capfd.readouterr().out.replace("\n", " ")
+    assert "up from 0.115 to 0.200 (a ratio of times: of this machine)" in " ".join(capfd.readouterr().out.split())
     table = (tmp_path / "quick" / "table.md").read_text().splitlines()
     assert len(table) == len(CLAIMS) + 2 and table[0].startswith("| claim")
     assert len(started) == len(COMMANDS)
@@ -137,7 +137,7 @@ def test_the_table_says_what_moved_and_a_second_run_measures_nothing(started, tm
 def test_another_command_in_the_same_folder_is_refused(started, tmp_path, capfd):
     assert ledger.main(["--quick", "--only", "drafter", "--output", str(tmp_path)]) == 0
     assert ledger.main(["--quick", "--only", "drafter", "--threads", "1", "--output", str(tmp_path)]) == 2
-    assert f"delete {tmp_path}/quick/drafter" in capfd.readouterr().err.replace("\n", " ")
+    assert f"delete {tmp_path}/quick/drafter" in " ".join(capfd.readouterr().err.split())
 
 
 def test_a_command_that_fails_is_named(monkeypatch, tmp_path, capfd):

@@ -15,14 +15,23 @@ SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--
 FAULTS = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Audits.issueAdded")
 
 
+def pipe() -> list[int]:
+    """Both ends of a pipe, with numbers that a browser does not take for its own."""
+    ends = os.pipe()
+    moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 64) for end in ends]
+    for end in ends:
+        os.close(end)
+    return moved
+
+
 class Browser:
     """One tab; ``faults`` are the errors and warnings that the page has caused since it was opened."""
 
     def __init__(self):
         self.faults, self._numbers, self._rest = [], count(1), b""
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        theirs, self._commands = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in os.pipe())
-        self._replies, answers = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in os.pipe())
+        theirs, self._commands = pipe()
+        self._replies, answers = pipe()
         shell = ["bash", "-c", f'exec "$0" "$@" 3<&{theirs} 4>&{answers}']  # Chromium's pipe is these two numbers
         options = [CHROMIUM, *SWITCHES, f"--user-data-dir={self._profile.name}", "about:blank"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
