@@ -25,9 +25,9 @@ def frontier(result: dict[str, Any]) -> str:
         chart.add_scatter(mode="markers", marker={"size": size, "color": colour}, name=name, **place)
     goal = result.get("goal", {})
     if "target_speedup" in goal:
-        chart.add_vline(goal["target_speedup"], line_dash="dot", annotation_text="target")
+        chart.add_vline(goal["target_speedup"], line_dash="dot", line_color=INK, annotation_text="target")
     if "quality_budget" in goal:
-        chart.add_hline(goal["quality_budget"], line_dash="dot", annotation_text="budget")
+        chart.add_hline(goal["quality_budget"], line_dash="dot", line_color=INK, annotation_text="budget")
     return drawn(chart, "frontier")
 
 
@@ -91,7 +91,7 @@ def _empty(across: str, up: str, height: int = 480) -> go.Figure:
             "margin": {"l": 60, "r": 15, "t": 30, "b": 60},
             "paper_bgcolor": PAPER,
             "plot_bgcolor": PAPER,
-            "legend": {"orientation": "h", "y": -0.2, "yanchor": "top"},
+            "legend": {"orientation": "h", "y": -0.25, "yanchor": "top"},
             "xaxis": axis | {"title": {"text": across}},
             "yaxis": axis | {"title": {"text": up}},
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
