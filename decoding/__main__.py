@@ -7,7 +7,6 @@ if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no
 
     stop_quietly()
 
-import signal
 import sys
 import time
 from dataclasses import replace
@@ -102,6 +101,4 @@ def write(decoder, state, names: tuple[str, ...]) -> int:
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):  # not on Windows
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # "| head" ends it without a traceback
     sys.exit(main())

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,11 +22,13 @@ from decoding import default_pair
 from decoding.cli.options import use
 from experiments.shared.decision_cost import decision_share
 from policies import FEATURES, MLP, Logistic, Policy, Rule, token_classes
+from train.common import atomic
 from train.common.cli import at_least, checking, command
 from train.data.prompts import load_prompts
 from train.reports.terminal import print_rows
 
 CONFIDENCES = ("entropy", "varentropy", "top1", "margin", "top10", "top10_mass")
+SHARES = ("shares", "uncompiled")
 ALL = tuple(name for name, feature in FEATURES.items() if not feature.needs_target and name != "uniform")
 
 
@@ -39,6 +42,8 @@ class DecisionCost:
     repeats: int = 2
     """measurements of each"""
     threads: int | None = None
+    output: Path | None = None
+    """write the figures to this JSON file"""
 
 
 def specimens(tokenizer) -> dict[str, Policy]:
@@ -56,8 +61,8 @@ def specimens(tokenizer) -> dict[str, Policy]:
     }
 
 
-def run(config: DecisionCost) -> None:
-    """Measure and print. Raises InputError before any work is done."""
+def run(config: DecisionCost) -> dict:
+    """Measure, print and write the figures. Raises InputError before any work is done."""
     with checking():
         at_least(config, {"limit": 1, "max_new_tokens": 2, "repeats": 1})
         use("cpu", config.threads)
@@ -65,13 +70,24 @@ def run(config: DecisionCost) -> None:
     prompts = [p for p in load_prompts(None, pair[1].tokenizer, 100) if len(p.ids) <= 128][: config.limit]
     for label, policy in specimens(pair[1].tokenizer).items():
         for lm in pair:
-            cells = []
-            for uncompiled in (False, True):
+            row = {"policy": label, "watches": lm.name}
+            for key, uncompiled in zip(SHARES, (False, True), strict=True):
                 how = prompts, config.max_new_tokens, uncompiled
-                shares = [decision_share(lm, policy, *how) for _ in range(config.repeats)]
-                cells.append("; ".join(f"{share:.3f}" for share in shares))
-            rows.append((label, lm.name, *cells))
-    print_rows(("policy", "watches", "a decision, in its tokens", "not compiled"), rows)
+                row[key] = [decision_share(lm, policy, *how) for _ in range(config.repeats)]
+            rows.append(row)
+    show(rows)
+    if config.output is not None:
+        atomic.write_json(config.output, {"rows": rows})
+    return {"rows": rows}
+
+
+def show(rows: list[dict]) -> None:
+    """Print a line for each policy and model."""
+    lines = [
+        (row["policy"], row["watches"], *("; ".join(f"{share:.3f}" for share in row[key]) for key in SHARES))
+        for row in rows
+    ]
+    print_rows(("policy", "watches", "a decision, in its tokens", "not compiled"), lines)
 
 
 main = command(DecisionCost, run, __doc__)

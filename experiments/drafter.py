@@ -19,6 +19,7 @@ from decoding import Autoregressive, generate
 from decoding.cli.options import use
 from decoding.cost.timing import measure
 from decoding.models.defaults import load_model
+from experiments.shared.estimates import estimate
 from train.common import atomic
 from train.common.cli import checking, command
 from train.common.progress import say, track
@@ -75,7 +76,7 @@ def summarize(texts: list[np.ndarray]) -> dict:
     """Share of tokens that agree, and expected accepted tokens a round, of texts bool [n] each."""
     return {
         "tokens": sum(map(len, texts)),
-        "agreement": float(np.concatenate(texts).mean()),
+        **estimate("agreement", lambda rows: np.concatenate([texts[i] for i in rows]).mean(), len(texts)),
         "accepted_at_length_4": expected_accepted(texts, 4),
     }
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command starts: one line, whatever the modules that are being imported make of it.
+"""Ctrl-C while a command starts, and a reader of its output that leaves, as ``head`` does: no traceback of either.
 
 A command imports this before all else, so it imports next to nothing.
 """
@@ -9,18 +9,25 @@ import sys
 
 
 def stop_quietly() -> None:
-    """Until ``stop_normally``, let Ctrl-C end the process with one line: modules turn it into errors of their own."""
+    """Until ``stop_normally``, let Ctrl-C end the process with one line: modules turn it into errors of their own.
+
+    Until then a pipe that nobody reads ends it without a word, which is for --help; later an engine's pipe may break.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a parent may have ignored it
         signal.signal(signal.SIGINT, _stop)
     if hasattr(signal, "pthread_sigmask"):  # a command that started itself again let it wait
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def stop_normally() -> bool:
-    """Whether Ctrl-C was quiet; it is a KeyboardInterrupt again."""
+    """Whether Ctrl-C was quiet; it is a KeyboardInterrupt again, and a pipe that breaks an error."""
     quiet = signal.getsignal(signal.SIGINT) is _stop
     if quiet:
         signal.signal(signal.SIGINT, _interrupt)
+    if hasattr(signal, "SIGPIPE") and signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL:
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     return quiet
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -26,6 +28,23 @@ def escape_what_cannot_be_encoded() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def unread() -> bool:
+    """Whether standard output is a pipe whose reader has gone, as ``head`` goes when it has its lines."""
+    if not isinstance(sys.stdout, io.TextIOWrapper) or not hasattr(select, "poll"):  # closed; captured; Windows
+        return False
+    asked = select.poll()
+    asked.register(sys.stdout, 0)  # an error is reported though nothing is asked for
+    return any(event & select.POLLERR for _, event in asked.poll(0))
+
+
+def drop_unwritten() -> None:
+    """Let what standard output could not take go nowhere, so that it raises nothing as Python ends."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class PlainConsole(Console):

@@ -1,4 +1,4 @@
-"""Ctrl-C while the command starts: one line, whatever the modules that are being imported make of it."""
+"""Ctrl-C while the command starts, and a reader of its output that leaves, as ``head`` does: no traceback of either."""
 
 import os
 import signal
@@ -6,9 +6,11 @@ import sys
 
 
 def stop_quietly() -> None:
-    """Until ``stop_normally``, let Ctrl-C end the process with one line."""
+    """Until ``stop_normally``, let Ctrl-C end the process with one line; a pipe that nobody reads always ends it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a parent may have ignored it
         signal.signal(signal.SIGINT, _stop)
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def stop_normally() -> None:

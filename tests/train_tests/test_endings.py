@@ -33,6 +33,8 @@ SCRIPTS = [
     for path in [*sorted(ROOT.glob("*/*.py")), ROOT / "policies/export/__main__.py"]
     if re.search(r"^main = command\(|^def main\(", path.read_text(), re.MULTILINE)
 ]
+FEW = [Path(path) for path in ("train/fit_policy.py", "decoding/__main__.py", "policies/export/__main__.py")]
+LM_EVAL = "experiments.lm_eval"
 INTERRUPTING = """
 import os, signal, sys
 
@@ -101,6 +103,57 @@ def test_ctrl_c_before_anything_that_takes_time(name, tmp_path):
     process = start(name, tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert process.communicate(timeout=60)[1] == "\nstopped\n"
     assert process.returncode == 130
+
+
+def unread(*command):
+    """(exit code, standard error) of a command whose standard output nobody reads, from its first byte on."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command], stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env, timeout=120
+    )
+    os.close(writing)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("path", [pytest.param(p, marks=[pytest.mark.slow] * (p not in FEW)) for p in SCRIPTS], ids=str)
+def test_help_that_nobody_reads_to_its_end_leaves_no_traceback(path):
+    """`--help | head -3` ended in "Exception ignored ... BrokenPipeError"."""
+    module = ".".join(path.with_suffix("").parts).removesuffix(".__main__")
+    own = ["-m", module] if path.name == "__main__.py" or module in ("decoding.measure_cost", LM_EVAL) else [str(path)]
+    if module == LM_EVAL:
+        pytest.importorskip("lm_eval")
+    assert unread(*own, "--help") in [(-signal.SIGPIPE, ""), (141, "")]
+
+
+def test_output_that_nobody_reads_ends_the_job_without_a_word():
+    """Also after its start, where SIGPIPE is ignored: the pipe to an engine's process may break too."""
+    code = """
+from decoding.cli.stopping import stop_quietly
+stop_quietly()
+import signal, sys
+from decoding.cli.ending import ending, mendable
+def job():
+    assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
+    print("a line" * {}, flush={})
+    return 0
+sys.exit(ending("decoding", job, mendable))
+"""
+    for length, flush in ((1, True), (1, False), (10**6, False)):
+        assert unread("-c", code.format(length, flush)) == (141, "")
+
+
+def test_a_pipe_of_another_process_that_breaks_is_still_a_sentence():
+    code = """
+import sys
+from decoding.cli.ending import ending, mendable
+def job():
+    raise BrokenPipeError(32, "Broken pipe")
+sys.exit(ending("decoding", job, mendable))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (2, "decoding: [Errno 32] Broken pipe\n")
 
 
 @pytest.mark.parametrize("name", [pytest.param("reinforce", marks=pytest.mark.slow), "export"])

@@ -5,7 +5,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from train.reports.plane import COLOURS, GRID, INK, axis_titles, bars, curves, measured, plane
+from train.reports import drawing
+from train.reports.plane import COLOURS, GRID, INK, PAPER, axis_titles, bars, curves, measured, plane
 
 INFEASIBLE, CHOSEN = "#9aa0ab", "#d55e00"
 
@@ -24,9 +25,9 @@ def frontier(result: dict[str, Any]) -> str:
         chart.add_scatter(mode="markers", marker={"size": size, "color": colour}, name=name, **place)
     goal = result.get("goal", {})
     if "target_speedup" in goal:
-        chart.add_vline(goal["target_speedup"], line_dash="dot", annotation_text="target")
+        chart.add_vline(goal["target_speedup"], line_dash="dot", line_color=INK, annotation_text="target")
     if "quality_budget" in goal:
-        chart.add_hline(goal["quality_budget"], line_dash="dot", annotation_text="budget")
+        chart.add_hline(goal["quality_budget"], line_dash="dot", line_color=INK, annotation_text="budget")
     return drawn(chart, "frontier")
 
 
@@ -87,11 +88,14 @@ def _empty(across: str, up: str, height: int = 480) -> go.Figure:
         layout={
             "template": "none",
             "height": height,
-            "margin": {"l": 70, "r": 20, "t": 30, "b": 60},
+            "margin": {"l": 60, "r": 15, "t": 30, "b": 60},
+            "paper_bgcolor": PAPER,
+            "plot_bgcolor": PAPER,
+            "legend": {"orientation": "h", "y": -0.25, "yanchor": "top"},
             "xaxis": axis | {"title": {"text": across}},
             "yaxis": axis | {"title": {"text": up}},
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
-            "hoverlabel": {"bgcolor": "white", "align": "left"},
+            "hoverlabel": {"bgcolor": PAPER, "align": "left"},
         }
     )
 
@@ -101,4 +105,4 @@ def drawn(chart: go.Figure, name: str) -> str:
     if not chart.data:
         return ""
     config = {"displaylogo": False, "responsive": True}
-    return chart.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config)
+    return drawing.chart(name, chart.to_json(), config)

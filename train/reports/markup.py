@@ -4,24 +4,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from plotly.offline import get_plotlyjs
+from train.reports import drawing
+from train.reports.style import STYLE
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:"
 """The content policy of the page: a browser loads nothing from elsewhere."""
-STYLE = """
-body { font: 16px/1.55 system-ui, sans-serif; color: #1f2430; max-width: 1040px; margin: 40px auto; padding: 0 20px }
-h1 { font-size: 28px; margin: 0 } h2 { font-size: 20px; margin: 44px 0 8px }
-.verdict { font-size: 19px; border-left: 4px solid #009e73; padding: 4px 0 4px 14px; margin: 14px 0 }
-.faint { color: #6b7280; font-size: 14px; overflow-wrap: anywhere } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: 14.5px; font-variant-numeric: tabular-nums }
-th, td { padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid #e7e9ee; white-space: nowrap }
-th:first-child, td:first-child { text-align: left } th { color: #6b7280; font-weight: 600 }
-tr.tuned td { font-weight: 700; color: #00775a }
-.sample { border: 1px solid #e7e9ee; border-radius: 8px; padding: 12px 16px; margin: 12px 0 }
-.prompt, .text { white-space: pre-wrap; overflow-wrap: anywhere } .prompt { color: #6b7280; margin-bottom: 8px }
-.both { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 20px }
-.text span, .key { border-radius: 3px; padding: 1px 0 } .key { padding: 1px 6px; margin-right: 6px }
-"""
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -30,8 +17,7 @@ def page(title: str, sections: Iterable[str]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-        f"<script>{get_plotlyjs()}</script></head>"
-        f"<body>{''.join(sections)}</body></html>"
+        f"</head><body>{''.join(sections)}{drawing.library()}</body></html>"
     )
 
 

@@ -10,7 +10,7 @@ from decoding.cli.sampling import described, tuned_sampling
 from policies.storage import atomic
 from train.reports import charts
 from train.reports.markup import faint, grid, page, paragraph, section
-from train.reports.plane import COLOURS
+from train.reports.plane import COLOURS, plane
 from train.reports.tables import (
     cells,
     format_number,
@@ -22,8 +22,21 @@ from train.reports.tables import (
 
 Result = dict[str, Any]
 DISTURBED = 1.25  # factor by which live seconds may differ from the timing table before the report says so
-MEASURED = "Measured on the held-out prompts; in brackets 95 % intervals over prompts."
+MEASURED = (
+    "The fastest row without a loss is the one to beat. Measured on the held-out prompts; in brackets 95 % intervals "
+    "over prompts."
+)
 TIMED = " Losses and lengths are of all of them, written in batches; speeds of {}, timed {}."
+PLANE = {
+    "loss": "Further right is faster, and lower loses less. The tuned decoder is worth its distance below the line of "
+    "random hand-off, where that is more than its bar.",
+    "speedup": "Higher is faster, at no loss. A tuned stop is worth its distance above the line of constant lengths.",
+}
+"""What to see in the frontier, by what it has across the page's height."""
+CALIBRATED = (
+    "On the diagonal a risk means what it says; below it the policy is too anxious, and above it too bold. Only the "
+    "order of risks decides who writes, so a curve that rises is good enough."
+)
 FRONT = "Predicted from the tuning prompts, not measured: no candidate is faster and loses as little."
 PLAIN = "Logged only, never searched or certified: repetition lowers it."
 SAMPLES = "The shortest held-out prompts, one per family. Point at a token to see who wrote it, and its risk."
@@ -45,7 +58,7 @@ def write_html(result: Result, path: Path | str) -> None:
     sections = (
         ("Methods", _methods(result), _measured_note(result)),
         ("Certificate", _certificate(result.get("certificate")), ""),
-        ("Frontier", charts.frontier(result), _replay_note(result["replay"])),
+        ("Frontier", charts.frontier(result), _frontier_note(result)),
         ("Predicted Pareto front", _front(result), FRONT),
         ("Search", charts.trials(result), _search_note(result)),
         ("Policy", _policy(result), ""),
@@ -119,12 +132,14 @@ def _certificate(found: Result | None) -> str:
     )
 
 
-def _replay_note(replay: Result) -> str:
+def _frontier_note(result: Result) -> str:
+    """What to see in the frontier, and how well its dashed lines predicted what was then measured."""
+    replay = result["replay"]
     speedup, loss = replay["live_speedup_over_replayed"], replay["live_loss_over_replayed"]
     lost = "" if loss is None else f" and {loss:.2f} times its predicted loss"
     return (
-        "Points are measured; dashed lines are predicted from the tuning prompts. Live on these prompts, the tuned "
-        f"decoder had {speedup:.2f} times its predicted speedup{lost}."
+        f"{PLANE[plane(result)[1]]} Points are measured, with 95 % intervals; dashed lines are predicted from the "
+        f"tuning prompts. Live on these prompts, the tuned decoder had {speedup:.2f} times its predicted speedup{lost}."
     )
 
 
@@ -139,7 +154,10 @@ def _front(result: Result, rows: int = 12) -> str:
 def _search_note(result: Result) -> str:
     pruned = result["pruned"]
     more = f" {pruned} more were given up early: by then they were surely worse than the best." if pruned else ""
-    return f"One point per trial, as predicted from the tuning prompts.{more}"
+    return (
+        "One point per trial, as predicted from the tuning prompts; the star was chosen. Other settings close to it "
+        f"say that settings matter little here; point at one to read them.{more}"
+    )
 
 
 def _policy(result: Result) -> str:
@@ -162,8 +180,8 @@ def _calibration(found: Result | None) -> tuple[str, str]:
         return "", ""
     brier, constant, error = (format_number(found[key], ".4f") for key in ("brier", "constant", "error"))
     return charts.calibration(found["bins"]), (
-        f"On {found['rows']} positions of the tuning prompts: Brier score {brier} (of the best constant: {constant}), "
-        f"mean distance from the diagonal {error}."
+        f"{CALIBRATED} On {found['rows']} positions of the tuning prompts: Brier score {brier} (of the best constant: "
+        f"{constant}), mean distance from the diagonal {error}."
     )
 
 

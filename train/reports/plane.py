@@ -5,7 +5,9 @@ from typing import Any
 
 from train.reports.tables import ends_of, loss_name, number
 
-INK, FAINT, GRID = "#1f2430", "#6b7280", "#e7e9ee"
+INK, FAINT, GRID, PAPER = "#1f2430", "#6b7280", "#e7e9ee", "#ffffff"
+DARK = {INK: "#e6e8ec", FAINT: "#a0a6b2", GRID: "#363c48", PAPER: "#16191f"}
+"""What a page draws in their place where the reader's screen is dark."""
 COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; the small and the large model's also colour tokens
     "large": "#0072b2",
     "small": "#d55e00",

@@ -33,8 +33,13 @@ SCORED = {
 
 
 def table(result: dict[str, Any]) -> str:
-    """The methods as a Markdown table with aligned columns."""
-    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in cells(result)]
+    """The methods as a Markdown table."""
+    return markdown(cells(result))
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of text, the titles first, as a Markdown table with aligned columns; all but the first to the right."""
+    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
