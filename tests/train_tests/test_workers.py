@@ -2,12 +2,15 @@
 
 import os
 import re
+import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from interrupted_jobs import Job, certified_job, files, holds, there, unfinished, write_cost
 from tiny_runs import FAST, save_toys, toy_prompts, typed
 
 from policies import Logistic, Random, Rule
@@ -325,3 +328,77 @@ def test_a_blueprint_decides_as_its_policy_does(toys, tmp_path):
     assert made.portable and Blueprint.of(toys.pair, DecoderSpec("large")).portable
     assert not Blueprint.of(toys.pair, DecoderSpec("backoff"), Own("entropy", 1.0)).portable
     assert not Blueprint(made.decoder).portable
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_ray_node_that_is_removed_loses_nothing(toys, tmp_path):
+    """Two nodes of one CPU, each with an actor; the node that is not the driver's goes away in the middle."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    if ray.is_initialized():
+        ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    other = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    many, new = toy_prompts(160, seed=5), 48
+    folder, gone = tmp_path / "traces", threading.Event()
+    try:
+        made_by = workers(toys, tmp_path, f"ray:{cluster.address}:2")
+
+        def remove() -> None:
+            while len(list(folder.glob("work/*/taken/*"))) < 2:  # both are at work
+                time.sleep(0.01)
+            cluster.remove_node(other)
+            gone.set()
+
+        thread = threading.Thread(target=remove)
+        thread.start()
+        found = hand_offs(toys, folder, made_by, many, new)
+        thread.join()
+        made_by.close()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert gone.is_set()
+    assert found == hand_offs(toys, tmp_path / "alone", some=many, new=new)
+
+
+@pytest.fixture(scope="module")
+def whole_job(tmp_path_factory):
+    """The main job with a certificate, by its own process."""
+    job = certified_job(tmp_path_factory.mktemp("whole"))
+    job.finish()
+    return job
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
+def test_a_job_with_workers_ends_as_one_without(whole_job, how, tmp_path):
+    """It is ended at five moments of its stages, at some of which shards are there out of their order."""
+    job = Job([*whole_job.command, "--workers", "processes:2"], tmp_path / "runs" / "default", tmp_path)
+
+    def put_seconds(folder: Path) -> None:
+        shutil.copy(whole_job.folder / "tune.jsonl", folder / "tune.jsonl")
+
+    write_cost(job.folder)
+    moments = [
+        there("workers/worker-2.log", 0.0, 3.0),
+        there("traces/shard-00001.parquet", 0.0, 0.3),
+        holds("tune.jsonl", 6, then=put_seconds),
+        holds("certify.jsonl", 16, 0.0, 0.3),
+        holds("texts.jsonl", 12, 0.0, 0.2),
+    ]
+    job.interrupt(moments, [how], seed=1)
+    job.finish()
+    own = {name for name in files(job.folder) if not name.startswith("workers/")}
+    assert own == files(whole_job.folder) and not unfinished(job.folder)
+    for name in ("traces/meta.json", *(name for name in own if name.endswith(".parquet"))):
+        assert (job.folder / name).read_bytes() == (whole_job.folder / name).read_bytes(), name
+    for name in ("run.json", "candidates.json", "threshold.jsonl", "certify.jsonl", "texts.jsonl"):
+        assert (job.folder / name).read_bytes() == (whole_job.folder / name).read_bytes(), name
+    logs = "".join(path.read_text() for path in job.folder.glob("workers/*.log"))
+    left = [int(pid) for pid in re.findall(r"process (\d+)", logs) if Path(f"/proc/{pid}/cmdline").exists()]
+    assert not [pid for pid in left if b"train.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]

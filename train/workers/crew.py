@@ -129,10 +129,10 @@ class _Team:
             how = self.running[owner].ended()
             if how is not None:
                 self._bury(owner, how)
-        waiting = len(self.folder.waiting())
         free = [place for place in range(self.crew.backend.count) if place not in self.places.values()]
-        if waiting and free:
-            self._start(free[:waiting])
+        wanted = self.folder.unfinished() - len(self.running) if free else 0
+        if wanted > 0 and self.folder.waiting():
+            self._start(free[:wanted])
 
     def _start(self, places: Sequence[int]) -> None:
         backend, starts = self.crew.backend, []

@@ -67,6 +67,10 @@ class StageFolder:
         """The names of the shards that nobody has taken."""
         return _names(self.path / "todo")
 
+    def unfinished(self) -> int:
+        """How many shards wait or are taken."""
+        return len(self.waiting()) + len(_names(self.path / "taken"))
+
     def made(self) -> set[str]:
         """The names of the shards that are there, but for those that have found their place elsewhere."""
         return set(_names(self.path / "done"))

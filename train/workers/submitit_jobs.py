@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from train.workers import worker
 from train.workers.backend import Start, cores, count_of, import_path
 
 CLUSTERS = ("slurm", "local")
@@ -56,16 +58,12 @@ class SubmititJobs:
         if self.threads is not None and executor.cluster == "slurm":
             asked["cpus_per_task"] = self.threads
         executor.update_parameters(**asked)
-        with executor.batch():
-            jobs = [executor.submit(submitit.helpers.CommandFunction(self._command(start))) for start in starts]
+        with _same_imports(), executor.batch():
+            jobs = [executor.submit(worker.main, start.arguments(self.threads)) for start in starts]
         return {start.owner: SubmittedJob(job) for start, job in zip(starts, jobs, strict=True)}
 
     def close(self) -> None:
         """Nothing is kept: a job ends with its stage, so that no node waits."""
-
-    def _command(self, start: Start) -> list[str]:
-        path = f"PYTHONPATH={import_path()}"
-        return ["env", path, sys.executable, "-P", "-m", "train.workers.worker", *start.arguments(self.threads)]
 
 
 class SubmittedJob:
@@ -78,10 +76,10 @@ class SubmittedJob:
         if not self.job.done():
             return None
         try:
-            error = self.job.exception()
-        except Exception as lost:  # the job left no word; submitit raises several kinds
-            error = lost
-        return "" if error is None else f"{self.job.state}, job {self.job.job_id}"
+            code = self.job.result()
+        except Exception:  # it left no word, or that of an error; submitit raises several kinds
+            return f"{self.job.state}, job {self.job.job_id}"
+        return f"exit code {code}" if code else ""
 
     def stop(self) -> None:
         self.job.cancel(check=False)
@@ -90,3 +88,17 @@ class SubmittedJob:
         until = time.monotonic() + PATIENCE
         while not self.job.done() and time.monotonic() < until:
             time.sleep(0.1)
+
+
+@contextmanager
+def _same_imports() -> Iterator[None]:
+    """Let jobs that are submitted inside import what this process imports; they inherit its environment."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = import_path()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
