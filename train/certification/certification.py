@@ -139,7 +139,8 @@ def _collect(
     done = {
         row["id"]: row for row in atomic.read_rows(path, ReferenceRow | CandidateRow) if row["candidate"] == candidate
     }
-    missing = [batch_of(some) for some in batches(job.splits["certify"]) if any(p.id not in done for p in some)]
+    grouped = enumerate(batches(job.splits["certify"]))
+    missing = {number: batch_of(some) for number, some in grouped if any(p.id not in done for p in some)}
     for batch, texts in written(job, title, {CANDIDATE: decoder}, missing):
         rows = [
             {"id": p.id, "candidate": candidate} | row

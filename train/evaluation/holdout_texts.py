@@ -1,6 +1,7 @@
 """Texts of held-out prompts, written in batches and judged: a loss takes many prompts, and needs no clock."""
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def write_texts(job: Job, decoders: dict[str, Blueprint], setting: str) -> dict[
     title = "hold-out, texts in batches"
     # The others are judged beside the large model's texts.
     for some, what in (({LARGE: decoders[LARGE]}, f"{title}, large model"), (everywhere, title), (here, title)):
-        for batch, texts in written(job, what, some, _missing(job, some, done)):
+        for batch, texts in written(job, what, some, _missing(job, some, done), setting):
             number = text_of(batch.seeds[0])
             found = [
                 {"id": p.id, "method": batch.decoder, "setting": setting}
@@ -45,16 +46,14 @@ def write_texts(job: Job, decoders: dict[str, Blueprint], setting: str) -> dict[
     return {name: [done[name, p.id, text] for text in range(job.seeds) for p in prompts] for name in decoders}
 
 
-def _missing(job: Job, decoders: Iterable[str], done: dict[tuple[str, str, int], dict]) -> list[TextBatch]:
-    """The batches of which ``done`` lacks a text; judged one after the other, so that a prompt is read once."""
+def _missing(job: Job, decoders: Iterable[str], done: dict[tuple[str, str, int], dict]) -> dict[int, TextBatch]:
+    """By number the batches of which ``done`` lacks a text; judged one after the other, so that a prompt is read once."""
     prompts = job.splits["holdout"]
-    at, found = places(prompts), []
-    for some in batches(prompts):
-        for text in range(job.seeds):
-            for name in decoders:
-                if any((name, p.id, text) not in done for p in some):
-                    own = OWN if name == LARGE else [done[LARGE, p.id, text]["answer"] for p in some]
-                    found.append(TextBatch(name, some, [seed_of(text, at[some[0].id])], own))
+    at, found = places(prompts), {}
+    for number, (some, text, name) in enumerate(product(batches(prompts), range(job.seeds), decoders)):
+        if any((name, p.id, text) not in done for p in some):
+            own = OWN if name == LARGE else [done[LARGE, p.id, text]["answer"] for p in some]
+            found[number] = TextBatch(name, some, [seed_of(text, at[some[0].id])], own)
     return found
 
 

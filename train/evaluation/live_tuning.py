@@ -165,7 +165,7 @@ class ThresholdProbe:
             for some in grouped
         ]
         texts: list[list[dict]] = [[] for _ in range(job.seeds)]
-        for batch, rows in written(job, title, asked, parts):
+        for batch, rows in written(job, title, asked, dict(enumerate(parts))):
             for number, found in enumerate(texts):
                 found += rows[number * len(batch.prompts) : (number + 1) * len(batch.prompts)]
         prompts = [prompt for some in grouped for prompt in some]

@@ -40,19 +40,22 @@ class TextBatch:
 
 
 def written(
-    job: Job, title: str, decoders: Mapping[str, Blueprint], batches: Sequence[TextBatch]
+    job: Job, title: str, decoders: Mapping[str, Blueprint], batches: Mapping[int, TextBatch], setting: str = ""
 ) -> Iterator[tuple[TextBatch, list[dict]]]:
     """The texts of each of ``batches``, in their order: rows of all its prompts for its first seed, then the next.
 
     A row: ``answer`` and ``writers``, ``large_share``, and what the job's metric says (``Judgement``) if it is judged.
+    The number of a batch is the same in every start, whatever is missing by then. Texts of another ``setting`` are
+    written again.
     """
     settings = {
         "max_new_tokens": job.new,
         "sampling": asdict(job.sampling),
         "seeds": job.seeds,
         "grader": job.metric.grader,
+        "setting": setting,
     }
-    tasks = {number: batch.task() for number, batch in enumerate(batches)}
+    tasks = {number: batch.task() for number, batch in batches.items()}
     stage = Stage("texts", title, job.folder, settings, tasks, dict(decoders))
     for number, path in job.crew.made(stage, Pair(job.models, job.metric)):
         found = documents.read(path, AGAIN)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 from decoding import LM
 from decoding.decoders.registry import build_decoder, decoder_kind
@@ -35,10 +36,10 @@ class Blueprint:
         """Whether files can hold all that it is made of."""
         return self.spec is not None and (self.policy is None or KINDS.get(self.policy.kind) is type(self.policy))
 
-    def digest(self) -> str | None:
-        """A hash of all that its texts depend on besides the models; None if it is not portable."""
+    def digest(self) -> str:
+        """A hash of all that its texts depend on besides the models; another each time where that is not known."""
         if not self.portable:
-            return None
+            return uuid4().hex
         found = hashlib.sha256(repr(asdict(self.spec)).encode())
         if self.policy is not None:
             found.update(repr((self.policy.kind, self.policy.names, self.policy.settings())).encode())
