@@ -47,7 +47,7 @@ def write_texts(job: Job, decoders: dict[str, Blueprint], setting: str) -> dict[
 
 
 def _missing(job: Job, decoders: Iterable[str], done: dict[tuple[str, str, int], dict]) -> dict[int, TextBatch]:
-    """By number the batches of which ``done`` lacks a text; judged one after the other, so that a prompt is read once."""
+    """By number the batches of which ``done`` lacks a text, one prompt after the other, so that each is read once."""
     prompts = job.splits["holdout"]
     at, found = places(prompts), {}
     for number, (some, text, name) in enumerate(product(batches(prompts), range(job.seeds), decoders)):
