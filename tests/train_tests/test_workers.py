@@ -265,7 +265,8 @@ class Dying:
         self.started += len(starts)
         for start in starts if self.takes else ():
             next(StageFolder(start.folder).tasks(start.owner))
-        return {start.owner: SimpleNamespace(ended=lambda: "SIGKILL") for start in starts}
+        nothing = {"stop": lambda: None, "wait": lambda: None}
+        return {start.owner: SimpleNamespace(ended=lambda: "SIGKILL", **nothing) for start in starts}
 
     def close(self):
         pass
