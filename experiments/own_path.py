@@ -37,8 +37,9 @@ from train.evaluation.rivals import against_random
 from train.replay.pricing import alone
 from train.search.backoff import FEATURE_SETS, GRID, Search
 from train.search.goal import solve
-from train.traces.collect_handoff import explore, shards_of
+from train.traces.collect_handoff import explore
 from train.traces.handoff_traces import read_traces
+from train.traces.trace_shards import shards_of
 
 BASE = "1 round"
 

@@ -1,5 +1,6 @@
 """The main job step by step; ``train/fit_policy.py`` is its command line."""
 
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -45,11 +46,12 @@ def run(settings: FitPolicy) -> None:
     with checking():
         job = prepare(settings)
         study = join_study(**where(job)) if settings.join else None
-    with log_to(job.folder / "log.txt"):
+    with log_to(job.folder / "log.txt"), closing(job.crew):
         with checking():
             method = tuning_method(settings.method)(job)
         if study is None:
             _tune(job, method)
+            job.crew.clear(job.folder)
         else:
             run_study(study, method.search, settings.trials, [])
 

@@ -58,7 +58,13 @@ WIDE = {"beams": BEAMS, "length": LENGTH, "tau": TAU, "filtered": Setting(False)
 # A wide, short tree pays most: each level below the first only extends one branch, at a call of the draft.
 TREE = {"beams": BEAMS, "length": LENGTH._replace(default=1)}
 DECODERS: dict[str, DecoderKind] = {
-    "backoff": DecoderKind("decoders.backoff:Backoff", "a policy decides who writes", role="handoff", policy="needed"),
+    "backoff": DecoderKind(
+        "decoders.backoff:Backoff",
+        "a policy decides who writes",
+        {"verify_eos": Setting(True)},
+        role="handoff",
+        policy="needed",
+    ),
     "speculative": DecoderKind(
         "decoders.speculative:from_settings", "a draft that is verified", CHAIN, True, role="stop", policy="optional"
     ),

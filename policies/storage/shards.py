@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,13 +22,34 @@ def shard_path(folder: Path, index: int) -> Path:
 
 def write_shard(folder: Path, index: int, columns: dict[str, np.ndarray]) -> None:
     """Write one shard, whole or not at all; its checksum is listed before it is there."""
+    path = shard_path(folder, index)
+    with replacing(path) as unfinished:
+        _write(unfinished, columns)
+        _list(path, unfinished)
+
+
+def write_table(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Write the file that a shard will be (``take_shard``), whole or not at all."""
+    with replacing(path) as unfinished:
+        _write(unfinished, columns)
+
+
+def take_shard(folder: Path, index: int, table: Path) -> None:
+    """Make the file ``table``, on the same file system, a shard; its checksum is listed before it is there."""
+    path = shard_path(folder, index)
+    _list(path, table)
+    os.replace(table, path)
+
+
+def _write(path: Path, columns: dict[str, np.ndarray]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet  # datasets would copy every shard that is read into the user's cache
 
-    path = shard_path(folder, index)
-    with replacing(path) as unfinished:
-        parquet.write_table(pa.table(columns), unfinished)
-        append_rows(folder / CHECKSUMS, [{"shard": path.name, "sha256": _sha256(unfinished.read_bytes())}])
+    parquet.write_table(pa.table(columns), path)
+
+
+def _list(path: Path, table: Path) -> None:
+    append_rows(path.with_name(CHECKSUMS), [{"shard": path.name, "sha256": _sha256(table.read_bytes())}])
 
 
 def read_shards(

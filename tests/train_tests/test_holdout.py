@@ -126,7 +126,7 @@ def test_a_hold_out_goes_on_where_it_was(measured, pair, tmp_path, monkeypatch):
     path.write_bytes(b"".join(kept[: 4 * MANY + 20]) + kept[4 * MANY + 20][:9])
     asked = []
     noted = lambda *given, **more: asked.append(1) or write(*given, **more)  # noqa: E731
-    monkeypatch.setattr("train.evaluation.holdout_texts.write", noted)
+    monkeypatch.setattr("train.evaluation.text_shards.write", noted)
     job = job_in(tmp_path, pair, GRADER)
     again = holdout.measure(job, contenders(job), Rule("entropy", 1.5), "a setting")
     assert len(asked) == 3 and again.methods == found.methods  # the last batch of three contenders

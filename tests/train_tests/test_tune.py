@@ -12,11 +12,12 @@ from decoding import Sampling
 from decoding.cost.costs import ModelCosts
 from policies import Rule
 from train.common.generations import answers
-from train.evaluation import live, live_tuning
+from train.evaluation import live, live_tuning, text_shards
 from train.evaluation.live_tuning import Corrected, ThresholdProbe
 from train.quality.metric import QualityMetric
 from train.search.backoff import GRID
 from train.search.goal import Goal
+from train.workers.crew import ALONE
 
 TRIAL = SimpleNamespace(number=3, params={"quantile": 0.5})
 CURVE = np.stack([1 + 4 * GRID, 0.6 * GRID], 1)
@@ -142,6 +143,7 @@ def test_texts_are_written_once_for_each_threshold(tmp_path, monkeypatch):
     job = SimpleNamespace(
         large=large, models=[small, large], metric=QualityMetric(large), cost=tables,
         new=8, splits={"fit": prompts[:3], "tune": prompts[3:]}, traced=prompts, sampling=Sampling(), seeds=1,
+        crew=ALONE, folder=tmp_path,
     )  # fmt: skip
     search = SimpleNamespace(fit=fit, threshold=lambda policy, quantile: -1.0 if quantile == 0 else 1e9)
     texts = ThresholdProbe(job, search, {p.id: own[p.id] for p in prompts[3:]}, 2.0, tmp_path / "threshold.jsonl")
@@ -150,6 +152,6 @@ def test_texts_are_written_once_for_each_threshold(tmp_path, monkeypatch):
     assert speed == pytest.approx(2.0 * 10 * tokens / (11 * tokens)) and losses.tolist() == [0.0] * 3
     fast, lost = texts(Rule("entropy", 0.0), 3, 1.0)
     assert fast > 2 * speed and lost.mean() > 0
-    monkeypatch.setattr(live_tuning, "write", None)
+    monkeypatch.setattr(text_shards, "write", None)
     again = texts(Rule("entropy", 0.0), 3, 1.0)
     assert again[0] == fast and again[1].tolist() == lost.tolist()

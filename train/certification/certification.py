@@ -1,28 +1,32 @@
 """The certification of a run: thresholds are frozen, then tested in order on prompts that nothing else has touched."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from decoding import Backoff
+from policies import Policy
+from policies.decoder_spec import DecoderSpec
 from policies.storage import documents
 from train.certification.record import record
 from train.certify import Certificate, certify
 from train.common import atomic
 from train.common.cli import InputError
-from train.common.generations import answers, batches, places, seed_of, write
+from train.common.generations import batches, places, seeds_of
 from train.common.job import Job, Tuned
-from train.common.progress import track
 from train.common.result import Candidate, CertificateRecord
 from train.common.rows import CandidateRow, ReferenceRow
 from train.data.prompts import Prompt
 from train.data.splits import refuse_overlap, split_hash
-from train.replay.pricing import alone, judged
+from train.evaluation.text_shards import TextBatch, written
+from train.replay.pricing import alone, handoff_seconds
 from train.search.backoff import GRID, Search
 from train.search.goal import LEAST_SPEEDUP
+from train.workers.blueprint import Blueprint
 
 CANDIDATES = 5
+CANDIDATE = "candidate"
+"""the decoder whose texts are written"""
 
 
 def certification(job: Job, search: Search, tuned: Tuned) -> CertificateRecord:
@@ -86,46 +90,62 @@ def _certify(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Ce
 
 def _references(job: Job) -> dict[str, list[int]]:
     """The large model's own answers by prompt id."""
-    at = places(job.splits["certify"])
-
-    def write_rows(some: list[Prompt]) -> list[dict]:
-        return [{"answer": own} for own in answers(job.large, some, job.new, job.sampling, at[some[0].id])]
-
-    done = _collect(job, "large", "certification, large model alone", write_rows)
+    at, large = places(job.splits["certify"]), Blueprint.of(job.models, DecoderSpec("large"))
+    batch_of = lambda some: TextBatch(CANDIDATE, some, [at[some[0].id]])  # noqa: E731
+    rows_of = lambda batch, texts: [{"answer": text["answer"]} for text in texts]  # noqa: E731
+    done = _collect(job, "large", "certification, large model alone", large, batch_of, rows_of)
     return {name: row["answer"] for name, row in done.items()}
 
 
-def _measure(job: Job, number: int, policy, references: dict[str, list[int]]) -> dict[str, np.ndarray]:
+def _measure(job: Job, number: int, policy: Policy, references: dict[str, list[int]]) -> dict[str, np.ndarray]:
     """Columns [prompts] of one candidate: loss, priced seconds, tokens, and those that the large model wrote."""
-    decoder, at = Backoff(job.models, policy.to(job.large.device)), places(job.splits["certify"])
+    at, candidate = places(job.splits["certify"]), Blueprint.of(job.models, DecoderSpec("backoff"), policy)
 
-    def judged_texts(some: list[Prompt], seed: int) -> dict[str, np.ndarray]:
-        texts = write(decoder, some, job.new, job.sampling, seed)
-        return judged(job.metric, some, texts, [references[p.id] for p in some], job.cost)
+    def batch_of(some: list[Prompt]) -> TextBatch:
+        return TextBatch(CANDIDATE, some, seeds_of(job.seeds, at[some[0].id]), [references[p.id] for p in some])
 
-    def measure(some: list[Prompt]) -> list[dict]:
-        columns = mean_columns([judged_texts(some, seed_of(number, at[some[0].id])) for number in range(job.seeds)])
-        return [{name: float(column[i]) for name, column in columns.items()} for i in range(len(some))]
+    def rows_of(batch: TextBatch, texts: list[dict]) -> list[dict]:
+        """The means of the texts of each prompt."""
+        count = len(batch.prompts)
+        own = [_costs(job, prompt, texts[i::count]) for i, prompt in enumerate(batch.prompts)]
+        return [{name: float(np.mean(values)) for name, values in columns.items()} for columns in own]
 
-    done = _collect(job, number, f"certification, candidate {number + 1}", measure)
+    done = _collect(job, number, f"certification, candidate {number + 1}", candidate, batch_of, rows_of)
     names = ("loss", "seconds", "tokens", "large")
     return {name: np.array([done[p.id][name] for p in job.splits["certify"]]) for name in names}
 
 
-def mean_columns(texts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The mean of the columns of several texts to the same prompts."""
-    return {name: np.mean([columns[name] for columns in texts], 0) for name in texts[0]}
+def _costs(job: Job, prompt: Prompt, texts: list[dict]) -> dict[str, list[float]]:
+    """What each of the ``texts`` of a prompt took and lost."""
+    return {
+        "seconds": [handoff_seconds(len(prompt.ids), text["writers"], job.cost) for text in texts],
+        "tokens": [len(text["answer"]) for text in texts],
+        "large": [sum(text["writers"]) for text in texts],
+        "loss": [text["loss"] for text in texts],
+        "regret": [text["regret"] for text in texts],
+    }
 
 
-def _collect(job: Job, candidate: int | str, title: str, rows_of: Callable[[list[Prompt]], list[dict]]) -> dict:
-    """The row of each prompt, those that certify.jsonl lacks by ``rows_of`` their batches; batches stay the same."""
+def _collect(
+    job: Job,
+    candidate: int | str,
+    title: str,
+    decoder: Blueprint,
+    batch_of: Callable[[list[Prompt]], TextBatch],
+    rows_of: Callable[[TextBatch, list[dict]], list[dict]],
+) -> dict[str, dict]:
+    """The row of each prompt, those that certify.jsonl lacks by ``rows_of`` their texts; batches stay the same."""
     path = job.folder / "certify.jsonl"
     done = {
         row["id"]: row for row in atomic.read_rows(path, ReferenceRow | CandidateRow) if row["candidate"] == candidate
     }
-    missing = [some for some in batches(job.splits["certify"]) if any(p.id not in done for p in some)]
-    for some in track(missing, title):
-        rows = [{"id": p.id, "candidate": candidate} | row for p, row in zip(some, rows_of(some), strict=True)]
+    grouped = enumerate(batches(job.splits["certify"]))
+    missing = {number: batch_of(some) for number, some in grouped if any(p.id not in done for p in some)}
+    for batch, texts in written(job, title, {CANDIDATE: decoder}, missing):
+        rows = [
+            {"id": p.id, "candidate": candidate} | row
+            for p, row in zip(batch.prompts, rows_of(batch, texts), strict=True)
+        ]
         atomic.append_rows(path, rows)
         done |= {row["id"]: row for row in rows}
     return done

@@ -61,8 +61,10 @@ def mendable(error: Exception) -> bool:
     """Whether the user can mend it: wrong input or model, a full disk, a folder or an engine that is gone."""
     from policies.storage.documents import FileError  # torch comes with it
     from train.baselines.subprocess_engine import EngineEnded
+    from train.workers.backend import WorkersFailed
 
-    known = InputError | FileError | OSError | FloatingPointError | EngineEnded | MemoryTooSmall | UnwritableText
+    known = InputError | FileError | OSError | FloatingPointError | MemoryTooSmall | UnwritableText
+    known |= EngineEnded | WorkersFailed
     return isinstance(error, known)
 
 

@@ -47,6 +47,16 @@ def seed_of(text: int, place: int = 0) -> int:
     return text * APART + place
 
 
+def seeds_of(texts: int, place: int = 0) -> list[int]:
+    """The seeds of a prompt's texts, the first so many."""
+    return [seed_of(number, place) for number in range(texts)]
+
+
+def text_of(seed: int) -> int:
+    """The number of the text that ``seed_of`` gave ``seed``."""
+    return seed // APART
+
+
 def capped(lm: LM, answer: Sequence[int], max_new_tokens: int) -> bool:
     """Whether the length cap ended ``answer``, and no token that ends the texts of ``lm``."""
     return len(answer) >= max_new_tokens and answer[-1] not in end_tokens(lm)

@@ -1,6 +1,6 @@
 """The job that every step of a tuning run works on, and the tuned decoder that comes of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from decoding import LM, Sampling
@@ -13,6 +13,8 @@ from train.common.settings import FitPolicy
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
 from train.search.goal import Goal
+from train.workers.blueprint import Blueprint
+from train.workers.crew import ALONE, Crew
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Job:
     splits: dict[str, list[Prompt]]
     cost: ModelCosts
     metric: QualityMetric
+    crew: Crew = field(default=ALONE, kw_only=True)  # makes traces and texts; timed runs are this process's own
 
     @property
     def models(self) -> list[LM]:
@@ -72,3 +75,7 @@ class Tuned:
     def decoder(self, models):
         """The decoder on ``models``, cheapest first."""
         return build_decoder(models, self.policy.to(models[-1].device), self.spec)
+
+    def blueprint(self, models) -> Blueprint:
+        """The decoder on ``models``, and what other processes make it of."""
+        return Blueprint(self.decoder(models), self.spec, self.policy)

@@ -30,6 +30,10 @@ from train.methods import tuning_method
 from train.quality.metric import QualityMetric
 from train.quality.sampled_baseline import SampledBaseline
 from train.search.study import check_storage
+from train.workers import backend
+from train.workers.backend import Backend
+from train.workers.crew import ALONE, Alone, Crew, Workers
+from train.workers.pair import PairSource
 
 LEAST = {
     "max_new_tokens": 1,
@@ -63,6 +67,7 @@ def prepare(settings: FitPolicy) -> Job:
     dtypes = settings.dtypes.resolved(run_folder.recorded_dtypes(folder / "run.json", otherwise))
     settings = replace(settings, reading=settings.reading.dated(date), dtypes=dtypes)
     use(settings.device, settings.threads)
+    found = workers_asked(settings, folder)
     check_certificate(settings, method.certifiable)
     if settings.storage is not None:
         check_storage(settings.storage)
@@ -76,9 +81,24 @@ def prepare(settings: FitPolicy) -> Job:
         method.check_traces(settings, small, large, splits)
     run = _identity(settings, [small, large], splits)
     run_folder.ensure_same_run(folder / "run.json", run, settings, otherwise)
-    return Job(
-        settings, goal, folder, small, large, splits, timing_table(folder, [small, large], settings.batch_size), metric
-    )
+    cost = timing_table(folder, [small, large], settings.batch_size)
+    return Job(settings, goal, folder, small, large, splits, cost, metric, crew=crew_of(settings, found, folder))
+
+
+def workers_asked(settings: FitPolicy, folder: Path) -> Backend | None:
+    """The back end of --workers. ValueError for one that there is not, or that could do nothing."""
+    if settings.workers is None:
+        return None
+    if settings.join:
+        raise ValueError("leave out --workers: --join helps the search of a run, and its first process has the workers")
+    return backend.parse(settings.workers, settings.device, settings.threads, folder)
+
+
+def crew_of(settings: FitPolicy, found: Backend | None, folder: Path) -> Crew:
+    """Who writes the traces and texts of the run in ``folder``."""
+    if settings.join:
+        return Alone(f"-{os.getpid()}")  # the first process may be at the same shards
+    return ALONE if found is None else Workers(found, PairSource.of(settings), folder / "workers")
 
 
 def drawn_by(large: LM, settings):

@@ -13,7 +13,7 @@ from decoding.cli.sampling import Drawing, SamplingOptions
 from train.data.options import PromptOptions, Reading
 from train.methods import METHODS
 
-MAY_CHANGE = ("trials", "wandb", "output", "join", "storage", "frontier")
+MAY_CHANGE = ("trials", "wandb", "output", "join", "storage", "frontier", "workers")
 """settings that may change on resume"""
 
 
@@ -87,6 +87,11 @@ class FitPolicy:
     study.journal, traces/"""
     join: bool = False
     """help the search of a run that has begun: the same command with --join, on a machine that sees the same folder"""
+    workers: str | None = None
+    """who writes traces and texts (default: this process). processes:N: N processes of this machine.
+    submitit:FOLDER_OR_CLUSTER[:N]: an array of N jobs (default: 8) on Slurm, or on this machine where CLUSTER is local.
+    ray:ADDRESS[:N]: N actors on a Ray cluster at host:port, auto or local (default: one a node, with --device cuda one
+    a GPU). What is written is the same whoever writes it; all that is timed stays in this process"""
     storage: str | None = None
     """URL of a database (postgresql+psycopg2://...) for the search instead of OUTPUT/NAME/study.journal; a database
     also notices when a worker on another machine is gone"""

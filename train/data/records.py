@@ -43,6 +43,16 @@ class Prompt:
     where: str = field(default="", compare=False)
     """file and line, for messages"""
 
+    @classmethod
+    def of(cls, written: dict[str, Any]) -> Prompt:
+        """That of which ``written`` is ``plain``, as JSON has it."""
+        lists = {name: tuple(written[name]) for name in ("ids", "choices") if written[name] is not None}
+        return cls(**written | lists)
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -4,12 +4,13 @@ A dozen prompts tell a speed, as methods take turns on each; a loss varies so mu
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from decoding import Autoregressive, Backoff
 from decoding.models.defaults import target_source
 from policies import Policy, Rule
+from policies.decoder_spec import DecoderSpec
 from train.baselines.subprocess_engine import EngineEnded
 from train.baselines.xllamacpp_server import XllamacppServer
 from train.common.generations import places
@@ -21,6 +22,7 @@ from train.evaluation.holdout_texts import Columns, columns, write_texts
 from train.evaluation.samples import TUNED, samples
 from train.evaluation.scores import beside_large, grading, score_fields
 from train.evaluation.thoughts import thought
+from train.workers.blueprint import Blueprint
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Contender:
     decoder: object
     exact: bool = False  # whether drafts are accepted exactly, so that the large model judges every token
     length: int | None = None  # its longest draft, where the report plots speed by it
+    blueprint: Blueprint | None = None  # of its decoder; without one no worker writes its texts
+
+    @classmethod
+    def made(cls, label: str, blueprint: Blueprint, exact: bool = False, length: int | None = None) -> Self:
+        """The contender whose decoder is that of ``blueprint``."""
+        return cls(label, blueprint.decoder, exact, length, blueprint)
 
 
 @dataclass
@@ -92,9 +100,11 @@ class Measurement:
 
 def controls(job: Job) -> dict[str, Contender]:
     """The contenders of every table: each model alone."""
+    large = Blueprint.of(job.models, DecoderSpec("large"))
+    small = Blueprint.of(job.models, DecoderSpec("backoff", {"verify_eos": False}), Rule.never())
     return {
-        live.LARGE: Contender("large model alone", Autoregressive(job.large)),
-        "small": Contender("small model alone", Backoff(job.models, Rule.never(), verify_eos=False)),
+        live.LARGE: Contender.made("large model alone", large),
+        "small": Contender.made("small model alone", small),
     }
 
 
@@ -118,7 +128,8 @@ def _measured(job: Job, contenders: dict[str, Contender], policy: Policy, settin
     seeds = [place[p.id] for p in some]  # as in batches, so the texts are the same
     how = {"setting": setting, "seeds": seeds, "sampling": job.sampling, "batch": job.settings.batch_size}
     timed = live.measure(decoders, some, job.new, job.metric, path, "hold-out", **how)
-    written = write_texts(job, decoders, setting)
+    blueprints = {key: one.blueprint or Blueprint(one.decoder) for key, one in contenders.items()}
+    written = write_texts(job, blueprints, setting)
     texts = {key: columns(job, rows) for key, rows in written.items()}
     first = [some[: len(prompts)] for some in written.values()]  # the first text of each prompt, to look at
     rows = [dict(zip(written, of_prompt, strict=True)) for of_prompt in zip(*first, strict=True)]

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from decoding import Backoff
 from policies import Policy
 from policies.decoder_spec import DecoderSpec
 from train.common import atomic
-from train.common.generations import batches, places, seed_of, write
+from train.common.generations import batches, places, seeds_of
 from train.common.job import Job, Tuned
-from train.common.progress import say, track
+from train.common.progress import say
 from train.common.rows import ThresholdRow
-from train.data.prompts import Prompt
 from train.evaluation import live
+from train.evaluation.text_shards import TextBatch, written
 from train.quality.metric import QualityMetric
 from train.replay.pricing import alone, handoff
 from train.search.backoff import GRID, Search
 from train.search.goal import LEAST_SPEEDUP, Goal, solve
+from train.workers.blueprint import Blueprint
 
 ROUNDS = 4
 LOOSEST = 1 / 3
@@ -159,21 +159,21 @@ class ThresholdProbe:
 
     def _written(self, policy: Policy, title: str) -> dict:
         job, grouped, at = self.job, batches(self.job.traced), places(self.job.traced)
-        texts: list[dict[str, tuple[list[int], list[int]]]] = [{} for _ in range(job.seeds)]  # by number and prompt
-        decoder = Backoff(job.models, policy.to(job.large.device))
-        for some in track(grouped, title):
+        asked = {"policy": Blueprint.of(job.models, DecoderSpec("backoff"), policy)}
+        parts = [
+            TextBatch("policy", some, seeds_of(job.seeds, at[some[0].id]), [self.references.get(p.id) for p in some])
+            for some in grouped
+        ]
+        texts: list[list[dict]] = [[] for _ in range(job.seeds)]
+        for batch, rows in written(job, title, asked, dict(enumerate(parts))):
             for number, found in enumerate(texts):
-                written = write(decoder, some, job.new, job.sampling, seed_of(number, at[some[0].id]))
-                found |= dict(zip((p.id for p in some), written, strict=True))
+                found += rows[number * len(batch.prompts) : (number + 1) * len(batch.prompts)]
         prompts = [prompt for some in grouped for prompt in some]
         large = alone(prompts, [range(self._length(p.id)) for p in prompts], job.cost)
-        own = handoff(prompts * job.seeds, [found[p.id][1] for found in texts for p in prompts], job.cost)
-        losses = [self._loss(p, [found[p.id][0] for found in texts]) for p in job.splits["tune"]]
+        own = handoff(prompts * job.seeds, [row["writers"] for found in texts for row in found], job.cost)
+        lost = {p.id: [row.get("loss") for row in rows] for p, *rows in zip(prompts, *texts, strict=True)}
+        losses = [float(np.mean(lost[p.id])) for p in job.splits["tune"]]
         return {"speedup": live.speedup({live.LARGE: large, "own": own}, "own"), "losses": losses}
-
-    def _loss(self, prompt: Prompt, answers: list[list[int]]) -> float:
-        """The mean loss of the texts of a prompt."""
-        return float(np.mean([self.job.metric(prompt, answer, self.references[prompt.id])[0] for answer in answers]))
 
     def _length(self, prompt: str) -> int:
         """Tokens of the large model's own answer."""

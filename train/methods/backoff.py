@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from decoding import Backoff, SpecInfer, Speculative
 from policies import Policy, Random
+from policies.decoder_spec import DecoderSpec
 from train.certification.certification import certification
 from train.certification.record import instead
 from train.common.job import Job, Tuned
@@ -25,12 +25,14 @@ from train.search.labels import labels
 from train.search.policy_space import one_sided
 from train.search.study import finalists
 from train.search.thresholds import risks
-from train.traces.collect_handoff import collect, explore, shards_of
+from train.traces.collect_handoff import collect, explore
 from train.traces.given import about, given_handoff
 from train.traces.handoff_traces import Traces, read_traces
+from train.traces.trace_shards import shards_of
+from train.workers.blueprint import Blueprint
 
 AGREED = "so fast is a hand-off in which the small model writes as many tokens as it gets right"
-BRANCHES = (4,)
+TREE = {"beams": 4, "length": 1}
 """of the exact tree that stands beside exact chains: one step of the draft, and its best tokens in one forward"""
 
 
@@ -110,16 +112,17 @@ class BackoffMethod(TuningMethod):
 
     def _contenders(self, tuned: Tuned, low: float, high: float, length: int) -> dict[str, Contender]:
         """Random hand-off at two rates, exact drafts as a chain and, where both models read trees, as a tree."""
-        models, device = self.job.models, self.job.large.device
+        models = self.job.models
         found = controls(self.job)
         for key, rate in (("random_low", low), ("random_high", high)):
-            found[key] = Contender(f"random hand-off, rate {rate:.2f}", Backoff(models, Random(rate).to(device)))
-        chain = Speculative(models, length=length)
-        found["speculative"] = Contender(f"speculative, exact, length {length}", chain, exact=True)
+            coin = Blueprint.of(models, DecoderSpec("backoff"), Random(rate))
+            found[key] = Contender.made(f"random hand-off, rate {rate:.2f}", coin)
+        chain = Blueprint.of(models, DecoderSpec("speculative", {"length": length}))
+        found["speculative"] = Contender.made(f"speculative, exact, length {length}", chain, exact=True)
         if not any(lm.chains_only for lm in models):
-            tree = SpecInfer(models, BRANCHES)
-            found["tree"] = Contender(f"speculative, exact, the best {BRANCHES[0]} at once", tree, exact=True)
-        return found | {"tuned": Contender(f"tuned {self.search.kind} policy", tuned.decoder(models))}
+            tree = Blueprint.of(models, DecoderSpec("specinfer", TREE))
+            found["tree"] = Contender.made(f"speculative, exact, the best {TREE['beams']} at once", tree, exact=True)
+        return found | {"tuned": Contender.made(f"tuned {self.search.kind} policy", tuned.blueprint(models))}
 
     def _traffic(self, policy: Policy, rows: list[dict]) -> dict:
         """The steps of the tuned policy on the held-out texts: the reference for new traffic."""
@@ -151,11 +154,11 @@ def trace(job: Job) -> Traces:
     if settings.traces is not None:
         return given_handoff(settings.traces, *what, sampling=job.sampling)
     how = job.traced, folder, job.new, settings.seed
-    collect(*job.models, *how, about(*what, sampling=job.sampling) | {"seed": settings.seed}, job.sampling)
+    collect(*job.models, *how, about(*what, sampling=job.sampling) | {"seed": settings.seed}, job.sampling, job.crew)
     for number in range(1, settings.rounds + 1):
         # Whatever later rounds have left there, a round that is gone on with must be of the same policy.
         policy = Search.of(job, read_traces(folder, number * shards_of(job.traced))).first()
-        explore(*job.models, policy, *how, number, job.sampling)
+        explore(*job.models, policy, *how, number, job.sampling, job.crew)
     return read_traces(folder)
 
 

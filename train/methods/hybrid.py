@@ -3,7 +3,6 @@
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from decoding import MTAD, Speculative
 from decoding.decoders.registry import decoder_kind
 from policies.decoder_spec import EXACT, DecoderSpec
 from train.common.job import Job, Tuned
@@ -13,12 +12,13 @@ from train.evaluation import live
 from train.evaluation.holdout import Contender, controls, measure
 from train.evaluation.rivals import against_rival, beside_rival
 from train.methods.base import FALLBACK, TuningMethod, no_speedup
-from train.methods.speculative import SpeculativeMethod, draft_of, search_stops
+from train.methods.speculative import SpeculativeMethod, constant, draft_of, search_stops
 from train.search import leniency
 from train.search.goal import LEAST_SPEEDUP, pareto
 from train.search.hybrid import BEAMS, CHAIN, EXACT_TREE, MTAD_DEFAULT, TREE, HybridSearch
 from train.search.recipes import make
 from train.search.study import complete, finalists, pruned
+from train.workers.blueprint import Blueprint
 
 CONTROLS = ("speculative", "mtad", "mmtad", "bild", "leniency", "stop", "tree")
 """Controls: one decision alone, or a published pair of two."""
@@ -88,9 +88,9 @@ class HybridMethod(TuningMethod):
     def measure_holdout(self, tuned: Tuned) -> Holdout:
         """Measure ``tuned`` beside the published methods and the best that decides one thing alone."""
         length, singles = self.search.stops.constant(), self._singles(tuned)
-        chain = Speculative(self.job.models, length)
+        chain = constant(self.job.models, length)
         contenders = controls(self.job) | {
-            "speculative": Contender(f"speculative, best constant length {length}", chain, exact=True),
+            "speculative": Contender.made(f"speculative, best constant length {length}", chain, exact=True),
             **self._published(),
             **{key: self._contender(f"best {key} alone", one) for key, one in singles.items()},
             "tuned": self._contender("tuned", tuned),
@@ -106,13 +106,13 @@ class HybridMethod(TuningMethod):
         )
 
     def _contender(self, title: str, option: Tuned) -> Contender:
-        return Contender(f"{title}: {described(option)}", option.decoder(self.job.models), is_exact(option.spec))
+        return Contender.made(f"{title}: {described(option)}", option.blueprint(self.job.models), is_exact(option.spec))
 
     def _published(self) -> dict[str, Contender]:
         """Published methods at their papers' settings; of those with beams, what the models can read."""
         models, size = self.job.models, "{beams} beams of {length}, tau {tau}".format(**MTAD_DEFAULT)
         published = {
-            key: Contender(f"{key.upper()}, {size}", MTAD(models, **MTAD_DEFAULT, tree=draft == TREE))
+            key: Contender.made(f"{key.upper()}, {size}", Blueprint.of(models, DecoderSpec(key, MTAD_DEFAULT)))
             for key, draft in MTADS.items()
             if draft in self.search.beams
         }

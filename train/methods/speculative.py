@@ -1,8 +1,9 @@
 """Speculative decoding as a tuning method: how long to draft, and a policy that ends drafts. Nothing can be lost."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from decoding import Speculative
+from decoding import LM
 from policies import token_classes
 from policies.decoder_spec import DecoderSpec
 from train.common.job import Job, Tuned
@@ -19,6 +20,7 @@ from train.search.study import finalists
 from train.traces.collect_drafts import collect_drafts
 from train.traces.draft_traces import read_drafts
 from train.traces.given import given_drafts
+from train.workers.blueprint import Blueprint
 
 
 class SpeculativeMethod(TuningMethod):
@@ -74,8 +76,8 @@ class SpeculativeMethod(TuningMethod):
         models, length, own = self.job.models, self.search.constant(), tuned.spec.settings["length"]
         label = f"speculative, best constant length {length}"
         contenders = controls(self.job) | {
-            "speculative": Contender(label, Speculative(models, length), True, length),
-            "tuned": Contender(f"speculative, tuned: {draft_of(tuned)}", tuned.decoder(models), True, own),
+            "speculative": Contender.made(label, constant(models, length), True, length),
+            "tuned": Contender.made(f"speculative, tuned: {draft_of(tuned)}", tuned.blueprint(models), True, own),
         }
         found = measure(self.job, contenders, tuned.policy, f"trial {tuned.trial}, length {length}")
         against = against_rival(found.timed, "speculative", "the best constant length")
@@ -108,13 +110,19 @@ def search_stops(job: Job) -> StopSearch:
     if settings.traces is not None:
         traces = given_drafts(settings.traces, *job.models, job.traced, job.new, settings.longest, job.sampling)
     else:
-        collect_drafts(*job.models, job.traced, settings.longest, folder, job.new, job.sampling, settings.seed)
+        how = job.traced, settings.longest, folder, job.new, job.sampling, settings.seed
+        collect_drafts(*job.models, *how, crew=job.crew)
         traces = read_drafts(folder)
     fit, classes = traces.of({p.id for p in job.splits["fit"]}), token_classes(job.large.tokenizer)
     _, labels, _, groups = rejections(fit, CONFIDENCE[:1], classes)
     say_if(one_sided(settings.policy, labels, groups, first_accepted(traces), settings.longest))
     kind = fittable(settings.policy, labels, groups)
     return StopSearch(kind, fit, traces, job.cost, classes, settings.seed)
+
+
+def constant(models: Sequence[LM], length: int) -> Blueprint:
+    """Exact drafts of a constant ``length``."""
+    return Blueprint.of(models, DecoderSpec("speculative", {"length": length}))
 
 
 def draft_of(tuned: Tuned) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,21 @@ from decoding.state.sampling import REPLACE, sample_from_weights
 from decoding.state.token_buffer import Commit, left_pad
 from policies import feature_columns, token_classes
 from train.data.prompts import Prompt
-from train.traces.collect_handoff import SHARD, missing_shards, write_rows
 from train.traces.draft_traces import STEP_FEATURES
 from train.traces.given import about
 from train.traces.handoff_traces import open_folder
+from train.traces.trace_shards import (
+    SHARD,
+    missing_shards,
+    prompts_of,
+    settings_of,
+    take_tables,
+    task_of,
+    write_rows,
+)
+from train.workers.crew import ALONE, Crew
+from train.workers.pair import Pair
+from train.workers.stage import Stage
 
 
 def collect_drafts(
@@ -34,6 +46,7 @@ def collect_drafts(
     sampling: Sampling = Sampling(),
     seed: int = 0,
     batch: int = SHARD,
+    crew: Crew = ALONE,
 ) -> None:
     """Write the draft traces of ``prompts`` to ``folder``; shards that are there already are kept.
 
@@ -45,15 +58,29 @@ def collect_drafts(
         raise ValueError(f"the longest draft must be at least 1 token, not {longest}")
     how = {"sampling": asdict(sampling), "seed": seed, "batch": batch}
     open_folder(folder, about(small, large, prompts, max_new_tokens, longest) | how)
-    classes = token_classes(large.tokenizer).to(large.device)
-    for i, shard in missing_shards(folder, prompts, 0, "collecting draft traces", batch):
-        logger = DraftLogger([small, large], longest, classes)
-        ids, mask = left_pad([prompt.ids for prompt in shard], large.device)
-        with torch.inference_mode():
-            state = start(logger, ids, mask, max_new_tokens, None, sampling, seed + i * batch)
-            for _ in commits(logger, state, stops_of(logger)):
-                pass
-        write_rows(folder, i, [logger.columns(shard)])
+    settings = settings_of(max_new_tokens, sampling) | {"longest": longest}
+    missing = missing_shards(folder, prompts, 0, batch)
+    tasks = {i: task_of(some, seed + i * batch) for i, some in missing.items()}
+    stage = Stage("draft-traces", "collecting draft traces", folder, settings, tasks)
+    take_tables(stage, crew, Pair([small, large]))
+
+
+class DraftShards:
+    """Makes the shards of ``collect_drafts``."""
+
+    def __init__(self, pair: Pair, settings: dict[str, Any], decoders: dict[str, Any]):
+        self.models, self.longest, self.new = pair.models, settings["longest"], settings["max_new_tokens"]
+        self.sampling = Sampling(**settings["sampling"])
+        self.classes = token_classes(pair.models[-1].tokenizer).to(pair.models[-1].device)
+
+    @torch.inference_mode()
+    def __call__(self, task: dict[str, Any], path: Path) -> None:
+        prompts, logger = prompts_of(task), DraftLogger(self.models, self.longest, self.classes)
+        ids, mask = left_pad([prompt.ids for prompt in prompts], self.models[-1].device)
+        state = start(logger, ids, mask, self.new, None, self.sampling, task["seed"])
+        for _ in commits(logger, state, stops_of(logger)):
+            pass
+        write_rows(path, [logger.columns(prompts)])
 
 
 class DraftLogger:

@@ -7,8 +7,9 @@ the small model is surest.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +21,29 @@ from decoding.models.vocabulary import check_compatible
 from decoding.state.policy_state import entropy
 from decoding.state.suffix import longest_repeated_suffix
 from policies import Policy, Random, feature_columns, history_for, token_classes
+from policies.decoder_spec import DecoderSpec
 from policies.features.table import WINDOW
-from policies.storage.shards import shard_path, write_shard
 from train.common.generations import answers, write
-from train.common.progress import track
 from train.data.prompts import Prompt
 from train.quality.guarded_regret import CAP, answer_logits, rules
 from train.quality.loops import repeats, token_forms
 from train.quality.prompt_sessions import PromptSessions
 from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces
+from train.traces.trace_shards import (
+    SHARD,
+    missing_shards,
+    prompts_of,
+    settings_of,
+    shards_of,
+    take_tables,
+    task_of,
+    write_rows,
+)
+from train.workers.blueprint import Blueprint
+from train.workers.crew import ALONE, Crew
+from train.workers.pair import Pair
+from train.workers.stage import Stage
 
-SHARD = 8
 RATES = (0.1, 0.9)
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -44,25 +57,39 @@ def collect(
     seed: int,
     meta: dict,
     sampling: Sampling = Sampling(),
+    crew: Crew = ALONE,
 ) -> None:
     """Write the first two trajectories of ``prompts`` to ``folder``; shards that are there already are kept.
 
     ``sampling`` is how the model that writes a token draws it; greedy texts of the large model do not depend on seeds.
     """
     open_folder(folder, meta)
-    classes = token_classes(large.tokenizer)
-    reads = {"budget": max_new_tokens, "sampling": sampling, "sessions": _sessions(small, large, max_new_tokens)}
-    for i, shard in missing_shards(folder, prompts, 0, "collecting traces"):
-        rate = _rate(i, seed)
-        decoder = Backoff([small, large], Random(rate).to(large.device))
-        mixed_answers = write(decoder, shard, max_new_tokens, sampling, seed + i * SHARD)
-        own_answers = answers(large, shard, max_new_tokens, sampling, seed + i * SHARD)
-        rows, about = [], reads | {"classes": classes}
-        for prompt, answer, mixed in zip(shard, own_answers, mixed_answers, strict=True):
+    settings, missing = settings_of(max_new_tokens, sampling), missing_shards(folder, prompts, 0)
+    tasks = {i: task_of(some, seed + i * SHARD) | {"rate": _rate(i, seed)} for i, some in missing.items()}
+    stage = Stage("handoff-traces", "collecting traces", folder, settings, tasks)
+    take_tables(stage, crew, Pair([small, large]))
+
+
+class HandoffShards:
+    """Makes the shards of ``collect``."""
+
+    def __init__(self, pair: Pair, settings: dict[str, Any], decoders: dict[str, Any]):
+        (self.small, self.large), self.new = pair.models, settings["max_new_tokens"]
+        self.sampling = Sampling(**settings["sampling"])
+        sessions = _sessions(self.small, self.large, self.new)
+        self.reads = {"budget": self.new, "sampling": self.sampling, "sessions": sessions}
+        self.reads["classes"] = token_classes(self.large.tokenizer)
+
+    def __call__(self, task: dict[str, Any], path: Path) -> None:
+        pair, rate, rows = (self.small, self.large), task["rate"], []
+        prompts, how = prompts_of(task), (self.new, self.sampling, task["seed"])
+        mixed_answers = write(Backoff(pair, Random(rate).to(self.large.device)), prompts, *how)
+        own_answers = answers(self.large, prompts, *how)
+        for prompt, answer, mixed in zip(prompts, own_answers, mixed_answers, strict=True):
             own = [1] * len(answer)
-            rows.append(trajectory(small, large, prompt, answer, own, answer, **about, kind="large", rate=1.0))
-            rows.append(trajectory(small, large, prompt, *mixed, answer, **about, kind="mixed", rate=rate))
-        write_rows(folder, i, rows)
+            rows.append(trajectory(*pair, prompt, answer, own, answer, **self.reads, kind="large", rate=1.0))
+            rows.append(trajectory(*pair, prompt, *mixed, answer, **self.reads, kind="mixed", rate=rate))
+        write_rows(path, rows)
 
 
 def _sessions(small: LM, large: LM, budget: int) -> tuple[PromptSessions | None, PromptSessions | None]:
@@ -77,11 +104,6 @@ def _rate(shard: int, seed: int) -> float:
     return low + (high - low) * ((seed + 1 + shard) * GOLDEN % 1)
 
 
-def shards_of(prompts: Sequence[Prompt]) -> int:
-    """Number of shards that ``collect`` fills, and then each round of ``explore``."""
-    return math.ceil(len(prompts) / SHARD)
-
-
 def explore(
     small: LM,
     large: LM,
@@ -92,34 +114,39 @@ def explore(
     seed: int,
     number: int = 1,
     sampling: Sampling = Sampling(),
+    crew: Crew = ALONE,
 ) -> None:
     """Add the trajectories of ``policy`` to the traces of ``collect``, as round ``number`` (from 1) of DAgger.
 
     Ross et al. 1011.0686: a policy is fitted again on the states that it visits itself.
     """
-    classes, traces = token_classes(large.tokenizer), read_traces(folder, shards_of(prompts))
-    decoder = Backoff([small, large], policy.to(large.device))
-    for i, shard in missing_shards(folder, prompts, number * shards_of(prompts), f"tracing a policy, round {number}"):
-        written = write(decoder, shard, max_new_tokens, sampling, seed + i * SHARD)
-        rows = []
-        for prompt, (answer, writers) in zip(shard, written, strict=True):
-            reference = traces.of({prompt.id}, "large")["token"].tolist()
-            how = {"budget": max_new_tokens, "sampling": sampling}
-            rows.append(trajectory(small, large, prompt, answer, writers, reference, classes, **how))
-        write_rows(folder, i, rows)
+    traces, pair = read_traces(folder, shards_of(prompts)), Pair([small, large])
+    own = lambda prompt: traces.of({prompt.id}, "large")["token"].tolist()  # noqa: E731
+    tasks = {
+        i: task_of(some, seed + i * SHARD) | {"references": [own(prompt) for prompt in some]}
+        for i, some in missing_shards(folder, prompts, number * shards_of(prompts)).items()
+    }
+    asked = {"policy": Blueprint.of(pair.models, DecoderSpec("backoff"), policy)}
+    title, settings = f"tracing a policy, round {number}", settings_of(max_new_tokens, sampling)
+    take_tables(Stage("policy-traces", title, folder, settings, tasks, asked), crew, pair)
 
 
-def missing_shards(
-    folder: Path, prompts: Sequence[Prompt], first: int, title: str, size: int = SHARD
-) -> Iterator[tuple[int, list[Prompt]]]:
-    """(number, prompts) of the shards of ``size`` prompts from number ``first`` on that are not there yet."""
-    shards = [(first + i // size, prompts[i : i + size]) for i in range(0, len(prompts), size)]
-    todo = [shard for shard in shards if not shard_path(folder, shard[0]).exists()]
-    return track(todo, title)
+class PolicyShards:
+    """Makes the shards of ``explore``."""
 
+    def __init__(self, pair: Pair, settings: dict[str, Any], decoders: dict[str, Any]):
+        self.models, self.decoder = pair.models, decoders["policy"]
+        self.new, self.sampling = settings["max_new_tokens"], Sampling(**settings["sampling"])
+        self.classes = token_classes(pair.models[-1].tokenizer)
 
-def write_rows(folder: Path, number: int, rows: list[dict[str, np.ndarray]]) -> None:
-    write_shard(folder, number, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    def __call__(self, task: dict[str, Any], path: Path) -> None:
+        prompts, how = prompts_of(task), {"budget": self.new, "sampling": self.sampling}
+        written = write(self.decoder, prompts, self.new, self.sampling, task["seed"])
+        rows = [
+            trajectory(*self.models, prompt, *text, reference, self.classes, **how)
+            for prompt, text, reference in zip(prompts, written, task["references"], strict=True)
+        ]
+        write_rows(path, rows)
 
 
 @torch.inference_mode()
