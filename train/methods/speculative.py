@@ -109,7 +109,7 @@ def search_stops(job: Job) -> StopSearch:
         traces = given_drafts(settings.traces, *job.models, job.traced, job.new, settings.longest, job.sampling)
     else:
         collect_drafts(*job.models, job.traced, settings.longest, folder, job.new, job.sampling, settings.seed)
-        traces = read_drafts(folder)
+        traces = read_drafts(folder, settings.seed)
     fit, classes = traces.of({p.id for p in job.splits["fit"]}), token_classes(job.large.tokenizer)
     _, labels, _, groups = rejections(fit, CONFIDENCE[:1], classes)
     say_if(one_sided(settings.policy, labels, groups, first_accepted(traces), settings.longest))

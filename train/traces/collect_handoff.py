@@ -28,7 +28,7 @@ from train.data.prompts import Prompt
 from train.quality.guarded_regret import CAP, answer_logits, rules
 from train.quality.loops import repeats, token_forms
 from train.quality.prompt_sessions import PromptSessions
-from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces
+from train.traces.handoff_traces import FEATURE_COLUMNS, each_traces, open_folder
 
 SHARD = 8
 RATES = (0.1, 0.9)
@@ -97,16 +97,26 @@ def explore(
 
     Ross et al. 1011.0686: a policy is fitted again on the states that it visits itself.
     """
-    classes, traces = token_classes(large.tokenizer), read_traces(folder, shards_of(prompts))
+    classes, references = token_classes(large.tokenizer), _own_answers(folder, shards_of(prompts))
     decoder = Backoff([small, large], policy.to(large.device))
     for i, shard in missing_shards(folder, prompts, number * shards_of(prompts), f"tracing a policy, round {number}"):
         written = write(decoder, shard, max_new_tokens, sampling, seed + i * SHARD)
         rows = []
         for prompt, (answer, writers) in zip(shard, written, strict=True):
-            reference = traces.of({prompt.id}, "large")["token"].tolist()
+            reference = references[prompt.id].tolist()
             how = {"budget": max_new_tokens, "sampling": sampling}
             rows.append(trajectory(small, large, prompt, answer, writers, reference, classes, **how))
         write_rows(folder, i, rows)
+
+
+def _own_answers(folder: Path, shards: int) -> dict[str, np.ndarray]:
+    """The large model's own answer to each prompt of the first ``shards``, as int32 token ids."""
+    found = {}
+    for traces in each_traces(folder, shards):
+        own = traces.where(traces["trajectory"] == "large")
+        texts = np.split(own["token"].astype(np.int32), own.starts[1:-1])
+        found |= zip(own["prompt"][own.starts[:-1]].tolist(), texts, strict=True)
+    return found
 
 
 def missing_shards(
