@@ -207,7 +207,7 @@ def read_text_file(path: Path, shown: str) -> str:
 
 
 def _decoded(content: bytes, encoding: str, shown: str, first: int = 1) -> str:
-    """``content``, whose first line is that of number ``first``, as text. PromptError names the line of a wrong byte."""
+    """``content``, whose first line has the number ``first``, as text. PromptError names the line of a wrong byte."""
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
