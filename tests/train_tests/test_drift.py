@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from drift_specimens import columns, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -14,27 +15,12 @@ from tiny_runs import toy_pair, toy_prompts
 
 from decoding import LM, Backoff
 from policies import Rule, load
+from policies.features.step_recorder import StepRecorder
 from train.common.generations import write
 from train.monitor import main
 from train.monitoring import drift
 from train.monitoring.drift import Monitor, traffic
-from train.monitoring.recorder import StepRecorder, traffic_of_texts
-
-NAMES = ("entropy", "agreed")
-
-
-def steps(seed, texts=30, length=40, alike=1.0, shift=0.0, rate=0.4):
-    """Steps of texts that each have a mood of their own: (table, escalated, accepted, texts)."""
-    rng = np.random.default_rng(seed)
-    mood = np.repeat(alike * rng.normal(size=texts), length)
-    entropy = mood + rng.normal(size=texts * length) + shift
-    agreed = np.where(rng.random(texts * length) < 0.2, np.nan, rng.random(texts * length) < 0.6)
-    escalated = rng.normal(size=texts * length) + mood > np.quantile(mood + rng.normal(size=len(mood)), 1 - rate)
-    return np.stack([entropy, agreed], 1), escalated, agreed, np.repeat(np.arange(texts), length)
-
-
-def columns(table, escalated, accepted):
-    return dict(zip((*NAMES, "escalated", "accepted"), (*table.T, escalated.astype(float), accepted), strict=True))
+from train.monitoring.reference import traffic_of_texts
 
 
 def reference(seed, **options):

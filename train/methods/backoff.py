@@ -17,7 +17,7 @@ from train.evaluation.live_tuning import tune_live
 from train.evaluation.reliability import reliability
 from train.evaluation.rivals import against_random, beside_random, exact_first, random_rates
 from train.methods.base import FALLBACK, TuningMethod, asked_goal, no_speedup
-from train.monitoring.recorder import traffic_of_texts
+from train.monitoring.reference import traffic_of_texts
 from train.replay.backoff import best_length
 from train.search.backoff import Search
 from train.search.goal import Goal

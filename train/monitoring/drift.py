@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policies.traffic_log import Counts, counted
+
 DECILES = np.arange(1, 10) / 10
 MODERATE = 0.1  # PSI from which a shift is commonly called moderate
 
@@ -87,11 +89,16 @@ class Monitor:
         missing = [name for name in self.reference["columns"] if name not in columns]
         if missing:
             raise ValueError(f"the steps lack {', '.join(missing)}; give every feature that the policy reads")
+        known = self.reference["columns"].items()
+        return self.compare({name: counted(columns[name], one["cuts"]) for name, one in known})
+
+    def compare(self, counts: dict[str, Counts]) -> Drift:
+        """As ``update``, from the counts of each column of the reference, at its ``cuts``."""
         self.batches += 1
         level = self.level * 6 / (math.pi * self.batches) ** 2 / len(self.reference["columns"])
-        found = {name: _compared(one, columns[name], level) for name, one in self.reference["columns"].items()}
+        found = {name: _compared(one, counts[name], level) for name, one in self.reference["columns"].items()}
         moved = [n for n, one in found.items() if one["ks"] > one["limit"] and one["psi"] >= MODERATE]
-        return Drift(bool(moved), self._sentence(found, moved, len(columns["escalated"])), found)
+        return Drift(bool(moved), self._sentence(found, moved, counts["escalated"].steps), found)
 
     def _sentence(self, found: dict, moved: list[str], steps: int) -> str:
         shown = sorted(moved or found, key=lambda name: -found[name]["psi"])[:3]
@@ -105,17 +112,16 @@ class Monitor:
         return f"Traffic has moved, as {steps} steps show: {what}; tune and certify again on prompts like these."
 
 
-def _compared(reference: dict, column: np.ndarray, level: float) -> dict[str, float]:
+def _compared(reference: dict, counts: Counts, level: float) -> dict[str, float]:
     """PSI and KS of one column, and the KS that chance exceeds with probability ``level`` (2 exp(-2 n d^2))."""
-    values = column[~np.isnan(column)]
-    if not len(values):
+    if not counts.steps:
         return {"steps": 0, "mean": math.nan, "psi": 0.0, "ks": 0.0, "limit": 1.0}
-    below = (values[:, None] <= np.array(reference["cuts"])).mean(0)
-    inverse_sizes = reference["design_effect"] * (1 / len(values) + 1 / reference["steps"])
+    below = np.array(counts.below) / counts.steps
+    inverse_sizes = reference["design_effect"] * (1 / counts.steps + 1 / reference["steps"])
     return {
-        "steps": len(values),
-        "mean": float(values.mean()),
-        "psi": _psi(np.array(reference["below"]), reference["steps"], below, len(values)),
+        "steps": counts.steps,
+        "mean": counts.sum / counts.steps,
+        "psi": _psi(np.array(reference["below"]), reference["steps"], below, counts.steps),
         "ks": float(np.abs(below - reference["below"]).max()),
         "limit": math.sqrt(math.log(2 / level) / 2 * inverse_sizes),
     }
