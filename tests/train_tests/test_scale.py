@@ -68,9 +68,12 @@ def test_groups_are_those_of_the_definition(seed):
 
 def test_near_copies_are_compared_once_and_not_in_pairs(monkeypatch):
     compared, common = [], overlap._common
-    monkeypatch.setattr(
-        overlap, "_common", lambda by, own, others: compared.append(len(others)) or common(by, own, others)
-    )
+
+    def counting(by_prompt, own, others):
+        compared.append(len(others))
+        return common(by_prompt, own, others)
+
+    monkeypatch.setattr(overlap, "_common", counting)
     text = " ".join(f"w{i}" for i in range(40))
     copies = [prompt(i, f"{text} {i}", family=f"family {i % 100}") for i in range(400)]
     others = [prompt(400 + i, " ".join(f"v{i}x{j}" for j in range(40))) for i in range(400)]
