@@ -28,12 +28,12 @@ WORKER_CODE = """
 import json, sys, time
 from train.search import orphans, study as studies
 url, leads, trials, ended = json.loads(sys.argv[1])
-orphans.HEARTBEAT = 1
+orphans.HEARTBEAT = 2
 study = studies.open_study(url, 0, [{"x": 0.3}, {"x": 0.6}]) if leads else studies.join_study(url)
 
 def objective(trial):
     x = trial.suggest_float("x", 0, 1)
-    time.sleep(0.05)
+    time.sleep(0.15)
     trial.set_constraint("goal", x - 0.5)
     return x
 
