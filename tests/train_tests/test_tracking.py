@@ -267,6 +267,7 @@ def test_a_killed_leader_and_another_worker_lose_no_trial(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("WANDB_SERVICE", None)  # that of this process would outlive the killed one
     killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     helper = join_study(folder / "study.journal")  # another worker goes on meanwhile

@@ -9,6 +9,8 @@ TEXT_ROWS = 2**20
 """rows of the whole texts that a search replays, 5,500 prompts of three texts of 64 tokens"""
 FIT_ROWS = 2**18
 """rows that a policy of a dozen weights is fitted to"""
+ROWS_STREAM = 0x726F7773
+"""tells the keys of rows from whatever else is drawn with a run's seed: ``default_rng([0, 0])`` is ``default_rng(0)``"""
 
 
 class Reservoir:
@@ -62,4 +64,4 @@ def _key(text: str) -> float:
 
 def row_keys(rows: int, seed: int, shard: int) -> np.ndarray:
     """[rows] keys in [0, 1) of the rows of a shard."""
-    return np.random.default_rng([seed, shard]).random(rows)
+    return np.random.default_rng([seed, shard, ROWS_STREAM]).random(rows)
