@@ -10,7 +10,7 @@ TEXT_ROWS = 2**20
 FIT_ROWS = 2**18
 """rows that a policy of a dozen weights is fitted to"""
 ROWS_STREAM = 0x726F7773
-"""tells the keys of rows from whatever else is drawn with a run's seed: ``default_rng([0, 0])`` is ``default_rng(0)``"""
+"""tells the keys of rows from what else a run draws with its seed: ``default_rng([0, 0])`` is ``default_rng(0)``"""
 
 
 class Reservoir:
