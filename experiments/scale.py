@@ -24,7 +24,7 @@ from pathlib import Path
 
 from train.common.cli import at_least, checking, command
 
-STEPS = ("prompts", "split", "traces", "fit", "replay")
+STEPS = ("load", "split", "traces", "fit", "replay")
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Scale:
     shard: int = 256
     """prompts in a file of traces; the main job writes 8"""
     output: Path = Path("scale")
-    """folder of the synthetic files, which take 65 kB a prompt and are removed in the end, and of scale.json"""
+    """folder of the synthetic files, which take 13 kB a prompt and are removed in the end, and of scale.json"""
     seed: int = 0
 
 
@@ -99,7 +99,7 @@ def _measured(step: str, folder: Path, count: int) -> dict:
         yield
         taken.append(time.perf_counter() - began)
 
-    found = {"prompts": _prompts, "split": _split, "traces": _traces, "fit": _fit, "replay": _replay}[step](
+    found = {"load": _load, "split": _split, "traces": _traces, "fit": _fit, "replay": _replay}[step](
         folder, count, timed
     )
     return {"seconds": round(sum(taken), 3), "peak_mib": peak_mib()} | found
@@ -110,7 +110,7 @@ def peak_mib() -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
 
-def _prompts(folder: Path, count: int, timed) -> dict:
+def _load(folder: Path, count: int, timed) -> dict:
     from experiments.shared.synthetic_prompts import stand_in
     from train.data.prompts import load_prompts
 
