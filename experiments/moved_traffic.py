@@ -11,7 +11,7 @@ if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no
 
     stop_quietly()
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -71,10 +71,12 @@ def run(config: MovedTraffic) -> dict:
     for name, prompts in kinds.items():
         picked = draw.permutation(len(prompts))[: config.limit]
         lines = _served(found, [prompts[i] for i in sorted(picked)], config.batch)
+        families = sorted({prompts[i].family for i in picked})
         logs = [[lines[i] for i in draw.integers(0, len(lines), config.texts)] for _ in range(config.draws)]
         verdicts = [watch(reference, log, config.every, config.level) for log in logs]
         caught = [None if verdict.moved is None else verdict.moved.last for verdict in verdicts]
-        result[name] = {"prompts": len(lines), "caught": caught, "sentence": verdicts[0].sentence}
+        result[name] = {"prompts": len(lines), "families": families, "lines": [asdict(line) for line in lines]}
+        result[name] |= {"caught": caught, "sentence": verdicts[0].sentence}
         alarms = [at for at in caught if at is not None]
         say(f"{name}: {len(alarms)} of {config.draws} logs of {config.texts} texts raise an alarm; {caught}")
     atomic.write_json(config.output / "moved_traffic.json", result)

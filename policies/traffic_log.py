@@ -58,7 +58,8 @@ def reference_of(policy: Policy) -> dict[str, Any]:
 
 def name_of(policy: Policy) -> str:
     """12 digits that tell the artifacts apart whose lines can be compared with one reference."""
-    said = [policy.kind, policy.names, float(policy.threshold), reference_of(policy)]
+    cuts = {name: one["cuts"] for name, one in reference_of(policy)["columns"].items()}
+    said = [policy.kind, policy.names, float(policy.threshold), cuts]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
 
