@@ -74,6 +74,23 @@ def test_what_has_moved_is_named(change, column):
         assert found.columns["agreed"]["ks"] <= found.columns["agreed"]["limit"]
 
 
+def test_the_mean_tells_where_steps_of_a_text_are_so_alike_that_their_distribution_cannot():
+    caught = []
+    for i in range(20):
+        found = judged(Monitor(reference(2 * i, texts=48, alike=2.0)), 2 * i + 1, texts=48, alike=2.0, shift=2.0)
+        one = found.columns["entropy"]
+        caught.append(found.moved and one["t"] > one["t_limit"] and one["ks"] <= one["limit"])
+    assert sum(caught) >= 8
+
+
+def test_a_reference_of_an_earlier_version_is_compared_without_the_mean():
+    old = reference(0)
+    for one in old["columns"].values():
+        del one["error"], one["texts"]
+    found = judged(Monitor(old), 1)
+    assert not found.moved and {one["t"] for one in found.columns.values()} == {0.0}
+
+
 def test_a_difference_that_is_sure_but_tiny_is_no_alarm():
     found = judged(Monitor(reference(0, texts=3000, alike=0.0)), 1, texts=3000, alike=0.0, shift=0.08)
     assert found.columns["entropy"]["ks"] > found.columns["entropy"]["limit"]

@@ -78,11 +78,11 @@ def _design_effect(below: np.ndarray, texts: np.ndarray) -> float:
 
 
 def _standard_error(values: np.ndarray, texts: np.ndarray) -> float:
-    """The standard error of the mean of ``values`` [n] for clusters ``texts`` [n], as of a ratio; inf of one text."""
+    """The standard error of the mean of ``values`` [n] for clusters ``texts`` [n], as of a ratio; 0 of one text."""
     _, number = np.unique(texts, return_inverse=True)
     count = number.max() + 1
     if count < 2:
-        return math.inf
+        return 0.0
     sums = np.bincount(number, values - values.mean())
     return float(np.sqrt((sums**2).sum() * count / (count - 1)) / len(values))
 
@@ -150,9 +150,9 @@ def _compared(reference: dict, counts: Counts, level: float) -> dict[str, float]
 
 def _student(reference: dict, counts: Counts, level: float) -> dict[str, float]:
     """Student's t of the difference of means, if new texts vary as those of the reference do, and its limit."""
-    error = reference["error"] * math.sqrt(1 + reference["steps"] / counts.steps)
-    if not 0 < error < math.inf:
+    if not reference.get("error"):  # it does not vary, is of one text, or an earlier version wrote it
         return {"t": 0.0, "t_limit": math.inf}
+    error = reference["error"] * math.sqrt(1 + reference["steps"] / counts.steps)
     limit = float(student.isf(level / 2, reference["texts"] - 1))
     return {"t": abs(counts.sum / counts.steps - reference["mean"]) / error, "t_limit": limit}
 
