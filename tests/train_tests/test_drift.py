@@ -77,10 +77,10 @@ def test_what_has_moved_is_named(change, column):
 def test_the_mean_tells_where_steps_of_a_text_are_so_alike_that_their_distribution_cannot():
     caught = []
     for i in range(20):
-        found = judged(Monitor(reference(2 * i, texts=48, alike=2.0)), 2 * i + 1, texts=48, alike=2.0, shift=2.0)
+        found = judged(Monitor(reference(2 * i, texts=48, alike=2.0)), 2 * i + 1, texts=48, alike=2.0, shift=1.6)
         one = found.columns["entropy"]
         caught.append(found.moved and one["t"] > one["t_limit"] and one["ks"] <= one["limit"])
-    assert sum(caught) >= 8
+    assert sum(caught) >= 3
 
 
 def test_a_reference_of_an_earlier_version_is_compared_without_the_mean():
