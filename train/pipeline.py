@@ -60,10 +60,11 @@ def _tune(job: Job, method: TuningMethod) -> None:
     settings = job.settings
     with Tracker(settings.wandb, job.folder, settings.name, asdict(settings)) as tracker:
         study = open_study(**where(job), seed=settings.seed, baselines=method.search.baselines())
-        run_study(study, method.search, settings.trials, [tracker.trial])
+        # Those of other workers and of earlier starts too: this process alone writes to the run of W&B.
+        track = lambda study, _=None: tracker.trials(study, finished(study))  # noqa: E731
+        run_study(study, method.search, settings.trials, [track])
         wait_for_trials(study)
-        for trial in finished(study):  # those of other workers and of earlier starts
-            tracker.trial(study, trial)
+        track(study)
         tracker.files("study", "traces")
         tuned = method.tune(study)
         if tuned is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,20 +60,27 @@ def read_shards(
     FileError, which ends in ``remedy``, when there is no shard, when one was changed or is not Parquet, when schemas
     differ, and for nulls and missing columns.
     """
-    import pyarrow as pa
+    shards = list(each_shard(folder, remedy, names, first))
+    return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
 
+
+def each_shard(
+    folder: Path, remedy: str, names: Sequence[str] | None = None, first: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """As ``read_shards``, shard by shard: no more than one of them is in memory."""
     listed = {row.get("shard"): row.get("sha256") for row in read_rows(folder / CHECKSUMS, remedy)}
     paths = sorted(folder.glob("shard-*.parquet"))[:first]
     if not paths:
         raise FileError(folder, "it holds no shards", remedy)
     for name in listed.keys() - {path.name for path in paths} if first is None else ():
         raise FileError(folder / str(name), "it is missing", remedy)
-    tables = [_table(path, listed.get(path.name), names, remedy) for path in paths]
-    for path, table in zip(paths, tables, strict=True):
-        if not table.schema.equals(tables[0].schema):
+    schema = None
+    for path in paths:
+        table = _table(path, listed.get(path.name), names, remedy)
+        schema = table.schema if schema is None else schema
+        if not table.schema.equals(schema):
             raise FileError(path, f"its columns are not those of {paths[0].name}", remedy)
-    whole = pa.concat_tables(tables)
-    return {name: _array(whole[name]) for name in whole.column_names}
+        yield {name: _array(table[name]) for name in table.column_names}
 
 
 def _table(path: Path, listed: str | None, names: Sequence[str] | None, remedy: str):

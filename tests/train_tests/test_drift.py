@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from drift_specimens import columns, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -14,27 +15,12 @@ from tiny_runs import toy_pair, toy_prompts
 
 from decoding import LM, Backoff
 from policies import Rule, load
+from policies.features.step_recorder import StepRecorder
 from train.common.generations import write
 from train.monitor import main
 from train.monitoring import drift
 from train.monitoring.drift import Monitor, traffic
-from train.monitoring.recorder import StepRecorder, traffic_of_texts
-
-NAMES = ("entropy", "agreed")
-
-
-def steps(seed, texts=30, length=40, alike=1.0, shift=0.0, rate=0.4):
-    """Steps of texts that each have a mood of their own: (table, escalated, accepted, texts)."""
-    rng = np.random.default_rng(seed)
-    mood = np.repeat(alike * rng.normal(size=texts), length)
-    entropy = mood + rng.normal(size=texts * length) + shift
-    agreed = np.where(rng.random(texts * length) < 0.2, np.nan, rng.random(texts * length) < 0.6)
-    escalated = rng.normal(size=texts * length) + mood > np.quantile(mood + rng.normal(size=len(mood)), 1 - rate)
-    return np.stack([entropy, agreed], 1), escalated, agreed, np.repeat(np.arange(texts), length)
-
-
-def columns(table, escalated, accepted):
-    return dict(zip((*NAMES, "escalated", "accepted"), (*table.T, escalated.astype(float), accepted), strict=True))
+from train.monitoring.reference import traffic_of_texts
 
 
 def reference(seed, **options):
@@ -86,6 +72,23 @@ def test_what_has_moved_is_named(change, column):
         assert f"Traffic has moved, as 1200 steps show: {column} (PSI" in found.sentence
         assert found.sentence.count("\n") == 0
         assert found.columns["agreed"]["ks"] <= found.columns["agreed"]["limit"]
+
+
+def test_the_mean_tells_where_steps_of_a_text_are_so_alike_that_their_distribution_cannot():
+    caught = []
+    for i in range(20):
+        found = judged(Monitor(reference(2 * i, texts=48, alike=2.0)), 2 * i + 1, texts=48, alike=2.0, shift=1.6)
+        one = found.columns["entropy"]
+        caught.append(found.moved and one["t"] > one["t_limit"] and one["ks"] <= one["limit"])
+    assert sum(caught) >= 3
+
+
+def test_a_reference_of_an_earlier_version_is_compared_without_the_mean():
+    old = reference(0)
+    for one in old["columns"].values():
+        del one["error"], one["texts"]
+    found = judged(Monitor(old), 1)
+    assert not found.moved and {one["t"] for one in found.columns.values()} == {0.0}
 
 
 def test_a_difference_that_is_sure_but_tiny_is_no_alarm():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from train.common.settings import FitPolicy
 from train.common.tracking import Tracker
 from train.reports import figure
+from train.search.study import DONE, finished, join_study, open_study, run_study
 
 RESULT = {
     "verdict": "fine",
@@ -31,6 +33,11 @@ def objective(trial):
     trial.set_user_attr("not a scalar", [1, 2])
     trial.set_constraint("speed", 0.5 - x)
     return x
+
+
+def logs(tracker):
+    """The callback of the main job."""
+    return lambda study, trial: tracker.trials(study, study.get_trials(states=DONE))
 
 
 def search(callback, trials=3):
@@ -54,7 +61,7 @@ def test_offline_run_holds_every_trial_and_the_table(tmp_path, capfd, monkeypatc
     folder = tmp_path / "run"
     with Tracker("offline", folder, "night", {"path": Path("/x"), "seeds": (1, 2)}) as tracker:
         figure.draw(RESULT, folder / "frontier.png")
-        study = search(tracker.trial)
+        study = search(logs(tracker))
         tracker.table(RESULT)
     assert "wandb" not in capfd.readouterr().err
     assert "WANDB_DATA_DIR" not in os.environ
@@ -110,7 +117,7 @@ def test_the_files_of_a_run_are_its_artifacts(tmp_path, capfd):
 def test_disabled_does_not_import_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with Tracker("disabled", tmp_path / "run", "night", {}) as tracker:
-        search(tracker.trial)
+        search(logs(tracker))
         tracker.table(RESULT)
     assert not (tmp_path / "run").exists()
 
@@ -118,7 +125,7 @@ def test_disabled_does_not_import_wandb(tmp_path, monkeypatch):
 def test_no_wandb_is_one_line_and_a_whole_search(tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with Tracker("offline", tmp_path, "night", {}) as tracker:
-        study = search(tracker.trial)
+        study = search(logs(tracker))
         tracker.table(RESULT)
     assert len(study.trials) == 3
     assert_one_line(capfd)
@@ -148,7 +155,7 @@ def test_first_failure_turns_tracking_off(name, tmp_path, monkeypatch, capfd):
     run = Broken(name)
     monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
     with Tracker("offline", tmp_path, "night", {}) as tracker:
-        search(tracker.trial)
+        search(logs(tracker))
         tracker.table(RESULT)
     assert run.calls.count(name) == 1
     assert_one_line(capfd)
@@ -167,7 +174,7 @@ def test_online_without_network_goes_on_offline(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(wandb, "init", init)
     with Tracker("online", tmp_path, "night", {}) as tracker:
-        search(tracker.trial)
+        search(logs(tracker))
     assert asked == ["online", "offline"]
     assert run.calls.count("log") == 3
     assert run.calls[-1] == "finish"
@@ -190,9 +197,8 @@ def test_each_start_goes_on_in_one_run_and_logs_a_trial_once(tmp_path):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for trials in (2, 1):
         with Tracker("offline", tmp_path, "night", {}) as tracker:
-            study.optimize(objective, n_trials=trials, callbacks=[tracker.trial])
-            for trial in study.get_trials():
-                tracker.trial(study, trial)
+            study.optimize(objective, n_trials=trials, callbacks=[logs(tracker)])
+            tracker.trials(study, study.get_trials())
     starts = list((tmp_path / "wandb").glob("offline-run-*"))
     known = json.loads((tmp_path / "wandb" / "logged.json").read_text())
     assert len(starts) == 2 and all(known["id"] in start.name for start in starts)
@@ -226,7 +232,7 @@ def test_no_file_of_a_run_holds_the_password_of_its_database(tmp_path, monkeypat
     url = "postgresql+psycopg2://me:hunter22@host/db?sslpassword=hunter33"
     monkeypatch.setattr(sys, "argv", ["fit_policy.py", "--storage", url])  # W&B notes the command line
     with Tracker("offline", tmp_path, "night", {"storage": url}) as tracker:
-        search(tracker.trial)
+        search(logs(tracker))
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"hunter" not in kept and b"postgresql+psycopg2://me:***@host/db?***" in kept
 
@@ -235,3 +241,49 @@ def assert_one_line(capfd):
     lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("[I ")]
     assert len(lines) == 1
     assert "racking" in lines[0]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from train.common.tracking import Tracker
+from train.search.study import finished, open_study, run_study
+folder = Path(sys.argv[1])
+study = open_study(folder / "study.journal", 0, [])
+
+def objective(trial):
+    if len(finished(study)) == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trial.suggest_float("x", 0, 1)
+
+with Tracker("offline", folder, "night", {}) as tracker:
+    run_study(study, objective, 20, [lambda study, trial: tracker.trials(study, finished(study))])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_leader_and_another_worker_lose_no_trial(tmp_path):
+    """Read back by W&B's own program from the files of all starts: every trial once, and the result once."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("WANDB_SERVICE", None)  # that of this process would outlive the killed one
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    helper = join_study(folder / "study.journal")  # another worker goes on meanwhile
+    run_study(helper, lambda trial: trial.suggest_float("x", 0, 1), 16, [])
+    study = open_study(folder / "study.journal", 0, [])
+    for _ in range(2):  # the run is finished, and begun once more
+        with Tracker("offline", folder, "night", {}) as tracker:
+            log = lambda study, _=None: tracker.trials(study, finished(study))  # noqa: E731
+            run_study(study, lambda trial: trial.suggest_float("x", 0, 1), 20, [log])
+            log(study)
+            tracker.table(RESULT)
+    starts = list((folder / "wandb").glob("offline-run-*"))
+    assert len(starts) == 3
+    lines = [line for start in starts for line in inspect(start).splitlines()]
+    rows = [r["history"]["item"] for r in map(json.loads, lines) if r["type"] == "history"]
+    assert sorted(row["trial"] for row in rows if "state" in row) == [trial.number for trial in finished(study)]
+    assert len(finished(study)) == 20
+    assert len([row for row in rows if "methods" in row]) == 1
+    assert sorted(row["_step"] for row in rows) == list(range(len(rows)))

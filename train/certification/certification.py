@@ -38,12 +38,12 @@ def certification(job: Job, search: Search, tuned: Tuned) -> CertificateRecord:
     refuse_overlap(job.splits)
     frozen = candidates(search, tuned)
     freeze(job.folder / "candidates.json", job, tuned, frozen)
-    prompts, references = job.splits["certify"], _references(job)
+    prompts, references = job.splits["certify"], references_of(job)
     policy_at = lambda quantile: tuned.policy.with_threshold(search.threshold(tuned.policy, quantile))  # noqa: E731
     measured: list[dict[str, np.ndarray]] = []
     for i, candidate in enumerate(frozen):
-        measured.append(_measure(job, i, policy_at(candidate.quantile), references))
-        certificate = _certify(job, measured, len(frozen))
+        measured.append(losses_of(job, i, policy_at(candidate.quantile), references))
+        certificate = certificate_of(job, measured, len(frozen))
         if certificate.pvalues[-1] > certificate.level:
             break
     reference = alone(prompts, [references[p.id] for p in prompts], job.cost)
@@ -82,13 +82,13 @@ def freeze(path: Path, job: Job, tuned: Tuned, found: list[Candidate]) -> None:
         )
 
 
-def _certify(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Certificate:
+def certificate_of(job: Job, measured: list[dict[str, np.ndarray]], frozen: int) -> Certificate:
     losses, ids = np.stack([one["loss"] for one in measured], 1), [prompt.id for prompt in job.splits["certify"]]
     how = job.settings
     return certify(losses, how.quality_budget, how.confidence, how.loss_cap, ids, how.seed, frozen)
 
 
-def _references(job: Job) -> dict[str, list[int]]:
+def references_of(job: Job) -> dict[str, list[int]]:
     """The large model's own answers by prompt id."""
     at, large = places(job.splits["certify"]), Blueprint.of(job.models, DecoderSpec("large"))
     batch_of = lambda some: TextBatch(CANDIDATE, some, [at[some[0].id]])  # noqa: E731
@@ -97,7 +97,7 @@ def _references(job: Job) -> dict[str, list[int]]:
     return {name: row["answer"] for name, row in done.items()}
 
 
-def _measure(job: Job, number: int, policy: Policy, references: dict[str, list[int]]) -> dict[str, np.ndarray]:
+def losses_of(job: Job, number: int, policy: Policy, references: dict[str, list[int]]) -> dict[str, np.ndarray]:
     """Columns [prompts] of one candidate: loss, priced seconds, tokens, and those that the large model wrote."""
     at, candidate = places(job.splits["certify"]), Blueprint.of(job.models, DecoderSpec("backoff"), policy)
 

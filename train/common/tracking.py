@@ -1,13 +1,16 @@
 """Logs a tuning run to Weights & Biases (W&B). An error of W&B ends the tracking, never the run.
 
 Offline tracking needs neither key nor network: the run is written under `folder`/wandb, `wandb leet folder/wandb` shows
-it in the terminal, and `wandb sync` uploads it later. Each start of a run goes on in the same run of W&B.
+it in the terminal, and `wandb sync` uploads it later. Each start of a run goes on in the same run of W&B. The process
+that leads a search logs the trials of all its workers, so that no two processes write to one run.
 """
 
+import json
 import os
 import secrets
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -68,20 +71,21 @@ class Tracker:
         if self.run is not None:
             with self._guard():
                 self.run.finish(exit_code=int(error is not None))
+                documents.write(self._known, self._logged | {"ended": True})
         self.run = None
         for key in self._set:
             os.environ.pop(key, None)
 
-    def trial(self, study: Any, trial: Any) -> None:
-        """Optuna callback: log a trial's parameters, values, constraints and scalar user attributes.
+    def trials(self, study: Any, trials: Iterable[Any]) -> None:
+        """Log the parameters, values, constraints and scalar user attributes of finished trials of any worker.
 
-        A trial that is logged already, by this start or an earlier one, is skipped, so trials of other workers may be
-        passed in afterwards.
+        A trial that is logged already, by this start or an earlier one, is skipped.
         """
-        if self.run is None or trial.number in self._logged["trials"]:
-            return
-        with self._guard():
-            self._log(_row(study, trial), trial.number)
+        known = set(self._logged["trials"])
+        for trial in trials:
+            if self.run is not None and trial.number not in known:
+                with self._guard():
+                    self._log(_row(study, trial), trial.number)
 
     def _log(self, row: dict[str, Any], *trials: int) -> None:
         """Log a row. Its step is counted here: an offline run of W&B does not know those of earlier starts."""
@@ -95,9 +99,11 @@ class Tracker:
         return self.folder / "wandb" / "logged.json"
 
     def table(self, result: dict[str, Any]) -> None:
-        """Log the table of methods, the summary and `folder`/frontier.png."""
-        if self.run is None:
+        """Log the table of methods, the summary and `folder`/frontier.png; once, however often a run is begun again."""
+        digest = documents.checksum(atomic.plain(result))
+        if self.run is None or self._logged.get("result") == digest:
             return
+        self._logged["result"] = digest
         with self._guard():
             import wandb
 
@@ -148,6 +154,8 @@ class Tracker:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._known.exists():
             self._logged = documents.read(self._known, "delete it, and all trials are logged as a new run")
+            if not self._logged.pop("ended", False):  # it was killed, and what it logged last may not be on disk
+                self._logged |= written(self.folder / "wandb", self._logged["id"])
         what = {"project": PROJECT, "name": self.name, "dir": str(self.folder), "config": self._shown()}
         settings = wandb.Settings(**SETTINGS, x_disable_meta=self.config.get("storage") is not None)
         again = {"id": self._logged["id"], "resume": "allow"}
@@ -161,6 +169,25 @@ class Tracker:
         """The settings without a password; W&B's metadata, which hold the command line, are left out where one is."""
         storage = self.config.get("storage")
         return atomic.plain(self.config | ({} if storage is None else {"storage": masked(storage)}))
+
+
+def written(folder: Path, name: str) -> dict[str, Any]:
+    """What the files of the run ``name`` hold in W&B's ``folder``: the number of rows, and of which trials.
+
+    Read by W&B's own program; {} where it cannot.
+    """
+    program, rows = Path(sys.executable).with_name("wandb"), []
+    for start in folder.glob(f"*run-*-{name}"):
+        command = [str(program), "leet", "inspect", "--json", str(start)]
+        try:
+            said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
+            records = map(json.loads, said.splitlines())
+            rows += [record["history"]["item"] for record in records if record["type"] == "history"]
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+            return {}
+    trials = sorted({row["trial"] for row in rows if "state" in row})
+    last = max((row["_step"] for row in rows), default=-1)
+    return {"rows": last + 1, "trials": trials}
 
 
 def mode_of_environment() -> str:

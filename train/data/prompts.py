@@ -52,9 +52,9 @@ def load_prompts(
     renderer = Renderer(tokenizer, options)
     records = read_records(DEFAULT_PROMPTS if source is None else source, options)
     _check_unique(records)
-    chosen, skipped = _fitting(records if limit is None else _by_turns(records), renderer, limit, max_tokens)
-    shown = show("the embedded prompts" if source is None else str(source))
     unread = Counter(key for record in records for key in record.unread)
+    chosen, skipped = _fitting(_released(records) if limit is None else _by_turns(records), renderer, limit, max_tokens)
+    shown = show("the embedded prompts" if source is None else str(source))
     if unread and not options.columns:
         note(f"{shown}: {', '.join(map(show, unread))} not read; --columns says what makes a prompt")
     for text, names in renderer.notes.items():
@@ -125,6 +125,13 @@ def _check_unique(records: Iterable[Record]) -> None:
         if name in first:
             raise PromptError(f"{where}: id {show(name)} is already that of {first[name]}; ids must differ")
         first[name] = where
+
+
+def _released(records: list[Record]) -> Iterator[Record]:
+    """The records in their order; each is forgotten once it is taken, as its prompt takes as much memory again."""
+    records.reverse()
+    while records:
+        yield records.pop()
 
 
 def _by_turns(records: Iterable[Record]) -> Iterator[Record]:

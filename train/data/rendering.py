@@ -34,6 +34,7 @@ class Renderer:
         named = isinstance(template, dict)
         self.template: str | None = ("\n".join(template.values()) if named else template) or None
         self.notes: dict[str, set[str]] = defaultdict(set)
+        self._ids: dict[int, int] = {}
 
     def prompt(self, record: Record, max_tokens: int | None = None) -> Prompt:
         """The prompt of a record. PromptError when it is too long and the options say so, or cannot be tokenised.
@@ -70,7 +71,8 @@ class Renderer:
             ids = self.tokenizer(written, add_special_tokens=False)["input_ids"]
         if not ids:
             raise PromptError("the tokenizer gives no tokens for it; write some text that it knows")
-        return replace(record.prompt, text=text, ids=tuple(ids))
+        same = self._ids.setdefault  # one object for all places of a token: a million prompts have 100 million
+        return replace(record.prompt, text=text, ids=tuple(map(same, ids, ids)))
 
     def _refuse_tools(self, record: Record) -> None:
         if record.extra.get("tools") or any(message.get("tool_calls") for message in record.messages):

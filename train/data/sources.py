@@ -155,8 +155,21 @@ NAMES = ".jsonl, .json, .csv, .parquet or .txt"
 
 def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, and their numbers."""
-    text = read_text_file(path, shown)
-    yield from ((n, line) for n, raw in enumerate(text.split("\n"), start=1) if (line := raw.strip()))
+    yield from ((n, line) for n, raw in enumerate(_raw_lines(path, shown), start=1) if (line := raw.strip()))
+
+
+def _raw_lines(path: Path, shown: str) -> Iterator[str]:
+    """All lines. A file of UTF-8 is not read as a whole: it may hold millions of prompts."""
+    _check_file(path, shown)
+    try:
+        with path.open("rb") as file:
+            if file.peek(4).startswith(tuple(BYTE_ORDER_MARKS)):
+                yield from read_text_file(path, shown).split("\n")
+                return
+            for number, line in enumerate(file, start=1):
+                yield _decoded(line, "utf-8-sig" if number == 1 else "utf-8", shown, number)
+    except OSError as error:
+        raise PromptError(f"{shown} cannot be read ({show(str(error))}); check the file") from None
 
 
 def _parsed(text: str, right: str) -> Any:
@@ -190,16 +203,21 @@ def read_text_file(path: Path, shown: str) -> str:
     except OSError as error:
         raise PromptError(f"{shown} cannot be read ({show(str(error))}); check the file") from None
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8-sig")
+    return _decoded(content, encoding, shown)
+
+
+def _decoded(content: bytes, encoding: str, shown: str, first: int = 1) -> str:
+    """``content``, whose first line has the number ``first``, as text. PromptError names the line of a wrong byte."""
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        if encoding != "utf-8-sig":
+        if not encoding.startswith("utf-8"):
             raise PromptError(f"{shown} is not valid {encoding.upper()}; save the file as UTF-8") from None
-        number = error.object.count(b"\n", 0, error.start) + 1
+        number = error.object.count(b"\n", 0, error.start) + first
         found = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
         raise PromptError(f"{shown}, line {number}: {found}; save the file as UTF-8") from None
     if "\0" in text:
-        number = text.count("\n", 0, text.index("\0")) + 1
+        number = text.count("\n", 0, text.index("\0")) + first
         raise PromptError(f"{shown}, line {number}: a NUL, as in UTF-16 without its mark; save the file as UTF-8")
     return text
 

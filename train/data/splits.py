@@ -5,17 +5,15 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-
+from train.data.components import Components
+from train.data.overlap import Grams, join_overlapping
 from train.data.prompts import Prompt, PromptError
 
-NGRAM = 8
 OVERLAP = 0.5
+WORD = re.compile(r"\w+")
 
 
 def groups(prompts: Sequence[Prompt]) -> list[str]:
@@ -25,12 +23,15 @@ def groups(prompts: Sequence[Prompt]) -> list[str]:
     share more than half of the 8-grams of the one that has fewer. An 8-gram in at least max(5, 2 %) of a family's
     prompts is part of the family's template and does not count. The id is a hash of the members' ids in any order.
     """
-    words = [re.findall(r"\w+", prompt.text.lower()) for prompt in prompts]
-    texts = [" ".join(w) if w else prompt.text for w, prompt in zip(words, prompts, strict=True)]
-    content = _content([prompt.family for prompt in prompts], words)
-    pairs = np.array([*_equal([prompt.group for prompt in prompts]), *_equal(texts), *_overlapping(content)], int)
-    joined = coo_array((np.ones(len(pairs)), pairs.reshape(-1, 2).T), (len(prompts), len(prompts)))
-    roots = connected_components(joined, directed=False)[1].tolist()
+    components, texts, grams = Components(len(prompts)), [], Grams()
+    for prompt in prompts:
+        words = WORD.findall(prompt.text.lower())
+        texts.append(hashlib.blake2b((" ".join(words) if words else prompt.text).encode(), digest_size=16).digest())
+        grams.add(words)
+    components.join_equal(prompt.group for prompt in prompts)
+    components.join_equal(texts)
+    join_overlapping(components, [prompt.family for prompt in prompts], grams, OVERLAP)
+    roots = components.label.tolist()
     members = defaultdict(list)
     for root, prompt in zip(roots, prompts, strict=True):
         members[root].append(prompt.id)
@@ -99,35 +100,6 @@ def split_hash(prompts: Iterable[Prompt]) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _equal(keys: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Pairs that join the indices of equal keys."""
-    first: dict[str, int] = {}
-    return ((i, first.setdefault(key, i)) for i, key in enumerate(keys))
-
-
-def _content(families: list[str], words: list[list[str]]) -> list[set[tuple[str, ...]]]:
-    """The 8-grams of each prompt without those of its family's template."""
-    grams = [{tuple(w[i : i + NGRAM]) for i in range(len(w) - NGRAM + 1)} for w in words]
-    counts: dict[str, Counter] = defaultdict(Counter)
-    for family, own in zip(families, grams, strict=True):
-        counts[family].update(own)
-    least = {family: max(5, 0.02 * size) for family, size in Counter(families).items()}
-    return [
-        {gram for gram in own if counts[family][gram] < least[family]}
-        for family, own in zip(families, grams, strict=True)
-    ]
-
-
-def _overlapping(grams: list[set[tuple[str, ...]]]) -> Iterator[tuple[int, int]]:
-    """Pairs that share more than OVERLAP of the 8-grams of the one that has fewer."""
-    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for i, own in enumerate(grams):
-        shared = Counter(j for gram in own for j in holders[gram])
-        yield from ((i, j) for j, n in shared.items() if n > OVERLAP * min(len(own), len(grams[j])))
-        for gram in own:
-            holders[gram].append(i)
 
 
 def _assign(members: dict[str, list[Prompt]], shares: dict[str, float], seed: int) -> dict[str, str]:

@@ -17,7 +17,7 @@ from train.evaluation.live_tuning import tune_live
 from train.evaluation.reliability import reliability
 from train.evaluation.rivals import against_random, beside_random, exact_first, random_rates
 from train.methods.base import FALLBACK, TuningMethod, asked_goal, no_speedup
-from train.monitoring.recorder import traffic_of_texts
+from train.monitoring.reference import traffic_of_texts
 from train.replay.backoff import best_length
 from train.search.backoff import Search
 from train.search.goal import Goal
@@ -27,7 +27,7 @@ from train.search.study import finalists
 from train.search.thresholds import risks
 from train.traces.collect_handoff import collect, explore
 from train.traces.given import about, given_handoff
-from train.traces.handoff_traces import Traces, read_traces
+from train.traces.trace_sample import TraceSample, read_sample
 from train.traces.trace_shards import shards_of
 from train.workers.blueprint import Blueprint
 
@@ -44,8 +44,10 @@ class BackoffMethod(TuningMethod):
     threshold_note = "the large model is asked. It is also asked about every end by the small one."
 
     def __init__(self, job: Job):
-        self.job, self.traces, self.label = job, trace(job), job.settings.label
-        self.search = Search.of(job, self.traces)
+        sample = trace(job)
+        say_if(sample.sentence)
+        self.job, self.traces, self.label = job, sample.texts, job.settings.label
+        self.search = Search.of(job, sample.texts, sample.rows)
         if job.goal.open:
             self.job = replace(job, goal=self.search.goal)
             found = f"the goal is {self.search.goal.speedup:g}x: {AGREED}"
@@ -148,18 +150,20 @@ class BackoffMethod(TuningMethod):
         )
 
 
-def trace(job: Job) -> Traces:
+def trace(job: Job) -> TraceSample:
     """The traces of the fitting and tuning prompts: collected and then explored in rounds, or read."""
     settings, what, folder = job.settings, (*job.models, job.traced, job.new), job.folder / "traces"
+    fitting = {p.id for p in job.splits["fit"]}
     if settings.traces is not None:
-        return given_handoff(settings.traces, *what, sampling=job.sampling)
+        return given_handoff(settings.traces, *what, sampling=job.sampling, fitting=fitting, seed=settings.seed)
     how = job.traced, folder, job.new, settings.seed
     collect(*job.models, *how, about(*what, sampling=job.sampling) | {"seed": settings.seed}, job.sampling, job.crew)
     for number in range(1, settings.rounds + 1):
         # Whatever later rounds have left there, a round that is gone on with must be of the same policy.
-        policy = Search.of(job, read_traces(folder, number * shards_of(job.traced))).first()
+        sample = read_sample(folder, fitting, settings.seed, number * shards_of(job.traced))
+        policy = Search.of(job, sample.texts, sample.rows).first()
         explore(*job.models, policy, *how, number, job.sampling, job.crew)
-    return read_traces(folder)
+    return read_sample(folder, fitting, settings.seed)
 
 
 def calibration(search: Search, policy: Policy) -> Reliability | None:

@@ -112,7 +112,7 @@ def search_stops(job: Job) -> StopSearch:
     else:
         how = job.traced, settings.longest, folder, job.new, job.sampling, settings.seed
         collect_drafts(*job.models, *how, crew=job.crew)
-        traces = read_drafts(folder)
+        traces = read_drafts(folder, settings.seed)
     fit, classes = traces.of({p.id for p in job.splits["fit"]}), token_classes(job.large.tokenizer)
     _, labels, _, groups = rejections(fit, CONFIDENCE[:1], classes)
     say_if(one_sided(settings.policy, labels, groups, first_accepted(traces), settings.longest))

@@ -1,15 +1,19 @@
 """Drift of traffic: new steps of a policy against the distribution of steps that it was tuned on.
 
-A certificate and a threshold hold for prompts like those that they were made on. Two statistics compare each column
+A certificate and a threshold hold for prompts like those that they were made on. Three statistics compare each column
 (every feature that the policy reads, the escalations, the large model's agreement after its calls): the
-Kolmogorov-Smirnov distance at the deciles tests whether the difference is more than chance, the population stability
-index (PSI) measures whether it matters. Steps of one text are correlated, so they count as fewer than they are.
+Kolmogorov-Smirnov distance at the deciles and Student's t of the mean, text by text, test whether the difference is
+more than chance; the population stability index (PSI) measures whether it matters. Steps of one text are correlated, so
+they count as fewer than they are.
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student
+
+from policies.traffic_log import Counts, counted
 
 DECILES = np.arange(1, 10) / 10
 MODERATE = 0.1  # PSI from which a shift is commonly called moderate
@@ -21,7 +25,8 @@ class Drift:
 
     moved: bool
     sentence: str
-    columns: dict[str, dict[str, float]]  # per column: steps, mean, psi, ks, and the limit of a ks that chance explains
+    columns: dict[str, dict[str, float]]
+    """per column: steps, mean, psi, and ks and t with the limits of what chance explains"""
 
 
 def traffic(columns: dict[str, np.ndarray], texts: np.ndarray) -> dict:
@@ -47,6 +52,8 @@ def _distribution(column: np.ndarray, texts: np.ndarray) -> dict | None:
     return {
         "steps": len(values),
         "mean": float(values.mean()),
+        "texts": len(np.unique(texts)),
+        "error": _standard_error(values, texts),
         "cuts": cuts.tolist(),
         "below": below.mean(0).tolist(),
         "design_effect": _design_effect(below, texts),
@@ -70,6 +77,16 @@ def _design_effect(below: np.ndarray, texts: np.ndarray) -> float:
     return float(max(1.0, np.max(between / np.where(independent > 0, independent, np.inf))))
 
 
+def _standard_error(values: np.ndarray, texts: np.ndarray) -> float:
+    """The standard error of the mean of ``values`` [n] for clusters ``texts`` [n], as of a ratio; 0 of one text."""
+    _, number = np.unique(texts, return_inverse=True)
+    count = number.max() + 1
+    if count < 2:
+        return 0.0
+    sums = np.bincount(number, values - values.mean())
+    return float(np.sqrt((sums**2).sum() * count / (count - 1)) / len(values))
+
+
 class Monitor:
     """Compares batches of new steps with ``reference``, a dict of ``traffic``: ``policy.provenance["traffic"]``.
 
@@ -87,11 +104,16 @@ class Monitor:
         missing = [name for name in self.reference["columns"] if name not in columns]
         if missing:
             raise ValueError(f"the steps lack {', '.join(missing)}; give every feature that the policy reads")
+        known = self.reference["columns"].items()
+        return self.compare({name: counted(columns[name], one["cuts"]) for name, one in known})
+
+    def compare(self, counts: dict[str, Counts]) -> Drift:
+        """As ``update``, from the counts of each column of the reference, at its ``cuts``."""
         self.batches += 1
         level = self.level * 6 / (math.pi * self.batches) ** 2 / len(self.reference["columns"])
-        found = {name: _compared(one, columns[name], level) for name, one in self.reference["columns"].items()}
-        moved = [n for n, one in found.items() if one["ks"] > one["limit"] and one["psi"] >= MODERATE]
-        return Drift(bool(moved), self._sentence(found, moved, len(columns["escalated"])), found)
+        found = {name: _compared(one, counts[name], level) for name, one in self.reference["columns"].items()}
+        moved = [n for n, one in found.items() if _differs(one) and one["psi"] >= MODERATE]
+        return Drift(bool(moved), self._sentence(found, moved, counts["escalated"].steps), found)
 
     def _sentence(self, found: dict, moved: list[str], steps: int) -> str:
         shown = sorted(moved or found, key=lambda name: -found[name]["psi"])[:3]
@@ -105,20 +127,34 @@ class Monitor:
         return f"Traffic has moved, as {steps} steps show: {what}; tune and certify again on prompts like these."
 
 
-def _compared(reference: dict, column: np.ndarray, level: float) -> dict[str, float]:
-    """PSI and KS of one column, and the KS that chance exceeds with probability ``level`` (2 exp(-2 n d^2))."""
-    values = column[~np.isnan(column)]
-    if not len(values):
-        return {"steps": 0, "mean": math.nan, "psi": 0.0, "ks": 0.0, "limit": 1.0}
-    below = (values[:, None] <= np.array(reference["cuts"])).mean(0)
-    inverse_sizes = reference["design_effect"] * (1 / len(values) + 1 / reference["steps"])
+def _differs(one: dict[str, float]) -> bool:
+    """Whether a column differs by more than chance explains."""
+    return one["ks"] > one["limit"] or one["t"] > one["t_limit"]
+
+
+def _compared(reference: dict, counts: Counts, level: float) -> dict[str, float]:
+    """PSI, KS and t of one column; chance exceeds the limits of KS (2 exp(-2 n d^2)) and t each with ``level`` / 2."""
+    level /= 2
+    if not counts.steps:
+        return {"steps": 0, "mean": math.nan, "psi": 0.0, "ks": 0.0, "limit": 1.0, "t": 0.0, "t_limit": math.inf}
+    below = np.array(counts.below) / counts.steps
+    inverse_sizes = reference["design_effect"] * (1 / counts.steps + 1 / reference["steps"])
     return {
-        "steps": len(values),
-        "mean": float(values.mean()),
-        "psi": _psi(np.array(reference["below"]), reference["steps"], below, len(values)),
+        "steps": counts.steps,
+        "mean": counts.sum / counts.steps,
+        "psi": _psi(np.array(reference["below"]), reference["steps"], below, counts.steps),
         "ks": float(np.abs(below - reference["below"]).max()),
         "limit": math.sqrt(math.log(2 / level) / 2 * inverse_sizes),
-    }
+    } | _student(reference, counts, level)
+
+
+def _student(reference: dict, counts: Counts, level: float) -> dict[str, float]:
+    """Student's t of the difference of means, if new texts vary as those of the reference do, and its limit."""
+    if not reference.get("error"):  # it does not vary, is of one text, or an earlier version wrote it
+        return {"t": 0.0, "t_limit": math.inf}
+    error = reference["error"] * math.sqrt(1 + reference["steps"] / counts.steps)
+    limit = float(student.isf(level / 2, reference["texts"] - 1))
+    return {"t": abs(counts.sum / counts.steps - reference["mean"]) / error, "t_limit": limit}
 
 
 def _psi(before: np.ndarray, n: int, after: np.ndarray, m: int) -> float:

@@ -48,19 +48,23 @@ class Search:
     classes: object
     seed: int = 0
     fitted: dict[str, Policy] = field(default_factory=dict)
+    handoffs: Traces | None = None
+    """the whole texts that hand-off wrote for fitting prompts; None: those of ``fit``"""
 
     @classmethod
-    def of(cls, job: Job, traces: Traces) -> Self:
+    def of(cls, job: Job, traces: Traces, rows: Traces | None = None) -> Self:
         """The search of ``job`` on its fitting and tuning prompts; of the latter, on the texts that hand-off wrote.
 
-        Rules are searched where the kind asked for cannot be fitted.
+        rows: those of fitting prompts to fit on, where they are not all of ``traces``. Rules are searched where the
+        kind asked for cannot be fitted.
         """
         fit, tune = ({p.id for p in job.splits[name]} for name in ("fit", "tune"))
         how, classes = job.settings, token_classes(job.large.tokenizer)
-        fitted = traces.of(fit)
+        texts = traces.of(fit)
+        fitted, handoffs = texts if rows is None else rows, texts.where(texts["trajectory"] != "large")
         kind = fittable(how.policy, labels(fitted, how.label), fitted["group"])
         some = fitted, traces.of(tune, "mixed", "policy")
-        found = cls(kind, how.label, *some, job.cost, job.goal, classes, how.seed)
+        found = cls(kind, how.label, *some, job.cost, job.goal, classes, how.seed, handoffs=handoffs)
         return replace(found, goal=Goal(speedup=found.usual_speedup())) if job.goal.open else found
 
     def usual_speedup(self) -> float:
@@ -158,7 +162,8 @@ class Search:
     @cached_property
     def calls(self) -> Traces:
         """The traces on which a speedup is predicted: the hand-off texts of all prompts."""
-        return Traces.joined(self.fit.where(self.fit["trajectory"] != "large"), self.tune)
+        own = self.fit.where(self.fit["trajectory"] != "large") if self.handoffs is None else self.handoffs
+        return Traces.joined(own, self.tune)
 
     def first(self) -> Policy:
         """The best baseline by replay, at its best threshold for the goal, or at the median if none reaches it."""

@@ -25,17 +25,20 @@ DAMAGED = "delete it to search anew; what was measured live is kept"
 RUN = "run"
 """the attribute of a study that names the run it belongs to"""
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+POOL = {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True}
+"""of a worker's connections to a database: one for its trials and one for its heartbeat, both tried before they are
+used, as servers close idle ones"""
 PATIENCE = 600.0
 """seconds for which the end of a search waits for the last trials of other workers"""
 
 
 def check_storage(url: str) -> None:
     """ValueError, one sentence, when no database answers at the URL."""
-    from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        create_engine(url).connect().close()
+        with _connected(url):
+            pass
     # ImportError: without the driver of that kind of database; ValueError: a port that is no number.
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = without(str(error).splitlines()[0], url)
@@ -53,6 +56,7 @@ def open_storage(where: Path | str) -> BaseStorage:
         return _open_journal(where)
     return RDBStorage(
         where,
+        engine_kwargs={} if where.startswith("sqlite") else POOL.copy(),
         heartbeat_interval=orphans.HEARTBEAT,
         grace_period=3 * orphans.HEARTBEAT,
         heartbeat_stale_trial_callback=orphans.try_again,
@@ -117,12 +121,19 @@ def shown(where: Path | str) -> Path | str:
 
 def _in_database(url: str, name: str) -> bool:
     """Whether the study is there. Optuna would create missing tables, and two processes at once would both fail."""
-    from sqlalchemy import create_engine, inspect, text
+    from sqlalchemy import inspect, text
 
-    with create_engine(url).connect() as connection:
+    with _connected(url) as connection:
         ready = inspect(connection).has_table("studies")
         row = text("select 1 from studies where study_name = :name")
         return ready and connection.execute(row, {"name": name}).first() is not None
+
+
+def _connected(url: str):
+    """A connection to the database at ``url`` that no pool keeps open."""
+    from sqlalchemy import NullPool, create_engine
+
+    return create_engine(url, poolclass=NullPool).connect()
 
 
 def pruner() -> optuna.pruners.BasePruner:

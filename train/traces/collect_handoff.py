@@ -28,7 +28,7 @@ from train.data.prompts import Prompt
 from train.quality.guarded_regret import CAP, answer_logits, rules
 from train.quality.loops import repeats, token_forms
 from train.quality.prompt_sessions import PromptSessions
-from train.traces.handoff_traces import FEATURE_COLUMNS, open_folder, read_traces
+from train.traces.handoff_traces import FEATURE_COLUMNS, each_traces, open_folder
 from train.traces.trace_shards import (
     SHARD,
     missing_shards,
@@ -120,15 +120,24 @@ def explore(
 
     Ross et al. 1011.0686: a policy is fitted again on the states that it visits itself.
     """
-    traces, pair = read_traces(folder, shards_of(prompts)), Pair([small, large])
-    own = lambda prompt: traces.of({prompt.id}, "large")["token"].tolist()  # noqa: E731
+    own, pair = _own_answers(folder, shards_of(prompts)), Pair([small, large])
     tasks = {
-        i: task_of(some, seed + i * SHARD) | {"references": [own(prompt) for prompt in some]}
+        i: task_of(some, seed + i * SHARD) | {"references": [own[prompt.id].tolist() for prompt in some]}
         for i, some in missing_shards(folder, prompts, number * shards_of(prompts)).items()
     }
     asked = {"policy": Blueprint.of(pair.models, DecoderSpec("backoff"), policy)}
     title, settings = f"tracing a policy, round {number}", settings_of(max_new_tokens, sampling)
     take_tables(Stage("policy-traces", title, folder, settings, tasks, asked), crew, pair)
+
+
+def _own_answers(folder: Path, shards: int) -> dict[str, np.ndarray]:
+    """The large model's own answer to each prompt of the first ``shards``, as int32 token ids."""
+    found = {}
+    for traces in each_traces(folder, shards):
+        own = traces.where(traces["trajectory"] == "large")
+        texts = np.split(own["token"].astype(np.int32), own.starts[1:-1])
+        found |= zip(own["prompt"][own.starts[:-1]].tolist(), texts, strict=True)
+    return found
 
 
 class PolicyShards:

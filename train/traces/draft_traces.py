@@ -24,7 +24,8 @@ import numpy as np
 from policies import FEATURES
 from policies.storage.documents import FileError
 from train.common.schema import checked
-from train.traces.handoff_traces import FEATURE_COLUMNS, GIVE, read_columns, read_meta
+from train.traces.handoff_traces import FEATURE_COLUMNS, GIVE, each_columns, read_meta
+from train.traces.reservoir import TEXT_ROWS, Reservoir, prompt_keys
 
 OF_THE_ROUND = ("since_large", "agreed", "large_entropy")
 STEP_FEATURES = tuple(n for n in FEATURE_COLUMNS if n not in OF_THE_ROUND and FEATURES[n].averages is None)
@@ -45,6 +46,8 @@ class DraftTraces:
     columns: dict[str, np.ndarray]
     longest: int
     budget: int
+    there: frozenset[str] = frozenset()
+    """the prompts of all shards, of which these may be a sample"""
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.columns[name]
@@ -95,8 +98,11 @@ class DraftTraces:
         return DraftTraces({n: np.tile(c, times) for n, c in self.columns.items()}, self.longest, self.budget)
 
 
-def read_drafts(folder: Path) -> DraftTraces:
-    """All finished shards of ``folder``. FileError when it holds none, other traces, or those of a newer version."""
+def read_drafts(folder: Path, seed: int = 0) -> DraftTraces:
+    """The finished shards of ``folder``, all or, where they are many, the prompts of a sample (``Reservoir``).
+
+    FileError when it holds none, other traces, or those of a newer version.
+    """
     found = read_meta(folder)
     if "drafts" not in found:
         raise FileError(folder, "it holds traces of hand-offs, not of drafts", "collect draft traces in another folder")
@@ -104,7 +110,11 @@ def read_drafts(folder: Path) -> DraftTraces:
     if meta.drafts > DRAFT_SCHEMA:
         fault = f"a newer version wrote it (drafts {meta.drafts}, this one reads {DRAFT_SCHEMA})"
         raise FileError(folder, fault, GIVE)
-    return DraftTraces(read_columns(folder, NEEDED), meta.longest, meta.max_new_tokens)
+    texts, there = Reservoir(TEXT_ROWS), set()
+    for columns in each_columns(folder, NEEDED):
+        there |= set(columns["prompt"].tolist())
+        texts.add(columns, prompt_keys(columns["prompt"], seed))
+    return DraftTraces(texts.take(), meta.longest, meta.max_new_tokens, frozenset(there))
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Traces collected earlier: what they are of is written beside them, and compared when they are used again."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from policies.storage.documents import FileError
 from train.data.prompts import Prompt, template_hash
 from train.data.splits import split_hash
 from train.traces.draft_traces import DRAFT_SCHEMA, DraftTraces, read_drafts
-from train.traces.handoff_traces import Traces, read_meta, read_traces
+from train.traces.handoff_traces import read_meta
+from train.traces.trace_sample import TraceSample, read_sample
 
 
 def about(
@@ -38,11 +39,16 @@ def about(
     )
 
 
-def given_handoff(folder: Path, *what, sampling: Sampling = Sampling()) -> Traces:
-    """The traces in ``folder``, of more prompts perhaps. FileError unless they are of what ``about(*what)`` says."""
-    traces, wanted = read_traces(folder), about(*what, sampling=sampling)
-    _check(folder, {"sampling": None} | wanted, set(traces["prompt"][traces["trajectory"] == "mixed"].tolist()))
-    return traces
+def given_handoff(
+    folder: Path, *what, sampling: Sampling = Sampling(), fitting: Container[str] = (), seed: int = 0
+) -> TraceSample:
+    """The traces in ``folder``, of more prompts perhaps. FileError unless they are of what ``about(*what)`` says.
+
+    fitting, seed: as ``read_sample`` takes them.
+    """
+    sample, wanted = read_sample(folder, fitting, seed), about(*what, sampling=sampling)
+    _check(folder, {"sampling": None} | wanted, sample.there)
+    return sample
 
 
 def given_drafts(
@@ -56,11 +62,11 @@ def given_drafts(
 ) -> DraftTraces:
     """As ``given_handoff``, of drafts."""
     traces, wanted = read_drafts(folder), about(small, large, prompts, max_new_tokens, longest_draft)
-    _check(folder, wanted | {"sampling": asdict(sampling)}, set(traces["prompt"].tolist()))
+    _check(folder, wanted | {"sampling": asdict(sampling)}, traces.there)
     return traces
 
 
-def _check(folder: Path, wanted: dict, there: set[str]) -> None:
+def _check(folder: Path, wanted: dict, there: Set[str]) -> None:
     meta, prompts = read_meta(folder), wanted.pop("prompts")
     differing = [key for key, value in wanted.items() if meta.get(key) != value]
     known = meta.get("prompts")

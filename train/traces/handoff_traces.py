@@ -9,7 +9,7 @@ a 6-gram that the answer already holds and the large model's own does not), ``sm
 EOS), ``kl`` (KL(small || large), nats), and every feature of ``FEATURE_COLUMNS``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from policies import FEATURES
 from policies.storage import documents
 from policies.storage.atomic import sweep
 from policies.storage.documents import FileError
-from policies.storage.shards import read_shards
+from policies.storage.shards import each_shard
 from train.common import atomic
 from train.common.schema import checked
 from train.quality.guarded_regret import CAP, STOP
@@ -120,25 +120,30 @@ def read_meta(folder: Path) -> dict:
 
 def read_traces(folder: Path, shards: int | None = None) -> Traces:
     """The finished shards of ``folder``, in order: all, or the first ``shards``. FileError when there are none."""
-    traces = Traces(read_columns(folder, (*NEEDED, *FEATURE_COLUMNS), shards))
-    position = traces["position"]
-    if not ((position == 0) | (position == np.append(-1, position[:-1]) + 1)).all():
-        raise FileError(folder, "its rows are not in the order of their positions", GIVE)
-    return traces
+    return Traces.joined(*each_traces(folder, shards))
 
 
-def read_columns(folder: Path, needed: Sequence[str], first: int | None = None) -> dict[str, np.ndarray]:
-    """The columns of all finished shards of ``folder``, or of the ``first`` so many.
+def each_traces(folder: Path, shards: int | None = None) -> Iterator[Traces]:
+    """As ``read_traces``, shard by shard: no more than one of them is in memory."""
+    for columns in each_columns(folder, (*NEEDED, *FEATURE_COLUMNS), shards):
+        position = columns["position"]
+        if not ((position == 0) | (position == np.append(-1, position[:-1]) + 1)).all():
+            raise FileError(folder, "its rows are not in the order of their positions", GIVE)
+        yield Traces(columns)
+
+
+def each_columns(folder: Path, needed: Sequence[str], first: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """The columns of each finished shard of ``folder``, or of the ``first`` so many.
 
     FileError when there are no shards, one cannot be used, or a ``needed`` column is missing or of another type.
     """
     read_meta(folder)
-    columns = read_shards(folder, GIVE, first=first)
-    for name in needed:
-        kinds = "U" if name in TEXT else "b" if name in FLAGS else "iuf"
-        if name not in columns or columns[name].dtype.kind not in kinds:
-            raise FileError(folder, f"its shards lack the column {name}, or have it of another type", GIVE)
-    return columns
+    for columns in each_shard(folder, GIVE, first=first):
+        for name in needed:
+            kinds = "U" if name in TEXT else "b" if name in FLAGS else "iuf"
+            if name not in columns or columns[name].dtype.kind not in kinds:
+                raise FileError(folder, f"its shards lack the column {name}, or have it of another type", GIVE)
+        yield columns
 
 
 @dataclass
