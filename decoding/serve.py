@@ -10,7 +10,7 @@ if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no
 import importlib.util
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from tyro.conf import arg
 from decoding.cli.dtypes import weights_line
 from decoding.cli.ending import ending, mendable
 from decoding.cli.options import ModelOptions, parse, use
-from decoding.cli.tuned import load, sampling_of
+from decoding.cli.tuned import load, sampling_of, traffic_log
 
 ROOM = 4096
 """tokens of a prompt and its answer, where the models have as many: a cache is kept for each row"""
@@ -53,6 +53,8 @@ class ServeOptions(ModelOptions):
     """name of the model in requests"""
     log: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """append a line of JSON for every request: tokens, who wrote them, seconds; never its text"""
+    traffic_log: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """append what the policy saw, without any text, for python -m train.monitor: has traffic moved since the tuning?"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,10 +111,16 @@ def prepare(options: ServeOptions):
     found = load(options)
     large, length = found.models[-1], room(options, found.models)
     provenance = {} if found.policy is None else found.policy.provenance
-    writers = Writers(
-        found.decoder(), found.policy, sampling_of(options, large, found.policy), provenance.get("curve", ())
-    )
-    batcher = Batcher(writers, options.batch_size, length, options.max_queue)
+    log = None if options.traffic_log is None else traffic_log(found.policy, options.traffic_log)
+    logged = None if log is None else replace(found, policy=log.policy).decoder()
+    sampling = sampling_of(options, large, found.policy)
+    writers = Writers(found.decoder(), found.policy, sampling, provenance.get("curve", ()), logged)
+
+    def ended(mode, texts: int) -> None:
+        if log is not None and writers.is_logged(mode):
+            log.write(texts)
+
+    batcher = Batcher(writers, options.batch_size, length, options.max_queue, ended=ended)
     name = options.served_model_name or (large.name if options.policy is None else str(options.policy.parent.name))
     served = Served(name, large, writers, batcher, found.names, Records(options.log))
     warm_up(served)

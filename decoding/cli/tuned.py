@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decoding.cli.dtypes import DtypeOptions
@@ -99,3 +100,12 @@ def sampling_of(options: ModelOptions, lm: LM, policy) -> Sampling:
     if tuned not in (None, found) and not tuned.greedy:
         print(f"warning: the policy was tuned for texts drawn with {described(tuned)}", file=sys.stderr)
     return found
+
+
+def traffic_log(policy, path: Path):
+    """A log of what ``policy`` sees (``policies.traffic_log``). ValueError where nothing can be compared with it."""
+    from policies.traffic_log import TrafficLog
+
+    if policy is None:
+        raise ValueError("--traffic-log logs what a policy sees; pass --policy too")
+    return TrafficLog(policy, path)

@@ -20,6 +20,8 @@ from decoding.state.streaming import StopStrings
 from decoding.state.token_buffer import TokenBuffer
 
 logger = logging.getLogger(__name__)
+OFTEN = 16
+"""texts after which their end is told, however long the batch goes on"""
 
 
 class Busy(RuntimeError):
@@ -30,6 +32,7 @@ class Batcher:
     """Writes jobs, ``rows`` of them at once, in a thread of its own.
 
     decoder: what writes in a ``Mode``. length: most tokens of a prompt and its answer. queue: most jobs that wait.
+    ended: called in the thread that writes with a mode and how many texts of it have ended since the last call.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class Batcher:
         length: int,
         queue: int = 256,
         ignored: Sequence[str] = (),
+        ended: Callable[[Mode, int], None] = lambda mode, texts: None,
     ):
+        self.ended = ended
         self.decoder, self.rows, self.length, self.queue, self.ignored = decoder, rows, length, queue, ignored
         self.waiting: deque[Job] = deque()
         self.running = 0
@@ -94,12 +99,19 @@ class Batcher:
         state = self._empty_state(decoder, mode)
         stops = RowStops(decoder.models[-1].tokenizer)
         self._admit(mode, state, stops, of_row)
+        texts = 0
         for commit in commits(decoder, state, stops):
             still_open = set(state.buffer.rows.tolist())
             for row in commit.rows.tolist():
                 if not self._pass_on(state.buffer, row, of_row[row], row in still_open):
                     del of_row[row]
+                    texts += 1
+            if texts >= OFTEN:  # a busy server's batch never ends
+                self.ended(mode, texts)
+                texts = 0
             self._admit(mode, state, stops, of_row)
+        if texts:
+            self.ended(mode, texts)
 
     def _empty_state(self, decoder: Decoder, mode: Mode) -> GenerationState:
         """The state of a batch with room for texts of ``length`` tokens, in which every row is closed."""

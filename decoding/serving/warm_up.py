@@ -12,9 +12,10 @@ TOKENS = 4
 
 def warm_up(served: Served) -> None:
     """Write a few tokens, also by the large model alone. ValueError where that fails, with the reason."""
-    for alone in (False, True):
+    writers = served.writers
+    # With its threshold named, a mode is not the one whose texts are logged.
+    for mode in (Mode(writers.default, threshold=writers.threshold), Mode(writers.default, alone=True)):
         parts: queue.Queue[Part] = queue.Queue()
-        mode = Mode(served.writers.default, alone)
         most = min(TOKENS, served.batcher.length - 1)
         served.batcher.submit(Job([0], most, mode, 0, (), parts.put, served.large.tokenizer))
         while (part := parts.get()).finish is None:

@@ -15,11 +15,19 @@ from decoding.state.sampling import Sampling
 class Writers:
     """``tuned`` is the decoder as tuned, and ``policy`` the one in it, None where it has none.
 
+    logged: the same decoder with a policy that records what it sees; it writes what is served just as it was tuned.
     curve: of the policy's thresholds, what replay predicts of each: ``threshold`` and ``speedup``, least loss first.
     """
 
-    def __init__(self, tuned: Decoder, policy: Any, default: Sampling, curve: Sequence[Mapping[str, float]] = ()):
-        self.tuned, self.policy, self.default, self.curve = tuned, policy, default, curve
+    def __init__(
+        self,
+        tuned: Decoder,
+        policy: Any,
+        default: Sampling,
+        curve: Sequence[Mapping[str, float]] = (),
+        logged: Decoder | None = None,
+    ):
+        self.tuned, self.policy, self.default, self.curve, self.logged = tuned, policy, default, curve, logged
         self.large = Autoregressive(tuned.models[-1])
         self.threshold = None if policy is None else float(policy.threshold)
 
@@ -42,7 +50,11 @@ class Writers:
             return self.large
         if self.threshold is not None:
             self.policy.threshold.fill_(self.threshold if mode.threshold is None else mode.threshold)
-        return self.tuned
+        return self.logged if self.logged is not None and self.is_logged(mode) else self.tuned
+
+    def is_logged(self, mode: Mode) -> bool:
+        """Whether texts of ``mode`` are such as the policy was measured on."""
+        return mode == Mode(self.default)
 
     def _threshold_for(self, speedup: float) -> float:
         if not self.curve:

@@ -14,6 +14,7 @@ from decoding.serving.bodies import ChatBody
 from decoding.serving.jobs import HeldText, Job, Mode
 from decoding.serving.writers import Writers
 from policies import Rule
+from policies.features.step_recorder import StepRecorder
 
 NEW, ROWS = 14, 3
 large = LM(tiny("llama", layers=2, seed=1).model, words())
@@ -127,6 +128,21 @@ def test_requests_of_other_modes_wait_for_each_other_and_change_nothing(serving)
         assert found == alone(decoder, one)[0]
     by_threshold = [[one.job.written[1] for one in asked[i::5]] for i in (3, 4)]
     assert sum(by_threshold[0]) > 10 * sum(by_threshold[1])  # an EOS is the large model's in any case
+
+
+def test_what_is_served_as_tuned_is_recorded_and_nothing_else_is(serving):
+    recorder, ended = StepRecorder(cut), []
+    writers = Writers(DECODERS["backoff"], cut, Sampling(), logged=Backoff([small, large], recorder))
+    batcher = serving(writers, ended=lambda mode, texts: ended.append((mode, texts)))
+    modes = [GREEDY, Mode(Sampling(), threshold=2.0), Mode(DRAWN)]
+    asked = [Asked(p, modes[i % 3], seed=i) for i, p in enumerate(prompts(12))]
+    for one in asked:
+        batcher.submit(one.job)
+    batcher.close()
+    for mode in modes:
+        assert sum(texts for other, texts in ended if other == mode) == 4
+    assert len(recorder.take()["escalated"]) == sum(one.job.tokens for one in asked[::3])
+    assert asked[0].answer()[0] == alone(DECODERS["backoff"], asked[0])[0]
 
 
 def test_a_request_that_nobody_wants_frees_its_row(serving):
