@@ -30,7 +30,7 @@ def config(toys, output: Path, **changes) -> FitPolicy:
 def two(toys, tmp_path_factory):
     """A job with two rounds, its traces, and the rows that each round's policy was fitted on."""
     job = prepare(config(toys, tmp_path_factory.mktemp("two"), rounds=2))
-    return job, trace(job)
+    return job, trace(job).texts
 
 
 def kinds(traces) -> list[str]:
@@ -49,8 +49,8 @@ def test_a_round_is_of_a_policy_fitted_on_all_before(two, monkeypatch):
     job, traces = two
     seen = []
     make = backoff.Search.of
-    monkeypatch.setattr(backoff.Search, "of", lambda job, traces: seen.append(traces) or make(job, traces))
-    assert len(trace(job)) == len(traces)
+    monkeypatch.setattr(backoff.Search, "of", lambda job, texts, rows: seen.append(texts) or make(job, texts, rows))
+    assert len(trace(job).texts) == len(traces)
     assert [kinds(part) for part in seen] == [["large", "mixed"] * 24, ["large", "mixed", "policy"] * 24]
 
 
@@ -62,13 +62,13 @@ def test_a_round_that_was_killed_goes_on_with_the_same_policy(two):
     for kept in (8, 5, 4):
         for path in shards[kept:]:
             path.unlink()
-        again = trace(job)
+        again = trace(job).texts
         for name, column in traces.columns.items():
             np.testing.assert_array_equal(again[name], column)
 
 
 def test_no_round_is_as_if_nothing_had_been_traced(toys, tmp_path, two):
-    traces = trace(prepare(config(toys, tmp_path, rounds=0)))
+    traces = trace(prepare(config(toys, tmp_path, rounds=0))).texts
     assert kinds(traces) == ["large", "mixed"] * 24
     first = read_traces(two[0].folder / "traces", shards=3)
     np.testing.assert_array_equal(traces["token"], first["token"])
