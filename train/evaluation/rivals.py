@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from train.common.job import Tuned
-from train.common.result import AgainstRandom, AgainstRival, MethodRow
+from train.common.result import AgainstRandom, AgainstRival
 from train.evaluation import live
 from train.search.backoff import GRID, Search
 
@@ -67,13 +67,6 @@ def beside_random(found: AgainstRandom) -> str:
         f"random hand-off at the same speed loses {found.random_loss_at_same_speed:.3f}, so it loses {better} than "
         f"chance (difference {found.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f})"
     )
-
-
-def exact_first(tuned: MethodRow, exact: MethodRow) -> str:
-    """Advice to take ``exact`` where it is as fast as ``tuned``, since it loses nothing; empty elsewhere."""
-    if exact.speedup < max(tuned.speedup, 1.0):
-        return ""
-    return f"Take exact drafts ({exact.label}): {exact.speedup:.2f}x as fast as the large model alone at no loss. "
 
 
 def against_rival(measured: dict, key: str, label: str) -> AgainstRival:

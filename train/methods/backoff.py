@@ -12,10 +12,11 @@ from train.common.job import Job, Tuned
 from train.common.progress import say, say_if
 from train.common.result import FrontPoint, Holdout, Prediction, Reliability, Replay
 from train.evaluation import live
+from train.evaluation.advice import advice
 from train.evaluation.holdout import Contender, controls, measure
 from train.evaluation.live_tuning import tune_live
 from train.evaluation.reliability import reliability
-from train.evaluation.rivals import against_random, beside_random, exact_first, random_rates
+from train.evaluation.rivals import against_random, beside_random, random_rates
 from train.methods.base import FALLBACK, TuningMethod, asked_goal, no_speedup
 from train.monitoring.reference import traffic_of_texts
 from train.replay.backoff import best_length
@@ -106,7 +107,9 @@ class BackoffMethod(TuningMethod):
             certificate=certificate,
         )
         exact = max((row for row in found.methods if row.key in ("speculative", "tree")), key=lambda row: row.speedup)
-        result.verdict = exact_first(found.tuned, exact) + result.verdict
+        drafts = {"method": "specinfer", **TREE} if exact.key == "tree" else {"method": "speculative", "length": length}
+        drafts = {name: str(value) for name, value in drafts.items()}
+        result.verdict = f"{advice(job, found.tuned, exact, drafts, comparison)}. {result.verdict}"
         if certificate is not None:
             what = [] if certificate.chosen is not None else [instead(result.methods)]
             result.verdict = " ".join([certificate.claim, *what, result.verdict])
