@@ -8,6 +8,11 @@ as tuned, and then turn it off. Prints a table and writes OUTPUT/serving.json.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no fault
+    from decoding.cli.stopping import stop_quietly
+
+    stop_quietly()
+
 import json
 import re
 import subprocess

@@ -62,8 +62,8 @@ def commands(text: str) -> list[list[str]]:
 
 
 def _parts(line: str) -> list[list[str]]:
-    """The words of a line's commands, which ``&&`` joins, without its comment."""
+    """The words of a line's commands, which ``&&`` or ``||`` joins, without its comment."""
     words, parts = shlex.split(line, comments=True), [[]]
     for word in words:
-        parts.append([]) if word == "&&" else parts[-1].append(word)
+        parts.append([]) if word in ("&&", "||") else parts[-1].append(word)
     return parts

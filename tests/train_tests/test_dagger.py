@@ -71,7 +71,7 @@ def test_no_round_is_as_if_nothing_had_been_traced(toys, tmp_path, two):
     traces = trace(prepare(config(toys, tmp_path, rounds=0))).texts
     assert kinds(traces) == ["large", "mixed"] * 24
     first = read_traces(two[0].folder / "traces", shards=3)
-    np.testing.assert_array_equal(traces["token"], first["token"])
+    np.testing.assert_array_equal(traces["small_token"], first["small_token"])
 
 
 def test_fewer_than_no_rounds_are_refused(toys, tmp_path):
