@@ -174,8 +174,7 @@ class Tracker:
 def written(folder: Path, name: str) -> dict[str, Any]:
     """What the files of the run ``name`` hold in W&B's ``folder``: the number of rows, the trials, whether a result.
 
-    Read by W&B's own program; {} where it cannot. A killed process leaves nothing of what it logged in its last seconds:
-    of 30 trials none.
+    Read by W&B's own program; {} where it cannot. A process that is killed leaves nothing of its last seconds there.
     """
     program, rows = Path(sys.executable).with_name("wandb"), []
     for start in folder.glob(f"*run-*-{name}"):
