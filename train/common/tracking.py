@@ -172,9 +172,9 @@ class Tracker:
 
 
 def written(folder: Path, name: str) -> dict[str, Any]:
-    """What the files of the run ``name`` hold in W&B's ``folder``: the number of rows, and of which trials.
+    """What the files of the run ``name`` hold in W&B's ``folder``: the number of rows, the trials, whether a result.
 
-    Read by W&B's own program; {} where it cannot.
+    Read by W&B's own program; {} where it cannot. A process that is killed leaves nothing of its last seconds there.
     """
     program, rows = Path(sys.executable).with_name("wandb"), []
     for start in folder.glob(f"*run-*-{name}"):
@@ -187,7 +187,8 @@ def written(folder: Path, name: str) -> dict[str, Any]:
             return {}
     trials = sorted({row["trial"] for row in rows if "state" in row})
     last = max((row["_step"] for row in rows), default=-1)
-    return {"rows": last + 1, "trials": trials}
+    table = any(key.partition(".")[0] == "methods" for row in rows for key in row)
+    return {"rows": last + 1, "trials": trials} | ({} if table else {"result": None})
 
 
 def mode_of_environment() -> str:
