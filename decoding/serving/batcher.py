@@ -48,6 +48,8 @@ class Batcher:
         self.decoder, self.rows, self.length, self.queue, self.ignored = decoder, rows, length, queue, ignored
         self.waiting: deque[Job] = deque()
         self.running = 0
+        self._kept: tuple[Mode, GenerationState] | None = None
+        """the mode and the state of the last batch, if it ended well"""
         self._changed, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
@@ -112,9 +114,19 @@ class Batcher:
             self._admit(mode, state, stops, of_row)
         if texts:
             self.ended(mode, texts)
+        self._kept = mode, state
 
     def _empty_state(self, decoder: Decoder, mode: Mode) -> GenerationState:
-        """The state of a batch with room for texts of ``length`` tokens, in which every row is closed."""
+        """The state of a batch with room for texts of ``length`` tokens, in which every row is closed.
+
+        The last batch's serves again where it is of this mode: its caches are gigabytes, and zeroing them takes longer
+        than a short text.
+        """
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] == mode:
+            kept[1].buffer.on_restart.clear()  # of the last batch's policies
+            return kept[1]
+        del kept  # before there is another one
         nothing = torch.zeros(self.rows, 1, dtype=torch.long, device=decoder.models[-1].device)
         state = start(decoder, nothing, None, self.length - 1, None, mode.sampling, 0, self.ignored)
         for row in range(self.rows):

@@ -145,6 +145,19 @@ def test_what_is_served_as_tuned_is_recorded_and_nothing_else_is(serving):
     assert asked[0].answer()[0] == alone(DECODERS["backoff"], asked[0])[0]
 
 
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+def test_requests_one_after_another_share_the_caches_and_nothing_else(serving, decoder):
+    batcher, states = serving(decoder), []
+    for i, prompt in enumerate(prompts(6)):
+        one = Asked(prompt, GREEDY if i < 4 else Mode(DRAWN), seed=i)
+        batcher.submit(one.job)
+        assert one.answer()[0] == alone(decoder, one)[0]
+        while batcher._kept is None:
+            pass
+        states.append(batcher._kept[1])
+    assert all(state is states[0] for state in states[:4]) and states[4] is states[5] is not states[0]
+
+
 def test_a_request_that_nobody_wants_frees_its_row(serving):
     batcher = serving(DECODERS["large"], rows=1, length=250)
     long, next_one = Asked([3, 4], most=240), Asked([5, 6], most=3)
