@@ -19,6 +19,8 @@ import tyro
 
 from train.common.cli import at_least, checking, command
 
+KINDS = ("own", "other")
+
 
 @dataclass
 class MovedTraffic:
@@ -26,10 +28,12 @@ class MovedTraffic:
 
     run: Annotated[Path, tyro.conf.Positional]
     """folder of a finished run of train/fit_policy.py --method backoff"""
-    own: str
+    own: str | None = None
     """prompts of the kind that the run was tuned on; those that it has used are left out"""
-    other: str
+    other: str | None = None
     """prompts of another kind"""
+    again: Path | None = None
+    """instead: moved_traffic.json of an earlier call, from whose texts logs are drawn; no model is loaded"""
     limit: int = 80
     """at most this many prompts of each kind"""
     draws: int = 20
@@ -52,35 +56,71 @@ def run(config: MovedTraffic) -> dict:
     """
     import numpy as np
 
+    from policies import load
     from policies.traffic_log import reference_of
     from train.common import atomic
-    from train.common.load_run import load_run
     from train.common.progress import say
-    from train.data.prompts import prompts_for
-    from train.monitoring.recertification import fresh
     from train.monitoring.watch import watch
 
     with checking():
         at_least(config, {"limit": 2, "draws": 1, "texts": 1, "every": 1, "batch": 1, "seed": 0})
-        found = load_run(config.run, config.grader)
-        reference = reference_of(found.policy)
-        read = lambda source: prompts_for(replace(found.settings, prompts=source), found.models, None)  # noqa: E731
-        kinds = {name: fresh(found, read(getattr(config, name))) for name in ("own", "other")}
+        reference = reference_of(load(config.run / "policy.json"))
+        result = _answered(config) if config.again is None else _again(config.again)
         config.output.mkdir(parents=True, exist_ok=True)
-    draw, result = np.random.default_rng(config.seed), {"config": atomic.plain(vars(config))}
-    for name, prompts in kinds.items():
-        picked = draw.permutation(len(prompts))[: config.limit]
-        lines = _served(found, [prompts[i] for i in sorted(picked)], config.batch)
-        families = sorted({prompts[i].family for i in picked})
+    draw = np.random.default_rng(config.seed)
+    for name in KINDS:
+        lines = result[name]["lines"]
         logs = [[lines[i] for i in draw.integers(0, len(lines), config.texts)] for _ in range(config.draws)]
         verdicts = [watch(reference, log, config.every, config.level) for log in logs]
         caught = [None if verdict.moved is None else verdict.moved.last for verdict in verdicts]
-        result[name] = {"prompts": len(lines), "families": families, "lines": [asdict(line) for line in lines]}
-        result[name] |= {"caught": caught, "sentence": verdicts[0].sentence}
+        result[name] |= {"caught": caught, "sentence": verdicts[0].sentence, "lines": [asdict(line) for line in lines]}
         alarms = [at for at in caught if at is not None]
         say(f"{name}: {len(alarms)} of {config.draws} logs of {config.texts} texts raise an alarm; {caught}")
-    atomic.write_json(config.output / "moved_traffic.json", result)
+    atomic.write_json(config.output / "moved_traffic.json", result | {"config": atomic.plain(vars(config))})
     _draw(result, config, config.output / "moved_traffic.png")
+    return result
+
+
+def _again(path: Path) -> dict:
+    """The texts of an earlier call. FileError for a file that is none."""
+    from policies.storage.documents import FileError, parse, read_bytes
+    from policies.traffic_log import Counts, Served
+
+    remedy = "give the moved_traffic.json of an earlier call"
+    found = parse(read_bytes(path, remedy), path, remedy)
+    try:
+        for name in KINDS:
+            columns = [{key: Counts(**one) for key, one in line["columns"].items()} for line in found[name]["lines"]]
+            found[name]["lines"] = [Served(float(i), 1, counts) for i, counts in enumerate(columns)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FileError(path, f"it holds no texts ({error!r})", remedy) from None
+    return {name: found[name] for name in KINDS}
+
+
+def _answered(config: MovedTraffic) -> dict:
+    """A line for the policy's answer to each prompt of both kinds, by kind. ValueError for prompts that cannot be read.
+
+    Of each kind at most ``config.limit`` prompts are picked at random.
+    """
+    import numpy as np
+
+    from train.common.load_run import load_run
+    from train.data.prompts import prompts_for
+    from train.monitoring.recertification import fresh
+
+    if config.own is None or config.other is None:
+        raise ValueError("give --own and --other, prompts of two kinds, or --again")
+    found, draw = load_run(config.run, config.grader), np.random.default_rng(config.seed)
+    read = lambda source: prompts_for(replace(found.settings, prompts=source), found.models, None)  # noqa: E731
+    kinds, result = {name: fresh(found, read(getattr(config, name))) for name in KINDS}, {}
+    for name, prompts in kinds.items():
+        picked = [prompts[i] for i in sorted(draw.permutation(len(prompts))[: config.limit])]
+        families = sorted({prompt.family for prompt in picked})
+        result[name] = {
+            "prompts": len(picked),
+            "families": families,
+            "lines": _served(found, picked, config.batch),
+        }
     return result
 
 

@@ -71,4 +71,10 @@ def test_alarms_on_drawn_logs(tuned_run, tmp_path):
     assert len(found["own"]["caught"]) == len(found["other"]["caught"]) == 3
     assert all(at in (None, 20, 40, 60) for name in ("own", "other") for at in found[name]["caught"])
     assert (tmp_path / "out" / "moved_traffic.png").read_bytes()[:4] == b"\x89PNG"
-    assert json.loads((tmp_path / "out" / "moved_traffic.json").read_text())["own"] == found["own"]
+    path = tmp_path / "out" / "moved_traffic.json"
+    assert json.loads(path.read_text())["own"] == found["own"]
+    again = moved_traffic.run(moved_traffic.MovedTraffic(tuned_run, again=path, **how))
+    assert again["other"]["caught"] == found["other"]["caught"]
+    assert moved_traffic.main([str(tuned_run), "--output", str(tmp_path)]) == 2
+    path.write_text("{}")
+    assert moved_traffic.main([str(tuned_run), "--again", str(path), "--output", str(tmp_path)]) == 2
