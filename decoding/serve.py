@@ -87,6 +87,8 @@ def check(options: ServeOptions) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if options.port > 65535:
         raise ValueError(f"--port must be at most 65535, not {options.port}")
+    for path in filter(None, (options.log, options.traffic_log)):
+        path.open("a").close()  # an OSError of a log is said before the models are loaded
     for package in ("fastapi", "uvicorn"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(f'serving needs {package}; pip install -e ".[serve]"')
@@ -101,7 +103,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def prepare(options: ServeOptions):
-    """What is served, with its first text written, so that the first request finds everything compiled."""
+    """Load the models and start the batch. A first text is written, so that no request waits for a compiler."""
     from decoding.serving.app import Served
     from decoding.serving.batcher import Batcher
     from decoding.serving.record import Records
@@ -114,6 +116,7 @@ def prepare(options: ServeOptions):
     log = None if options.traffic_log is None else traffic_log(found.policy, options.traffic_log)
     logged = None if log is None else replace(found, policy=log.policy).decoder()
     sampling = sampling_of(options, large, found.policy)
+    check_budget_free(large)
     writers = Writers(found.decoder(), found.policy, sampling, provenance.get("curve", ()), logged)
 
     def ended(mode, texts: int) -> None:
@@ -126,6 +129,18 @@ def prepare(options: ServeOptions):
     warm_up(served)
     print(weights_line(found.names, found.models), file=sys.stderr)
     return served
+
+
+def check_budget_free(lm) -> None:
+    """ValueError for a setting that depends on the length of an answer, as requests of one batch differ in it."""
+    from decoding.models.settings import OPTION, changes
+
+    name = "forced_eos_token_id"
+    if changes(lm, {name: None}):
+        raise ValueError(
+            f"the generation_config of {lm.name} sets {name}, which a server cannot apply: its texts end at lengths of "
+            f"their own; to go on without it, add {OPTION} {name}"
+        )
 
 
 def room(options: ServeOptions, models) -> int:

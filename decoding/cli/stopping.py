@@ -22,7 +22,7 @@ def stop_quietly() -> None:
 
 
 def stop_normally() -> bool:
-    """Whether Ctrl-C was quiet; it is a KeyboardInterrupt again, and a pipe that breaks an error."""
+    """Undo ``stop_quietly``: Ctrl-C is a KeyboardInterrupt again, and a broken pipe an error. True if it was quiet."""
     quiet = signal.getsignal(signal.SIGINT) is _stop
     if quiet:
         signal.signal(signal.SIGINT, _interrupt)

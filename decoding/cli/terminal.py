@@ -31,7 +31,7 @@ def escape_what_cannot_be_encoded() -> None:
 
 
 def unread() -> bool:
-    """Whether standard output is a pipe whose reader has gone, as ``head`` goes when it has its lines."""
+    """True where standard output is a pipe whose reader has gone, as ``head`` goes when it has its lines."""
     if not isinstance(sys.stdout, io.TextIOWrapper) or not hasattr(select, "poll"):  # closed; captured; Windows
         return False
     asked = select.poll()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the options name, loaded."""
+    """The models and the policy that the options name, loaded."""
 
     names: tuple[str, ...]
     """of the models: small, large"""

@@ -32,7 +32,7 @@ POLL = 0.2
 
 @dataclass(frozen=True)
 class Served:
-    """What an app serves, under which name."""
+    """The models, the writers and the batch behind an app, and its name in requests."""
 
     name: str
     large: LM
@@ -84,7 +84,7 @@ def build_app(served: Served) -> FastAPI:
 
 @dataclass(frozen=True)
 class Shape:
-    """How an answer looks in one of the two APIs."""
+    """The JSON of an answer in one of the two APIs."""
 
     prefix: str
     whole: str
@@ -105,6 +105,8 @@ TEXT = Shape("cmpl", "text_completion", "text_completion", lambda text: {"text":
 
 async def answer(served: Served, shape: Shape, body: Body, ids: list[int], request: Request):
     """The response to a request with the prompt ``ids``. Refused for what cannot be served."""
+    if not ids:
+        raise Refused(400, "the tokenizer makes no token of the prompt; write some text it knows")
     if body.model not in (None, served.name):
         raise Refused(404, f"there is no model {body.model!r} here; this server has {served.name!r}")
     loop, parts = asyncio.get_running_loop(), asyncio.Queue()

@@ -24,7 +24,7 @@ class StreamOptions(Strict):
 
 
 class PolicyRequest(Strict):
-    """How much of this text the small model may write: one of the two."""
+    """Another threshold than the tuned one, or the speedup that one is looked up for."""
 
     threshold: float | None = None
     target_speedup: Annotated[float, Field(gt=0)] | None = None
@@ -37,7 +37,7 @@ class PolicyRequest(Strict):
 
 
 class Body(Strict):
-    """What chats and completions share."""
+    """The fields that chats and completions share."""
 
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None

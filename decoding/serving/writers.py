@@ -7,6 +7,7 @@ from typing import Any
 
 from decoding.decoders.autoregressive import Autoregressive
 from decoding.generation import Decoder
+from decoding.models.settings import refuse_settings
 from decoding.serving.bodies import Body
 from decoding.serving.jobs import Mode
 from decoding.state.sampling import Sampling
@@ -29,17 +30,19 @@ class Writers:
     ):
         self.tuned, self.policy, self.default, self.curve, self.logged = tuned, policy, default, curve, logged
         self.large = Autoregressive(tuned.models[-1])
-        self.threshold = None if policy is None else float(policy.threshold)
+        self.threshold = float(policy.threshold) if policy is not None and policy.names else None
+        """None also where the policy looks at nothing, and says the same of every token"""
 
     def mode(self, body: Body) -> Mode:
         """What ``body`` asks for. ValueError, one sentence, for what this policy cannot do."""
         sampling = body.sampling(self.default)
+        refuse_settings(self.large.models[-1], sampling.greedy)
         if body.policy is None:
             return Mode(sampling)
         if body.policy == "off":
             return Mode(sampling, alone=True)
         if self.threshold is None:
-            raise ValueError("this server has no policy, so a request can only turn it off")
+            raise ValueError("this server has no policy with a threshold, so a request can only turn it off")
         if body.policy.threshold is not None:
             return Mode(sampling, threshold=body.policy.threshold)
         return Mode(sampling, threshold=self._threshold_for(body.policy.target_speedup))

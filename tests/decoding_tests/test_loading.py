@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from saved_models import word_tokenizer
 from tiny_models import build, tiny
-from tiny_runs import save_model, word_tokenizer
+from tiny_runs import save_model
 
 from decoding import LM
 from decoding.__main__ import main as decode

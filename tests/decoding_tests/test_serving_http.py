@@ -155,6 +155,30 @@ def test_what_is_not_served_is_one_sentence_and_the_next_request_is_served(clien
     assert client.post(TEXT, json={"prompt": "w3", "max_tokens": 1}).status_code == 200
 
 
+def test_an_uncertified_policy_that_always_asks_is_served(pair, log):
+    """No threshold would change what it says, so none is taken."""
+    policy = Rule.always()
+    writers = Writers(Backoff(pair, policy), policy, Sampling())
+    served = Served("toy", pair[-1], writers, Batcher(writers, 2, 100), ("small", "large"), Records(log))
+    with testclient.TestClient(build_app(served)) as client:
+        usage = client.post(TEXT, json={"prompt": "w5 w9", "max_tokens": 4}).json()["usage"]
+        assert usage["written_by"] == {"small": 0, "large": 4} and usage["policy"] == {"threshold": None}
+        refused = client.post(TEXT, json={"prompt": "w5", "policy": {"threshold": 1.0}})
+        assert refused.status_code == 400 and "no policy with a threshold" in refused.json()["error"]["message"]
+
+
+def test_a_setting_of_draws_that_is_not_applied_is_refused_to_those_who_draw(client, pair, monkeypatch):
+    monkeypatch.setattr(pair[-1].model.generation_config, "typical_p", 0.9, raising=False)
+    drawn = client.post(TEXT, json={"prompt": "w5", "max_tokens": 2, "temperature": 1.0})
+    assert drawn.status_code == 400 and "typical_p" in drawn.json()["error"]["message"]
+    assert client.post(TEXT, json={"prompt": "w5", "max_tokens": 2}).status_code == 200
+
+
+def test_a_prompt_without_a_token_is_refused(client):
+    response = client.post(TEXT, json={"prompt": "   "})
+    assert response.status_code == 400 and "makes no token" in response.json()["error"]["message"]
+
+
 def test_a_body_that_is_no_json_is_refused(client):
     response = client.post(CHAT, content=b"{'messages'", headers={"Content-Type": "application/json"})
     assert response.status_code == 400 and "JSON" in response.json()["error"]["message"]
@@ -214,6 +238,15 @@ def test_the_command_serves_and_sigterm_drains(folders, tmp_path):
         server.kill()
 
 
+def test_a_setting_that_depends_on_the_length_of_an_answer_is_refused(tmp_path, capsys):
+    folders = save(tmp_path / "small", seed=1), save(tmp_path / "large", seed=2)
+    config = tmp_path / "large" / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"forced_eos_token_id": 2}))
+    models = ["--small", folders[0], "--large", folders[1], "--port", "0"]
+    assert main(models) == 2
+    assert "--ignore-generation-config forced_eos_token_id" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -222,6 +255,8 @@ def test_the_command_serves_and_sigterm_drains(folders, tmp_path):
         (["--max-model-len", "999999"], "--max-model-len is 999999, but"),
         (["--policy", "nothing.json"], "nothing.json"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
+        (["--log", "no/such/folder/log.jsonl"], "no/such/folder/log.jsonl"),
+        (["--traffic-log", "log.jsonl"], "--traffic-log logs what a policy sees; pass --policy too"),
     ],
 )
 def test_wrong_options_are_one_sentence(folders, options, said, capsys):

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 from processed_logits import generates
+from saved_models import word_tokenizer
 from tiny_models import greedy, tiny, words
-from tiny_runs import save_model, word_tokenizer
+from tiny_runs import save_model
 
 from decoding import LM, Autoregressive, Speculative, generate, measure_cost
 from decoding.__main__ import main as decode

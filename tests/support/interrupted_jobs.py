@@ -126,7 +126,7 @@ def work(folder: Path) -> dict[str, object]:
     found = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
-        if "work" in path.relative_to(folder).parts:  # shards under way, which move
+        if "queue" in path.relative_to(folder).parts:  # shards under way, which move
             continue
         if path.suffix in (".jsonl", ".journal", ".done"):
             found[name] = lines(path)

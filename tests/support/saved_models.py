@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 TEMPLATE = "{% for m in messages %}w3 {{ m['content'] }} w4{% endfor %}"
 
 
-def word_tokenizer(words: str, template: str | None) -> PreTrainedTokenizerFast:
+def word_tokenizer(words: str = "w", template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     """A tokenizer of words, which start with ``words``."""
     vocab = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"{words}{i}": i for i in range(3, 37)}
     inner = Tokenizer(WordLevel(vocab, unk_token="<pad>"))

@@ -9,18 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from saved_models import save, word_tokenizer
 from tiny_models import nudged, tiny
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
 
 from decoding import LM
 from decoding.cost import timing
 from train.data.prompts import Prompt
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = "{% for m in messages %}w3 {{ m['content'] }} w4{% endfor %}"
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
 FAST = {"trials": 12, "max_new_tokens": 12, "holdout": 0, "timed": 6, "wandb": "disabled", "threads": 1}
 
@@ -34,21 +30,8 @@ def quick_timing():
         yield
 
 
-def word_tokenizer(letter: str = "w") -> PreTrainedTokenizerFast:
-    vocab = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"{letter}{i}": i for i in range(3, 37)}
-    inner = Tokenizer(WordLevel(vocab, unk_token="<pad>"))
-    inner.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<pad>"
-    )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
-
-
 def save_model(folder: Path, seed: int, layers: int, letter: str = "w") -> str:
-    tiny(seed=seed, layers=layers).model.save_pretrained(folder)
-    word_tokenizer(letter).save_pretrained(folder)
-    return str(folder)
+    return save(folder, seed, letter, layers=layers)
 
 
 def write_prompts(path: Path, count: int = 40) -> str:

@@ -4,7 +4,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from tiny_runs import FAST, save_toys, toy_pair, toy_prompts, typed, word_tokenizer
+from saved_models import word_tokenizer
+from tiny_runs import FAST, save_toys, toy_pair, toy_prompts, typed
 from toy_graders import variety
 
 from decoding.models.settings import end_tokens

@@ -114,7 +114,8 @@ def test_a_frozen_clock_says_what_the_real_one_says(tmp_path, day, directive):
 
 
 def test_a_run_goes_on_the_next_day(tmp_path, day):
-    from tiny_runs import FAST, save_model, word_tokenizer, write_prompts
+    from saved_models import word_tokenizer
+    from tiny_runs import FAST, save_model, write_prompts
 
     from train.common.preparation import prepare
     from train.common.run_folder import read_settings

@@ -73,7 +73,7 @@ def test_each_back_end_makes_the_same_files(toys, alone, option, tmp_path):
     made_by = workers(toys, tmp_path, option)
     folder = tmp_path / "traces"
     try:
-        with killing(made_by.logs, lambda: len(list(folder.glob("work/*/taken/*"))) >= 1) as killed:
+        with killing(made_by.logs, lambda: len(list(folder.glob("queue/*/taken/*"))) >= 1) as killed:
             assert hand_offs(toys, folder, made_by) == alone
         assert len(killed) == 1
         logs = [path.read_text() for path in sorted(made_by.logs.glob("worker-*.log"))]
@@ -137,7 +137,7 @@ def test_workers_that_are_killed_at_five_moments_lose_nothing(toys, tmp_path):
     count = lambda name: len(list(folder.glob(name)))  # noqa: E731
     moments = [
         lambda: any("process" in log.read_text() for log in made_by.logs.glob("*.log")),  # before a shard is taken
-        lambda: count("work/*/taken/*") >= 1,
+        lambda: count("queue/*/taken/*") >= 1,
         lambda: count("shard-*.parquet") >= 3,
         lambda: count("shard-*.parquet") >= 8,
         lambda: count("shard-*.parquet") >= 13,
@@ -349,7 +349,7 @@ def test_a_ray_node_that_is_removed_loses_nothing(toys, tmp_path):
         made_by = workers(toys, tmp_path, f"ray:{cluster.address}:2")
 
         def remove() -> None:
-            while len(list(folder.glob("work/*/taken/*"))) < 2:  # both are at work
+            while len(list(folder.glob("queue/*/taken/*"))) < 2:  # both are at work
                 time.sleep(0.01)
             cluster.remove_node(other)
             gone.set()

@@ -16,7 +16,7 @@ from train.common.progress import progress, say, track
 from train.workers.backend import Backend, Running, Start, WorkersFailed
 from train.workers.pair import Pair, PairSource
 from train.workers.stage import Stage
-from train.workers.stage_folder import WORK, StageFolder
+from train.workers.stage_folder import QUEUE, StageFolder
 
 TRIES = 3
 """workers that may be lost at one shard, or before any: then another is not to be hoped to do better"""
@@ -60,7 +60,7 @@ class Alone:
             yield number, path
 
     def clear(self, folder: Path) -> None:
-        shutil.rmtree(folder / f"{WORK}{self.own}", ignore_errors=True)
+        shutil.rmtree(folder / f"{QUEUE}{self.own}", ignore_errors=True)
 
     def close(self) -> None:
         """There are none."""

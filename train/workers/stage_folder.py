@@ -19,7 +19,7 @@ from train.common import atomic
 from train.workers.pair import Pair, PairSource
 from train.workers.stage import Stage
 
-WORK = "work"
+QUEUE = "queue"
 AGAIN = "start the job again"
 OWNER = "@"
 """between the name of a shard and that of the worker that has taken it"""
@@ -34,7 +34,7 @@ class StageFolder:
     @classmethod
     def of(cls, stage: Stage, pair: Pair, own: str = "") -> StageFolder:
         """The folder of ``stage``; ``own`` sets it apart from that of another process."""
-        return cls(stage.folder / f"{WORK}{own}" / f"{stage.kind}-{stage.digest(pair)}")
+        return cls(stage.folder / f"{QUEUE}{own}" / f"{stage.kind}-{stage.digest(pair)}")
 
     def done(self, name: str) -> Path:
         """Where the shard ``name`` is, once it is made."""

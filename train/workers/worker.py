@@ -2,7 +2,7 @@
 
     python -m train.workers.worker FOLDER
 
-in the folder of a stage (``work/KIND-HASH``, beside what comes of it) is what a back end starts, and what a person may
+in the folder of a stage (``queue/KIND-HASH``, beside what comes of it) is what a back end starts, and what a person may
 start on any machine that sees the folder: it helps the job that waits for these shards.
 """
 
