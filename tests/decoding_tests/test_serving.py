@@ -4,7 +4,7 @@ import queue
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_models import nudged, tiny, words
 
@@ -156,6 +156,7 @@ def test_requests_one_after_another_share_the_caches_and_nothing_else(serving, d
             pass
         states.append(batcher._kept[1])
     assert all(state is states[0] for state in states[:4]) and states[4] is states[5] is not states[0]
+    assert len(states[0].buffer.on_restart) <= 1  # those of earlier batches are gone
 
 
 def test_a_request_that_nobody_wants_frees_its_row(serving):
@@ -212,6 +213,7 @@ def test_closing_finishes_what_was_asked(serving):
         batcher.submit(Asked([3]).job)
 
 
+@example(["a", "b"], ["ab"])
 @given(st.lists(st.text("abc", max_size=3), max_size=8), st.lists(st.text("abc", min_size=1, max_size=4), max_size=2))
 def test_held_text_is_the_text_before_the_first_stop_string(pieces, stop):
     whole = ""
