@@ -1,4 +1,4 @@
-"""The end of a step on a GPU in one launch: the commit of ``TokenBuffer.advance``, and what the host hears, in Triton."""
+"""The end of a step on a GPU in one launch: the commit of ``TokenBuffer.advance``, and what the host hears."""
 
 from __future__ import annotations
 

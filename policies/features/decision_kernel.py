@@ -27,7 +27,7 @@ def _repeated(ids, start, end, PLACES: tl.constexpr, REPEATS: tl.constexpr):
         alive = last < end - 1
         for n in tl.static_range(REPEATS):
             there = last - n
-            alive = alive & (there >= start) & (end - 1 - n >= start)
+            alive = alive & (there >= start)
             suffix = tl.load(ids + tl.maximum(end - 1 - n, 0))
             alive = alive & (tl.load(ids + tl.maximum(there, 0), mask=alive, other=-1) == suffix)
             count += alive.to(tl.int32)
@@ -152,7 +152,7 @@ def decide(
 ) -> Tensor:
     """bool [r]: decisions on the token after the first ``lengths`` [r] of ``rows`` [r].
 
-    ``read``: what ``read_logits`` has found, or nothing; ``known``: checked, agreed and large_entropy [batch]; ``plan``:
+    ``read``: what ``read_logits`` found, or nothing; ``known``: checked, agreed and large_entropy [batch]; ``plan``:
     lines of the features and of those recorded; ``layers``: weight and bias of a linear score, before them those of a
     layer of SiLU units, if any.
     """

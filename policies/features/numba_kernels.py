@@ -150,7 +150,7 @@ def columns(
     Each is standardised by ``scaling`` [3, n]: its mean, its scale, and whether NaN becomes 0.
 
     A line of a plan is the index of a feature in ``fast_path.CODES`` and the column of the history or the bit of a
-    class that it reads. The other arguments are the arrays of a ``PolicyState``. The features that ``recorded`` [k, 2] lists are
+    class that it reads. The other arguments are the arrays of a ``PolicyState``. What ``recorded`` [k, 2] lists is
     written to the history [batch, window + places, k] at this position; the next position becomes NaN, for it may hold
     the values of a discarded draft.
     """
