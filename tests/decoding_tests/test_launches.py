@@ -31,8 +31,8 @@ import sys
 sys.path[:0] = ["tests/support"]
 from launch_counts import table
 
-found = table(["autoregressive", *(f"hand-off, {kind}" for kind in ("a rule", "logistic, 17 features", "MLP, 17 features"))],
-              kernels=True)
+names = "autoregressive", "hand-off, a rule", "hand-off, logistic, 17 features", "hand-off, MLP, 17 features"
+found = table(names, kernels=True)
 print({name: after.kernels for name, (_, after) in found.items()})
 assert len(found) == 4 and all(0 < after.kernels <= 5 for _, after in found.values())
 """
