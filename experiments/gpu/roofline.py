@@ -7,6 +7,10 @@ from dataclasses import dataclass
 LAYER, REST = 16, 70
 """Operations of the fused forward of a Llama in a layer, and of the rest of a step: estimated by reading."""
 
+CALL, ROUND, BEAMS = 44, 100, 110
+"""Launches besides recordings: of a token that the large model is asked for, of a speculative round, of a level of
+beams. Counted by ``tests/support/launch_counts.py``."""
+
 
 @dataclass(frozen=True)
 class Card:

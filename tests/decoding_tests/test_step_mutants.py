@@ -108,7 +108,7 @@ MUTANTS = {
     "a prompt that nobody read": (AHEAD, "AheadSteps.begin", "if n > 1:", "if False:"),
     "seeds of the text before": (
         *("decoding.state.token_buffer", "TokenBuffer.restart"),
-        *("self.limits[row], self.seeds[row] = n + self.budget, seed", "self.limits[row] = n + self.budget"),
+        *("(self.budget if budget is None else budget), seed", "self.budget, self.seeds[row]"),
     ),
     "the large model's cache of the text before": (
         *("decoding.decoders.backoff", "Backoff._ahead"),
