@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from decoding.generation import Decoder, check_ids, commits, start, stops_of
 from decoding.state.sampling import Sampling
-from decoding.state.token_buffer import left_pad
+from decoding.state.token_buffer import Commit, Heard, TokenBuffer, left_pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +57,27 @@ def generate_many(
     state = start(decoder, ids, mask, *what, ignore_generation_config, longest)
     state.buffer.seeds = torch.tensor(seeds[: len(ids)], device=device)
     stops = stops_of(decoder, stop_strings)
-    buffer, of_row, waiting = state.buffer, list(range(len(ids))), iter(range(len(ids), len(prompts)))
+    state.ahead = stops is None
+    buffer, of_row, waiting = state.buffer, dict(enumerate(range(len(ids)))), iter(range(len(ids), len(prompts)))
     for commit in commits(decoder, state, stops):
-        if len(commit.rows) == len(buffer.rows):
-            continue
-        going = set(buffer.rows.tolist())
-        for row in [row for row in commit.rows.tolist() if row not in going]:
-            yield Answer(of_row[row], buffer.answer(row), buffer.writers_of(row))
+        for row in _ended(commit, buffer, of_row):
+            yield Answer(of_row.pop(row), buffer.answer(row), buffer.writers_of(row))
             following = next(waiting, None)
             if following is not None:
                 of_row[row] = following
                 state.restart(row, torch.tensor(prompts[following], device=device), seeds[following])
                 if stops is not None:
                     stops.restart(row)
+
+
+def _ended(commit: Commit | Heard, buffer: TokenBuffer, writing: Iterable[int]) -> list[int]:
+    """The rows, of those ``writing``, whose text a commit has ended."""
+    if isinstance(commit, Heard):
+        return [row for row in writing if commit.lengths[row] == commit.limits[row]]
+    if len(commit.rows) == len(buffer.rows):
+        return []
+    going = set(buffer.rows.tolist())
+    return [row for row in writing if row not in going]
 
 
 def _seeds(seed: int | Sequence[int] | None, n: int) -> list[int]:

@@ -154,7 +154,7 @@ def stops_of(decoder: Decoder, strings: Sequence[str] | None = None) -> StopStri
 
 def commits(
     decoder: Decoder, state: GenerationState, stops: StopStrings | None = None, pieces: PieceStream | None = None
-) -> Iterator[Commit]:
+) -> Iterator[Commit | Heard]:
     """Drive a decoder until every row has ended; a commit is in ``state.buffer`` before it is yielded."""
     writing = decoder.write(state)
     stop = (lambda row, new: stops.find(state.buffer, row, new)) if stops is not None else None
@@ -166,6 +166,7 @@ def commits(
             if commit.broken:
                 for session in state.sessions:
                     session.check()
+            yield commit
             continue
         flags = [session.broken for session in state.sessions]
         if processors is not None and processors.emptied is not None:

@@ -52,6 +52,8 @@ class MeasureCost:
     """cached tokens, for these predictions"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
+    graphs: bool = True
+    """on CUDA, time recorded forwards, as decoding makes them"""
     ignore_generation_config: IgnoredSettings = ""
     dtypes: Dtypes = field(default_factory=DtypeOptions)
 
@@ -97,7 +99,7 @@ def load(options: MeasureCost) -> list:
 
     sources = {"small": options.small, "large": options.large}
     models = [
-        load_model(name, source, options.device, options.dtypes.of(name), options.backend)
+        load_model(name, source, options.device, options.dtypes.of(name), options.backend, options.graphs)
         for name, source in sources.items()
     ]
     check_compatible(models)

@@ -24,7 +24,7 @@ import torch
 
 from decoding.cli.dtypes import DtypeOptions
 from experiments.engine_speed.random_models import SHAPES, random_pair
-from experiments.gpu import correctness, roofline, speed
+from experiments.gpu import correctness, goals, roofline, speed
 from train.common import atomic
 from train.common.cli import checking, command
 from train.common.machine import machine
@@ -138,6 +138,13 @@ def report(config: GpuCheck) -> None:
     if table:
         heads = "pair", "row", "batch", "tokens/s", "on paper, H100", "its limit", "J/token"
         print_rows(heads, table)
+    reached = [line for pair in PAIRS for line in goals.reached(pair, known)]
+    if reached:
+        print_rows(("pair", "goal", "at least", "found"), reached)
+    costs = [row["warm_up"] for part in SPEEDS for row in known.get(part, {}).get("rows", ()) if "warm_up" in row]
+    if recordings := sum(cost["recordings"] for cost in costs):
+        size = sum(cost["bytes"] for cost in costs) / 2**30
+        print(f"{recordings} graphs recorded in {sum(cost['seconds'] for cost in costs):.1f} s, {size:.1f} GiB")
 
 
 def on_paper(row: dict, pair: str, found: dict) -> tuple[float | None, float | None]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from policies.features.device_path import DevicePolicy, can_launch
 from policies.features.fast_path import CompiledPolicy, can_compile
 from policies.features.table import FEATURES, WINDOW, check_names, feature_columns, history_for
 from policies.storage.files import PolicyError, short, write
@@ -98,9 +99,18 @@ class Policy(nn.Module):
         """bool [...]: ``forward`` from a score [...]."""
         return ~(score < self.threshold)  # not "score >= threshold", which is False for NaN
 
-    def compiled(self, state) -> CompiledPolicy | None:
+    def compiled(self, state) -> CompiledPolicy | DevicePolicy | None:
         """A compiled equivalent of ``forward`` on the steps of ``state``, a decoder's ``PolicyState``; or None."""
-        return None if self._own_way or not can_compile(self, state) else CompiledPolicy(self, state)
+        if self._own_way:
+            return None
+        if can_launch(self, state):
+            return DevicePolicy(self, state)
+        return CompiledPolicy(self, state) if can_compile(self, state) else None
+
+    def layers(self) -> tuple[list[Tensor], bool] | None:
+        """The score as a network: weights and biases of a linear layer, before it of one of SiLU units if there is one,
+        and whether a sigmoid follows; None if it is no such network of the features alone."""
+        return None
 
     @property
     def recording(self) -> tuple | None:

@@ -47,6 +47,8 @@ class ModelOptions:
     """torch, or llama.cpp, which runs .gguf files unconverted, on the CPU"""
     threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torch chooses)")] = None
     """CPU threads"""
+    graphs: bool = True
+    """on CUDA, record tokens as graphs: the first text of each size takes longer, the others less"""
     dtypes: Dtypes = field(default_factory=DtypeOptions)
 
     def check(self) -> None:

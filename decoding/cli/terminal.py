@@ -76,4 +76,7 @@ def show_statistics(state, names: Sequence[str], seconds: float) -> None:
         parts.append(f"[{STYLES[name]}]{name}[/] wrote {share:.0%} in {session.calls} calls")
     if state.drafted:
         parts.append(f"{state.accepted} of {int(state.drafted)} drafted tokens accepted")
+    costs = [session.recorder.cost for session in state.sessions if session.recorder is not None]
+    if recordings := sum(cost.count for cost in costs):
+        parts.append(f"{recordings} graphs recorded in {sum(cost.seconds for cost in costs):.1f} s")
     Console(stderr=True, highlight=False, soft_wrap=True).print(", ".join(parts))

@@ -51,7 +51,8 @@ def load(options: ModelOptions) -> Loaded:
     names = decoder_kind(spec.name).models
     with Console(file=sys.stderr).status("loading the models"):
         dtypes, backend = as_tuned(options)
-        models = [load_model(name, getattr(options, name), options.device, dtypes.of(name), backend) for name in names]
+        how = {name: (options.device, dtypes.of(name), backend, options.graphs) for name in names}
+        models = [load_model(name, getattr(options, name), *how[name]) for name in names]
     without(models, options.ignore_generation_config)
     policy = load_policy(options, models)
     return Loaded(names, models, policy, spec)

@@ -108,7 +108,8 @@ class Stopwatch:
         """The timings of each model and length, rounds of all that need more of them; the first of each warms up."""
         points = [(model, n) for n in self.lengths for model in range(len(self.sessions))]
         for session in self.sessions:  # the first forward of a process may compile for seconds
-            self._time(session, self.lengths[0])
+            for n in self.lengths[:1] if session.recorder is None else self.lengths:  # and each size is recorded
+                self._time(session, n)
         warm = {(model, n): self._time(self.sessions[model], n) for model, n in points}
         # What takes seconds anyway gains nothing from a second time.
         timings = {point: Timing([seconds] if seconds >= POINT else []) for point, seconds in warm.items()}

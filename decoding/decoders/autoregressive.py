@@ -29,5 +29,5 @@ class Autoregressive:
             logits = session.catch_up(buffer.ids, lengths, rows, span=buffer.span(1))[:, -1]
             tokens = state.draw(state.processed(logits, rows, lengths), rows, lengths)
             yield Commit.one(rows, tokens, torch.zeros_like(tokens))
-            if state.runs_ahead:
+            if state.goes_ahead:
                 yield from write_ahead(AheadSteps(state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -51,13 +52,14 @@ class Backoff:
             rows = buffer.rows
             tokens, writers, _ = self._next_tokens(state, policy_states, 0, rows)
             yield Commit.one(rows, tokens, writers)
-            if state.runs_ahead and type(self)._escalates is Backoff._escalates:
+            if state.goes_ahead and type(self)._escalates is Backoff._escalates:
                 yield from self._ahead(state, policy_states)
 
     def _ahead(self, state: GenerationState, policy_states: list[PolicyState]) -> Iterator[Heard]:
         """The same text, token by token, without the host waiting for the first policy."""
         buffer, steps = state.buffer, AheadSteps(state, policy_states[0], self.verify_eos)
         read = state.sessions[1].read.tolist()
+        buffer.on_restart.append(lambda row: operator.setitem(read, row, 0))
 
         def answer(up: list[int], lengths: list[int], launched: Launched) -> None:
             rows, all_rows = buffer.every, up == launched.order

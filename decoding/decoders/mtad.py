@@ -69,13 +69,14 @@ class MTAD:
         buffer, (small, large) = state.buffer, state.sessions
         lengths = buffer.lengths[rows]
         room = buffer.draft_room(rows, self.length)
-        depth = max(1, int(room.max()))
+        depth = self.length if buffer.room > self.length else max(1, int(room.max()))
         beams, q = sample_beams(state, rows, lengths, room, self.beams, depth, self.length)
         best = beams.path(beams.best())
         drafted = beams if self.tree else beams.only(best)
         n = drafted.tokens.shape[1]
         buffer.ids[rows[:, None], lengths[:, None] + torch.arange(n, device=rows.device)] = drafted.tokens
-        p = large.catch_up(buffer.ids, lengths + n, rows, logits_to_keep=n + 1, tree=drafted.tree)
+        span = buffer.span(n + 1, n)
+        p = large.catch_up(buffer.ids, lengths + n, rows, logits_to_keep=n + 1, tree=drafted.tree, span=span)
         p = state.processed(p, rows, lengths, drafted.tree, n)
         node, accepted = self._accept(state, beams, best, q, drafted, p)
         path = drafted.path(node)
@@ -88,7 +89,7 @@ class MTAD:
         last = torch.where(accepted > 0, gather_at(path, accepted - 1) + 1, 0)
         noise = draft_noise(buffer, rows, lengths - buffer.prompts[rows], accepted, REPLACE, self.length)
         after = state.sampling.draw(gather_at(p, last), noise)
-        state.drafted += int(drafted.sizes.amax(1).sum())
+        state.drafted += drafted.sizes.amax(1).sum()
         return Commit.checked(rows, drafted.tokens.gather(1, path), accepted, after)
 
     def _accept(self, state: GenerationState, beams: Beams, best: Tensor, q: list[Tensor], drafted: Beams, p: Tensor):

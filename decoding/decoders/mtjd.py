@@ -30,26 +30,25 @@ class MTJD:
     Raises ValueError unless ``block`` and ``beams`` are at least 1, and for more than a million blocks to compare.
     """
 
-    scratch = 0
-
     def __init__(self, target: LM, block: int = 4, beams: int | None = None):
         if block < 1 or (beams is not None and beams < 1):
             raise ValueError(f"block and beams must be at least 1, not {block} and {beams}")
         if beams is None and target.vocab**block > MAX_BLOCKS:
             raise ValueError(f"{target.vocab} ** {block} blocks are over {MAX_BLOCKS}; give beams, or a shorter block")
-        self.models, self.block, self.beams = [target], block, beams
+        self.models, self.block, self.beams, self.scratch = [target], block, beams, block
 
     def write(self, state: GenerationState) -> Iterator[Commit]:
         buffer, search = state.buffer, BlockSearch(self, state)
-        written = 0
-        while True:  # all open rows have written equally many tokens
+        while True:
             rows = buffer.rows
-            size = min(self.block, buffer.budget - written)
-            blocks, scores = search.blocks(rows, size)
-            chosen = state.draw(scores, rows, buffer.lengths[rows])
-            tokens = gather_at(blocks, chosen)
-            written += size
-            yield Commit(rows, tokens, torch.zeros_like(tokens), torch.full_like(rows, size))
+            sizes = (buffer.limits[rows] - buffer.lengths[rows]).clamp(max=self.block)
+            tokens = rows.new_zeros(len(rows), self.block)
+            for size in {self.block} if buffer.room >= self.block else set(sizes.tolist()):
+                which = (sizes == size).nonzero().squeeze(1)
+                blocks, scores = search.blocks(rows[which], size)
+                chosen = state.draw(scores, rows[which], buffer.lengths[rows[which]])
+                tokens[which, :size] = gather_at(blocks, chosen)
+            yield Commit(rows, tokens, torch.zeros_like(tokens), sizes)
 
 
 class BlockSearch:
@@ -63,6 +62,7 @@ class BlockSearch:
         self.session: Session = decoder.models[0].session(len(self.ids), state.buffer.capacity)
         self.session.vocab = self.vocab
         state.sessions[:] = [self.session]  # so that it is checked and counted
+        self.buffer.on_restart.append(self._restart)
 
     def blocks(self, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Blocks [r, n, size] and their joint log-probabilities [r, n]; an EOS is repeated up to the block's end."""
@@ -78,6 +78,11 @@ class BlockSearch:
             blocks = torch.cat([parents, (few % self.vocab)[..., None]], 2)
             scores = scores.gather(1, few)
         return blocks, scores
+
+    def _restart(self, row: int) -> None:
+        """Forget the text of a row that begins another one, in all of its slots."""
+        slots = row * self.slots + torch.arange(self.slots, device=self.ids.device)
+        self.session.rollback(slots, torch.zeros_like(slots))
 
     def _next(self, rows: Tensor, blocks: Tensor) -> Tensor:
         """Log-probabilities [r, n, vocab] of the token after each of ``blocks`` [r, n, d]."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from decoding.acceptance.draft_block import gather_at
 from decoding.drafting.beam_sampling import gumbel
-from decoding.drafting.draft_model import draft_noise
+from decoding.drafting.draft_model import draft_noise, unread_span
+from decoding.kv_cache.session import ReadSpan
 from decoding.kv_cache.token_tree import TokenTree
 from decoding.models.lm import LM
 from decoding.state.generation_state import GenerationState
@@ -51,12 +52,13 @@ class SpecInfer:
         buffer, (small, large) = state.buffer, state.sessions
         lengths = buffer.lengths[rows]
         room = buffer.draft_room(rows, len(self.branches))
-        depth = max(1, int(room.max()))
+        depth = len(self.branches) if buffer.room > len(self.branches) else max(1, int(room.max()))
         tree = self.shape.tree(lengths, room, depth)
         tokens, q = self._draft(state, rows, lengths, tree, depth)
-        end = lengths + tokens.shape[1]
-        logits = large.catch_up(buffer.ids, end, rows, logits_to_keep=tokens.shape[1] + 1, tree=tree)
-        logits = state.processed(logits, rows, lengths, tree, tokens.shape[1])
+        n = tokens.shape[1]
+        span = buffer.span(n + 1, n)
+        logits = large.catch_up(buffer.ids, lengths + n, rows, logits_to_keep=n + 1, tree=tree, span=span)
+        logits = state.processed(logits, rows, lengths, tree, n)
         if state.sampling.greedy:
             path, accepted, after = self._verify_greedy(room, tokens, logits.argmax(-1))
         else:
@@ -65,7 +67,7 @@ class SpecInfer:
         large.keep_path(rows, lengths, path, accepted)
         # The draft has not read its last level.
         small.keep_path(rows, lengths, path[:, : depth - 1], accepted.clamp(max=depth - 1))
-        state.drafted += int(room.sum())
+        state.drafted += room.sum()
         return Commit.checked(rows, tokens.gather(1, path), accepted, after)
 
     def _draft(
@@ -75,8 +77,11 @@ class SpecInfer:
         buffer, session, shape = state.buffer, state.sessions[0], self.shape
         tokens, seen = lengths.new_zeros(len(rows), 0), []
         for level in range(depth):
-            end, read = lengths + tokens.shape[1], tree if level else None
-            logits = session.catch_up(buffer.ids, end, rows, logits_to_keep=shape.widths[level], tree=read)
+            end, read, width = lengths + tokens.shape[1], tree if level else None, shape.widths[level]
+            span = (
+                ReadSpan(buffer.longest + tokens.shape[1], width) if level else unread_span(buffer, len(self.branches))
+            )
+            logits = session.catch_up(buffer.ids, end, rows, logits_to_keep=width, tree=read, span=span)
             logits = state.processed(logits, rows, lengths, read, tokens.shape[1])
             if state.sampling.greedy:
                 drawn = logits.topk(self.branches[level]).indices.flatten(1)

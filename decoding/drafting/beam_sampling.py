@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from decoding.acceptance.draft_block import gather_at, log_probabilities
+from decoding.drafting.draft_model import unread_span
+from decoding.kv_cache.session import ReadSpan
 from decoding.kv_cache.token_tree import TokenTree
 from decoding.state.generation_state import GenerationState
 from decoding.state.sampling import DRAW, Sampling
@@ -112,7 +114,8 @@ def sample_beams(
     for level in range(depth):
         slots = lengths + level * width
         tree = beams.tree if level else None
-        seen = session.catch_up(buffer.ids, slots, rows, logits_to_keep=width if level else 1, tree=tree)
+        span = ReadSpan(buffer.longest + level * width, width) if level else unread_span(buffer, length)
+        seen = session.catch_up(buffer.ids, slots, rows, logits_to_keep=width if level else 1, tree=tree, span=span)
         logits.append(state.processed(seen, rows, lengths, tree, level * width))
         over = over | (level >= room)[:, None]
         tokens, log_q = _continuations(logits[-1], state.sampling, width)

@@ -70,7 +70,7 @@ def draft_with_model(
     buffer, session, lengths = state.buffer, state.sessions[0], state.buffer.lengths[rows]
     hidden = policy_state is not None and policy_state.needs.needs_hidden
     noise = sampling_noise(state, rows, lengths, limit)
-    span = None if keep_stop_token else unread_span(buffer, limit)
+    span = unread_span(buffer, limit, keep_stop_token)
     # Without a stop policy the host knows the length of every draft, until a budget runs out.
     which, drafted, most, total = None, buffer.draft_room(rows, limit), limit, limit * len(rows)
     tokens, logits = [], []
@@ -110,7 +110,7 @@ def draft_ahead(
     if state.runner is None:
         state.runner = StepRunner(state, policy_state)
     runner = state.runner
-    span = None if keep_stop_token else unread_span(buffer, limit)
+    span = unread_span(buffer, limit, keep_stop_token)
     now = {"rows": rows, "begin": buffer.lengths[rows], "drafted": buffer.draft_room(rows, limit)}
     now["place"] = torch.zeros((), dtype=torch.long, device=rows.device)
     rows, begin, drafted, place = (runner.keep(name, value) for name, value in now.items())
@@ -168,11 +168,15 @@ def sampling_noise(state: GenerationState, rows: Tensor, lengths: Tensor, limit:
     return draft_noise(state.buffer, rows, (lengths - state.buffer.prompts[rows])[:, None], place, DRAW, limit)
 
 
-def unread_span(buffer: TokenBuffer, limit: int) -> ReadSpan | None:
-    """The unread tokens of every row: the last one, and the one before it where its whole draft was accepted."""
+def unread_span(buffer: TokenBuffer, limit: int, stopped_early: bool = False) -> ReadSpan | None:
+    """The unread tokens of every row: the last one, and the one before it where its whole draft was accepted.
+
+    ``stopped_early``: a draft of fewer than ``limit`` tokens may have its last one unread too. Where one row may have
+    one and another two, None; on a device all read two, for a token that is read again costs less than a wait.
+    """
     fewest, most = buffer.gained
-    if fewest <= limit < most:
-        return None  # one in some rows, two in others
+    if stopped_early or fewest <= limit < most:
+        return buffer.span(2) if host_waits(buffer.device) else None
     return buffer.span(1 if most <= limit else 2)
 
 

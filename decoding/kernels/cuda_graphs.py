@@ -11,12 +11,13 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from decoding.kernels.fused_forward import versions
-from decoding.kernels.recorded_steps import RecordedSteps
+from decoding.kernels.recorded_steps import RecordedSteps, RecordingCost
 from decoding.kv_cache.attention import AttentionPositions
 
 QUERIES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
@@ -26,7 +27,6 @@ CAPACITY = 256  # cache sizes are rounded up to a multiple of this, so that ther
 IDLE = 4  # most unused caches of one model that are kept
 
 LOG = logging.getLogger(__name__)
-"""At ``INFO``: the time of each recording. There is one for each size and cache, kept with the cache."""
 
 Outputs = tuple[Tensor, Tensor | None]
 Forward = Callable[[Tensor, int, bool], Outputs]
@@ -44,11 +44,17 @@ class CudaGraph:
                 run()
         torch.cuda.current_stream().wait_stream(warm)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, pool=shared_pool()):
             self.outputs = run()
 
     def replay(self) -> None:
         self.graph.replay()
+
+
+@cache
+def shared_pool() -> tuple[int, int]:
+    """The memory of all recordings: they are replayed one after the other, so each may use what another one left."""
+    return torch.cuda.graph_pool_handle()
 
 
 @dataclass(slots=True)
@@ -81,10 +87,14 @@ class Recorder:
     batch: int
     capacity: int
     weights: list  # ``fused_forward.versions`` of the model when it was made
+    cost: RecordingCost
     graphs: dict[tuple, tuple[Inputs, CudaGraph]] = field(default_factory=dict)
     broken: bool = False
     recording: bool = False  # whether a step is being recorded of which the forward is a part
-    steps: RecordedSteps = field(default_factory=lambda: RecordedSteps(lambda run: CudaGraph(run)))
+    steps: RecordedSteps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = RecordedSteps(lambda run: CudaGraph(run), self.cost)
 
     def run(self, forward: Forward, ids: Tensor, logits_to_keep: int, hidden: bool) -> Outputs | None:
         """The outputs of ``forward`` for the cache's plan, from a graph; None where it cannot be recorded."""
@@ -129,8 +139,7 @@ class Recorder:
 
         began = time.perf_counter()
         graph = CudaGraph(run)
-        size = f"{len(inputs.ids)} rows, {inputs.ids.shape[1]} tokens, {reach} slots"
-        LOG.info("recorded a forward of %s in %.0f ms", size, 1e3 * (time.perf_counter() - began))
+        self.cost.add(f"a forward of {len(inputs.ids)} rows, {inputs.ids.shape[1]} tokens, {reach} slots", began)
         return graph
 
 
@@ -150,6 +159,7 @@ class Recorders:
 
     def __init__(self, model):
         self.model, self.weights, self.free, self.broken = model, None, [], False
+        self.cost = RecordingCost()
 
     def lend(self, batch: int, capacity: int, make: Callable[[int], object]) -> Recorder | None:
         """A recorder for ``batch`` rows of at least ``capacity`` tokens; None after recording has failed.
@@ -166,7 +176,7 @@ class Recorders:
             if (recorder.batch, recorder.capacity) == (batch, capacity):
                 self.free.remove(recorder)
                 return recorder
-        return Recorder(make(capacity), batch, capacity, weights)
+        return Recorder(make(capacity), batch, capacity, weights, self.cost)
 
     def take_back(self, recorder: Recorder) -> None:
         """Keep the recorder of a finished session, and the ``IDLE`` latest in all, unless the weights have changed."""

@@ -10,6 +10,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,11 +19,25 @@ LOG = logging.getLogger(__name__)
 """At ``INFO``: the time of each recording."""
 
 
+@dataclass(slots=True)
+class RecordingCost:
+    """What the recordings of one model have taken so far."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, what: str, began: float) -> None:
+        """Account for the recording of ``what`` that ``began`` at that time."""
+        seconds = time.perf_counter() - began
+        self.count, self.seconds = self.count + 1, self.seconds + seconds
+        LOG.info("recorded %s in %.0f ms", what, 1e3 * seconds)
+
+
 class RecordedSteps:
     """The recorded steps over one cache, and the tensors that they read. ``record`` makes a ``CudaGraph``."""
 
-    def __init__(self, record: Callable):
-        self.record = record
+    def __init__(self, record: Callable, cost: RecordingCost):
+        self.record, self.cost = record, cost
         self.places: dict[Hashable, Tensor] = {}
         self.policies: dict[Hashable, torch.nn.Module] = {}
         self.graphs: dict[Hashable, object] = {}
@@ -72,5 +87,5 @@ class RecordedSteps:
         finally:  # the runs that warm up have written tokens
             for name, value in before.items():
                 self.used[name].copy_(value)
-        LOG.info("recorded a step in %.0f ms", 1e3 * (time.perf_counter() - began))
+        self.cost.add("a step", began)
         return graph

@@ -130,7 +130,7 @@ class BaseSession:
 
     def __init__(self, lm, batch: int):
         self.model, self.name, self.vocab, self.batch = lm.model, lm.name, lm.vocab, batch
-        self.shared = None
+        self.shared = self.recorder = None
         self.read = torch.zeros(batch, dtype=torch.long, device=lm.device)
         self.greatest = torch.zeros(1, device=lm.device)
         self.reads: list[int] = []

@@ -36,7 +36,7 @@ def target_source() -> str:
     return TARGET_HUB
 
 
-def default_target(device: str = "cpu", dtype: str = "auto", backend: str = "torch") -> LM:
+def default_target(device: str = "cpu", dtype: str = "auto", backend: str = "torch", graphs: bool = True) -> LM:
     """SmolLM2-135M-Instruct.
 
     Raises FileNotFoundError, with the command that installs it, if it is not found.
@@ -47,37 +47,39 @@ def default_target(device: str = "cpu", dtype: str = "auto", backend: str = "tor
             raise FileNotFoundError(TARGET_FILE)
         with without_progress_bars():
             found = locate(source)
-        return _load(found, device, dtype, backend)
+        return _load(found, device, dtype, backend, graphs)
     except OSError as error:
         raise FileNotFoundError(f"the large model of the default pair was not found; run: {INSTALL}") from error
 
 
-def load_model(role: str, source: str | None, device: str = "cpu", dtype: str = "auto", backend: str = "torch") -> LM:
+def load_model(
+    role: str, source: str | None, device: str = "cpu", dtype: str = "auto", backend: str = "torch", graphs: bool = True
+) -> LM:
     """The model at ``source``, or of the default pair the ``role`` "small" or "large", without progress bars.
 
     The ``backend`` "llama.cpp" runs a .gguf file on the CPU in its own quantised format and ignores ``dtype``.
     Raises ValueError or FileNotFoundError, in one sentence, if the model cannot be loaded.
     """
     if source is None and role == "large":
-        return default_target(device, dtype, backend)
+        return default_target(device, dtype, backend, graphs)
     source = str(DRAFTER if source is None else source)
     try:
         with without_progress_bars():
             found = locate(source)
-        return _load(found, device, dtype, backend)
+        return _load(found, device, dtype, backend, graphs)
     except FileNotFoundError as error:
         raise ValueError(f"no {role} model at {source}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"the {role} model {source} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
-def _load(source: Source, device: str, dtype: str, backend: str) -> LM:
+def _load(source: Source, device: str, dtype: str, backend: str, graphs: bool = True) -> LM:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; the known ones are {', '.join(BACKENDS)}")
     if backend == "torch":
         _say_size(source, device, dtype)
         with without_progress_bars():
-            return LM.load(source, device, dtype)
+            return LM.load(source, device, dtype, graphs=graphs)
     if device != "cpu":
         raise ValueError(f"the llama.cpp backend runs on the CPU, not on {device}")
     try:

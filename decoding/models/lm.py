@@ -48,7 +48,7 @@ class LM:
         self.recorders = Recorders(model) if graphs and recordable(model) else None
 
     @classmethod
-    def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True, graphs=False) -> LM:
+    def load(cls, source, device="cpu", dtype="float32", trust_remote_code=False, packed=True, graphs=True) -> LM:
         """Load weights and tokenizer; a GGUF file is read tensor by tensor.
 
         ``dtype`` "int4" and "int8", on an x86 CPU, hold all matrices in 4 or 8 bits, rounded within 32 neighbours
@@ -56,6 +56,7 @@ class LM:
         (``gguf_blocks.EXACT``). "auto" is what the files hold where that is multiplied faster than float32
         (``dtypes.settled``). On CPU the linear layers
         of other dtypes are ``packed``: faster, and in no other form until asked for (``kernels.packed_products``).
+        On CUDA there are ``graphs`` unless they are refused: a first text of each size takes longer.
         Raises FileNotFoundError for a source that is not found, ValueError, in one sentence, for an unknown dtype, for
         files that are not whole or do not fit each other, and for weights that do not fit into memory: what can be
         known before they are read, before.

@@ -65,6 +65,11 @@ class GenerationState:
         return self.ahead and host_waits(self.buffer.device) and self.processors is None
 
     @property
+    def goes_ahead(self) -> bool:
+        """Whether to begin with that now: every row has but its last token unread, as after a commit of all of them."""
+        return self.runs_ahead and self.buffer.gained[1] > 0
+
+    @property
     def accepted(self) -> int:
         """Drafted tokens that are in the answers: those cut off by an EOS, the budget or a stop string do not count."""
         buffer = self.buffer

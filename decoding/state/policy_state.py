@@ -49,8 +49,7 @@ class PolicyState:
         """Hold everything in tensors of ``steps``, which recorded steps read; the policy's numbers too."""
         name = f"policy {self.stream}"
         self.policy = steps.keep_policy(name, self.policy, self.needs.recording)
-        self.compiled, self.kept = None, True
-        self.needs = PolicyNeeds.of(self.policy)
+        self.kept, self.needs = True, PolicyNeeds.of(self.policy)
         places = torch.arange(self.buffer.capacity, device=self.buffer.device)
         self.answers = (self.buffer.prompts.unsqueeze(1) + places).clamp(max=self.buffer.capacity - 1)
         if self.history is not None:
@@ -59,6 +58,10 @@ class PolicyState:
         for part in ("checked", "agreed", "large_entropy", "back", "answers", "history"):
             if getattr(self, part) is not None:
                 setattr(self, part, steps.keep(f"{name} {part}", getattr(self, part)))
+        compiled = self.needs.compiled(self)
+        self.compiled = compiled if hasattr(compiled, "keep") else None  # else nothing of it can be recorded
+        if self.compiled is not None:
+            self.compiled.keep(lambda part, value: steps.keep(f"{name} decision {part}", value))
 
     def decide(self, logits: Tensor, rows: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Tensor:
         """bool [r]: the policy's decision on the token after the first ``lengths`` [r] of ``rows`` [r], ascending.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+import torch
 from torch import Tensor
 
 from decoding.kernels.cuda_graphs import KEYS
@@ -26,12 +27,15 @@ class StepRunner:
         known = session.shared is None and state.processors is None and (policy_state is None or shape is not None)
         self.steps = recorder.steps if recorder is not None and not recorder.broken and known else None
         self.what = shape, state.sampling
+        if self.steps is not None:
+            self.steps.begin()
+        self.greatest = self.keep("greatest", torch.cat([other.greatest for other in state.sessions]))
+        """[models] of which the sessions have their parts"""
+        for i, other in enumerate(state.sessions):
+            other.greatest = self.greatest[i : i + 1]
         if self.steps is None:
             return
-        self.steps.begin()
         self.buffer.keep(self.steps.keep, session.capacity)
-        for i, other in enumerate(state.sessions):
-            other.greatest = self.keep(f"greatest {i}", other.greatest)
         session.read, session.begins = self.keep("read", session.read), self.keep("begins", session.begins)
         if policy_state is not None:
             policy_state.keep(self.steps)

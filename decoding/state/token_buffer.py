@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decoding.kv_cache.session import ReadSpan
+from decoding.state.host_reads import read_now
 from decoding.state.sampling import counter_noise
 
 
@@ -139,7 +140,7 @@ class TokenBuffer:
         if stop is not None:
             closed = closed | self._stopped(rows, counts, stop)
         low, high = torch.stack([closed, lengths, left, counts]).aminmax(dim=1)
-        _, _, self.room, fewest, ended, self.longest, _, most, *known = torch.cat([low, high, *flags]).tolist()
+        _, _, self.room, fewest, ended, self.longest, _, most, *known = read_now(torch.cat([low, high, *flags]))
         self.gained = fewest, most
         self.rounds += 1
         self.rows = rows[~closed] if ended else rows
@@ -156,7 +157,7 @@ class TokenBuffer:
         self.writers[row] = -1
         self.prompts[row] = self.lengths[row] = n
         self.limits[row], self.seeds[row] = n + (self.budget if budget is None else budget), seed
-        self.rows = torch.cat([self.rows, self.every[row : row + 1]]).sort().values
+        self.rows = torch.cat([self.rows, self.every[row : row + 1]]).unique()  # late, it may be listed still
         facts = torch.stack([self.lengths[self.rows], self.lengths[self.rows] - self.limits[self.rows]]).amax(1)
         self.longest, over = facts.tolist()
         self.room, self.gained, self.rounds = -over, (0, 0), 0

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 LAYER, REST = 16, 70
 """Operations of the fused forward of a Llama in a layer, and of the rest of a step: estimated by reading."""
 
+CALL, ROUND, BEAMS = 44, 100, 110
+"""Launches besides recordings: of a token that the large model is asked for, of a speculative round, of a level of
+beams. Counted by ``tests/support/launch_counts.py``."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -45,6 +49,12 @@ def forward(shape: dict, rows: int, context: int, card: Card, limit: bool = Fals
     return size if limit else size / EFFICIENCY + card.operation * (LAYER * shape["num_hidden_layers"] + REST)
 
 
+def eager(shape: dict, rows: int, context: int, card: Card, limit: bool = False) -> float:
+    """Seconds of a forward that is not recorded, as of the nodes of a tree: the host may take longer to launch it."""
+    bound = forward(shape, rows, context, card, limit)
+    return bound if limit else max(bound, card.launch * (LAYER * shape["num_hidden_layers"] + REST))
+
+
 def seconds(row: str, shapes: tuple[dict, dict], rows: int, context: int, card: Card, limit: bool = False) -> float:
     """Seconds of a token of each of ``rows`` texts, by the name of a row of ``experiments/gpu_check.py``.
 
@@ -52,7 +62,7 @@ def seconds(row: str, shapes: tuple[dict, dict], rows: int, context: int, card: 
     """
     small, large = (forward(shape, rows, context, card, limit) for shape in shapes)
     kind, _, number = row.partition(":")
-    asked = 0.0 if limit else card.launch * 60 + card.wait
+    asked = 0.0 if limit else card.launch * CALL
     if kind in ("small", "decision"):
         return small
     if kind == "large":
@@ -62,6 +72,11 @@ def seconds(row: str, shapes: tuple[dict, dict], rows: int, context: int, card: 
         steps = 1 if limit else 1 + share  # a step is wasted for every token that escalates
         some = 1 - (1 - share / steps) ** rows  # the large model is asked in a step if any row escalates
         return steps * (small + some * (large + asked))
-    if kind in ("speculative", "mtad"):
-        return int(number) * small + large + 2 * asked
+    drafted, told = int(number or 0), 0.0 if limit else card.wait
+    if kind == "speculative":
+        return drafted * small + large + told + (0.0 if limit else card.launch * ROUND)
+    if kind == "mtad":  # the first level is a chain
+        trees = [eager(shape, rows, context, card, limit) for shape in shapes]
+        own = 0.0 if limit else card.launch * BEAMS * drafted
+        return small + (drafted - 1) * trees[0] + trees[1] + told + own
     raise ValueError(f"no prediction for {row}")

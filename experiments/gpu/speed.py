@@ -42,7 +42,7 @@ def rows(small: LM, large: LM) -> dict[str, Callable[[], object]]:
 
 
 def measured(pair: tuple[LM, LM], batch: int, new: int, prompt: int) -> Iterator[dict]:
-    """One row after the other. A first text records the graphs and is not timed."""
+    """One row after the other. A first text warms up: what its recordings take is told, and not timed."""
     small, large = pair
     device, joules = large.device, counter(large.device)
     ids = torch.randint(small.vocab, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
@@ -50,7 +50,7 @@ def measured(pair: tuple[LM, LM], batch: int, new: int, prompt: int) -> Iterator
         if batch > 1 and name.startswith("mtad"):
             continue
         decoder, times = make(), []
-        generate(decoder, ids, max_new_tokens=new, eos_token_id=(), seed=0)
+        warm_up = recording_costs(pair, lambda: generate(decoder, ids, max_new_tokens=new, eos_token_id=(), seed=0))  # noqa: B023
         spent = None if joules is None else joules()
         for tokens in (new // 2, new):
             wait(device)
@@ -65,8 +65,24 @@ def measured(pair: tuple[LM, LM], batch: int, new: int, prompt: int) -> Iterator
             "seconds_a_token": (times[1] - times[0]) / (new - new // 2),
             "share_by_large": float((result.writers == 1).float().mean()) if "hand-off" in name else None,
             "calls": result.counts["calls"],
+            "warm_up": warm_up,
             "joules": None if spent is None else joules() - spent,
         }
+
+
+def recording_costs(pair: tuple[LM, LM], write: Callable[[], object]) -> dict:
+    """What is recorded while ``write`` runs: how many graphs, their seconds, and bytes of the device they hold."""
+    costs = [lm.recorders.cost for lm in pair if lm.recorders is not None]
+    cuda = pair[1].device.type == "cuda"
+    told = lambda: (  # noqa: E731
+        sum(cost.count for cost in costs),
+        sum(cost.seconds for cost in costs),
+        torch.cuda.memory_reserved() if cuda else 0,
+    )
+    before = told()
+    write()
+    names = "recordings", "seconds", "bytes"
+    return {name: b - a for name, a, b in zip(names, before, told(), strict=True)}
 
 
 def peers(pair: tuple[LM, LM], new: int, prompt: int) -> Iterator[dict]:

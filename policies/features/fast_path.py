@@ -14,9 +14,15 @@ from torch import Tensor
 from policies.features.table import FEATURES
 from policies.features.token_classes import BITS
 
+CODES = (
+    *("entropy", "varentropy", "top1", "margin", "top10", "top10_mass"),
+    *("position", "since_large", "repeated", "agreed", "large_entropy", "mean", "last_is"),
+)
+"""What a line of a plan may name, for the kernels of the CPU and of a GPU."""
+
 
 class CompiledPolicy:
-    """Takes a policy's decisions on the CPU.
+    """Takes a policy's decisions on the CPU, where nothing is recorded.
 
     It reads ``buffer.ids``, ``buffer.prompts``, ``checked``, ``agreed`` and ``large_entropy`` of ``state``, a decoder's
     ``PolicyState``, and writes its ``history``.
@@ -24,7 +30,7 @@ class CompiledPolicy:
 
     def __init__(self, policy, state):
         self.policy, self.state, self.columns = policy, state, kernels().columns
-        self.plan, self.recorded = (_lines(names, policy.history) for names in (policy.names, policy.history))
+        self.plan, self.recorded = (lines(names, policy.history) for names in (policy.names, policy.history))
         self.scaling = torch.stack([part.float() for part in policy.scaling()]).numpy()
         self.ids, self.prompts = state.buffer.ids.numpy(), state.buffer.prompts.numpy()
         batch, places = self.ids.shape
@@ -47,13 +53,13 @@ class CompiledPolicy:
         return torch.from_numpy(self.columns(*now, self.plan, self.scaling, self.recorded, *kept))
 
 
-def _lines(names: Sequence[str], history: Sequence[str]) -> np.ndarray:
-    """The plan [n, 2] of ``numba_kernels.columns`` for the features ``names``."""
+def lines(names: Sequence[str], history: Sequence[str]) -> np.ndarray:
+    """The plan [n, 2] of features ``names``: a place in ``CODES``, and a column of the history or bit of a class."""
     return np.array([_line(name, history) for name in names], np.int64).reshape(-1, 2)
 
 
 def _line(name: str, history: Sequence[str]) -> tuple[int, int]:
-    code, base = kernels().CODES.index, FEATURES[name].averages
+    code, base = CODES.index, FEATURES[name].averages
     if base is not None:
         return code("mean"), history.index(base)
     if name.startswith("last_is_"):

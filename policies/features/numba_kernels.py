@@ -16,11 +16,8 @@ from numba.extending import intrinsic
 CHUNK, BLOCK, TOP = 64, 1024, 10
 """Logits per chunk, whose maximum is found first; logits per block, summed in float32; largest probabilities wanted."""
 
-CODES = (
-    *("entropy", "varentropy", "top1", "margin", "top10", "top10_mass"),
-    *("position", "since_large", "repeated", "agreed", "large_entropy", "mean", "last_is"),
-)
 POSITION, SINCE_LARGE, REPEATED, AGREED, LARGE_ENTROPY, MEAN = range(6, 12)
+"""Places in ``fast_path.CODES``."""
 REPEATS = 8  # longest repetition that is counted, in tokens
 
 _FLOOR = np.float32(-87.0)  # from here on exp counts as 0; the power of two below would wrap around
@@ -152,8 +149,8 @@ def columns(
 
     Each is standardised by ``scaling`` [3, n]: its mean, its scale, and whether NaN becomes 0.
 
-    A line of a plan is the index of a feature in ``CODES`` and the column of the history or the bit of a class that it
-    reads. The other arguments are the arrays of a ``PolicyState``. The features that ``recorded`` [k, 2] lists are
+    A line of a plan is the index of a feature in ``fast_path.CODES`` and the column of the history or the bit of a
+    class that it reads. The other arguments are the arrays of a ``PolicyState``. What ``recorded`` [k, 2] lists is
     written to the history [batch, window + places, k] at this position; the next position becomes NaN, for it may hold
     the values of a discarded draft.
     """

@@ -54,10 +54,8 @@ def _read(
 
 
 @triton.jit
-def _combine(
-    state, values, indices, columns, tops, best, parts, PARTS: tl.constexpr, TOP: tl.constexpr, STATE: tl.constexpr
-):
-    row = tl.program_id(0)
+def _moments(state, row, parts, PARTS: tl.constexpr, STATE: tl.constexpr):
+    """Of a row: its peak, the sums of w, w x and w x^2 with x below the peak and w = exp(x), and 0 or NaN if broken."""
     part = tl.arange(0, PARTS)
     known = part < parts
     where = state + (row * parts + part) * STATE
@@ -74,18 +72,31 @@ def _combine(
     first = tl.sum(scale * (first + apart * total), 0)
     total = tl.sum(scale * total, 0)
     broken = broken | (most == float("-inf")) | (most == float("inf"))
-    nan = tl.where(broken, float("nan"), 0.0)
+    return most, total, first, second, tl.where(broken, float("nan"), 0.0)
+
+
+@triton.jit
+def _largest(values, indices, row, parts, PARTS: tl.constexpr, TOP: tl.constexpr):
+    """The largest logits of each part of a row, and their ids."""
+    place = tl.arange(0, PARTS * 16)
+    inside = (place // 16 < parts) & (place % 16 < TOP)
+    where = (row * parts + place // 16) * TOP + place % 16
+    x = tl.load(values + where, mask=inside, other=float("-inf"))
+    return x, tl.load(indices + where, mask=inside, other=2147483647)
+
+
+@triton.jit
+def _combine(
+    state, values, indices, columns, tops, best, parts, PARTS: tl.constexpr, TOP: tl.constexpr, STATE: tl.constexpr
+):
+    row = tl.program_id(0)
+    most, total, first, second, nan = _moments(state, row, parts, PARTS, STATE)
     mean = first / total
     out = columns + row * 4
     tl.store(out, 1.0 / total + nan)
     tl.store(out + 1, tl.log(total) - mean + nan)
     tl.store(out + 2, tl.maximum(second / total - mean * mean, 0.0) + nan)
-
-    place = tl.arange(0, PARTS * 16)
-    inside = (place // 16 < parts) & (place % 16 < TOP)
-    from_part = (row * parts + place // 16) * TOP + place % 16
-    x = tl.load(values + from_part, mask=inside, other=float("-inf"))
-    ids = tl.load(indices + from_part, mask=inside, other=2147483647)
+    x, ids = _largest(values, indices, row, parts, PARTS, TOP)
     mass = 0.0
     for i in tl.static_range(TOP):
         peak_i = tl.max(x, 0)
@@ -99,6 +110,18 @@ def _combine(
     tl.store(out + 3, mass + nan)
 
 
+@torch.library.custom_op("policies::read_logits", mutates_args=())
+def read_logits(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of ``logits`` [rows, vocab]: moments [rows, parts, STATE], largest [rows, parts, TOP] and their ids, by part."""
+    rows, vocab = logits.shape
+    parts = triton.cdiv(vocab, PART)
+    state = torch.empty(rows, parts, STATE, device=logits.device)
+    values = torch.empty(rows, parts, TOP, device=logits.device)
+    indices = torch.empty(rows, parts, TOP, dtype=torch.int32, device=logits.device)
+    _read[rows, parts](logits, logits.stride(0), vocab, state, values, indices, parts, PART, TOP, STATE)
+    return state, values, indices
+
+
 class KernelDistribution:
     """``Distribution`` of ``logits`` [..., vocab] by two launches; also ``argmax`` [...], the lowest if several."""
 
@@ -109,16 +132,10 @@ class KernelDistribution:
     def _found(self) -> tuple[Tensor, Tensor, Tensor]:
         """Columns [rows, 4], the largest probabilities [rows, 10], the best token [rows]."""
         logits = self.logits if self.logits.stride(-1) == 1 else self.logits.contiguous()
-        rows, vocab = logits.shape
-        parts = triton.cdiv(vocab, PART)
-        new = lambda *size, dtype=torch.float32: torch.empty(size, dtype=dtype, device=logits.device)  # noqa: E731
-        state, values, indices = (
-            new(rows, parts, STATE),
-            new(rows, parts, TOP),
-            new(rows, parts, TOP, dtype=torch.int32),
-        )
+        state, values, indices = read_logits(logits)
+        rows, parts, _ = state.shape
+        new = lambda *size, dtype=torch.float32: torch.empty(size, dtype=dtype, device=state.device)  # noqa: E731
         columns, tops, best = new(rows, 4), new(rows, TOP), new(rows, dtype=torch.int64)
-        _read[rows, parts](logits, logits.stride(0), vocab, state, values, indices, parts, PART, TOP, STATE)
         sizes = triton.next_power_of_2(parts), TOP, STATE
         _combine[(rows,)](state, values, indices, columns, tops, best, parts, *sizes)
         return columns, tops, best

@@ -64,6 +64,10 @@ class Logistic(LearnedPolicy):
     def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
         return torch.sigmoid((table * self.coef_).sum(dim=-1) + self.intercept_)
 
+    def layers(self) -> tuple[list[Tensor], bool]:
+        self._require_fit()
+        return [self.coef_, self.intercept_], True
+
     @classmethod
     def from_settings(cls, names: tuple[str, ...], settings: dict[str, Any]) -> Logistic:
         return cls(features=names)

@@ -131,6 +131,12 @@ class MLP(LearnedPolicy):
         layers = [getattr(self, f"{kind}{i}_") for i in range(len(self.hidden) + 1) for kind in ("weight", "bias")]
         return torch.sigmoid(_logit(layers, inputs))
 
+    def layers(self) -> tuple[list[Tensor], bool] | None:
+        self._require_fit()
+        if self.use_hidden or len(self.hidden) > 1:
+            return None
+        return [getattr(self, f"{kind}{i}_") for i in range(len(self.hidden) + 1) for kind in ("weight", "bias")], True
+
     def settings(self) -> dict[str, Any]:
         return {"hidden": list(self.hidden), "hidden_width": self.hidden_width_}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from policies.policy import Policy
@@ -28,6 +29,10 @@ class Rule(Policy):
 
     def _score(self, table: Tensor, hidden: Tensor | None) -> Tensor:
         return self._sign * table[..., 0]
+
+    def layers(self) -> tuple[list[Tensor], bool]:
+        sign = torch.full((1,), self._sign, device=self.threshold.device)
+        return [sign, torch.zeros_like(sign)], False
 
     def describe(self) -> str:
         return f"escalate when {self.feature} {self.direction} {self._sign * self.threshold.item():.4g}"

@@ -10,7 +10,19 @@ from tape import Tape
 from tiny_models import KINDS, mostly_slow, nudged, tiny
 from torch.utils._python_dispatch import _disable_current_modes
 
-from decoding import LM, Autoregressive, Backoff, Sampling, Speculative, generate
+from decoding import (
+    LM,
+    MTAD,
+    MTJD,
+    Autoregressive,
+    Backoff,
+    PromptLookup,
+    Sampling,
+    SpecInfer,
+    Speculative,
+    generate,
+    generate_many,
+)
 from decoding.kernels import cuda_graphs
 from policies import MLP, Logistic, Margins, Momentum, Random, Rule
 
@@ -163,6 +175,59 @@ def test_a_policy_that_cannot_be_recorded_runs_eagerly(prompts, monkeypatch):
     same(monkeypatch, lms, recorded(lms), "two", lambda step: step.logits.amax(-1) < 3.0, prompts)
 
 
+TEXTS = [[5, 30, 11], [7], [8, 3, 20, 6, 12, 9, 4], [30, 31], [4, 4, 4, 4], [6, 2], [3] * 9]
+QUEUED = DECODERS | {
+    "lookup": lambda lms, policy: Speculative([PromptLookup(2), lms[-1]], 3),
+    "mtad": lambda lms, policy: MTAD(lms[1:], beams=3, length=3),
+    "mmtad": lambda lms, policy: MTAD(lms[1:], beams=3, length=3, tree=True),
+    "specinfer": lambda lms, policy: SpecInfer(lms[1:], (3, 2, 1)),
+    "mtjd": lambda lms, policy: MTJD(lms[-1], 3, beams=8),
+}
+
+
+def queued(decoder, texts, sampling=Sampling(), many=generate_many, **options):
+    """The answers in their order: continuous batching in two or three rows."""
+    options = {
+        "max_new_tokens": 11,
+        "eos_token_id": (5, 9, 12, 20, 30),
+        "seed": 3,
+        "sampling": sampling,
+        "batch_size": 3,
+    } | options
+    found = sorted(many(decoder, texts, **options), key=lambda answer: answer.prompt)
+    assert [answer.prompt for answer in found] == list(range(len(texts)))
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("decoder", mostly_slow(QUEUED, ["autoregressive", "two", "three", "stop, kept", "mtjd"]))
+def test_rows_that_begin_anew(decoder, graphs, size, monkeypatch, caplog):
+    """A row that ends is replaced while the device works on: the text of each prompt is its text alone."""
+    lms, lengths = trio(), set()
+    others, make = recorded(lms, graphs), QUEUED[decoder]
+    for policy in (POLICIES["logistic"], POLICIES["random"]):
+        for sampling in (Sampling(), Sampling(1.0)):
+            everywhere(monkeypatch, False)
+            alone = [queued(make(lms, policy), [text], sampling, seed=3 + i)[0] for i, text in enumerate(TEXTS)]
+            everywhere(monkeypatch)
+            found = queued(make(others, policy), TEXTS, sampling, batch_size=size)
+            assert [(a.tokens, a.writers) for a in found] == [(a.tokens, a.writers) for a in alone]
+            lengths |= {len(answer.tokens) for answer in found}
+    assert len(lengths) > 2 and not caplog.records
+
+
+def test_a_queue_makes_the_host_wait_once_a_text(monkeypatch):
+    """Not once a token: while rows are replaced, too."""
+    waited = []
+    everywhere(monkeypatch)
+    monkeypatch.setattr("decoding.state.token_buffer.read_now", lambda values: waited.append(1) or values.tolist())
+    lms = recorded(trio())
+    found = queued(Backoff(lms[:2], POLICIES["rule"]), TEXTS, eos_token_id=())
+    assert sum(len(answer.tokens) for answer in found) == 11 * len(TEXTS)
+    assert len(waited) == 1  # the first token of each row
+
+
 def test_what_was_wasted_is_counted(prompts, monkeypatch):
     lms = trio()
     found = same(monkeypatch, lms, recorded(lms), "two", POLICIES["rule"], rows_of(prompts, 1), eos_token_id=())
@@ -188,6 +253,20 @@ def away(monkeypatch):
     lms = trio()
     with Elsewhere():
         yield lms, [LM(move(copy.deepcopy(lm.model)), graphs=True) for lm in lms]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", QUEUED)
+def test_rows_that_begin_anew_on_the_simulated_device(decoder, away, caplog):
+    lms, there = away
+    for policy in (POLICIES["logistic"], POLICIES["random"]):
+        # Not as it is decorated: these tensors cannot be those of inference mode.
+        with torch.no_grad():
+            make = QUEUED[decoder](there, move(copy.deepcopy(policy)))
+            found = queued(make, TEXTS, many=generate_many.__wrapped__)
+        with _disable_current_modes():
+            assert found == queued(QUEUED[decoder](lms, policy), TEXTS)
+    assert not caplog.records
 
 
 @pytest.mark.slow

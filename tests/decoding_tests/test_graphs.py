@@ -1,16 +1,22 @@
 """Recorded forwards, with a stand-in for the GPU's graphs: the text of eager ones, whatever is padded or reused."""
 
 import gc
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tape import Tape
 from tiny_models import mostly_slow, nudged, tiny
+from tiny_runs import save_model
 
 from decoding import LM, MTAD, Autoregressive, Backoff, Sampling, Speculative, generate
+from decoding.cli.options import parse
+from decoding.cli.terminal import show_statistics
 from decoding.generation import commits, start
 from decoding.kernels import cuda_graphs
 from decoding.kernels.packed_products import pack
+from decoding.models.defaults import load_model
 from policies import Rule
 
 OPTIONS = {"max_new_tokens": 15, "eos_token_id": 5, "pad_token_id": 0, "seed": 1}
@@ -165,6 +171,43 @@ def test_what_was_lent_before_the_weights_changed_is_not_kept(prompts):
     del session, other
     gc.collect()
     assert lm.recorders.free == [mine]
+
+
+def test_all_recordings_share_one_pool(monkeypatch):
+    """Of two models, as ``CudaGraph`` asks CUDA for them."""
+    monkeypatch.undo()
+    pools, handles = [], iter([(0, 1), (0, 2)])
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool: pools.append(pool) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda: SimpleNamespace(wait_stream=lambda other: None))
+    cuda_graphs.shared_pool.cache_clear()
+    ran = []
+    for _ in range(2):
+        cuda_graphs.CudaGraph(lambda: ran.append(1))
+    cuda_graphs.shared_pool.cache_clear()
+    assert pools == [(0, 1)] * 2 and len(ran) == 8
+
+
+def test_what_recordings_take_is_told(prompts, capsys):
+    lm = recorded(tiny())
+    cost = lm.recorders.cost
+    assert cost.count == 0
+    generate(Autoregressive(lm), *prompts, **OPTIONS)
+    assert cost.count == len(Tape.made) > 0 and cost.seconds > 0
+    state = start(Autoregressive(lm), *prompts, 15, 5, Sampling(), 1)
+    show_statistics(state, ["large"], 1.0)
+    assert f"{cost.count} graphs recorded in {cost.seconds:.1f} s" in capsys.readouterr().err
+
+
+def test_models_are_loaded_with_graphs_unless_they_are_refused(tmp_path):
+    folder = save_model(tmp_path / "model", 1, 1)
+    assert LM.load(folder).recorders is not None
+    assert LM.load(folder, graphs=False).recorders is None
+    assert load_model("small", str(folder), graphs=False).recorders is None
+    assert parse(["text"]).graphs and not parse(["text", "--no-graphs"]).graphs
 
 
 def test_a_cpu_has_none(monkeypatch):

@@ -3,11 +3,15 @@
 import json
 
 import pytest
+import torch
+from tiny_models import tiny
 
+from decoding import Autoregressive
+from decoding.generation import commits
 from experiments import gpu_check
 from experiments.engine_speed.random_models import SHAPES
-from experiments.gpu import roofline
-from experiments.gpu_check import CHECKS, PARTS, SPEEDS, main
+from experiments.gpu import correctness, goals, roofline
+from experiments.gpu_check import CHECKS, PAIRS, PARTS, SPEEDS, main
 
 
 def options(folder, *parts):
@@ -55,6 +59,35 @@ def test_bad_input_is_one_sentence(tmp_path, capfd, monkeypatch):
     ):
         assert main(wrong) == 2
         assert said in capfd.readouterr().err
+
+
+def test_a_wait_in_the_loop_is_told(monkeypatch):
+    """As torch tells it on CUDA; the prompt and the last commits may wait."""
+    modes, ids = [], torch.full((1, 4), 3)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    decoder = Autoregressive(tiny())
+
+    def refuse(state):
+        if modes[-1:] == ["error"]:
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    watched = lambda decoder, state: (refuse(state) or commit for commit in commits(decoder, state))  # noqa: E731
+    monkeypatch.setattr(correctness, "commits", watched)
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        correctness.hot_loop(decoder, ids, 20, True)
+    assert modes == ["default", "default", "error", "default"]
+
+
+def test_goals_of_the_rows_of_a_batch_of_one():
+    seconds = {"small": 0.2, "large": 1.0, "decision:rule": 0.21, "decision:logistic": 0.24, "hand-off:80": 0.5}
+    seconds |= {"hand-off:90": 0.4, "speculative:4": 0.6, "mtad:4": 0.8}
+    rows = [{"row": row, "seconds_a_token": s, "share_by_large": None} for row, s in seconds.items()]
+    rows[4]["share_by_large"], rows[5]["share_by_large"] = 0.2, 0.1
+    others = {"rows": [{"row": "transformers-assisted:4", "seconds_a_token": 2.1}]}
+    part = {"rows": rows, "tiny": True, "prompt": 16, "new": 16}
+    found = goals.reached(PAIRS[0], {f"{PAIRS[0]} 1": part, f"{PAIRS[0]} transformers": others})
+    assert [line[3] for line in found] == ["1.05", "1.20", "0.80", "0.75", "3.5"]
+    assert not list(goals.reached(PAIRS[1], {}))
 
 
 def test_bytes_on_paper_are_those_of_the_models():
