@@ -39,7 +39,7 @@ SHORT, LONG = 15, 35
 class Counts:
     """Of a token: what the host launches, the kernels besides those of forwards, waits of the host, late copies to it.
 
-    A recording is one launch, however many kernels it has.
+    A recording is one launch, however many kernels it has; a late copy is a launch and no kernel.
     """
 
     launches: float = 0
@@ -58,7 +58,7 @@ class Watch:
     """Counts what happens on the simulated device while it is active; a copy to the host is no wait by itself."""
 
     def __init__(self):
-        self.counts, self.forward, self.replayed, self.beside, self.tape = Counts(), 0, False, {}, None
+        self.counts, self.forward, self.apart, self.beside = Counts(), 0, False, {}
 
     def __enter__(self):
         self.stack = ExitStack()
@@ -81,7 +81,7 @@ class Watch:
         def counted(func, args, kwargs):
             out = dispatch(func, args, kwargs)
             there = any(isinstance(x, There) for x in _leaves((args, kwargs, out)))
-            if there and not self.replayed and not is_view(func):
+            if there and not self.apart and not is_view(func):
                 self.counts.launches += 1
                 self.counts.kernels += not self.forward
             return out
@@ -110,20 +110,24 @@ class Watch:
 
     def _replay(self, replay):
         def counted(tape):
-            self.replayed = True
-            replay(tape)
-            self.replayed = False
-            self.counts.launches += 1
+            self._one_launch(lambda: replay(tape))
             self.counts.kernels += self.beside.get(id(tape), 0)
 
         return counted
 
     def _copied(self, begin):
         def counted(read, values):
+            self._one_launch(lambda: begin(read, values))
             self.counts.copies += 1
-            begin(read, values)
 
         return counted
+
+    def _one_launch(self, run):
+        """Count whatever ``run`` does on the device as one launch and no kernel."""
+        self.apart = True
+        run()
+        self.apart = False
+        self.counts.launches += 1
 
 
 def _leaves(tree) -> list:
