@@ -38,6 +38,7 @@ from train.common.cli import checking, command
 from train.common.progress import say
 from train.evaluation.live import LARGE
 from train.search.labels import KL_CUT
+from train.workers.blueprint import Blueprint
 
 
 @dataclass
@@ -105,7 +106,7 @@ def measure(config: BackoffTables, setting: Setting, decoders: dict[tuple[str, f
 
     def texts(name: str, decoder, *reference) -> list[dict]:
         path = setting.folder / "texts" / f"{name}.jsonl"
-        return write_texts(decoder, prompts, path, setting.new, config.batch, *reference)
+        return write_texts(Blueprint(decoder), pair, prompts, path, setting.new, config.batch, *reference)
 
     first = texts(LARGE, Autoregressive(pair[1]))
     reference = setting.metric, [row["answer"] for row in first]

@@ -13,21 +13,23 @@ if __name__ == "__main__":  # the imports below take time, in which Ctrl-C is no
 
     stop_quietly()
 
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
 
-from decoding import Autoregressive, Backoff
 from decoding.cli.options import use
 from experiments.shared.handoff_texts import price_texts, write_texts
 from experiments.shared.unseen_prompts import one_of_each_group, shortest_first, unseen_prompts
+from policies.decoder_spec import DecoderSpec
 from train.certify import certify, check_settings, prompt_order
 from train.common import atomic
 from train.common.cli import at_least, checking, command
 from train.common.load_run import FinishedRun, load_run
+from train.common.preparation import crew_of
 from train.common.progress import track
 from train.data.prompts import Prompt
 from train.evaluation.live import LARGE, bootstrap, speedup
@@ -35,6 +37,8 @@ from train.replay.pricing import alone
 from train.reports.tables import format_number, with_interval
 from train.reports.terminal import print_rows
 from train.search.backoff import Search
+from train.workers import backend
+from train.workers.blueprint import Blueprint
 
 
 @dataclass
@@ -59,18 +63,25 @@ class Kept:
     grader: str | None = None
     """the grader of the run, where it is a module:function of yours: such code is run at your word only"""
     threads: int | None = None
+    workers: str | None = None
+    """who writes the texts, as train/fit_policy.py takes it (default: this process)"""
     seed: int = 0
     output: Path | None = None
     """folder of texts and result.json (default: RUN/kept)"""
+
+    @property
+    def folder(self) -> Path:
+        return self.run / "kept" if self.output is None else self.output
 
 
 def run(config: Kept) -> dict:
     """Write the missing texts and result.json. Raises InputError before any work is done."""
     with checking():
         found, prompts = prepare(config)
-    folder = config.run / "kept" if config.output is None else config.output
+    folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
-    losses, speedups = measure(config, found, prompts, folder)
+    with closing(found.crew):
+        losses, speedups = measure(config, found, prompts, folder)
     order = prompt_order([p.id for p in prompts], config.seed)
     tune, held, untouched = np.array_split(order, 3)
     result = {
@@ -93,26 +104,29 @@ def prepare(config: Kept) -> tuple[FinishedRun, list[Prompt]]:
     at_least(config, {"limit": 3, "longest": 1, "thresholds": 1, "runs": 1, "batch": 1, "seed": 0})
     check_settings(config.budget, config.confidence, config.loss_cap)
     use("cpu", config.threads)
+    workers = None if config.workers is None else backend.parse(config.workers, "cpu", config.threads, config.folder)
     found = load_run(config.run, config.grader)
     if found.settings.method != "backoff":
         raise ValueError(f"{config.run} tuned drafts; give a run that tuned hand-offs, with --method backoff")
     prompts = shortest_first(one_of_each_group(unseen_prompts(found), config.longest))[: config.limit]
     if len(prompts) < 3:
         raise ValueError(f"only {len(prompts)} prompts are left that {config.run} has not used; at least 3 are needed")
-    return found, prompts
+    return replace(found, crew=crew_of(found.settings, workers, config.folder)), prompts
 
 
 def measure(config: Kept, found: FinishedRun, prompts: list[Prompt], folder: Path) -> tuple[np.ndarray, list[float]]:
     """Capped losses [prompts, thresholds], safest first, and the priced speedup of each."""
-    pair, how, drawn = [found.small, found.large], (found.new, config.batch), {"sampling": found.sampling}
-    large = write_texts(Autoregressive(found.large), prompts, folder / "large.jsonl", *how, **drawn)
+    pair, how, drawn = found.models, (found.new, config.batch), {"sampling": found.sampling, "crew": found.crew}
+    own = Blueprint.of(pair, DecoderSpec("large"))
+    large = write_texts(own, pair, prompts, folder / "large.jsonl", *how, **drawn)
     references, search = [row["answer"] for row in large], Search.of(found, found.traces)
     measured, losses, speedups = {LARGE: alone(prompts, references, found.cost)}, [], []
     for i in range(1, config.thresholds + 1):
         threshold = search.threshold(found.policy, i / (config.thresholds + 1))
         policy = found.policy.with_threshold(threshold).to(found.large.device)
         path, setting = folder / f"threshold_{i}.jsonl", f"{policy.describe()} {threshold}"
-        rows = write_texts(Backoff(pair, policy), prompts, path, *how, found.metric, references, setting, **drawn)
+        decoder = Blueprint.of(pair, DecoderSpec("backoff"), policy)
+        rows = write_texts(decoder, pair, prompts, path, *how, found.metric, references, setting, **drawn)
         measured["own"] = price_texts(rows, prompts, found.cost, (0.0,))
         losses.append(np.minimum(measured["own"]["loss"], config.loss_cap))
         speedups.append(speedup(measured, "own"))

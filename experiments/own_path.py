@@ -40,6 +40,7 @@ from train.search.goal import solve
 from train.traces.collect_handoff import explore
 from train.traces.handoff_traces import read_traces
 from train.traces.trace_shards import shards_of
+from train.workers.blueprint import Blueprint
 
 BASE = "1 round"
 
@@ -73,7 +74,7 @@ def run(config: OwnPath) -> dict:
     folder = config.run / "own_path" if config.output is None else config.output
     folder.mkdir(parents=True, exist_ok=True)
     pair, how = [found.small, found.large], (found.new, config.batch)
-    large = write_texts(Autoregressive(found.large), prompts, folder / "large.jsonl", *how)
+    large = write_texts(Blueprint(Autoregressive(found.large)), pair, prompts, folder / "large.jsonl", *how)
     references = [row["answer"] for row in large]
     measured = {LARGE: alone(prompts, references, found.cost)}
     rivals = {}
@@ -81,7 +82,9 @@ def run(config: OwnPath) -> dict:
         for place, threshold in thresholds.items():
             rival = policy.with_threshold(threshold).to(found.large.device)
             path, setting = folder / f"{name} {place}.jsonl".replace(" ", "_"), f"{rival.describe()} {threshold}"
-            rows = write_texts(Backoff(pair, rival), prompts, path, *how, found.metric, references, setting)
+            rows = write_texts(
+                Blueprint(Backoff(pair, rival)), pair, prompts, path, *how, found.metric, references, setting
+            )
             measured[f"{name} {place}"] = price_texts(rows, prompts, found.cost, (0.0,))
         rivals[name] = compare(measured, name)
         atomic.write_json(folder / "result.json", {"prompts": len(prompts), "policies": rivals})

@@ -49,6 +49,8 @@ class ComparisonSettings:
     seed: int = 0
     seeds: int | None = None
     """at a temperature, texts of each prompt that a loss is the mean of, at least 2 (default: 2)"""
+    workers: str | None = None
+    """who writes the texts, as train/fit_policy.py takes it (default: this process); it alone times"""
     drawing: Drawing = field(default_factory=SamplingOptions)
     dtypes: Dtypes = field(default_factory=DtypeOptions)
     reading: Reading = field(default_factory=PromptOptions)

@@ -1,6 +1,7 @@
 """A comparison of methods step by step: check, write, time or price, describe and show."""
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -15,13 +16,21 @@ from experiments.comparison.methods import SUFFIX, Method, MethodError, build, p
 from experiments.comparison.plots import HOW, WORTH, draw, how_timed, write_html
 from experiments.comparison.settings import ComparisonSettings
 from experiments.comparison.summary import Measured, summarize
-from experiments.comparison.texts import file_name, mean_text, text_columns, write_texts
+from experiments.comparison.texts import mean_text, text_columns, write_texts
 from experiments.shared.energy import counter
 from train.common import atomic, run_folder
 from train.common.cli import at_least, checking
 from train.common.drawing import check_drawing, texts_a_prompt
 from train.common.machine import machine
-from train.common.preparation import drawn_by, load_pair, output_folder, sampled_baseline, timing_table
+from train.common.preparation import (
+    crew_of,
+    drawn_by,
+    load_pair,
+    output_folder,
+    sampled_baseline,
+    timing_table,
+    workers_asked,
+)
 from train.common.progress import say
 from train.data.prompts import Prompt, prompts_for
 from train.evaluation import live
@@ -30,6 +39,7 @@ from train.quality.graders.grader import Grader, load_grader
 from train.quality.metric import QualityMetric
 from train.replay.pricing import draft_seconds, handoff_seconds
 from train.reports.terminal import print_table
+from train.workers.crew import Crew
 
 
 @dataclass
@@ -47,13 +57,15 @@ class Study:
     baseline: str
     grader: Grader | None  # of all prompts; None: each family's
     metric: QualityMetric
+    crew: Crew
 
 
 def compare(config: ComparisonSettings, texts: tuple[str, ...]) -> tuple[dict, Measured]:
     """Measure the methods ``texts``, write and print the result. Raises InputError before any work is done."""
     with checking():
         study = prepare(config, texts)
-    measured = measure(study)
+    with closing(study.crew):
+        measured = measure(study)
     result, folder = describe(study, measured), study.folder
     atomic.write_json(folder / "result.json", result)
     draw(result, folder / "frontier.png")
@@ -82,6 +94,7 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
         refuse_own_sampling(methods, labels)
     config = replace(config, dtypes=config.dtypes.resolved(run_folder.recorded_dtypes(folder / "run.json", otherwise)))
     use(config.device, config.threads)
+    workers = workers_asked(config, folder)
     small, large = load_pair(config, config.drawing)
     config = drawn_by(large, config)
     config = replace(config, dtypes=config.dtypes.resolved((small.dtype, large.dtype)))
@@ -100,7 +113,8 @@ def prepare(config: ComparisonSettings, texts: tuple[str, ...]) -> Study:
     run = {"settings": settings, "models": [small.identity(), large.identity()]}
     run_folder.ensure_same_run(folder / "run.json", run, config, otherwise)
     metric = QualityMetric(large, budget=config.max_new_tokens, sampled=sampled_baseline(config, large))
-    return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline, grader, metric)
+    crew = crew_of(config, workers, folder)
+    return Study(config, folder, methods, labels, decoders, small, large, prompts, baseline, grader, metric, crew)
 
 
 def refuse_own_sampling(methods: dict[str, Method], labels: dict[str, str]) -> None:
@@ -142,19 +156,13 @@ def write_all(study: Study) -> dict[str, list[dict]]:
 
     The large model comes first, as the others' reference.
     """
-    rows, references, sampling = {}, {}, study.config.drawing.sampling()
-
-    def loss(prompt: Prompt, answer: list[int]) -> dict[str, float]:
-        judged = study.metric(prompt, answer, references.get(prompt.id, answer))
-        return {"loss": judged.guarded, "regret": judged.regret, "nll": judged.nll}
-
-    (study.folder / "texts").mkdir(exist_ok=True)
-    for key, method in study.methods.items():
-        how = study.config, method, study.decoders[key], study.prompts, study.folder / "texts" / file_name(method), loss
+    rows, references = {}, {}
+    for key in study.methods:
         numbers = range(texts_a_prompt(study.config))
-        rows[key] = [row for number in numbers for row in write_texts(*how, sampling, number)]
+        rows[key] = [row for number in numbers for row in write_texts(study, key, references, number)]
         if key == "large":
             references = {row["id"]: row["answer"] for row in rows[key]}
+    study.crew.clear(study.folder)
     return rows
 
 

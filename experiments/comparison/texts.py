@@ -1,83 +1,68 @@
 """The texts of each method and their losses: a jsonl for each method, which survives a kill."""
 
+from __future__ import annotations
+
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from decoding import LM, Sampling
+from decoding import LM
 from experiments.comparison.methods import Method
-from experiments.comparison.settings import ComparisonSettings
+from policies.storage import documents
 from train.common.atomic import append_rows, read_rows
-from train.common.generations import capped, seed_of, write_with_counts
-from train.common.progress import track
+from train.common.drawing import texts_a_prompt
+from train.common.generations import capped, seed_of
 from train.common.rows import ComparisonRow
-from train.data.prompts import Prompt
 from train.data.splits import split_hash
+from train.workers.pair import Pair
+from train.workers.stage import Stage
+from train.workers.stage_folder import AGAIN
+
+if TYPE_CHECKING:
+    from experiments.comparison.study import Study
 
 
-def write_texts(
-    config: ComparisonSettings,
-    method: Method,
-    decoder,
-    prompts: Sequence[Prompt],
-    path: Path,
-    measure: Callable,
-    sampling: Sampling,
-    text: int = 0,
-) -> list[dict]:
-    """Rows in the order of ``prompts``, of the text of each that has this number; those in ``path`` are not written.
+def write_texts(study: Study, key: str, references: Mapping[str, list[int]], text: int = 0) -> list[dict]:
+    """Rows of the method ``key`` in the order of the prompts, of the text of each that has this number.
 
-    A row: ``prompt`` (hash), ``id``, ``answer`` (token ids), ``writers``, the numbers of ``measure(prompt, answer)``,
-    and ``target_calls``, ``drafted`` and ``verified`` (draft tokens that the target read). The engine counts the last
-    two per batch, and each text gets a share in proportion to its target calls.
+    references: the large model's answers by the id of a prompt, none for its own. Whole batches are appended to a file
+    in ``texts``; those that it holds are not written again. A row: ``prompt`` (hash), ``id``, ``answer`` (token ids),
+    ``writers``, ``loss``, ``regret`` and ``nll``, and ``target_calls``, ``drafted`` and ``verified`` (draft tokens that
+    the target read). The engine counts the last two per batch, and each text gets a share in proportion to its target
+    calls.
     """
+    config, method, prompts = study.config, study.methods[key], study.prompts
+    path = study.folder / "texts" / file_name(method)
+    path.parent.mkdir(exist_ok=True)
     done = {row["prompt"]: row for row in read_rows(path, ComparisonRow) if row.get("text", 0) == text}
     # Batches of similar length.
     todo = sorted((p for p in prompts if split_hash([p]) not in done), key=lambda p: len(p.ids))
-    for start in track(range(0, len(todo), config.batch), str(method)):
-        some, seed = todo[start : start + config.batch], config.seed + seed_of(text, len(done))
-        texts, counts = write_with_counts(decoder, some, config.max_new_tokens, sampling, seed)
-        calls = [count_target_calls(method.kind.role, writers) for _, writers in texts]
-        drafted, verified = _draft_tokens(method.kind.role, some, calls, counts)
-        rows = [
-            {
-                "prompt": split_hash([prompt]),
-                "id": prompt.id,
-                "text": text,
-                "answer": answer,
-                "writers": writers,
-                "target_calls": asked,
-                "drafted": drafted * asked,
-                "verified": verified * asked,
-                **measure(prompt, answer),
-            }
-            for prompt, (answer, writers), asked in zip(some, texts, calls, strict=True)
-        ]
+    tasks = {
+        start: {
+            "prompts": [prompt.plain() for prompt in todo[start : start + config.batch]],
+            "references": [references[prompt.id] for prompt in todo[start : start + config.batch] if references],
+            "seed": config.seed + seed_of(text, len(done) + start),
+            "text": text,
+        }
+        for start in range(0, len(todo), config.batch)
+    }
+    settings = {
+        "method": str(method),
+        "identity": method.identity(),
+        "max_new_tokens": config.max_new_tokens,
+        "sampling": asdict(config.drawing.sampling()),
+        "seeds": texts_a_prompt(config),
+    }
+    stage = Stage("method-texts", str(method), study.folder, settings, tasks)
+    for _, made in study.crew.made(stage, Pair([study.small, study.large], study.metric)):
+        rows = documents.read(made, AGAIN)["rows"]
         append_rows(path, rows)
         done |= {row["prompt"]: row for row in rows}
     return [done[split_hash([p])] for p in prompts]
-
-
-def count_target_calls(role: str, writers: Sequence[int]) -> int:
-    """Calls of the large model for a text, from the writers of its tokens (0: the first model, 1: the large one).
-
-    A call that verifies a draft commits the accepted tokens and one of the large model's, unless an EOS comes first.
-    """
-    if role in ("large", "beam"):
-        return len(writers)
-    return sum(writers) + (role == "draft" and writers[-1] == 0)
-
-
-def _draft_tokens(role: str, prompts, calls: list[int], counts: dict) -> tuple[float, float]:
-    """Tokens drafted, and draft tokens read by the target, per target call of a batch."""
-    if role != "draft":
-        return 0.0, 0.0
-    # Besides drafts, the target reads the prompts once and, in every later call, its own last token.
-    own = sum(len(p.ids) for p in prompts) + sum(calls) - len(prompts)
-    return counts["drafted"] / sum(calls), (counts["tokens_read"][-1] - own) / sum(calls)
 
 
 def text_columns(

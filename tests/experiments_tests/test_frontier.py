@@ -16,7 +16,7 @@ from tiny_runs import ENV, ROOT, toy_pair, toy_prompts, write_prompts
 
 from decoding import Autoregressive, Sampling, generate
 from decoding.cost.costs import ModelCosts
-from experiments.comparison import study, summary, texts
+from experiments.comparison import study, summary, text_shards, texts
 from experiments.comparison.beam_search import BeamSearch
 from experiments.comparison.methods import SAMPLING, SUFFIX, Method, MethodError, build, catalogue, parse
 from experiments.comparison.registry import kinds
@@ -88,6 +88,19 @@ def finished(toys, tmp_path_factory):
     drawn = [f"{name}{SUFFIX}" for name in ("large", "speculative", "mtad", "mmtad", "typical")]
     assert run(toys, folder, *ALL, *drawn, f"policy:{toys / 'policy.json'}") == 0
     return SimpleNamespace(folder=folder / "default", result=json.loads((folder / "default/result.json").read_text()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_workers_write_the_texts_that_one_process_writes(toys, tmp_path):
+    methods = "small", "mtad", f"speculative{SUFFIX}", f"policy:{toys / 'policy.json'}"
+    left = []
+    for option in ({}, {"workers": "processes:2"}):
+        assert run(toys, tmp_path / f"{len(left)}", *methods, **option) == 0
+        folder = tmp_path / f"{len(left)}" / "default"
+        assert not (folder / "queue").exists() and (folder / "workers").exists() == bool(option)
+        left.append({path.name: path.read_bytes() for path in (folder / "texts").iterdir()})
+    assert left[0] == left[1] and len(left[0]) == 5
 
 
 def values(default):
@@ -182,9 +195,9 @@ def test_target_calls_are_those_of_the_engine(name, pair):
     method = parse(name)
     for prompt in toy_prompts(4):
         ((answer, writers),), counts = write_with_counts(build(method, pair), [prompt], 9, seed=1)
-        calls = texts.count_target_calls(method.kind.role, writers)
+        calls = text_shards.count_target_calls(method.kind.role, writers)
         assert calls == counts["calls"][-1]
-        drafted, verified = texts._draft_tokens(method.kind.role, [prompt], [calls], counts)
+        drafted, verified = text_shards._draft_tokens(method.kind.role, [prompt], [calls], counts)
         if method.kind.role == "draft":
             assert drafted * calls == pytest.approx(counts["drafted"])
             wide = method.options.get("beams", 1) if method.name == "mmtad" else 1

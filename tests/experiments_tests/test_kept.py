@@ -21,6 +21,19 @@ def test_the_table_is_written_once_and_both_choices_are_held_against_it(tuned_ru
     assert json.loads((tmp_path / "result.json").read_text()) == result
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_workers_write_the_texts_that_one_process_writes(tuned_run, tmp_path):
+    left = []
+    for option in ([], ["--workers", "processes:2"]):
+        folder = tmp_path / f"{len(left)}"
+        options = ["--limit", "12", "--thresholds", "2", "--runs", "10", "--budget", "0.3", "--batch", "4"]
+        assert kept.main([str(tuned_run), *options, "--output", str(folder), *option]) == 0
+        assert not (folder / "queue").exists() and (folder / "workers").exists() == bool(option)
+        left.append({path.name: path.read_bytes() for path in folder.glob("*.json*")})
+    assert left[0] == left[1] and len(left[0]) == 4
+
+
 def test_a_certificate_keeps_its_promise_where_the_best_threshold_does_not():
     """At the boundary: one candidate is just within the budget, and the next one just beyond."""
     rng = np.random.default_rng(0)

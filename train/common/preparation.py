@@ -57,6 +57,8 @@ def prepare(settings: FitPolicy) -> Job:
     goal, folder = method.goal(settings), output_folder(settings)
     if settings.join and not (folder / "run.json").exists():
         raise ValueError(f"there is no run to join in {folder}; start it without --join first")
+    if settings.join and settings.workers is not None:
+        raise ValueError("leave out --workers: --join helps the search of a run, and its first process has the workers")
     at_least(settings, LEAST | method.least)
     otherwise = f"use another --name or delete {folder}"
     date = run_folder.recorded_date(folder / "run.json", otherwise)
@@ -82,22 +84,20 @@ def prepare(settings: FitPolicy) -> Job:
     run = _identity(settings, [small, large], splits)
     run_folder.ensure_same_run(folder / "run.json", run, settings, otherwise)
     cost = timing_table(folder, [small, large], settings.batch_size)
-    return Job(settings, goal, folder, small, large, splits, cost, metric, crew=crew_of(settings, found, folder))
+    # The first process of a run that is joined may be at the same shards.
+    crew = Alone(f"-{os.getpid()}") if settings.join else crew_of(settings, found, folder)
+    return Job(settings, goal, folder, small, large, splits, cost, metric, crew=crew)
 
 
-def workers_asked(settings: FitPolicy, folder: Path) -> Backend | None:
-    """The back end of --workers. ValueError for one that there is not, or that could do nothing."""
+def workers_asked(settings, folder: Path) -> Backend | None:
+    """The back end of --workers of a run or a comparison in ``folder``. ValueError for one that there is not."""
     if settings.workers is None:
         return None
-    if settings.join:
-        raise ValueError("leave out --workers: --join helps the search of a run, and its first process has the workers")
     return backend.parse(settings.workers, settings.device, settings.threads, folder)
 
 
-def crew_of(settings: FitPolicy, found: Backend | None, folder: Path) -> Crew:
-    """Who writes the traces and texts of the run in ``folder``."""
-    if settings.join:
-        return Alone(f"-{os.getpid()}")  # the first process may be at the same shards
+def crew_of(settings, found: Backend | None, folder: Path) -> Crew:
+    """Who writes the traces and texts of a run or a comparison in ``folder``."""
     return ALONE if found is None else Workers(found, PairSource.of(settings), folder / "workers")
 
 

@@ -14,7 +14,6 @@ from train.common.generations import write
 from train.common.job import Job
 from train.data.prompts import Prompt
 from train.quality.metric import QualityMetric
-from train.quality.sampled_baseline import SampledBaseline
 from train.workers.blueprint import Blueprint
 from train.workers.pair import Pair
 from train.workers.stage import Stage
@@ -70,12 +69,8 @@ class TextShards:
     def __init__(self, pair: Pair, settings: dict[str, Any], decoders: dict[str, Any]):
         self.decoders, self.new = decoders, settings["max_new_tokens"]
         self.sampling = Sampling(**settings["sampling"])
-        self.metric = self._metric(pair, settings) if pair.metric is None else pair.metric
-
-    def _metric(self, pair: Pair, settings: dict[str, Any]) -> QualityMetric:
-        how = self.sampling, settings["seeds"], self.new
-        sampled = None if self.sampling.greedy else SampledBaseline(pair.models[-1], *how)
-        return QualityMetric(pair.models[-1], settings["grader"], self.new, sampled)
+        how = self.sampling, settings["seeds"], self.new, settings["grader"]
+        self.metric = pair.metric or QualityMetric.of(pair.models[-1], *how)
 
     def __call__(self, task: dict[str, Any], path: Path) -> None:
         prompts, decoder = [Prompt.of(one) for one in task["prompts"]], self.decoders[task["decoder"]]

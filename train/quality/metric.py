@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from decoding.models.lm import LM
 from decoding.models.settings import end_tokens
+from decoding.state.sampling import Sampling
 from train.data.records import Prompt
 from train.quality.graders.grader import Grader, load_grader
 from train.quality.guarded_regret import Score, guarded_regret, score
@@ -42,6 +43,12 @@ class QualityMetric:
 
     own: dict[str, tuple[float, float]] = field(default_factory=dict)
     """by prompt, at a temperature: guarded regret and score (NaN without a grader) of the large model's own texts"""
+
+    @classmethod
+    def of(cls, large: LM, sampling: Sampling, seeds: int, budget: int, grader: str | None = None) -> Self:
+        """That of texts of at most ``budget`` tokens which ``sampling`` draws, ``seeds`` of each prompt."""
+        sampled = None if sampling.greedy else SampledBaseline(large, sampling, seeds, budget)
+        return cls(large, grader, budget, sampled)
 
     def __post_init__(self) -> None:
         self.grade: Grader | None = None if self.grader is None else load_grader(self.grader)
