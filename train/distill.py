@@ -107,6 +107,8 @@ class Distill:
     """compile the drafter with torch.compile: takes a minute at the start, worth it on CUDA"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
+    workers: str | None = None
+    """who makes the target's answers and labels, as train/fit_policy.py takes it (default: this process)"""
     reading: Reading = field(default_factory=PromptOptions)
 
 

@@ -45,6 +45,19 @@ def refused(arguments, capsys) -> str:
     return error
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_workers_make_the_answers_and_labels_that_one_process_makes(folder):
+    left = []
+    for name, more in (("alone", ()), ("workers", ("--workers", "processes:2"))):
+        assert cli(command(folder, name, 0.001, "--threads", "1", "--answer-batch", "32", *more)) == 0
+        output = folder / name
+        assert not list(output.rglob("queue")) and (output / "workers").exists() == bool(more)
+        paths = [output / "generations.jsonl", *sorted((output / "store").iterdir())]
+        left.append({path.name: path.read_bytes() for path in paths})
+    assert left[0] == left[1] and len(left[0]) == 4
+
+
 def test_the_command_goes_on_after_a_stop_and_writes_a_drafter(folder):
     output = folder / "run"
     assert cli(command(folder, "run", 0.02)) == 0

@@ -57,7 +57,7 @@ def read_again(made, name: str):
         existing_drafter(str(path), made.target)
         return {key: (str(value.dtype), value.tolist()) for key, value in found.items()} | about
     store = TopK(made.folder / "store", made.sequences, 8)
-    store.fill(made.target.model, 256)
+    store.fill(made.target, 256)
     return store.ids.tolist(), store.logprobs.tolist()
 
 

@@ -34,7 +34,7 @@ def target(tmp_path):
 def store_of(target, folder, lengths, k=3, seed=0) -> TopK:
     rng = np.random.default_rng(seed)
     store = TopK(folder, [Sequence(rng.integers(3, 37, n).tolist(), 2) for n in lengths], k)
-    store.fill(target.model, 16)
+    store.fill(target, 16)
     return store
 
 
@@ -113,13 +113,13 @@ def test_top_k_is_the_targets_and_survives_a_stop(target, tmp_path):
     before = store.ids.copy()
     for i in set(range(5)) - set(json.loads(first)["sequences"]):
         store.labels(i)[0][:] = 0
-    store.fill(target.model, 30)
+    store.fill(target, 30)
     done = set(json.loads(first)["sequences"])
     for i in range(5):
         assert (store.labels(i)[0] == before[store.starts[i] : store.starts[i + 1]]).all()
     store.labels(min(done))[1][0, 0] += 1
     with pytest.raises(FileError, match="its labels were changed after they were written"):
-        store.fill(target.model, 30)
+        store.fill(target, 30)
 
 
 def test_a_union_of_stores_is_all_of_them_in_order(target, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_models import KINDS, tiny
 
-from train.distillation import teacher
+from train.distillation import chunked_logits
 from train.distillation.batches import Sequence, pad
 from train.distillation.student import new_drafter
 from train.distillation.teacher import TopK
@@ -16,12 +16,12 @@ TIGHT = {"gemma2": {"final_logit_softcapping": 1.5}, "cohere": {"logit_scale": 0
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stored_log_probabilities_are_the_models_own(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "CHUNK", 7)  # no multiple of any length here
+    monkeypatch.setattr(chunked_logits, "CHUNK", 7)  # no multiple of any length here
     target = tiny(kind, **TIGHT.get(kind, {}))
     rng = np.random.default_rng(0)
     sequences = [Sequence(rng.integers(3, 37, n).tolist(), 2) for n in (5, 21, 9, 21)]
     store = TopK(tmp_path, sequences, 37)
-    store.fill(target.model, 45)
+    store.fill(target, 45)
     for i, sequence in enumerate(sequences):
         with torch.inference_mode():
             own = target.model(pad([sequence.ids])).logits[0].float().log_softmax(-1)
@@ -58,21 +58,21 @@ def test_a_torn_last_line_names_no_finished_sequence(torn, tmp_path):
     sequences = [Sequence([3 + i, 5, 6], 2) for i in range(13)]
     whole, again = (TopK(tmp_path / name, sequences, 4) for name in ("whole", "again"))
     target = tiny()
-    whole.fill(target.model, 3)
-    again.fill(target.model, 3)
+    whole.fill(target, 3)
+    again.fill(target, 3)
     first, *_ = again.done_file.read_text().splitlines(keepends=True)
     again.done_file.write_text(first + torn)
     again.ids[3:], again.logprobs[3:] = 0, 0
-    again.fill(target.model, 3)
+    again.fill(target, 3)
     for i in range(13):
         assert (again.labels(i)[1] == whole.labels(i)[1]).all()
     assert again.done_file.read_bytes() == whole.done_file.read_bytes()
 
 
 def test_the_logits_of_the_whole_vocabulary_are_never_in_memory_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "CHUNK", 7)
-    target, rows = tiny("gemma2").model, []
-    target.get_output_embeddings().register_forward_hook(lambda _, inputs, out: rows.append(out[..., 0].numel()))
+    monkeypatch.setattr(chunked_logits, "CHUNK", 7)
+    target, rows = tiny("gemma2"), []
+    target.model.get_output_embeddings().register_forward_hook(lambda _, inputs, out: rows.append(out[..., 0].numel()))
     store = TopK(tmp_path, [Sequence([5] * 30, 2)] * 3, 4)
     store.fill(target, 90)
     assert max(rows) == 7

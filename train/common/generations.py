@@ -1,42 +1,12 @@
-"""Texts that a decoder writes to prompts, in batches; the target's own answers, for a drafter, in a jsonl."""
+"""Texts that a decoder writes to prompts, in batches, and the seeds of those that are drawn."""
 
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from decoding import LM, Autoregressive, Sampling, generate
 from decoding.cost.batch_size import timeless
 from decoding.models.settings import end_tokens
 from decoding.state.token_buffer import left_pad
-from train.common.atomic import append_rows, read_rows
-from train.common.progress import track
-from train.common.rows import GenerationRow
 from train.data.prompts import Prompt
-
-
-def write_generations(
-    target: LM, prompts: Sequence[Prompt], path: Path, max_new_tokens: int, temperature: float, batch: int = 96
-) -> None:
-    """Append one answer per prompt to the jsonl ``path`` (``prompt_ids``, ``new_ids``, ``temperature``).
-
-    Prompts of similar length are batched. Those that the file already answers at this temperature are skipped, so a
-    run that was killed goes on, and ends with the answers that it would have had: a prompt draws by its place.
-    """
-    rows = (row for row in read_rows(path, GenerationRow) if row["temperature"] == temperature)
-    done, todo = Counter(tuple(row["prompt_ids"]) for row in rows), []
-    for place, prompt in enumerate(sorted(prompts, key=lambda p: len(p.ids))):
-        if done[prompt.ids]:
-            done[prompt.ids] -= 1
-        else:
-            todo.append((place, prompt))
-    sampling = Sampling(temperature, top_p=0.95) if temperature > 0 else Sampling()
-    for start in track(range(0, len(todo), batch), f"answers, temperature {temperature:g}"):
-        (seed, _), *_ = some = todo[start : start + batch]
-        some, about = [prompt for _, prompt in some], {"temperature": temperature}
-        # Row r draws with seed + r.
-        written = zip(some, answers(target, some, max_new_tokens, sampling, seed), strict=True)
-        append_rows(path, [{"source": p.id} | about | {"prompt_ids": p.ids, "new_ids": new} for p, new in written])
-
 
 APART = 2**20
 """between the seeds of a prompt's texts: more than prompts of a run, so that no two texts share their draws"""

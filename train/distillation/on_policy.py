@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from decoding.models.lm import LM
-from train.common.generations import write_generations
 from train.data.prompts import Prompt
+from train.distillation.answers import write_generations
 from train.distillation.batches import Sequence
 
 

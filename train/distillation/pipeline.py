@@ -1,16 +1,18 @@
 """The distillation step by step; ``train/distill.py`` is its command line."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from decoding.cli.dtypes import DtypeOptions
 from decoding.cli.generation_config import without
 from decoding.models.defaults import load_model
 from decoding.models.lm import LM
 from train.common.cli import checking
-from train.common.generations import write_generations
 from train.data.prompts import Prompt, load_prompts
+from train.distillation.answers import write_generations
 from train.distillation.batches import Sequence
 from train.distillation.corpus import holdout_indices, own_generations, prompt_hashes, read_corpus
 from train.distillation.drafter_file import export, notes
@@ -21,6 +23,9 @@ from train.distillation.settings import check_run, forgotten_if_wrong, remember_
 from train.distillation.student import student
 from train.distillation.teacher import JoinedTopK, TopK
 from train.distillation.trainer import Trainer
+from train.workers import backend
+from train.workers.crew import ALONE, Crew, Workers
+from train.workers.pair import PairSource
 
 
 def run(config) -> Path:
@@ -30,12 +35,36 @@ def run(config) -> Path:
     """
     with checking():
         config = resolve(config)
+        crew = crew_of(config)
+    with closing(crew):
+        return distil(config, crew)
+
+
+def crew_of(config) -> Crew:
+    """Who makes the target's answers and labels. ValueError for --workers that there are not."""
+    if config.workers is None:
+        return ALONE
+    found = backend.parse(config.workers, config.device, config.threads, config.output)
+    how = {"device": config.device, "dtypes": DtypeOptions(large_dtype=dtype_of(config))}
+    source = PairSource(
+        None, config.target, ignore_generation_config=config.ignore_generation_config, **how, alone=True
+    )
+    return Workers(found, source, config.output / "workers")
+
+
+def dtype_of(config) -> str:
+    """That of the target's weights."""
+    return config.dtype if config.target_dtype is None else config.target_dtype
+
+
+def distil(config, crew: Crew) -> Path:
+    """``run`` with resolved settings."""
+    with checking():
         check_run(config)
         torch.manual_seed(config.seed)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        dtype = config.dtype if config.target_dtype is None else config.target_dtype
-        target = load_model("target", config.target, config.device, dtype)
+        target = load_model("target", config.target, config.device, dtype_of(config))
         without([target], config.ignore_generation_config)
         model = student(config, target)
         if config.export == "gguf":
@@ -48,12 +77,12 @@ def run(config) -> Path:
             check_enough(given)
         with forgotten_if_wrong(config):  # what is wrong may still be changed
             remember_run(config)
-            sequences = own_answers(config, target, prompts) + given
+            sequences = own_answers(config, target, prompts, crew) + given
             check_room(config, target, [], sequences)
             check_enough(sequences)
     holdout = holdout_indices(sequences)
     training = [s for i, s in enumerate(sequences) if i not in holdout]
-    trainer = train(config, target, model, sequences, holdout)
+    trainer = train(config, target, model, sequences, holdout, crew)
     last = trainer.report() if trainer.last is None else trainer.last
     about = notes(config, target, prompt_hashes(training), last)
     path = export(model, target, config, about)
@@ -72,7 +101,7 @@ def read_inputs(config, target: LM) -> tuple[list[Prompt], list[Sequence]]:
     )
 
 
-def own_answers(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
+def own_answers(config, target: LM, prompts: list[Prompt], crew: Crew = ALONE) -> list[Sequence]:
     """The target's answers to ``prompts`` and to its own prompts, kept on disk and made only once."""
     path, own = config.output / "generations.jsonl", config.output / "self_prompts.jsonl"
     if config.self_prompts:
@@ -80,7 +109,7 @@ def own_answers(config, target: LM, prompts: list[Prompt]) -> list[Sequence]:
         how = replace(config.reading, columns=())
         prompts = prompts + load_prompts(own, target.tokenizer, None, config.max_length, how, note=lambda _: None)
     for temperature in config.temperatures if prompts else ():
-        write_generations(target, prompts, path, config.answer_tokens, temperature, config.answer_batch)
+        write_generations(target, prompts, path, config.answer_tokens, temperature, config.answer_batch, crew)
     return own_generations(path, config.max_length) if prompts else []
 
 
@@ -104,7 +133,7 @@ def check_enough(sequences: list[Sequence]) -> None:
         raise ValueError("nothing is left to train on: all texts and answers are too short or empty")
 
 
-def train(config, target: LM, model, sequences: list[Sequence], holdout: set[int]) -> Trainer:
+def train(config, target: LM, model, sequences: list[Sequence], holdout: set[int], crew: Crew = ALONE) -> Trainer:
     """Train in equal parts, with ``config.on_policy_rounds`` rounds of drafting and labelling between them.
 
     A round that the checkpoint counts is not repeated, even if the minutes have been raised since.
@@ -112,7 +141,7 @@ def train(config, target: LM, model, sequences: list[Sequence], holdout: set[int
 
     def label(some: list[Sequence]) -> TopK:
         store = TopK(config.output / "store", some, config.top_k)
-        store.fill(target.model, config.batch_tokens)
+        store.fill(target, config.batch_tokens, crew)
         return store
 
     stores = [label(sequences)]

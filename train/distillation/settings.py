@@ -21,7 +21,7 @@ LEAST = {
 }
 MAY_CHANGE = (
     *("minutes", "output", "resume", "export", "answer_batch"),
-    *("device", "dtype", "threads", "compile", "batch_tokens", "negatives"),
+    *("device", "dtype", "threads", "compile", "batch_tokens", "negatives", "workers"),
 )
 """Settings that may change on resume: they say where and how long a run trains, not on what."""
 

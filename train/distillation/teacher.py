@@ -6,22 +6,22 @@ import hashlib
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from decoding.models.lm import LM
 from policies.storage.atomic import naming
 from policies.storage.documents import FileError
 from train.common.atomic import append_rows, read_rows
-from train.common.progress import track
 from train.common.rows import LabelledRow
-from train.distillation.batches import Sequence, batches, pad, real_positions
+from train.distillation.batches import Sequence, batches
+from train.distillation.target_shards import read_labels
+from train.workers.crew import ALONE, Crew
+from train.workers.pair import Pair
+from train.workers.stage import Stage
 
 ANEW = "delete the folder it is in, and the target labels its texts again"
-CHUNK = 4096
-"""positions whose logits over the whole vocabulary are in memory at a time"""
 
 
 class TopK:
@@ -54,18 +54,27 @@ class TopK:
         span = slice(self.starts[index], self.starts[index + 1])
         return self.ids[span], self.logprobs[span]
 
-    @torch.inference_mode()
-    def fill(self, model, tokens: int) -> None:
-        """Run ``model`` over every unfinished sequence, ``tokens`` tokens at a time.
+    def fill(self, target: LM, tokens: int, crew: Crew = ALONE) -> None:
+        """Label every unfinished sequence by ``target``, ``tokens`` tokens at a time.
 
         FileError when labels of finished ones are not what was written.
         """
         done = self._done()
         todo = [i for i in range(len(self.sequences)) if i not in done]
         chosen = [[todo[i] for i in batch] for batch in batches([self.sequences[i] for i in todo], tokens)]
-        for batch in track(chosen, "target's top-k"):
-            self._fill_batch(model, batch)
+        if not chosen:
+            return
+        tasks = {batch[0]: {"sequences": [list(self.sequences[i].ids) for i in batch]} for batch in chosen}
+        of = {batch[0]: batch for batch in chosen}
+        stage = Stage("labels", "target's top-k", self.folder, {"k": self.k}, tasks)
+        for number, path in crew.made(stage, Pair([target])):
+            batch = of[number]
+            span = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in batch])
+            self.ids[span], self.logprobs[span] = read_labels(path)
+            self.ids.flush()
+            self.logprobs.flush()
             append_rows(self.done_file, [{"sequences": batch, "sha256": self._checksum(batch)}])
+        crew.clear(self.folder)
 
     def _done(self) -> set[int]:
         """The numbers of the finished sequences."""
@@ -83,49 +92,12 @@ class TopK:
         parts = [np.ascontiguousarray(part) for i in some for part in self.labels(i)]
         return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
 
-    def _fill_batch(self, model, batch: list[int]) -> None:
-        rows = [self.sequences[i].ids for i in batch]
-        logits = logits_in_chunks(model, pad(rows).to(model.device), real_positions(rows), CHUNK)
-        found = zip(*map(self._top, logits), strict=True)
-        best, where = (torch.cat(part).cpu().numpy() for part in found)
-        span = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in batch])
-        self.ids[span], self.logprobs[span] = where, best
-        self.ids.flush()
-        self.logprobs.flush()
-
-    def _top(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = logits.float()
-        best, where = logits.topk(self.k)
-        return best - logits.logsumexp(-1, keepdim=True), where
-
 
 def _reserve(path: Path, size: int) -> None:
     """Give ``path`` the bytes on disk that it lacks: a full disk is an OSError here, but kills who writes to a map."""
     with path.open("ab") as file:
         if hasattr(os, "posix_fallocate") and size:  # not on macOS
             os.posix_fallocate(file.fileno(), 0, size)
-
-
-def logits_in_chunks(model, ids: torch.Tensor, where: torch.Tensor, chunk: int) -> Iterator[torch.Tensor]:
-    """Logits [n, vocab], n <= ``chunk``, of the model's own forward of ``ids`` [rows, longest] at ``where`` [m].
-
-    ``where`` are positions in the flattened ``ids``. Architectures cap or scale what the head gives, so their forward
-    calls it here: once over ``ids``, to take the hidden states that enter the head; then over one token per chunk,
-    in place of which the head reads the hidden states of the chunk.
-    """
-    head, entered = model.get_output_embeddings(), []
-
-    def take(_, inputs):
-        entered.append(inputs[0])
-        return inputs[0][:1, :1]
-
-    with head.register_forward_pre_hook(take):
-        model(ids, use_cache=False)
-    hidden = entered[0].flatten(0, 1)
-    for part in hidden[where.to(hidden.device)].split(chunk):
-        with head.register_forward_pre_hook(lambda _, inputs, part=part: part[None]):
-            logits = model(ids[:1, :1], use_cache=False).logits[0]
-        yield logits
 
 
 class JoinedTopK:

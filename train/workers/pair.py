@@ -23,11 +23,13 @@ class PairSource:
     ignore_generation_config: str = ""
     dtypes: DtypeOptions = field(default_factory=DtypeOptions)
     drawing: SamplingOptions = field(default_factory=SamplingOptions)
+    alone: bool = False
+    """whether the large model is all that is needed"""
 
     @classmethod
     def of(cls, settings) -> Self:
         """Of a job's settings, whose dtypes are resolved: "auto" may be another one elsewhere."""
-        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
+        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__ if name != "alone"})
 
 
 @dataclass(frozen=True)

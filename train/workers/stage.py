@@ -22,6 +22,8 @@ KINDS = {
     "policy-traces": "train.traces.collect_handoff:PolicyShards",
     "draft-traces": "train.traces.collect_drafts:DraftShards",
     "texts": "train.evaluation.text_shards:TextShards",
+    "answers": "train.distillation.target_shards:AnswerShards",
+    "labels": "train.distillation.target_shards:LabelShards",
     "method-texts": "experiments.comparison.text_shards:MethodShards",
 }
 """The makers of shards by the name of their kind, each a ``ShardMaker``; a new kind is a class and a line here."""

@@ -95,10 +95,16 @@ def load(folder, threads: int | None):
 @cache
 def loaded(source):
     """The pair of ``source``, loaded once for all stages."""
+    from decoding.cli.generation_config import without
+    from decoding.models.defaults import load_model
     from train.common.preparation import load_pair
     from train.workers.pair import Pair
 
-    return Pair(load_pair(source, source.drawing))
+    if not source.alone:
+        return Pair(load_pair(source, source.drawing))
+    large = load_model("large", source.large, source.device, source.dtypes.of("large"), source.backend)
+    without([large], source.ignore_generation_config)
+    return Pair([large])
 
 
 def print_to(path: Path) -> None:
