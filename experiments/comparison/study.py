@@ -40,6 +40,7 @@ from train.quality.metric import QualityMetric
 from train.replay.pricing import draft_seconds, handoff_seconds
 from train.reports.terminal import print_table
 from train.workers.crew import Crew
+from train.workers.pair import Pair
 
 
 @dataclass
@@ -157,9 +158,10 @@ def write_all(study: Study) -> dict[str, list[dict]]:
     The large model comes first, as the others' reference.
     """
     rows, references = {}, {}
-    for key in study.methods:
-        numbers = range(texts_a_prompt(study.config))
-        rows[key] = [row for number in numbers for row in write_texts(study, key, references, number)]
+    pair, numbers = Pair([study.small, study.large], study.metric), range(texts_a_prompt(study.config))
+    for key, method in study.methods.items():
+        how = study.config, method, study.prompts, study.folder, pair, study.crew, references
+        rows[key] = [row for number in numbers for row in write_texts(*how, number)]
         if key == "large":
             references = {row["id"]: row["answer"] for row in rows[key]}
     study.crew.clear(study.folder)

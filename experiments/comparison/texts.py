@@ -1,42 +1,49 @@
 """The texts of each method and their losses: a jsonl for each method, which survives a kill."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from decoding import LM
 from experiments.comparison.methods import Method
+from experiments.comparison.settings import ComparisonSettings
 from policies.storage import documents
 from train.common.atomic import append_rows, read_rows
 from train.common.drawing import texts_a_prompt
 from train.common.generations import capped, seed_of
 from train.common.rows import ComparisonRow
+from train.data.prompts import Prompt
 from train.data.splits import split_hash
+from train.workers.crew import Crew
 from train.workers.pair import Pair
 from train.workers.stage import Stage
 from train.workers.stage_folder import AGAIN
 
-if TYPE_CHECKING:
-    from experiments.comparison.study import Study
 
-
-def write_texts(study: Study, key: str, references: Mapping[str, list[int]], text: int = 0) -> list[dict]:
-    """Rows of the method ``key`` in the order of the prompts, of the text of each that has this number.
+def write_texts(
+    config: ComparisonSettings,
+    method: Method,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    pair: Pair,
+    crew: Crew,
+    references: Mapping[str, list[int]],
+    text: int = 0,
+) -> list[dict]:
+    """Rows in the order of ``prompts``, of the text of each that has this number.
 
     references: the large model's answers by the id of a prompt, none for its own. Whole batches are appended to a file
-    in ``texts``; those that it holds are not written again. A row: ``prompt`` (hash), ``id``, ``answer`` (token ids),
-    ``writers``, ``loss``, ``regret`` and ``nll``, and ``target_calls``, ``drafted`` and ``verified`` (draft tokens that
-    the target read). The engine counts the last two per batch, and each text gets a share in proportion to its target
-    calls.
+    in ``folder``/texts; those that it holds are not written again.
+
+    A row: ``prompt`` (hash), ``id``, ``answer`` (token ids), ``writers``, ``loss``, ``regret`` and ``nll``, and
+    ``target_calls``, ``drafted`` and ``verified`` (draft tokens that the target read). The engine counts the last two
+    per batch, and each text gets a share in proportion to its target calls.
     """
-    config, method, prompts = study.config, study.methods[key], study.prompts
-    path = study.folder / "texts" / file_name(method)
+    path = folder / "texts" / file_name(method)
     path.parent.mkdir(exist_ok=True)
     done = {row["prompt"]: row for row in read_rows(path, ComparisonRow) if row.get("text", 0) == text}
     # Batches of similar length.
@@ -57,8 +64,8 @@ def write_texts(study: Study, key: str, references: Mapping[str, list[int]], tex
         "sampling": asdict(config.drawing.sampling()),
         "seeds": texts_a_prompt(config),
     }
-    stage = Stage("method-texts", str(method), study.folder, settings, tasks)
-    for _, made in study.crew.made(stage, Pair([study.small, study.large], study.metric)):
+    stage = Stage("method-texts", str(method), folder, settings, tasks)
+    for _, made in crew.made(stage, pair):
         rows = documents.read(made, AGAIN)["rows"]
         append_rows(path, rows)
         done |= {row["prompt"]: row for row in rows}

@@ -87,12 +87,12 @@ def _largest(values, indices, row, parts, PARTS: tl.constexpr, TOP: tl.constexpr
 
 @triton.jit
 def _combine(
-    state, values, indices, columns, tops, best, parts, PARTS: tl.constexpr, TOP: tl.constexpr, STATE: tl.constexpr
+    state, values, indices, moments, tops, best, parts, PARTS: tl.constexpr, TOP: tl.constexpr, STATE: tl.constexpr
 ):
     row = tl.program_id(0)
     most, total, first, second, nan = _moments(state, row, parts, PARTS, STATE)
     mean = first / total
-    out = columns + row * 4
+    out = moments + row * 4
     tl.store(out, 1.0 / total + nan)
     tl.store(out + 1, tl.log(total) - mean + nan)
     tl.store(out + 2, tl.maximum(second / total - mean * mean, 0.0) + nan)

@@ -87,7 +87,7 @@ def test_a_second_generation_records_nothing(prompts):
 
 def test_few_shapes_are_recorded(caplog):
     """One for the prompt, one token at a time after it, and another where the cache is read further."""
-    caplog.set_level("INFO", "decoding.kernels.cuda_graphs")
+    caplog.set_level("INFO", "decoding.kernels.recorded_steps")
     lm = recorded(tiny(max_position_embeddings=512))
     generate(Autoregressive(lm), torch.tensor([[3] * 7]), max_new_tokens=200, eos_token_id=())
     (recorder,) = lm.recorders.free

@@ -276,7 +276,7 @@ def test_a_stopped_run_goes_on_and_a_new_method_writes_only_its_own(toys, tmp_pa
             raise KeyboardInterrupt
         return write_with_counts(decoder, prompts, *args, **options)
 
-    monkeypatch.setattr(texts, "write_with_counts", noted)
+    monkeypatch.setattr(text_shards, "write_with_counts", noted)
     stop = 5
     assert run(toys, tmp_path, "random", "mtad@sampling") == 130
     assert not (tmp_path / "default/result.json").exists()

@@ -149,7 +149,7 @@ for kernel, constants in (
 
 def run(code, interpreted):
     environment = os.environ | {"TRITON_INTERPRET": "1" if interpreted else "0"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=1700)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -158,10 +158,13 @@ def test_the_features_of_few_rows():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_features_of_many_rows():
     run(EQUAL.replace("ROWS", "2000").replace("FEW", "40"), True)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_whole_decisions():
     """Of every feature alone and all of them, with a history, rows that come and go, masked and broken logits."""
     run(DECIDED, True)
