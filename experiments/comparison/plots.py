@@ -12,7 +12,7 @@ from policies.storage import atomic
 from train.reports import charts
 from train.reports.figure import dress, legend, save, scales
 from train.reports.markup import faint, grid, page, section
-from train.reports.plane import COLOURS, FAINT, INK, bars, measured
+from train.reports.plane import COLOURS, FAINT, FORMATS, INK, bars, measured, plane
 from train.reports.tables import cells, format_number, loss_name, with_interval
 from train.search.goal import pareto
 
@@ -60,15 +60,18 @@ def how_timed(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], path: Path | str) -> None:
     """Every method a numbered point with its intervals; the line joins those that no other beats."""
-    methods = measured(result["methods"])
+    across, up = plane(result)
+    methods = measured(result["methods"], (across, up))
     below = 0.21 * ((len(methods) + 2) // 2) + 0.75  # inches for the legend and the axis above it
     height = 5 + below
     picture = Figure(figsize=(10, height), dpi=160, facecolor="white")
     axes = picture.add_axes((0.08, below / height, 0.9, 4.2 / height))
-    front = [(m["speedup"], m["loss"]) for m in reversed(pareto(methods))]
-    axes.plot(*zip(*front, strict=True), "--", color=FAINT, lw=1.2, zorder=1, label="not beaten in both")
+    sign = -1 if up == "score" else 1  # of which more is better
+    front = pareto({"speedup": m[across], "loss": sign * m[up]} for m in methods)[::-1]
+    line = [point["speedup"] for point in front], [sign * point["loss"] for point in front]
+    axes.plot(*line, "--", color=FAINT, lw=1.2, zorder=1, label="not beaten in both")
     for i, method in enumerate(methods):
-        _point(axes, i, method)
+        _point(axes, i, method, (across, up))
     scales(axes, result)
     picture.text(0.02, 1 - 0.32 / height, str(result["name"])[:75], fontsize=14, color=INK, parse_math=False)
     picture.text(0.02, 1 - 0.58 / height, f"{how_timed(result)}; 95 % intervals", fontsize=9, color=FAINT)
@@ -96,9 +99,9 @@ def draw_lines(result: dict[str, Any], lines: dict, axis: str, path: Path | str)
     save(picture, path)
 
 
-def _point(axes: Axes, i: int, method: dict[str, Any]) -> None:
-    x, y = method["speedup"], method["loss"]
-    across, up = ([[bar] for bar in bars(method, key)] for key in ("speedup", "loss"))
+def _point(axes: Axes, i: int, method: dict[str, Any], keys: tuple[str, str]) -> None:
+    x, y = (method[key] for key in keys)
+    across, up = ([[bar] for bar in bars(method, key)] for key in keys)
     style = {"color": colour(method), "zorder": 4}
     axes.errorbar(x, y, up, across, fmt="none", elinewidth=1.3, alpha=0.7, **style)
     name = f"{i + 1}  {method['label']}:  {x:.2f}×, {format_number(y, '.3f')}"
@@ -136,12 +139,13 @@ def _chart(result: dict[str, Any]) -> str:
     chart = charts.axes(result)
     for i, method in enumerate(result["methods"]):
         marker = {"size": 11, "color": colour(method), "symbol": i % 25}
-        point = {key.replace(".", "_"): value for key, value in _shown(method, method).items()}
+        point = {key.replace(".", "_"): value for key, value in _shown(method, method, plane(result)).items()}
         bar, name = {"type": "data", "symmetric": False}, escape(method["label"])
         chart.add_scatter(mode="markers", marker=marker, name=name, error_x=bar, error_y=bar, **point)
     families = result["families"]
-    buttons = [_button("all prompts", [_shown(m, m) for m in result["methods"]])]
-    buttons += [_button(f, [_shown(m, m["families"][f]) for m in result["methods"]]) for f in families]
+    keys = plane(result)
+    buttons = [_button("all prompts", [_shown(m, m, keys) for m in result["methods"]])]
+    buttons += [_button(f, [_shown(m, m["families"][f], keys) for m in result["methods"]]) for f in families]
     chart.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.12}], height=620)
     return charts.drawn(chart, "frontier")
 
@@ -151,13 +155,14 @@ def _button(name: str, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"label": escape(name), "method": "restyle", "args": [restyled]}
 
 
-def _shown(method: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+def _shown(method: dict[str, Any], row: dict[str, Any], keys: tuple[str, str]) -> dict[str, Any]:
     """A point of all prompts or of a family, as plotly's attributes; of a family that was not timed there is none."""
     point = {"x": [], "y": [], "hovertext": ""} | {f"error_{a}.array{b}": [] for a in "xy" for b in ("", "minus")}
-    if row.get("speedup") is None:
+    if None in (row.get(key) for key in keys):
         return point
     text = [escape(method["label"])]
-    for axis, key, form in (("x", "speedup", ".2f"), ("y", "loss", ".3f")):
+    for axis, key in zip("xy", keys, strict=True):
+        form, _ = FORMATS[key]
         below, above = bars(row, key)
         point |= {axis: [row[key]], f"error_{axis}.array": [above], f"error_{axis}.arrayminus": [below]}
         text.append(f"{key} {with_interval(row[key], row[f'{key}_interval'], form)}")

@@ -226,5 +226,6 @@ def describe(study: Study, measured: Measured) -> dict:
         "texts_a_prompt": texts_a_prompt(config),
         "batch_size": config.batch_size,
         "baseline": study.labels[study.baseline],
+        "plane": ["speedup", "loss" if study.grader is None else "score"],
         "methods": [summarize(measured, key, label) for key, label in study.labels.items()],
     }

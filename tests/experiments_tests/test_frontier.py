@@ -327,7 +327,10 @@ def test_a_grader_scores_the_tasks_it_knows(toys, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_grader_of_the_main_job_scores_every_prompt(toys, tmp_path, capsys):
     assert run(toys, tmp_path, "small", grader="toy_graders:variety") == 0
-    large, small = json.loads((tmp_path / "default/result.json").read_text())["methods"]
+    result = json.loads((tmp_path / "default/result.json").read_text())
+    large, small = result["methods"]
+    assert result["plane"] == ["speedup", "score"]
+    assert "task score (higher is better)" in (tmp_path / "default/frontier.html").read_text()
     assert large["graded"] == small["graded"] == 8 and large["score_difference"] == 0
     assert small["score_difference"] == pytest.approx(small["score"] - large["score"])
     low, high = small["score_difference_interval"]

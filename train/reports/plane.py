@@ -29,9 +29,15 @@ CURVES = {
 AXES = {
     "speedup": "speedup over the large model alone",
     "loss": "{} (lower is better)",
+    "score": "task score (higher is better)",
     "length": "longest draft, tokens",
 }
-FORMATS = {"speedup": (".2f", "×"), "loss": (".3f", ""), "length": ("g", " tokens")}  # format and unit of a value
+FORMATS = {  # format and unit of a value
+    "speedup": (".2f", "×"),
+    "loss": (".3f", ""),
+    "score": (".3f", ""),
+    "length": ("g", " tokens"),
+}
 
 
 def plane(result: dict[str, Any]) -> tuple[str, str]:
