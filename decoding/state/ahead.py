@@ -117,11 +117,11 @@ def commit_kernel(device: torch.device) -> Callable[..., Tensor] | None:
     if device.type != "cuda":
         return None
     try:
-        from decoding.kernels.commit import commit
+        from decoding.kernels import commit
     except ImportError as error:
         logging.getLogger(__name__).info("tokens are committed by torch operations: %s", error)
         return None
-    return commit
+    return commit.commit
 
 
 def write_ahead(steps: AheadSteps, answer=None) -> Iterator[Heard]:

@@ -96,8 +96,8 @@ def loaded(monkeypatch):
     """The dtypes that models were loaded in, by role."""
     found, load = {}, defaults.load_model
 
-    def recorded(role, source, device, dtype, backend):
-        lm = load(role, source, device, dtype, backend)
+    def recorded(role, source, *how):
+        lm = load(role, source, *how)
         found[role] = lm.dtype
         return lm
 

@@ -27,7 +27,7 @@ class Machine:
             self.order.append((name, n))
             self.now += SECONDS[name][n] * self.speed(self.now)
 
-        session = SimpleNamespace(read=torch.zeros(1), catch_up=catch_up)
+        session = SimpleNamespace(read=torch.zeros(1), catch_up=catch_up, recorder=None)
         device = torch.device("cpu")
         return SimpleNamespace(context=self.room, vocab=37, device=device, session=lambda rows, capacity: session)
 
