@@ -21,7 +21,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class RecordingCost:
-    """What the recordings of one model have taken so far."""
+    """The number of recordings of one model so far, and the seconds that they took."""
 
     count: int = 0
     seconds: float = 0.0

@@ -136,14 +136,12 @@ def _families(result: dict[str, Any]) -> str:
 
 
 def _chart(result: dict[str, Any]) -> str:
-    chart = charts.axes(result)
+    chart, keys, families = charts.axes(result), plane(result), result["families"]
     for i, method in enumerate(result["methods"]):
         marker = {"size": 11, "color": colour(method), "symbol": i % 25}
-        point = {key.replace(".", "_"): value for key, value in _shown(method, method, plane(result)).items()}
+        point = {key.replace(".", "_"): value for key, value in _shown(method, method, keys).items()}
         bar, name = {"type": "data", "symmetric": False}, escape(method["label"])
         chart.add_scatter(mode="markers", marker=marker, name=name, error_x=bar, error_y=bar, **point)
-    families = result["families"]
-    keys = plane(result)
     buttons = [_button("all prompts", [_shown(m, m, keys) for m in result["methods"]])]
     buttons += [_button(f, [_shown(m, m["families"][f], keys) for m in result["methods"]]) for f in families]
     chart.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.12}], height=620)

@@ -71,7 +71,7 @@ def measured(pair: tuple[LM, LM], batch: int, new: int, prompt: int) -> Iterator
 
 
 def recording_costs(pair: tuple[LM, LM], write: Callable[[], object]) -> dict:
-    """What is recorded while ``write`` runs: how many graphs, their seconds, and bytes of the device they hold."""
+    """The graphs that are recorded while ``write`` runs: their number, seconds, and bytes on the device."""
     costs = [lm.recorders.cost for lm in pair if lm.recorders is not None]
     cuda = pair[1].device.type == "cuda"
     told = lambda: (  # noqa: E731

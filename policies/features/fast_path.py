@@ -18,7 +18,7 @@ CODES = (
     *("entropy", "varentropy", "top1", "margin", "top10", "top10_mass"),
     *("position", "since_large", "repeated", "agreed", "large_entropy", "mean", "last_is"),
 )
-"""What a line of a plan may name, for the kernels of the CPU and of a GPU."""
+"""The features that a line of a plan may name, for the kernels of the CPU and of a GPU."""
 
 
 class CompiledPolicy:

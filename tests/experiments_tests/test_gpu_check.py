@@ -30,6 +30,7 @@ def test_a_part_of_each_kind(tmp_path, capfd):
     ]
     assert all(row["seconds_a_token"] for row in files["tiny-llama-8b+1b-transformers.json"]["rows"])
     shown = capfd.readouterr().out
+    assert "NOT PASSED" not in shown
     assert f"4 of {len(PARTS)} parts, on cpu" in shown and "transformers-assisted:4" in shown
 
 

@@ -97,7 +97,7 @@ def workers_asked(settings, folder: Path) -> Backend | None:
 
 
 def crew_of(settings, found: Backend | None, folder: Path) -> Crew:
-    """Who writes the traces and texts of a run or a comparison in ``folder``."""
+    """The crew of a run or a comparison in ``folder``: it writes the traces and texts."""
     return ALONE if found is None else Workers(found, PairSource.of(settings), folder / "workers")
 
 

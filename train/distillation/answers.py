@@ -43,10 +43,8 @@ def write_generations(
         of[seed] = [prompt for _, prompt in some]
         tasks[seed] = {"prompts": [prompt.plain() for prompt in of[seed]], "seed": seed}
     how = {"max_new_tokens": max_new_tokens, "sampling": asdict(sampling)}
-    stage, about = (
-        Stage("answers", f"answers, temperature {temperature:g}", path.parent, how, tasks),
-        {"temperature": temperature},
-    )
+    stage = Stage("answers", f"answers, temperature {temperature:g}", path.parent, how, tasks)
+    about = {"temperature": temperature}
     for number, made in crew.made(stage, Pair([target])):
         written = zip(of[number], documents.read(made, AGAIN)["answers"], strict=True)
         append_rows(path, [{"source": p.id} | about | {"prompt_ids": p.ids, "new_ids": new} for p, new in written])

@@ -41,7 +41,7 @@ def run(config) -> Path:
 
 
 def crew_of(config) -> Crew:
-    """Who makes the target's answers and labels. ValueError for --workers that there are not."""
+    """The crew that makes the target's answers and labels. ValueError for --workers that there are not."""
     if config.workers is None:
         return ALONE
     found = backend.parse(config.workers, config.device, config.threads, config.output)

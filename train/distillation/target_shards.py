@@ -1,4 +1,4 @@
-"""What the target makes for a drafter, in shards: its answers to prompts, and its best tokens at every position."""
+"""The target's answers to prompts, and its best tokens at every position, in shards: what a drafter learns from."""
 
 from io import BytesIO
 from pathlib import Path
