@@ -26,6 +26,7 @@ from policies import Random
 from train.common.atomic import read_rows
 from train.common.cli import InputError
 from train.common.generations import write_with_counts
+from train.quality.metric import QualityMetric
 from train.search.recipes import RECIPES
 
 KINDS = kinds()
@@ -101,6 +102,21 @@ def test_workers_write_the_texts_that_one_process_writes(toys, tmp_path):
         assert not (folder / "queue").exists() and (folder / "workers").exists() == bool(option)
         left.append({path.name: path.read_bytes() for path in (folder / "texts").iterdir()})
     assert left[0] == left[1] and len(left[0]) == 5
+
+
+def test_every_text_is_judged_beside_the_large_models(toys, tmp_path, monkeypatch):
+    seen, judge = [], QualityMetric.__call__
+
+    def noted(metric, prompt, answer, reference):
+        seen.append((prompt.id, answer, reference))
+        return judge(metric, prompt, answer, reference)
+
+    monkeypatch.setattr(QualityMetric, "__call__", noted)
+    assert run(toys, tmp_path, "small") == 0
+    rows = read_rows(tmp_path / "default/texts" / texts.file_name(parse("large")), dict)
+    large = {row["id"]: row["answer"] for row in rows}
+    assert len(seen) == 16 and all(reference == large[prompt] for prompt, _, reference in seen)
+    assert any(answer != reference for _, answer, reference in seen)
 
 
 def values(default):
